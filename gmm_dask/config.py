@@ -1,0 +1,260 @@
+"""Run files and cluster files: what they may say, checked before anything is read.
+
+A run file says *what* (``[input] [model] [fit] [retrain] [predict] [output]``), a cluster file
+says *where*. Names are scikit-learn's where it has one. An unknown key is refused with its
+dotted path.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gmm_dask.errors import ConfigError
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputSection(Section):
+    """``[input]``: the Parquet data and which columns of it."""
+
+    path: str = Field(description="file, directory, glob or s3:// address of Parquet data")
+    columns: list[str] = Field(min_length=1, description="numeric columns, the features")
+    nulls: Literal["error", "drop"] = Field(
+        "error", description="what to do with rows that hold a null or NaN"
+    )
+    sample_weight: str | None = Field(None, description="column of weights ≥ 0")
+    convert: dict[str, Literal["float", "seconds"]] = Field(
+        default_factory=dict,
+        description="decimal columns to 'float', date and time columns to 'seconds'",
+    )
+
+
+class ModelSection(Section):
+    """``[model]``: the mixture."""
+
+    n_components: Positive = Field(description="k, the number of Gaussians")
+    covariance_type: Literal["full", "tied", "diag", "spherical"] = "full"
+    reg_covar: NonNegative = Field(1e-6, description="added to the diagonal of covariances")
+
+
+class FitSection(Section):
+    """``[fit]``: how the parameters are found."""
+
+    tol: NonNegative = Field(1e-3, description="change of mean log-likelihood that ends the fit")
+    max_iter: Annotated[int, Field(ge=0)] = Field(100, description="EM iterations over all rows")
+    n_init: Positive = Field(1, description="candidates that are polished on all rows")
+    init_params: Literal["kmeans", "k-means++", "random", "random_from_data"] = "kmeans"
+    random_state: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    search_rows: Positive | None = Field(
+        None, description="rows sampled for the search; default max(65536, 50·k·d)"
+    )
+
+
+class RetrainSection(Section):
+    """``[retrain]``: where a retrain starts, and what its candidate must pass to be published."""
+
+    start: Literal["scratch", "current", "both"] = Field(
+        "both", description="from nothing, from the current model, or both as candidates"
+    )
+    require_converged: bool = True
+    allow_collapsed: bool = False
+    max_log_likelihood_drop: NonNegative = Field(
+        0.05, description="nats per row that the candidate may lie below the current model"
+    )
+    min_rows: Positive = 1
+
+
+class PredictSection(Section):
+    """``[predict]``: what is written per row, and when a batch counts as drifted."""
+
+    key_columns: list[str] = Field(default_factory=list, description="input columns copied")
+    probabilities: bool = Field(False, description="also write the responsibilities")
+    on_drift: Literal["warn", "fail"] = "warn"
+    max_log_likelihood_drop: NonNegative = Field(
+        0.5, description="nats per row below the training record"
+    )
+    max_low_density_share: Rate = Field(
+        0.01, description="share of rows below the model's low-density threshold"
+    )
+    max_occupancy_change: Rate = Field(
+        0.2, description="total variation distance between occupancies, 0 to 1"
+    )
+
+
+class OutputSection(Section):
+    """``[output]``: where models and predictions go."""
+
+    models: str = Field("models", description="directory of the model registry")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        description="name of the model in the registry"
+    )
+    predictions: str | None = Field(None, description="where the predict flow writes")
+
+
+class RunConfig(Section):
+    """A run file."""
+
+    input: InputSection
+    model: ModelSection
+    fit: FitSection = FitSection()
+    retrain: RetrainSection = RetrainSection()
+    predict: PredictSection = PredictSection()
+    output: OutputSection
+
+
+class Deadlines(Section):
+    """``[deadlines]`` of a cluster file: every wait has one, in seconds."""
+
+    connect: Seconds = 30.0
+    no_progress: Seconds = Field(600.0, description="no group finished for so long")
+    worker_lost: Seconds = Field(60.0, description="no worker is there for so long")
+
+
+class ThreadsCluster(Section):
+    """Threads of this process: the default."""
+
+    kind: Literal["threads"] = "threads"
+    threads: Positive | None = Field(None, description="default: the cores of this machine")
+    deadlines: Deadlines = Deadlines()
+
+
+class LocalProcesses(Section):
+    """Worker processes on this machine."""
+
+    kind: Literal["local"]
+    workers: Positive = 2
+    threads_per_worker: Positive = 1
+    memory_limit: str = Field("auto", description="per worker, as dask writes it: '4GiB'")
+    deadlines: Deadlines = Deadlines()
+
+
+class TlsSection(Section):
+    """``[tls]``: PEM files."""
+
+    ca_file: str
+    cert: str
+    key: str
+
+
+class RunningScheduler(Section):
+    """A running ``dask scheduler``, by its address."""
+
+    kind: Literal["address"]
+    address: str
+    tls: TlsSection | None = None
+    allow_insecure: bool = Field(False, description="connect beyond loopback without TLS")
+    allow_mixed: bool = Field(False, description="accept workers of other versions or CPUs")
+    deadlines: Deadlines = Deadlines()
+
+
+class SchedulerFile(Section):
+    """A running ``dask scheduler``, by the file that it writes."""
+
+    kind: Literal["scheduler_file"]
+    path: str
+    tls: TlsSection | None = None
+    allow_insecure: bool = False
+    allow_mixed: bool = False
+    deadlines: Deadlines = Deadlines()
+
+
+class SlurmJobs(Section):
+    """Workers as Slurm jobs, through dask-jobqueue."""
+
+    kind: Literal["slurm"]
+    jobs: Positive
+    cores: Positive
+    memory: str
+    queue: str | None = None
+    walltime: str = "01:00:00"
+    interface: str | None = Field(None, description="network interface of the workers")
+    allow_insecure: bool = False
+    allow_mixed: bool = False
+    deadlines: Deadlines = Deadlines()
+
+
+ClusterKind = ThreadsCluster | LocalProcesses | RunningScheduler | SchedulerFile | SlurmJobs
+
+
+class ClusterConfig(Section):
+    """A cluster file: a ``[cluster]`` table whose ``kind`` decides which keys there are."""
+
+    cluster: Annotated[ClusterKind, Field(discriminator="kind")] = ThreadsCluster()
+
+
+Config = TypeVar("Config", bound=Section)
+
+
+def read_config(kind: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a TOML file, with ``section.key=value`` overrides on top.
+
+    A value of an override is TOML (``8``, ``true``, ``["a", "b"]``) or, failing that, a string.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or is not TOML, a key is unknown, or a value cannot be used; one
+        line that names the file and the dotted key.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a TOML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text; give a TOML file") from error
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    for override in overrides:
+        _set(tables, override)
+    return check_config(kind, tables, str(path))
+
+
+def check_config(kind: type[Config], tables: dict[str, Any], where: str) -> Config:
+    """Validate; a problem is one line with the dotted path of the key."""
+    try:
+        return kind.model_validate(tables)
+    except ValidationError as error:
+        problems = [_problem(detail) for detail in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(problems)) from error
+
+
+def _problem(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    if detail["type"] == "missing":
+        return f"key {key} is missing"
+    return f"{key} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _set(tables: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or len(path) < 2 or not all(path):
+        raise ConfigError(f"--set {override}: write section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = tables
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: {part} is a value, not a section")
+    table[path[-1]] = value

@@ -1,0 +1,74 @@
+"""The errors of the package: one tree, each also the builtin that a caller would catch.
+
+::
+
+    GmmDaskError
+    ├── ConfigError(ValueError)          a key of a run or cluster file, a keyword of the estimator
+    ├── InputError(ValueError)           the data
+    │   ├── SchemaError                  a column is missing or of a type that cannot be used
+    │   ├── NonFiniteError               nulls, NaN or infinity where they are not allowed
+    │   ├── TooFewRowsError              fewer usable rows than components
+    │   └── InputChangedError            the data is not what the input plan saw
+    ├── NumericalError(ArithmeticError)  the mathematics broke down
+    │   └── IllConditionedError          a covariance is not positive definite
+    ├── StorageError(OSError)            reading or writing failed
+    │   ├── ModelError                   a model is damaged, missing or does not fit the data
+    │   └── ConflictError                another run published first
+    └── ClusterError(RuntimeError)       workers or scheduler are gone, unfit or too slow
+
+Each message says what, where (file, column, rows, component, key) and what to try, in one line.
+"""
+
+from __future__ import annotations
+
+
+class GmmDaskError(Exception):
+    """Root of every error that gmm-dask raises on purpose."""
+
+
+class ConfigError(GmmDaskError, ValueError):
+    """A configuration key or a keyword has a value that cannot be used."""
+
+
+class InputError(GmmDaskError, ValueError):
+    """The data cannot be used."""
+
+
+class SchemaError(InputError):
+    """A column is missing, or has a type that is not a number."""
+
+
+class NonFiniteError(InputError):
+    """A null, NaN or infinity stands where it is not allowed."""
+
+
+class TooFewRowsError(InputError):
+    """There are fewer usable rows than the model needs."""
+
+
+class InputChangedError(InputError):
+    """A file is not what it was when the input plan was made."""
+
+
+class NumericalError(GmmDaskError, ArithmeticError):
+    """The computation left the range of floating point numbers."""
+
+
+class IllConditionedError(NumericalError):
+    """A covariance matrix is not positive definite."""
+
+
+class StorageError(GmmDaskError, OSError):
+    """Reading or writing failed."""
+
+
+class ModelError(StorageError):
+    """A model file is damaged, missing, or does not match the data."""
+
+
+class ConflictError(StorageError):
+    """Another run published a model on the same base first."""
+
+
+class ClusterError(GmmDaskError, RuntimeError):
+    """The cluster is not reachable, not fit, or too slow."""

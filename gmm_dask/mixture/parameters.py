@@ -1,0 +1,116 @@
+"""The parameters of a mixture: one frozen record, valid by construction."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES, CovarianceType
+from gmm_dask.mixture.covariance.base import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureParameters:
+    """Weights, means and covariances of a Gaussian mixture of k components in d dimensions.
+
+    Make one with `from_covariances` or `from_precisions`, which compute the redundant part.
+
+    Attributes
+    ----------
+    covariance_type
+        A key of `COVARIANCE_TYPES`.
+    weights
+        π, (k,), sum to 1.
+    means
+        μ, (k, d).
+    covariances
+        Σ, of the type's shape.
+    precisions_cholesky
+        U with Σ⁻¹ = U Uᵀ, of the type's shape.
+    """
+
+    covariance_type: str
+    weights: FloatArray
+    means: FloatArray
+    covariances: FloatArray
+    precisions_cholesky: FloatArray
+
+    @classmethod
+    def from_covariances(
+        cls, covariance_type: str, weights: FloatArray, means: FloatArray, covariances: FloatArray
+    ) -> MixtureParameters:
+        """Compute the Cholesky factors; raises `IllConditionedError` naming the component."""
+        return cls(
+            covariance_type,
+            np.asarray(weights, dtype=np.float64),
+            np.asarray(means, dtype=np.float64),
+            np.asarray(covariances, dtype=np.float64),
+            COVARIANCE_TYPES[covariance_type].precisions_cholesky(
+                np.asarray(covariances, dtype=np.float64)
+            ),
+        )
+
+    @classmethod
+    def from_precisions(
+        cls, covariance_type: str, weights: FloatArray, means: FloatArray, precisions: FloatArray
+    ) -> MixtureParameters:
+        """Start from precisions given by the user; raises `ConfigError` if they are unusable."""
+        covariance = COVARIANCE_TYPES[covariance_type]
+        factors = covariance.precisions_cholesky_of_precisions(
+            np.asarray(precisions, dtype=np.float64)
+        )
+        return cls(
+            covariance_type,
+            np.asarray(weights, dtype=np.float64),
+            np.asarray(means, dtype=np.float64),
+            covariance.covariances(factors),
+            factors,
+        )
+
+    @property
+    def n_components(self) -> int:
+        """k."""
+        return int(self.means.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """d."""
+        return int(self.means.shape[1])
+
+    @property
+    def covariance(self) -> CovarianceType:
+        """The object that knows this covariance type."""
+        return COVARIANCE_TYPES[self.covariance_type]
+
+    @cached_property
+    def log_weights(self) -> FloatArray:
+        """Log π, (k,); −inf for a weight of 0."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.weights)
+
+    @cached_property
+    def matrices(self) -> FloatArray:
+        """Each component's covariance as a full matrix, (k, d, d)."""
+        return self.covariance.matrices(self.covariances, self.n_components, self.n_features)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the exact bits: statistics carry it, so that no others are ever added to them."""
+        digest = hashlib.blake2b(self.covariance_type.encode(), digest_size=16)
+        for array in (self.weights, self.means, self.covariances, self.precisions_cholesky):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def reordered(self, order: npt.NDArray[np.intp]) -> MixtureParameters:
+        """Return the same mixture with its components in another order."""
+        return MixtureParameters(
+            self.covariance_type,
+            self.weights[order],
+            self.means[order],
+            self.covariance.reorder(self.covariances, order),
+            self.covariance.reorder(self.precisions_cholesky, order),
+        )

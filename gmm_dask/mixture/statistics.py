@@ -1,0 +1,118 @@
+"""The sufficient statistics of an E-step: sums over rows that merge by plain ``+``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gmm_dask.errors import NumericalError
+from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
+from gmm_dask.mixture.parameters import MixtureParameters
+
+
+@dataclass(frozen=True, eq=False)
+class SufficientStatistics:
+    """Sums over whitened residuals y = Uᵀ(x − μ) of the parameters that produced them.
+
+    Why residuals and not raw moments: Σ r x xᵀ loses all digits of the covariance once the
+    data lie far from the origin (at an offset of 1e8, σ = 1, an eigenvalue came out as −40).
+
+    Attributes
+    ----------
+    counts
+        N = Σ r, (k,).
+    residual_sums
+        F = Σ r y, (k, d).
+    residual_products
+        S = Σ r y yᵀ in the form of the covariance type.
+    rows
+        Rows that went in.
+    weight
+        Σ w; equals ``rows`` without sample weights.
+    log_likelihood
+        Σ w log p(x), nats.
+    parameters_digest
+        Of the parameters that whitened the residuals.
+    """
+
+    counts: FloatArray
+    residual_sums: FloatArray
+    residual_products: FloatArray
+    rows: int
+    weight: float
+    log_likelihood: float
+    parameters_digest: str
+
+    def __add__(self, other: SufficientStatistics) -> SufficientStatistics:
+        if self.parameters_digest != other.parameters_digest:
+            raise NumericalError(
+                "statistics of different parameters cannot be added: "
+                f"{self.parameters_digest} and {other.parameters_digest}"
+            )
+        return SufficientStatistics(
+            self.counts + other.counts,
+            self.residual_sums + other.residual_sums,
+            self.residual_products + other.residual_products,
+            self.rows + other.rows,
+            self.weight + other.weight,
+            self.log_likelihood + other.log_likelihood,
+            self.parameters_digest,
+        )
+
+    @property
+    def mean_log_likelihood(self) -> float:
+        """Nats per unit of weight."""
+        return self.log_likelihood / self.weight
+
+
+def empty_statistics(parameters: MixtureParameters) -> SufficientStatistics:
+    """Statistics of no rows: the neutral element of ``+``."""
+    k, d = parameters.means.shape
+    return SufficientStatistics(
+        np.zeros(k),
+        np.zeros((k, d)),
+        np.zeros(parameters.covariance.shape(k, d)),
+        0,
+        0.0,
+        0.0,
+        parameters.digest,
+    )
+
+
+def sum_statistics(
+    parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None = None
+) -> SufficientStatistics:
+    """One pass of the E-step over rows in memory.
+
+    Parameters
+    ----------
+    X
+        (n, d) float32 or float64, finite; n = 0 is allowed.
+    sample_weight
+        (n,) float64, ≥ 0, or None.
+    """
+    k, d = parameters.means.shape
+    counts = np.zeros(k)
+    residual_sums = np.zeros((k, d))
+    residual_products = np.zeros(parameters.covariance.shape(k, d))
+    log_likelihood = parameters.covariance.sum_statistics(
+        X,
+        sample_weight,
+        parameters.log_weights,
+        parameters.means,
+        parameters.precisions_cholesky,
+        counts,
+        residual_sums,
+        residual_products,
+    )
+    weight = float(X.shape[0]) if sample_weight is None else float(np.sum(sample_weight))
+    return SufficientStatistics(
+        counts,
+        residual_sums,
+        residual_products,
+        int(X.shape[0]),
+        weight,
+        log_likelihood,
+        parameters.digest,
+    )
