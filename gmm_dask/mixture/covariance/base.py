@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from gmm_dask.mixture.covariance.compile import KernelFunction
+
 FloatArray = npt.NDArray[np.float64]
 RowsArray = npt.NDArray[np.float64] | npt.NDArray[np.float32]
+
+LOG_2_PI = float(np.log(2.0 * np.pi))
+
+
+# Rows go to the kernels as address and strides, small arrays as writable C-ordered float64: so
+# one compiled kernel serves every dtype, order and stride, also of read-only arrays.
+
+
+def strided_rows(X: RowsArray) -> tuple[int, int, int, bool, int]:
+    """Address, row and column stride in bytes, whether float32, and number of rows."""
+    return X.ctypes.data, X.strides[0], X.strides[1], X.dtype == np.float32, X.shape[0]
+
+
+def native_rows(X: RowsArray) -> RowsArray:
+    """Return X itself unless its dtype is neither native float64 nor native float32."""
+    return X if X.dtype in (np.float64, np.float32) else X.astype(np.float64)
+
+
+def strided_vector(vector: npt.NDArray[Any]) -> tuple[int, int]:
+    """Address and stride in bytes of a vector."""
+    return vector.ctypes.data, vector.strides[0]
+
+
+def writable(array: FloatArray) -> FloatArray:
+    """Return a C-ordered float64 array that may be written, a copy only if need be."""
+    return np.require(array, np.float64, ["C", "W"])
 
 
 class CovarianceType(ABC):
@@ -90,7 +118,7 @@ class CovarianceType(ABC):
         residual_products: FloatArray,
         reg_covar: float,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-        """The M-step of the covariances from statistics of whitened residuals.
+        """Compute the M-step of the covariances from statistics of whitened residuals.
 
         Parameters
         ----------
@@ -115,7 +143,16 @@ class CovarianceType(ABC):
             (k,) True where S/Ñ − δδᵀ cancelled and Σ was therefore kept (DESIGN, "Guard").
         """
 
+    @property
     @abstractmethod
+    def statistics_kernel(self) -> KernelFunction:
+        """The compiled pass from rows to N, F, S and the log-likelihood."""
+
+    @property
+    @abstractmethod
+    def assign_kernel(self) -> KernelFunction:
+        """The compiled pass from rows to labels, log-densities and responsibilities."""
+
     def sum_statistics(
         self,
         X: RowsArray,
@@ -133,6 +170,8 @@ class CovarianceType(ABC):
         ----------
         X
             (n, d) float32 or float64, any order and strides; accumulated in float64.
+        sample_weight
+            (n,) float64, ≥ 0, or None.
         log_weights
             log π, (k,).
 
@@ -141,8 +180,24 @@ class CovarianceType(ABC):
         float
             Σ w log p(x), nats.
         """
+        k, d = means.shape
+        X = native_rows(X)
+        sums = np.zeros(k), np.zeros((k, d)), np.zeros(self.shape(k, d))
+        weights, stride = (0, 0) if sample_weight is None else strided_vector(sample_weight)
+        log_likelihood: float = self.statistics_kernel(
+            *strided_rows(X),
+            weights,
+            stride,
+            log_weights + (self.log_determinants(precisions_cholesky, k, d) - 0.5 * d * LOG_2_PI),
+            writable(means),
+            writable(precisions_cholesky),
+            *sums,
+        )
+        counts += sums[0]
+        residual_sums += sums[1]
+        residual_products += sums[2]
+        return log_likelihood
 
-    @abstractmethod
     def assign(
         self,
         X: RowsArray,
@@ -157,5 +212,16 @@ class CovarianceType(ABC):
 
         ``labels`` (n,) and ``log_densities`` (n,) are always filled (the most probable
         component, log p(x) in nats); ``responsibilities`` (n, k) is filled unless it has no
-        rows, shape (0, k).
+        rows, shape (0, k). All three may be strided.
         """
+        k, d = means.shape
+        X = native_rows(X)
+        self.assign_kernel(
+            *strided_rows(X),
+            log_weights + (self.log_determinants(precisions_cholesky, k, d) - 0.5 * d * LOG_2_PI),
+            writable(means),
+            writable(precisions_cholesky),
+            *strided_vector(labels),
+            *strided_vector(log_densities),
+            *strided_rows(responsibilities),
+        )

@@ -1,0 +1,133 @@
+"""Matrix parts that covariance types share: factors, their errors, and the guard of the M-step."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gmm_dask.errors import ConfigError, IllConditionedError
+from gmm_dask.mixture.covariance.base import FloatArray
+
+_EPS = float(np.finfo(np.float64).eps)
+
+# Ñ = N + 10·eps of a component that no row belongs to: it has nothing to say about its Σ.
+EMPTY = 20.0 * _EPS
+
+
+def cancelled(spread: FloatArray, squares: FloatArray) -> npt.NDArray[np.bool_]:
+    """Where V = S/Ñ − δ² lost more than about 1e-10 of itself to the subtraction of δ²."""
+    return 64.0 * _EPS * squares > 1e-10 * spread
+
+
+def cancelled_matrices(
+    spread: FloatArray, squares: FloatArray, precisions_cholesky: FloatArray, reg_covar: float
+) -> npt.NDArray[np.bool_]:
+    """Where the matrix V = S/Ñ − δδᵀ lost too much to the subtraction of δδᵀ, (k,).
+
+    The relative error of an entry is about 64·eps·δᵢδⱼ/√(VᵢᵢVⱼⱼ) ≤ t; in the direction of the
+    smallest eigenvalue λ of V scaled to a unit diagonal it is t/λ, which must stay below 1e-10.
+    A V that is singular although δ is negligible is the data's doing, not a cancellation.
+
+    Parameters
+    ----------
+    spread
+        V, (k, d, d).
+    squares
+        The diagonal of what was subtracted, (k, d).
+    precisions_cholesky
+        U, (k, d, d): V + reg_covar·UᵀU is what becomes the covariance.
+    """
+    V = spread
+    if reg_covar > 0.0:
+        V = V + reg_covar * np.matmul(precisions_cholesky.mT, precisions_cholesky)
+    variances = np.diagonal(V, axis1=1, axis2=2)  # (k, d)
+    negligible = squares <= 1e-20
+    lost = np.any(~negligible & (64.0 * _EPS * squares > 1e-10 * variances), axis=1)
+    safe = np.maximum(variances, 1e-300)
+    ratio = np.max(np.where(negligible, 0.0, squares / safe), axis=1)  # (k,)
+    suspects = np.flatnonzero(~lost & (ratio > 0.0))
+    if len(suspects):
+        scale = 1.0 / np.sqrt(safe[suspects])
+        correlation = V[suspects] * scale[:, :, None] * scale[:, None, :]
+        threshold = 64e10 * _EPS * ratio[suspects]
+        d = V.shape[1]
+        shifted = correlation - threshold[:, None, None] * np.eye(d)
+        lost[suspects] = ~positive_definite(shifted)
+    return lost
+
+
+def positive_definite(matrices: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which of (m, d, d) symmetric matrices have a Cholesky factor, (m,)."""
+    try:
+        np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        if len(matrices) == 1:
+            return np.zeros(1, dtype=np.bool_)
+        return np.concatenate(
+            [positive_definite(matrices[c : c + 1]) for c in range(len(matrices))]
+        )
+    return np.ones(len(matrices), dtype=np.bool_)
+
+
+def add_to_diagonals(matrices: FloatArray, value: float) -> None:
+    """Add a value to the diagonal of each of (m, d, d) matrices, in place."""
+    d = matrices.shape[1]
+    matrices.reshape(len(matrices), d * d)[:, :: d + 1] += value
+
+
+def ill_conditioned(component: int, what: str) -> IllConditionedError:
+    """Make the error of a covariance that cannot be inverted."""
+    return IllConditionedError(
+        f"the covariance of component {component} {what}: too few distinct rows belong to it, or "
+        "features depend on each other; try fewer components, a larger reg_covar, or another scale"
+    )
+
+
+def upper_factors(covariances: FloatArray) -> FloatArray:
+    """U with Σ⁻¹ = U Uᵀ of each of (m, d, d) covariances."""
+    finite = np.isfinite(covariances).all(axis=(1, 2))
+    if not finite.all():
+        raise ill_conditioned(int(np.argmin(finite)), "is not finite")
+    definite = positive_definite(covariances)
+    if not definite.all():
+        raise ill_conditioned(int(np.argmin(definite)), "is not positive definite")
+    # The inverse of an upper triangular matrix is exactly upper triangular: no row is exchanged.
+    return np.linalg.inv(np.linalg.cholesky(covariances).mT)
+
+
+def upper_factors_of_precisions(precisions: FloatArray) -> FloatArray:
+    """U with P = U Uᵀ of each of (m, d, d) given precisions."""
+    for c, precision in enumerate(precisions):
+        if not np.isfinite(precision).all():
+            raise ConfigError(f"precisions_init of component {c} is not finite")
+        if not np.allclose(precision, precision.T):
+            raise ConfigError(f"precisions_init of component {c} is not symmetric")
+    flipped = precisions[:, ::-1, ::-1]
+    definite = positive_definite(flipped)
+    if not definite.all():
+        raise ConfigError(
+            f"precisions_init of component {int(np.argmin(definite))} is not positive definite"
+        )
+    return np.ascontiguousarray(np.linalg.cholesky(flipped)[:, ::-1, ::-1])
+
+
+def inverse_deviations(variances: FloatArray) -> FloatArray:
+    """1/σ of variances (k, …)."""
+    rows = variances.reshape(len(variances), -1)
+    usable = (np.isfinite(rows) & (rows > 0.0)).all(axis=1)
+    if not usable.all():
+        component = int(np.argmin(usable))
+        finite = np.isfinite(rows[component]).all()
+        raise ill_conditioned(component, "has a variance of 0" if finite else "is not finite")
+    return 1.0 / np.sqrt(variances)
+
+
+def roots_of_precisions(precisions: FloatArray) -> FloatArray:
+    """1/σ of given 1/σ² (k, …)."""
+    rows = precisions.reshape(len(precisions), -1)
+    usable = (np.isfinite(rows) & (rows > 0.0)).all(axis=1)
+    if not usable.all():
+        raise ConfigError(
+            f"precisions_init of component {int(np.argmin(usable))} is not finite and positive"
+        )
+    return np.sqrt(precisions)
