@@ -1,0 +1,1 @@
+"""Prefect flows and the command: names, tasks, retries, schedules, artifacts. No logic."""

@@ -1,0 +1,65 @@
+# The everyday commands. Each works from a clean clone; what is already installed is kept.
+#
+#   make demo          fit and predict the Hipparcos stars through the Prefect flows
+#   make test          the whole test suite
+#   make test-faults   the fault tests again, with the larger counts
+#   make lint          formatting, style, types and the architecture
+#   make format        rewrite the sources to the project's formatting
+#   make clean         remove the environment and the demo's files
+#
+# PYTHON=python3.12 chooses the interpreter (3.11 or newer) that the environment is made from.
+
+PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11, \
+	$(shell $(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $(python))))
+BIN := .venv/bin
+DEMO := .venv/installed-demo
+TEST := .venv/installed-test
+RUN ?= configs/hipparcos.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-faults lint format clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# The demo keeps Prefect's database beside its other files, not in the home directory.
+demo: export PREFECT_HOME := $(CURDIR)/demo/prefect
+demo: $(DEMO)
+	$(BIN)/python examples/hipparcos.py demo/hipparcos
+	$(BIN)/gmm-dask fit $(RUN)
+	$(BIN)/gmm-dask predict $(RUN)
+
+test: $(TEST)
+	$(BIN)/python -m pytest
+
+test-faults: $(TEST)
+	GMM_DASK_FAULT_ROUNDS=large $(BIN)/python -m pytest -m faults
+
+lint: $(TEST)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: $(TEST)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv demo
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { \
+		echo "no Python 3.11 or newer found; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+# A stamp is newer than pyproject.toml when what that file asks for is installed. The tests'
+# packages include the demo's, so the demo installs nothing after them.
+$(DEMO): pyproject.toml | .venv/bin/python
+	test $(TEST) -nt pyproject.toml || $(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(TEST): pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[demo,test,lint]'
+	touch $@

@@ -1,0 +1,86 @@
+"""The layers of DESIGN section 2 as law: imports only point down, and heavy ones are lazy."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# From the bottom up. A module imports from its own line and the lines above it.
+LAYERS = [
+    {"gmm_dask.errors", "gmm_dask.events", "gmm_dask.config"},
+    {"gmm_dask.mixture"},
+    {"gmm_dask.chunked"},
+    {"gmm_dask.storage"},
+    {"gmm_dask.report"},
+    {"gmm_dask.estimator", "gmm_dask.steps", "gmm_dask"},
+    {"pipelines"},
+]
+# Who may import these, by the beginning of the module's name; nobody else may.
+ONLY = {
+    "prefect": ("pipelines",),
+    "typer": ("pipelines",),
+    "rich": ("pipelines",),
+    "matplotlib": ("gmm_dask.report",),
+    "pyarrow": ("gmm_dask.storage",),
+    "dask": ("gmm_dask.chunked", "gmm_dask.storage", "gmm_dask.estimator", "gmm_dask.steps"),
+    "distributed": ("gmm_dask.chunked.cluster",),
+    "dask_jobqueue": ("gmm_dask.chunked.cluster",),
+}
+SAYS_NOTHING = re.compile(r"utils?|helpers?|managers?|data|process(es|or)?|common|misc")
+
+SOURCES = sorted(path for top in ("gmm_dask", "pipelines") for path in ROOT.glob(f"{top}/**/*.py"))
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def within(module, package):
+    return module == package or module.startswith(package + ".")
+
+
+def layer(module):
+    """The unit of LAYERS with the longest name that fits, and its number."""
+    fits = [(unit, i) for i, units in enumerate(LAYERS) for unit in units if within(module, unit)]
+    return max(fits, key=lambda fit: len(fit[0]), default=(None, -1))
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            # `from gmm_dask import errors` names a module by its second part.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_point_down_and_the_file_says_what_it_is_for(path):
+    module, tree = module_name(path), ast.parse(path.read_text())
+    assert (ast.get_docstring(tree) or "").splitlines(), f"{path} does not say what it is for"
+    assert not SAYS_NOTHING.fullmatch(module.rpartition(".")[2]), f"{module} is no name"
+    unit, own = layer(module)
+    assert unit == "gmm_dask" if module == "gmm_dask" else unit not in {None, "gmm_dask"}, (
+        f"{module} is in no layer: add it to LAYERS"
+    )
+    for name in imported(tree):
+        assert layer(name)[1] <= own, f"{module} imports {name}, from a layer above it"
+        allowed = ONLY.get(name.partition(".")[0])
+        assert allowed is None or module.startswith(allowed), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("statement", ["import gmm_dask", "import pipelines.command"])
+def test_heavy_imports_are_lazy(statement):
+    heavy = {"numpy", "scipy", "numba", "dask", "pyarrow", "sklearn", "pydantic", "prefect"}
+    program = f"{statement}, sys; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert not heavy & set(run.stdout.split()), f"{statement} imports them"
