@@ -1,0 +1,38 @@
+"""Prefect's settings for the command: quiet, private, and patient with a slow machine.
+
+Nothing here imports Prefect: it reads its environment once, when it is imported.
+"""
+
+from __future__ import annotations
+
+import os
+
+LIBRARY_LOGGER = "gmm_dask"
+
+# What each is for is said in docs/operations.md; whatever the user has set stays.
+DEFAULTS = {
+    # The embedded server otherwise looks up one address outside this machine.
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # Twenty seconds, Prefect's own limit, is too little for a first start on a busy machine.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # The logs of the library belong to the run.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": LIBRARY_LOGGER,
+    # A run's parameters are the whole configuration; nothing else of a run is kept as a result.
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+}
+
+
+def prepare_environment(debug: bool = False) -> None:
+    """Set the defaults that the user has not set; call it before Prefect is imported.
+
+    Parameters
+    ----------
+    debug
+        Leave Prefect's own lines on the terminal, tracebacks included. Otherwise the terminal
+        shows the library's lines and one readable line for an error; the run keeps everything.
+    """
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if not debug:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

@@ -1,0 +1,143 @@
+"""What a person sees on the terminal: log lines, a bar for each long stage, one line per error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+)
+from rich.table import Column
+from rich.text import Text
+
+from gmm_dask.events import (
+    Event,
+    IterationFinished,
+    Notify,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+)
+from pipelines.progress import Narrator, duration, fan_out, quantity
+from pipelines.settings import LIBRARY_LOGGER
+
+
+class AmountColumn(ProgressColumn):
+    """How much is done, how fast, and how long the rest will take, as far as that is known.
+
+    Rows come at a steady rate; an iteration may be the last, so iterations are only counted.
+    """
+
+    def render(self, task: Task) -> Text:
+        """Draw one bar's figures."""
+        unit = task.fields["unit"]
+        if task.total is None:
+            return Text(f"{task.completed:,.0f} {unit}", overflow="ellipsis")
+        if unit != "rows":
+            return Text(f"{task.completed:,.0f} of at most {task.total:,.0f} {unit}")
+        parts = [f"{task.percentage:3.0f} %"]
+        if task.speed:
+            parts.append(f"{quantity(task.speed)} {unit}/s")
+        if task.time_remaining is not None:
+            parts.append(f"{duration(task.time_remaining)} left")
+        return Text("  ".join(parts))
+
+
+class Bars:
+    """One bar for each stage that goes on, gone when the stage is done: its log line stays."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        match event:
+            case StageStarted():
+                self._end(event.stage)
+                self._bars[event.stage] = self._progress.add_task(
+                    event.stage, total=event.total, unit=event.unit, note=event.detail
+                )
+            case StageAdvanced():
+                if event.stage in self._bars:
+                    self._progress.update(self._bars[event.stage], completed=event.done)
+            case StageFinished():
+                self._end(event.stage)
+            case IterationFinished():
+                if "polish" in self._bars:
+                    note = f"log-likelihood {event.log_likelihood:.6g} per row"
+                    self._progress.update(self._bars["polish"], note=note)
+
+    def _end(self, stage: str) -> None:
+        if stage in self._bars:
+            self._progress.remove_task(self._bars.pop(stage))
+
+
+class LineHandler(logging.Handler):
+    """Log records as lines of the console, above any bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line; warnings and worse stand out."""
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        line = Text(self.format(record), style=style or "")
+        self._console.print(line, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def watch(console: Console | None = None, lines: bool = True) -> Iterator[Notify]:
+    """Show a run while it goes on, on stderr: log lines, and bars if that is a terminal.
+
+    Parameters
+    ----------
+    console
+        Where to write; default stderr.
+    lines
+        Whether the library's log is written here; False when somebody else does that.
+
+    Yields
+    ------
+    Notify
+        The listener for the run's events.
+    """
+    console = Console(file=sys.stderr) if console is None else console
+    logger = logging.getLogger(LIBRARY_LOGGER)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    handler = LineHandler(console) if lines else logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        if not console.is_terminal:
+            yield Narrator()
+            return
+        with Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            AmountColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
+            console=console,
+            transient=True,
+        ) as progress:
+            yield fan_out(Narrator(every=float("inf")), Bars(progress))
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def print_error(message: str) -> None:
+    """Write an error as one line on stderr."""
+    line = " ".join(message.split())
+    print(f"gmm-dask: {line}", file=sys.stderr)
