@@ -140,9 +140,7 @@ class MemoryChunks:
     def rows(self) -> tuple[int, ...]:
         """Rows of each slice."""
         n = self.values.shape[0]
-        return tuple(
-            min(self.chunk_rows, n - start) for start in range(0, n, self.chunk_rows)
-        )
+        return tuple(min(self.chunk_rows, n - start) for start in range(0, n, self.chunk_rows))
 
     @property
     def entries(self) -> tuple[int, ...]:

@@ -73,12 +73,12 @@ class MixtureParameters:
 
     @property
     def n_components(self) -> int:
-        """k."""
+        """K."""
         return int(self.means.shape[0])
 
     @property
     def n_features(self) -> int:
-        """d."""
+        """D."""
         return int(self.means.shape[1])
 
     @property

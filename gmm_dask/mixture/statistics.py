@@ -116,3 +116,18 @@ def sum_statistics(
         log_likelihood,
         parameters.digest,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class StatisticsBatch:
+    """Statistics of several candidates over the same rows; adds entry by entry."""
+
+    statistics: tuple[SufficientStatistics, ...]
+
+    def __add__(self, other: StatisticsBatch) -> StatisticsBatch:
+        return StatisticsBatch(
+            tuple(
+                mine + theirs
+                for mine, theirs in zip(self.statistics, other.statistics, strict=True)
+            )
+        )

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from gmm_dask.mixture.covariance.compile import KernelFunction
 
 FloatArray = npt.NDArray[np.float64]
-RowsArray = npt.NDArray[np.float64] | npt.NDArray[np.float32]
+#: float32 or float64.
+RowsArray = npt.NDArray[np.floating[Any]]
 
 LOG_2_PI = float(np.log(2.0 * np.pi))
 

@@ -1,0 +1,183 @@
+"""Dask arrays as row chunks, and predictions as lazy dask arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from dask.optimization import cull
+
+from gmm_dask.chunked.rows import Rows, require_finite
+from gmm_dask.errors import SchemaError
+from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
+from gmm_dask.mixture.parameters import MixtureParameters
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayChunks:
+    """The row blocks of a dask array; each is computed from its own part of the graph.
+
+    Attributes
+    ----------
+    blocks, weight_blocks
+        Per block, either (graph, key) of what must be computed, or a dask array when the graph
+        holds results on a cluster.
+    sizes
+        Rows of each block.
+    """
+
+    blocks: tuple[Any, ...]
+    weight_blocks: tuple[Any, ...] | None
+    sizes: tuple[int, ...]
+    columns: tuple[str, ...]
+    dtype: np.dtype[np.floating]
+    digest: str
+
+    volatile = True
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of each block."""
+        return self.sizes
+
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """Every block can be computed by itself."""
+        return tuple(range(len(self.sizes)))
+
+    @property
+    def weighted(self) -> bool:
+        """Whether sample weights were given."""
+        return self.weight_blocks is not None
+
+    def read(self, start: int, stop: int) -> Iterator[Rows]:
+        """Compute blocks one after the other, on the calling thread."""
+        for chunk in range(start, stop):
+            weight = None
+            if self.weight_blocks is not None:
+                weight = np.asarray(_compute(self.weight_blocks[chunk]), dtype=np.float64)
+            values = as_rows(_compute(self.blocks[chunk]))
+            yield Rows(values, weight, chunk, self._first(chunk))
+
+    def describe(self, chunk: int, row: int | None = None) -> str:
+        """Number of the block and rows of the array."""
+        first = self._first(chunk)
+        if row is not None:
+            return f"block {chunk} row {first + row:,}"
+        return f"block {chunk} rows {first:,}–{first + self.sizes[chunk]:,}"
+
+    def _first(self, chunk: int) -> int:
+        return list(accumulate(self.sizes[:chunk], initial=0))[-1]
+
+
+def as_rows(block: Any) -> RowsArray:
+    """A block as (m, d) float32 or float64; other numbers become float64."""
+    values = np.asarray(block)
+    if values.dtype in (np.float32, np.float64):
+        return values
+    return values.astype(np.float64)
+
+
+def array_chunks(
+    array: da.Array, sample_weight: Any = None, columns: tuple[str, ...] | None = None
+) -> ArrayChunks:
+    """Row chunks of a two-dimensional dask array.
+
+    Unknown row chunks cost one computation of the whole array, which counts them.
+
+    Parameters
+    ----------
+    sample_weight
+        (n,) numpy or dask array, or None.
+    columns
+        Names of the features; default x0, x1, …
+
+    Raises
+    ------
+    SchemaError
+        The array has not two dimensions, is not numeric, or the weights do not fit it.
+    """
+    if array.ndim != 2:
+        raise SchemaError(
+            f"Expected 2D array, got {array.ndim}D array instead; X is (n_samples, n_features): "
+            "use X.reshape(-1, 1) for one feature"
+        )
+    if array.dtype.kind not in "fiub":
+        raise SchemaError(f"X has dtype {array.dtype}; only numbers can be clustered")
+    if array.numblocks[1] > 1:
+        array = array.rechunk({1: -1})
+    sizes = array.chunks[0]
+    if any(np.isnan(size) for size in sizes):
+        sizes = tuple(dask.compute(*(dask.delayed(len)(b) for b in array.to_delayed()[:, 0])))
+    d = int(array.shape[1])
+    weight_blocks = None
+    if sample_weight is not None:
+        weights = sample_weight
+        if not isinstance(weights, da.Array):
+            weights = da.from_array(np.asarray(weights, dtype=np.float64), chunks=(sizes,))
+        if weights.ndim != 1 or weights.shape[0] != sum(sizes):
+            raise SchemaError(f"sample_weight has shape {weights.shape}; X has {sum(sizes):,} rows")
+        weight_blocks = _blocks(weights.rechunk((sizes,)))
+    return ArrayChunks(
+        _blocks(array),
+        weight_blocks,
+        tuple(int(size) for size in sizes),
+        columns or tuple(f"x{number}" for number in range(d)),
+        np.dtype(array.dtype if array.dtype in (np.float32, np.float64) else np.float64),
+        tokenize(array.name, None if sample_weight is None else tokenize(sample_weight)),
+    )
+
+
+def _blocks(array: da.Array) -> tuple[Any, ...]:
+    (array,) = dask.optimize(array)
+    graph = dict(array.__dask_graph__())
+    if any(_is_future(task) for task in graph.values()):
+        return tuple(array.blocks[number] for number in range(array.numblocks[0]))
+    keys = list(dask.core.flatten(array.__dask_keys__()))
+    return tuple((cull(graph, [key])[0], key) for key in keys)
+
+
+def _is_future(task: Any) -> bool:
+    return type(getattr(task, "value", task)).__module__.startswith("distributed")
+
+
+def _compute(block: Any) -> Any:
+    if isinstance(block, da.Array):
+        return block.compute()
+    graph, key = block
+    return dask.get(graph, key)
+
+
+def predict_array(X: da.Array, parameters: MixtureParameters, what: str) -> da.Array:
+    """Labels, log-densities or responsibilities of a dask array's rows, lazily.
+
+    Parameters
+    ----------
+    what
+        ``"labels"``, ``"log_densities"`` (n,) or ``"responsibilities"`` (n, k).
+    """
+    if X.ndim == 2 and X.numblocks[1] > 1:
+        X = X.rechunk({1: -1})
+    if what == "responsibilities":
+        k = parameters.n_components
+        return X.map_blocks(
+            _predict_block, parameters, what, dtype=np.float64, chunks=(X.chunks[0], (k,))
+        )
+    dtype = np.int64 if what == "labels" else np.float64
+    return X.map_blocks(_predict_block, parameters, what, dtype=dtype, drop_axis=1)
+
+
+def _predict_block(block: Any, parameters: MixtureParameters, what: str) -> FloatArray:
+    values = as_rows(block)
+    columns = tuple(f"x{number}" for number in range(values.shape[1]))
+    require_finite(values, columns, "in a block of X")
+    assigned = assign(parameters, values, responsibilities=what == "responsibilities")
+    found = getattr(assigned, what)
+    return found.astype(np.int64) if what == "labels" else found  # type: ignore[no-any-return]

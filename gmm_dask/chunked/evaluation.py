@@ -1,0 +1,173 @@
+"""The evaluation: one scan that says how mixtures describe the rows, and how dense they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gmm_dask.chunked.rows import Rows
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.errors import InputError
+from gmm_dask.mixture.assignment import Assignment, assign
+from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.parameters import MixtureParameters
+
+#: Bins of the density histogram; the resolution of a quantile is a bin's width.
+BINS = 8192
+#: How far below its highest possible value the histogram of log-densities reaches, nats.
+DEPTH = 120.0
+
+
+@dataclass(frozen=True, eq=False)
+class DensityRecord:
+    """Sums over rows of what a mixture says of them; merges by ``+``.
+
+    Attributes
+    ----------
+    rows, weight
+        Rows and the sum of their weights.
+    log_likelihood
+        Σ w log p(x), nats.
+    occupancy
+        Weight of the rows whose most probable component is each, (k,).
+    lowest, highest
+        Extreme log-densities, nats.
+    bins
+        Weight of rows per log-density bin, (BINS,), between ``ceiling − DEPTH`` and
+        ``ceiling``; the first holds everything below as well.
+    ceiling
+        An upper bound of the log-density of this mixture, nats.
+    """
+
+    rows: int
+    weight: float
+    log_likelihood: float
+    occupancy: FloatArray
+    lowest: float
+    highest: float
+    bins: FloatArray
+    ceiling: float
+
+    def __add__(self, other: DensityRecord) -> DensityRecord:
+        if self.ceiling != other.ceiling:
+            raise InputError("density records of different mixtures cannot be added")
+        return DensityRecord(
+            self.rows + other.rows,
+            self.weight + other.weight,
+            self.log_likelihood + other.log_likelihood,
+            self.occupancy + other.occupancy,
+            min(self.lowest, other.lowest),
+            max(self.highest, other.highest),
+            self.bins + other.bins,
+            self.ceiling,
+        )
+
+    @property
+    def mean_log_likelihood(self) -> float:
+        """Nats per unit of weight."""
+        return self.log_likelihood / self.weight
+
+    @property
+    def shares(self) -> FloatArray:
+        """Share of the weight in each component, (k,)."""
+        return self.occupancy / self.weight
+
+    def quantile(self, share: float) -> float:
+        """The log-density below which ``share`` of the weight lies, nats.
+
+        Linear within a bin of DEPTH/BINS ≈ 0.015 nats; from the lowest value to the floor where
+        the row lies below the histogram.
+        """
+        cumulated = np.cumsum(self.bins)
+        target = share * cumulated[-1]
+        index = int(np.searchsorted(cumulated, target))
+        index = min(index, BINS - 1)
+        width = DEPTH / BINS
+        low = self.ceiling - DEPTH + index * width
+        if index == 0:
+            low = min(self.lowest, low)
+        high = self.ceiling - DEPTH + (index + 1) * width
+        before = cumulated[index] - self.bins[index]
+        within = (target - before) / self.bins[index] if self.bins[index] > 0 else 0.0
+        return float(np.clip(low + within * (high - low), self.lowest, self.highest))
+
+    def share_below(self, log_density: float) -> float:
+        """Share of the weight below a log-density: the inverse of `quantile`."""
+        position = (log_density - (self.ceiling - DEPTH)) * (BINS / DEPTH)
+        index = int(np.floor(position))
+        if index < 0:
+            return 0.0 if log_density <= self.lowest else float(self.bins[0] / self.weight)
+        if index >= BINS:
+            return 1.0
+        partial = self.bins[index] * (position - index)
+        return float((self.bins[:index].sum() + partial) / self.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationBatch:
+    """Density records of several mixtures over the same rows."""
+
+    records: tuple[DensityRecord, ...]
+
+    def __add__(self, other: EvaluationBatch) -> EvaluationBatch:
+        return EvaluationBatch(
+            tuple(mine + theirs for mine, theirs in zip(self.records, other.records, strict=True))
+        )
+
+
+def density_ceiling(parameters: MixtureParameters) -> float:
+    """Upper bound of log p(x): log Σ_k π_k N_k(μ_k), nats."""
+    k, d = parameters.means.shape
+    peaks = (
+        parameters.log_weights
+        + parameters.covariance.log_determinants(parameters.precisions_cholesky, k, d)
+        - 0.5 * d * np.log(2 * np.pi)
+    )  # (k,)
+    return float(np.logaddexp.reduce(peaks))
+
+
+def density_record(
+    assigned: Assignment, sample_weight: FloatArray | None, k: int, ceiling: float
+) -> DensityRecord:
+    """Sum up an assignment of rows."""
+    densities: FloatArray = assigned.log_densities
+    m = len(densities)
+    weighted = densities if sample_weight is None else densities * sample_weight
+    slots = ((densities - (ceiling - DEPTH)) * (BINS / DEPTH)).clip(0, BINS - 1)
+    return DensityRecord(
+        rows=m,
+        weight=float(m if sample_weight is None else sample_weight.sum()),
+        log_likelihood=float(weighted.sum()),
+        occupancy=_count(assigned.labels, sample_weight, k),
+        lowest=float(densities.min(initial=np.inf)),
+        highest=float(densities.max(initial=-np.inf)),
+        bins=_count(slots.astype(np.int32), sample_weight, BINS),
+        ceiling=ceiling,
+    )
+
+
+def _count(slots: npt.NDArray[np.int32], sample_weight: FloatArray | None, size: int) -> FloatArray:
+    return np.bincount(slots, weights=sample_weight, minlength=size).astype(np.float64)
+
+
+def evaluate_rows(rows: Rows, mixtures: tuple[MixtureParameters, ...]) -> EvaluationBatch:
+    """Evaluate mixtures on one chunk."""
+    return EvaluationBatch(
+        tuple(
+            density_record(
+                assign(mixture, rows.values),
+                rows.sample_weight,
+                mixture.n_components,
+                density_ceiling(mixture),
+            )
+            for mixture in mixtures
+        )
+    )
+
+
+def evaluate(scanner: Scanner, mixtures: Sequence[MixtureParameters]) -> tuple[DensityRecord, ...]:
+    """How mixtures describe all rows: one scan for all of them together."""
+    return scanner.reduce(evaluate_rows, tuple(mixtures), "evaluate").records

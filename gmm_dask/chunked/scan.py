@@ -1,0 +1,267 @@
+"""A scan: one function over every chunk of rows, the results added in the order of the plan.
+
+*Groups* are the unit of summation: runs of consecutive chunks, fixed by the plan. What computes
+them, in which order and how often decides nothing, for their sums are added in the order of the
+plan: the same bits on one thread and on a hundred workers. *Lanes* are runs of groups that can
+be read without decoding anything twice: the least that can be given to a worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import xxhash
+
+from gmm_dask.chunked.rows import RowChunks, Rows, complete
+from gmm_dask.errors import InputChangedError, TooFewRowsError
+from gmm_dask.events import Notify, StageAdvanced, StageFinished, StageStarted, silent
+from gmm_dask.mixture.covariance.base import RowsArray
+
+#: Groups aimed at: enough to keep hundreds of cores busy, few enough to add in no time.
+GROUPS = 256
+LEAST_GROUP_ROWS = 32_768
+MOST_GROUP_ROWS = 1_048_576
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Chunks ``start`` … ``stop`` − 1, summed as one; ``index`` is its place in the plan."""
+
+    index: int
+    start: int
+    stop: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Consecutive groups that begin where reading may begin."""
+
+    groups: tuple[Group, ...]
+
+    @property
+    def start(self) -> int:
+        """First chunk."""
+        return self.groups[0].start
+
+    @property
+    def stop(self) -> int:
+        """Last chunk + 1."""
+        return self.groups[-1].stop
+
+
+def group_rows(n: int) -> int:
+    """Rows that a group should hold, for n rows in all."""
+    return min(max(-(-n // GROUPS), LEAST_GROUP_ROWS), MOST_GROUP_ROWS)
+
+
+def lanes_of(chunks: RowChunks) -> tuple[Lane, ...]:
+    """Cut a source into groups and lanes; depends on nothing but its chunks."""
+    wanted = group_rows(sum(chunks.rows))
+    entries = set(chunks.entries)
+    lanes: list[Lane] = []
+    groups: list[Group] = []
+    start, held, sliced, index = 0, 0, False, 0
+    for chunk, rows in enumerate(chunks.rows):
+        held += rows
+        sliced = sliced or chunk not in entries
+        after = chunk + 1
+        last = after == len(chunks.rows)
+        # A group that ends inside a row group would chain the next lane to this one.
+        if last or held >= wanted or (sliced and after in entries):
+            groups.append(Group(index, start, after, held))
+            start, held, sliced, index = after, 0, False, index + 1
+            if last or after in entries:
+                lanes.append(Lane(tuple(groups)))
+                groups = []
+    return tuple(lanes)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a scan does to each chunk; travels to the workers.
+
+    Attributes
+    ----------
+    function
+        ``function(rows, argument)``; its results must add by ``+``.
+    argument
+        The same for every chunk.
+    drop
+        Whether rows with nulls are dropped first.
+    fingerprints
+        Of every chunk's values in the first scan; None to take them now.
+    volatile
+        Whether the values could differ from one reading to the next.
+    """
+
+    function: Callable[[Rows, Any], Any]
+    argument: Any
+    drop: bool
+    fingerprints: tuple[int, ...] | None
+    volatile: bool
+
+
+@dataclass(frozen=True, eq=False)
+class GroupResult:
+    """The sum over one group, and the fingerprints of its chunks."""
+
+    group: Group
+    total: Any
+    fingerprints: tuple[int, ...]
+
+
+class Executor(Protocol):
+    """What runs the work: threads here, or the workers of a cluster."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes of rows that may be kept between scans."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Groups that are worked on at the same time."""
+        ...
+
+    def run(
+        self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, keep: bool
+    ) -> Iterator[GroupResult]:
+        """Yield the result of every group, in the order of the plan."""
+        ...
+
+    def close(self) -> None:
+        """Let go of threads, workers and rows kept."""
+        ...
+
+
+def fingerprint(values: RowsArray) -> int:
+    """Hash (xxh3, 64 bits) of the bits of an array, whatever its layout in memory."""
+    columns = values.T  # (d, m)
+    if not columns.flags.c_contiguous:
+        columns = columns.copy(order="C")
+    return xxhash.xxh3_64_intdigest(memoryview(columns).cast("B") if columns.size else b"")
+
+
+def checked(chunks: RowChunks, rows: Rows, work: Work) -> int:
+    """Fingerprint a chunk just read, and hold it to the first scan's.
+
+    Raises
+    ------
+    InputChangedError
+        Rows are missing, or values are not those of the first scan.
+    """
+    if rows.source_rows != chunks.rows[rows.chunk]:
+        raise InputChangedError(
+            f"{chunks.describe(rows.chunk)}: {rows.source_rows:,} rows were read where the plan "
+            f"has {chunks.rows[rows.chunk]:,}; the input has changed, start again"
+        )
+    if not work.volatile:
+        return 0
+    found = fingerprint(rows.values)
+    if rows.sample_weight is not None:
+        found ^= fingerprint(rows.sample_weight[:, None])
+    if work.fingerprints is not None and found != work.fingerprints[rows.chunk]:
+        raise InputChangedError(
+            f"{chunks.describe(rows.chunk)}: the values are not those of the first scan; the "
+            "input was changed during the fit, start again"
+        )
+    return found
+
+
+def apply(work: Work, rows: Rows, total: Any) -> Any:
+    """Add one chunk's result to ``total`` (None at first)."""
+    result = work.function(rows, work.argument)
+    return result if total is None else total + result
+
+
+class Scanner:
+    """Scans one source of rows, on one executor, and counts the scans.
+
+    Parameters
+    ----------
+    chunks
+        The rows.
+    executor
+        Threads or a cluster.
+    notify
+        Told how far each scan is.
+
+    Attributes
+    ----------
+    scans
+        Readings of the whole source so far, whether from files or from rows kept in memory.
+    drop
+        Set by the survey: whether there are rows with nulls to be dropped.
+    rows
+        Source rows in all.
+    kept
+        Whether the rows stay in memory after the first scan, because they fit.
+    """
+
+    def __init__(self, chunks: RowChunks, executor: Executor, notify: Notify = silent) -> None:
+        self.chunks = chunks
+        self.executor = executor
+        self.notify = notify
+        self.lanes = lanes_of(chunks)
+        self.rows = sum(chunks.rows)
+        self.scans = 0
+        self.drop = False
+        size = self.rows * (len(chunks.columns) * chunks.dtype.itemsize + 8 * chunks.weighted)
+        self.kept = chunks.volatile and size <= executor.memory
+        self.fingerprints: tuple[int, ...] | None = None
+
+    def reduce(
+        self, function: Callable[[Rows, Any], Result], argument: Any, stage: str = "scan"
+    ) -> Result:
+        """Apply a function to every chunk and add the results: one scan.
+
+        Raises
+        ------
+        InputChangedError
+            A chunk is not what the plan or the first scan saw.
+        TooFewRowsError
+            There is no chunk at all.
+        ClusterError
+            The workers are gone, or a deadline has passed.
+        """
+        if not self.lanes:
+            raise TooFewRowsError("the input has no rows")
+        work = Work(function, argument, self.drop, self.fingerprints, self.chunks.volatile)
+        began = time.perf_counter()
+        self.notify(StageStarted(stage, self.rows, "rows"))
+        total: Any = None
+        done = 0
+        prints: list[int] = []
+        for result in self.executor.run(self.chunks, self.lanes, work, self.kept):
+            total = result.total if total is None else total + result.total
+            prints.extend(result.fingerprints)
+            done += result.group.rows
+            self.notify(StageAdvanced(stage, done))
+        self.scans += 1
+        if self.chunks.volatile and self.fingerprints is None:
+            self.fingerprints = tuple(prints)
+        seconds = time.perf_counter() - began
+        rate = self.rows / max(seconds, 1e-9)
+        self.notify(StageFinished(stage, seconds, f"{self.rows:,} rows at {rate:,.0f} rows/s"))
+        return total  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Let go of the rows kept and of the executor's threads or workers."""
+        self.executor.close()
+
+    def __enter__(self) -> Scanner:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def dropped(rows: Rows, work: Work) -> Rows:
+    """Without incomplete rows, if the survey found any."""
+    return complete(rows) if work.drop and rows.kept is None else rows

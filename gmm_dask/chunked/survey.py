@@ -1,0 +1,352 @@
+"""The survey: one scan that says what the data are, and draws the sample for the search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gmm_dask.chunked.rows import RowChunks, Rows, complete
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
+from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
+from gmm_dask.mixture.search import Sample
+
+Priorities = npt.NDArray[np.uint64]
+
+#: Bytes of rows looked at together: they stay in the cache.
+_BLOCK_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, mean and centred products of rows; merge by Chan, Golub and LeVeque (1983).
+
+    Attributes
+    ----------
+    rows
+        Complete rows.
+    mean
+        (d,).
+    products
+        Σ (x − mean)(x − mean)ᵀ, (d, d).
+    minimum, maximum
+        (d,).
+    """
+
+    rows: int
+    mean: FloatArray
+    products: FloatArray
+    minimum: FloatArray
+    maximum: FloatArray
+
+    def __add__(self, other: Moments) -> Moments:
+        if not self.rows or not other.rows:
+            return self if self.rows else other
+        rows = self.rows + other.rows
+        shift = other.mean - self.mean  # (d,)
+        cross = self.rows * other.rows / rows
+        return Moments(
+            rows,
+            self.mean + shift * (other.rows / rows),
+            self.products + other.products + cross * np.outer(shift, shift),
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The rows of smallest priority so far, a uniform sample; merges by keeping the smallest.
+
+    A row's priority is a hash of the seed and its number in the whole input, so the sample does
+    not depend on chunks, workers or arrival.
+    """
+
+    wanted: int
+    priorities: Priorities
+    numbers: npt.NDArray[np.int64]
+    values: RowsArray
+    weights: FloatArray
+
+    def __add__(self, other: Draw) -> Draw:
+        # (m,), (m,), (d, m) and (m,)
+        priorities = np.concatenate([self.priorities, other.priorities])
+        numbers = np.concatenate([self.numbers, other.numbers])
+        values = np.concatenate([self.values.T, other.values.T], axis=1)
+        weights = np.concatenate([self.weights, other.weights])
+        if len(priorities) > self.wanted:
+            chosen = np.sort(np.argpartition(priorities, self.wanted)[: self.wanted])
+            priorities, numbers = priorities[chosen], numbers[chosen]
+            values = values[:, chosen]
+            weights = weights[chosen] if len(weights) else weights
+        return Draw(self.wanted, priorities, numbers, values.T, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Defects:
+    """What would stop a fit, counted per column; the last entry is the weight column.
+
+    Attributes
+    ----------
+    missing, infinite
+        Values per column, (d + 1,); a negative weight counts as infinite.
+    first_missing, first_infinite
+        Per column (chunk, row) of the first, or None.
+    """
+
+    missing: npt.NDArray[np.int64]
+    infinite: npt.NDArray[np.int64]
+    first_missing: tuple[tuple[int, int] | None, ...]
+    first_infinite: tuple[tuple[int, int] | None, ...]
+
+    def __add__(self, other: Defects) -> Defects:
+        return Defects(
+            self.missing + other.missing,
+            self.infinite + other.infinite,
+            _first(self.first_missing, other.first_missing),
+            _first(self.first_infinite, other.first_infinite),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What one scan says of the data.
+
+    Attributes
+    ----------
+    source_rows
+        Rows in the source.
+    moments
+        Of the complete rows.
+    weight
+        Sum of the sample weights of complete rows; their number without weights.
+    defects
+        Nulls and infinities.
+    draw
+        The sample.
+    """
+
+    source_rows: int
+    moments: Moments
+    weight: float
+    defects: Defects
+    draw: Draw
+
+    def __add__(self, other: Survey) -> Survey:
+        return Survey(
+            self.source_rows + other.source_rows,
+            self.moments + other.moments,
+            self.weight + other.weight,
+            self.defects + other.defects,
+            self.draw + other.draw,
+        )
+
+    @property
+    def rows(self) -> int:
+        """Complete rows."""
+        return self.moments.rows
+
+    @property
+    def dropped(self) -> int:
+        """Rows with a null."""
+        return self.source_rows - self.rows
+
+    @property
+    def variances(self) -> FloatArray:
+        """Of each feature, (d,)."""
+        return np.diagonal(self.moments.products) / max(self.rows, 1)
+
+    @property
+    def sample(self) -> Sample:
+        """The sample, in the order of the input."""
+        order = np.argsort(self.draw.numbers, kind="stable")
+        values = np.ascontiguousarray(self.draw.values.T[:, order]).T  # (m, d), feature-major
+        weights = self.draw.weights[order] if len(self.draw.weights) else None
+        return Sample(values, weights)
+
+
+@dataclass(frozen=True)
+class SurveyRequest:
+    """What the survey's scan needs to know; travels to the workers."""
+
+    seed: int
+    sample_rows: int
+    threshold: int
+    weighted: bool
+
+
+def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: str) -> Survey:
+    """Look at all rows once.
+
+    Parameters
+    ----------
+    sample_rows
+        Rows wanted in the sample: exactly so many, or all if there are fewer (a few less where
+        many rows hold nulls).
+    seed
+        Of the sample.
+    nulls
+        ``"error"`` or ``"drop"``.
+
+    Raises
+    ------
+    NonFiniteError
+        Infinity anywhere; nulls or NaN under ``"error"``. Says how many and where the first is.
+    TooFewRowsError
+        No complete row is left.
+    InputError
+        A sample weight is negative, or all are 0.
+    """
+    # Six deviations above the expected number: the sample is short once in a billion surveys.
+    expected = sample_rows + 6.0 * np.sqrt(sample_rows) + 10.0
+    share = min(1.0, expected / max(scanner.rows, 1))
+    request = SurveyRequest(
+        seed, sample_rows, min(int(share * 2.0**64), 2**64 - 1), scanner.chunks.weighted
+    )
+    found = scanner.reduce(survey_rows, request, "survey")
+    _refuse(found, scanner.chunks, nulls)
+    scanner.drop = found.dropped > 0
+    return found
+
+
+def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
+    """The survey of one chunk."""
+    defects = _defects(rows)
+    usable = complete(rows) if defects.missing.any() else rows
+    weights = usable.sample_weight
+    if weights is not None and np.isnan(weights).any():
+        weights = np.nan_to_num(weights)
+    numbers = rows.first + (
+        np.arange(rows.source_rows) if usable.kept is None else np.flatnonzero(usable.kept)
+    )  # (m,)
+    priorities = row_priorities(request.seed, numbers)
+    below = np.flatnonzero(priorities <= np.uint64(request.threshold))
+    d = rows.values.shape[1]
+    empty = Draw(
+        request.sample_rows,
+        np.empty(0, np.uint64),
+        np.empty(0, np.int64),
+        np.empty((d, 0), rows.values.dtype).T,
+        np.empty(0),
+    )
+    drawn = Draw(
+        request.sample_rows,
+        priorities[below],
+        numbers[below],
+        usable.values.T[:, below].T,
+        np.empty(0) if weights is None else weights[below],
+    )
+    return Survey(
+        rows.source_rows,
+        _moments(usable.values),
+        float(usable.values.shape[0]) if weights is None else float(weights.sum()),
+        defects,
+        empty + drawn,
+    )
+
+
+def row_priorities(seed: int, numbers: npt.NDArray[np.int64]) -> Priorities:
+    """Hash row numbers to 64 bits: the finaliser of SplitMix64 (Steele, Lea, Flood, 2014)."""
+    # The odd constant is 2⁶⁴/φ: seeds that differ by one give unrelated streams.
+    start = np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
+    mixed = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) ^ start
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def frequent_values(sample: Sample, columns: Sequence[str]) -> list[tuple[str, float, float]]:
+    """Columns with a value that ≥ 1 % of the sample share: (column, value, share)."""
+    found = []
+    for column, values in zip(columns, sample.X.T, strict=True):
+        distinct, counts = np.unique(values, return_counts=True)
+        most = int(counts.argmax())
+        share = counts[most] / len(values)
+        # In a handful of rows, a value that stands twice says nothing.
+        if share >= 0.01 and counts[most] >= 20:
+            found.append((column, float(distinct[most]), float(share)))
+    return found
+
+
+def _moments(values: RowsArray) -> Moments:
+    m, d = values.shape
+    total = Moments(0, np.zeros(d), np.zeros((d, d)), np.full(d, np.inf), np.full(d, -np.inf))
+    step = max(_BLOCK_BYTES // (8 * d), 256)
+    for start in range(0, m, step):
+        block = values[start : start + step].T.astype(np.float64)  # (d, b)
+        mean = block.mean(axis=1)
+        minimum, maximum = block.min(axis=1), block.max(axis=1)
+        block -= mean[:, None]
+        total = total + Moments(block.shape[1], mean, block @ block.T, minimum, maximum)
+    return total
+
+
+def _defects(rows: Rows) -> Defects:
+    d = rows.values.shape[1]
+    missing, infinite = np.zeros(d + 1, np.int64), np.zeros(d + 1, np.int64)
+    first_missing: list[tuple[int, int] | None] = [None] * (d + 1)
+    first_infinite: list[tuple[int, int] | None] = [None] * (d + 1)
+    columns = [*rows.values.T]
+    if rows.sample_weight is not None:
+        columns.append(np.where(rows.sample_weight < 0, np.inf, rows.sample_weight))
+    for column, values in enumerate(columns):
+        if np.isfinite(np.add.reduce(values)):  # no NaN or infinity survives a sum
+            continue
+        absent, unbounded = np.isnan(values), np.isinf(values)
+        missing[column], infinite[column] = absent.sum(), unbounded.sum()
+        if missing[column]:
+            first_missing[column] = (rows.chunk, int(absent.argmax()))
+        if infinite[column]:
+            first_infinite[column] = (rows.chunk, int(unbounded.argmax()))
+    return Defects(missing, infinite, tuple(first_missing), tuple(first_infinite))
+
+
+def _first(
+    mine: tuple[tuple[int, int] | None, ...], theirs: tuple[tuple[int, int] | None, ...]
+) -> tuple[tuple[int, int] | None, ...]:
+    return tuple(
+        min((place for place in places if place is not None), default=None)
+        for places in zip(mine, theirs, strict=True)
+    )
+
+
+def _refuse(found: Survey, chunks: RowChunks, nulls: str) -> None:
+    defects = found.defects
+    if defects.infinite[-1]:
+        place = defects.first_infinite[-1]
+        raise InputError(
+            f"sample weights: {defects.infinite[-1]:,} are negative or infinite, the first at "
+            f"{_place(chunks, place)}; weights are finite and ≥ 0"
+        )
+    for column, count in zip(chunks.columns, defects.infinite[:-1], strict=True):
+        if count:
+            place = defects.first_infinite[chunks.columns.index(column)]
+            raise NonFiniteError(
+                f"Input X contains infinity: column {column!r} holds {count:,}, the first at "
+                f"{_place(chunks, place)}; remove or replace them"
+            )
+    for index, count in enumerate(defects.missing):
+        if count and (nulls == "error" or index == len(chunks.columns)):
+            column = (*chunks.columns, "sample_weight")[index]
+            raise NonFiniteError(
+                f"Input X contains NaN: column {column!r} holds {count:,} nulls or NaN, the first "
+                f"at {_place(chunks, defects.first_missing[index])}; set nulls = 'drop' to leave "
+                "such rows out, or fill them in"
+            )
+    if not found.rows:
+        empty = [
+            name
+            for name, count in zip(chunks.columns, defects.missing[:-1], strict=True)
+            if count == found.source_rows
+        ]
+        why = f"column {empty[0]!r} holds nothing but nulls" if empty else "every row has a null"
+        raise TooFewRowsError(f"no complete row in {found.source_rows:,}: {why}; leave it out")
+    if not found.weight > 0:
+        raise InputError("sample weights: all are 0; at least one row must count")
+
+
+def _place(chunks: RowChunks, place: tuple[int, int] | None) -> str:
+    return chunks.describe(*place) if place is not None else "an unknown place"

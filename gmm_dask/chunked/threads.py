@@ -1,0 +1,199 @@
+"""Threads of this process as the executor of a scan.
+
+Decoding a lane is sequential, computing on what was decoded is not: a thread holds a lane only
+while it decodes, then computes while the next thread decodes on. So even one file with one row
+group keeps every core busy.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+
+from gmm_dask.chunked.rows import RowChunks, Rows
+from gmm_dask.chunked.scan import Group, GroupResult, Lane, Work, apply, checked, dropped
+from gmm_dask.errors import ClusterError
+from gmm_dask.mixture.threads import single_threaded
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Threads:
+    """Runs a scan on threads of this process.
+
+    Parameters
+    ----------
+    threads
+        How many; default: the cores that this process may use.
+    memory
+        Bytes of rows that may be kept between scans; default: half of what is free now.
+    no_progress
+        Seconds without a finished group after which the scan fails.
+    """
+
+    def __init__(
+        self,
+        threads: int | None = None,
+        memory: int | None = None,
+        no_progress: float | None = None,
+    ) -> None:
+        self.threads = threads or available_cores()
+        self._memory = memory
+        self.no_progress = no_progress
+        self._kept: dict[int, Rows] = {}
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes of rows that may be kept."""
+        return psutil.virtual_memory().available // 2 if self._memory is None else self._memory
+
+    def run(
+        self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, keep: bool
+    ) -> Iterator[GroupResult]:
+        """Yield the result of every group, in the order of the plan."""
+        run = _Run(chunks, lanes, work, self._kept if keep else None)
+        groups = sum(len(lane.groups) for lane in lanes)
+        with single_threaded():
+            if self.threads == 1 or groups == 1:
+                yield from run.inline()
+                return
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="gmm-dask-scan")
+            for _ in range(min(self.threads, groups)):
+                self._pool.submit(run.work_on)
+            try:
+                yield from run.in_order(groups, self.no_progress)
+            finally:
+                run.stop()
+
+    def close(self) -> None:
+        """End the threads and forget the rows."""
+        self._kept.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+class _Lane:
+    """A lane being read: who holds it decodes its next group."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.groups = iter(lane.groups)
+        self.left = len(lane.groups)
+        self.rows: Iterator[Rows] | None = None
+        self.held = False
+
+
+class _Run:
+    """One scan: its lanes, the results that wait for their turn, and the first failure."""
+
+    def __init__(
+        self,
+        chunks: RowChunks,
+        lanes: Sequence[Lane],
+        work: Work,
+        kept: dict[int, Rows] | None,
+    ) -> None:
+        self.chunks = chunks
+        self.work = work
+        self.kept = kept
+        self.lanes = [_Lane(lane) for lane in lanes]
+        self.changed = threading.Condition()
+        self.results: dict[int, GroupResult] = {}
+        self.failure: BaseException | None = None
+        self.stopped = False
+
+    def inline(self) -> Iterator[GroupResult]:
+        """Every group in turn, on the caller's own thread."""
+        for lane in self.lanes:
+            for group in lane.groups:
+                yield self._group(lane, group)
+
+    def work_on(self) -> None:
+        """Take groups until there are none, on one thread of the pool."""
+        with single_threaded():
+            while (taken := self._take()) is not None:
+                lane, group = taken
+                try:
+                    result = self._group(lane, group)
+                except BaseException as error:  # reported by the thread that waits
+                    with self.changed:
+                        self.failure = self.failure or error
+                        self.stopped = True
+                        self.changed.notify_all()
+                    return
+                with self.changed:
+                    self.results[group.index] = result
+                    self.changed.notify_all()
+
+    def in_order(self, groups: int, no_progress: float | None) -> Iterator[GroupResult]:
+        """Hand results out in the order of the plan as they come."""
+        for index in range(groups):
+            with self.changed:
+                while index not in self.results and self.failure is None:
+                    finished = len(self.results)
+                    if not self.changed.wait(no_progress) and len(self.results) == finished:
+                        raise ClusterError(
+                            f"no group of rows was finished for {no_progress:g} seconds; is the "
+                            "storage reachable? deadlines.no_progress sets the limit"
+                        )
+                if self.failure is not None:
+                    raise self.failure
+                result = self.results.pop(index)
+            yield result
+
+    def stop(self) -> None:
+        """Let the threads end after the group in hand."""
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
+
+    def _take(self) -> tuple[_Lane, Group] | None:
+        with self.changed:
+            while not self.stopped:
+                lanes = [lane for lane in self.lanes if lane.left]
+                if not lanes:
+                    return None
+                for lane in lanes:
+                    if not lane.held:
+                        lane.held = True
+                        lane.left -= 1
+                        return lane, next(lane.groups)
+                self.changed.wait()
+            return None
+
+    def _release(self, lane: _Lane) -> None:
+        with self.changed:
+            lane.held = False
+            self.changed.notify_all()
+
+    def _group(self, lane: _Lane, group: Group) -> GroupResult:
+        total = None
+        prints = []
+        for chunk in range(group.start, group.stop):
+            rows = None if self.kept is None else self.kept.get(chunk)
+            if rows is None:
+                if lane.rows is None:
+                    lane.rows = self.chunks.read(chunk, lane.lane.stop)
+                rows = next(lane.rows)
+                fresh = True
+            else:
+                fresh = False
+            if chunk == group.stop - 1:
+                self._release(lane)
+            if fresh:
+                prints.append(checked(self.chunks, rows, self.work))
+            rows = dropped(rows, self.work)
+            if self.kept is not None:
+                self.kept[chunk] = rows
+            total = apply(self.work, rows, total)
+        return GroupResult(group, total, tuple(prints))

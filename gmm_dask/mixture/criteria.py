@@ -1,0 +1,101 @@
+"""How a fitted mixture is judged: information criteria, collapse, starvation, ranking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.em import Candidate
+from gmm_dask.mixture.parameters import MixtureParameters
+
+#: A variance below this share of the data's own (in the features' units) is a collapse.
+COLLAPSE_SHARE = 1e-8
+
+
+def n_parameters(parameters: MixtureParameters) -> int:
+    """Free parameters: covariances, means, and k − 1 weights."""
+    k, d = parameters.means.shape
+    return parameters.covariance.n_parameters(k, d) + k * d + k - 1
+
+
+def aic(parameters: MixtureParameters, log_likelihood: float) -> float:
+    """Akaike's criterion, −2·log-likelihood + 2·p; lower is better.
+
+    ``log_likelihood`` is the sum over all rows, nats.
+    """
+    return -2.0 * log_likelihood + 2.0 * n_parameters(parameters)
+
+
+def bic(parameters: MixtureParameters, log_likelihood: float, weight: float) -> float:
+    """Schwarz's criterion, −2·log-likelihood + p·log n; lower is better.
+
+    ``weight`` is n: the number of rows, or the sum of their weights.
+    """
+    return -2.0 * log_likelihood + n_parameters(parameters) * float(np.log(weight))
+
+
+@dataclass(frozen=True, eq=False)
+class Health:
+    """Which components are not what a mixture is fitted for.
+
+    Attributes
+    ----------
+    collapsed
+        (k,) True where a covariance has shrunk onto repeated values or onto ``reg_covar``.
+    starved
+        (k,) True where N < d + 1: too few rows for a covariance.
+    """
+
+    collapsed: npt.NDArray[np.bool_]
+    starved: npt.NDArray[np.bool_]
+
+    @property
+    def defects(self) -> int:
+        """Components that are collapsed or starved."""
+        return int(np.count_nonzero(self.collapsed | self.starved))
+
+
+def health(
+    parameters: MixtureParameters,
+    counts: FloatArray | None,
+    variances: FloatArray,
+    reg_covar: float,
+) -> Health:
+    """Judge each component.
+
+    Parameters
+    ----------
+    counts
+        N, (k,), of the latest E-step; None if there was none.
+    variances
+        Of the features over all rows, (d,).
+    """
+    k, d = parameters.means.shape
+    scale = np.sqrt(np.where(variances > 0, variances, 1.0))  # (d,)
+    scaled = parameters.matrices / (scale[:, None] * scale)  # (k, d, d)
+    smallest_share = np.linalg.eigvalsh(scaled)[:, 0]  # (k,)
+    smallest = np.linalg.eigvalsh(parameters.matrices)[:, 0]  # (k,)
+    # A covariance is never below reg_covar, so within a per cent of it nothing else is left.
+    collapsed = (smallest_share < COLLAPSE_SHARE) | (smallest <= 1.01 * reg_covar)
+    starved = np.zeros(k, dtype=bool) if counts is None else counts < d + 1
+    return Health(collapsed, starved)
+
+
+def rank(candidates: tuple[Candidate, ...], variances: FloatArray, reg_covar: float) -> list[int]:
+    """Indices of candidates, best first: fewest defects, then highest log-likelihood.
+
+    The bare likelihood would reward collapse: it grows without bound as a component shrinks
+    onto a repeated value.
+    """
+
+    def key(index: int) -> tuple[float, float, int]:
+        candidate = candidates[index]
+        if not np.isfinite(candidate.log_likelihood):
+            return (np.inf, np.inf, index)
+        judged = health(candidate.parameters, candidate.counts, variances, reg_covar)
+        return (judged.defects, -candidate.log_likelihood, index)
+
+    return sorted(range(len(candidates)), key=key)

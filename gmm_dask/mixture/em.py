@@ -1,0 +1,248 @@
+"""Expectation maximization as pure functions from one immutable state to the next.
+
+The loop takes a function ``expectation(parameters) -> statistics`` and knows nothing of where
+the rows are: in memory it is the kernel on an array, over chunks it is a scan that serves every
+candidate at once. A checkpoint is a saved `EMState`; to resume is to call `em_steps` with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+
+from gmm_dask.errors import NumericalError
+from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.statistics import SufficientStatistics
+
+Expectation = Callable[[Sequence[MixtureParameters]], Sequence[SufficientStatistics]]
+
+#: Added to every count, as scikit-learn does, so that an empty component divides by no zero.
+COUNT_FLOOR = 10 * float(np.finfo(np.float64).eps)
+
+
+class Status(StrEnum):
+    """Where a candidate stands."""
+
+    RUNNING = "running"
+    CONVERGED = "converged"
+    MAX_ITER = "max_iter"
+    ILL_CONDITIONED = "ill_conditioned"
+
+
+@dataclass(frozen=True)
+class EMOptions:
+    """When to stop, and the floor under the covariances.
+
+    Attributes
+    ----------
+    tol
+        A change of the mean log-likelihood (nats per unit of weight) strictly below this ends
+        the run.
+    max_iter
+        Iterations at the most.
+    reg_covar
+        Added to the diagonal of every covariance at every M-step.
+    """
+
+    tol: float = 1e-3
+    max_iter: int = 100
+    reg_covar: float = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Iteration:
+    """One iteration of one candidate.
+
+    Attributes
+    ----------
+    log_likelihood
+        Mean, nats per unit of weight, under the parameters *before* the M-step.
+    weights, means
+        The parameters before the M-step: (k,) and (k, d).
+    guarded
+        Components whose covariance was kept because its update would have cancelled.
+    moved
+        The farthest that a mean moved in the M-step, in standard deviations of its component.
+    """
+
+    log_likelihood: float
+    weights: FloatArray
+    means: FloatArray
+    guarded: tuple[int, ...]
+    moved: float
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One mixture on its way: its parameters now, how it came here, and whether it is done.
+
+    Attributes
+    ----------
+    parameters
+        After the latest M-step.
+    status
+        Anything but ``RUNNING`` is final.
+    history
+        One entry per iteration.
+    counts
+        N of the latest E-step, (k,); None before the first.
+    rows, weight
+        Rows of the latest E-step and the sum of their weights.
+    problem
+        For ``ILL_CONDITIONED``: what broke, in words.
+    """
+
+    parameters: MixtureParameters
+    status: Status = Status.RUNNING
+    history: tuple[Iteration, ...] = ()
+    counts: FloatArray | None = None
+    rows: int = 0
+    weight: float = 0.0
+    problem: str = ""
+
+    @property
+    def n_iter(self) -> int:
+        """Iterations done."""
+        return len(self.history)
+
+    @property
+    def lower_bounds(self) -> tuple[float, ...]:
+        """Mean log-likelihood before each M-step."""
+        return tuple(iteration.log_likelihood for iteration in self.history)
+
+    @property
+    def log_likelihood(self) -> float:
+        """The latest lower bound, −inf before the first iteration or after a breakdown."""
+        if not self.history or self.status is Status.ILL_CONDITIONED:
+            return -np.inf
+        return self.history[-1].log_likelihood
+
+
+@dataclass(frozen=True)
+class EMState:
+    """A batch of candidates after ``iteration`` scans."""
+
+    candidates: tuple[Candidate, ...]
+    iteration: int = 0
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """Indices of the candidates that need another scan."""
+        return tuple(
+            index
+            for index, candidate in enumerate(self.candidates)
+            if candidate.status is Status.RUNNING
+        )
+
+
+def maximize(
+    parameters: MixtureParameters, statistics: SufficientStatistics, reg_covar: float
+) -> tuple[MixtureParameters, tuple[int, ...], float]:
+    """M-step: the parameters that maximize the expected log-likelihood of the statistics.
+
+    Returns
+    -------
+    parameters
+        π' = Ñ/ΣÑ, μ' = μ + L δ, and Σ' of the covariance type's update.
+    guarded
+        Components whose Σ was kept (see `CovarianceType.update`).
+    moved
+        max_k |δ_k|, in standard deviations.
+
+    Raises
+    ------
+    NumericalError
+        The statistics are not finite.
+    IllConditionedError
+        A new covariance is not positive definite.
+    """
+    if statistics.parameters_digest != parameters.digest:
+        raise NumericalError("these statistics were taken under other parameters")
+    if not (
+        np.isfinite(statistics.log_likelihood) and np.isfinite(statistics.residual_products).all()
+    ):
+        raise NumericalError(
+            "the statistics overflowed; some values lie too far out (beyond about 1e150 standard "
+            "deviations): look at the columns' minima and maxima and rescale or drop such rows"
+        )
+    counts = statistics.counts + COUNT_FLOOR  # (k,)
+    residual_means = statistics.residual_sums / counts[:, None]  # (k, d)
+    covariances, shifts, guarded = parameters.covariance.update(
+        parameters.covariances,
+        parameters.precisions_cholesky,
+        counts,
+        residual_means,
+        statistics.residual_products,
+        reg_covar,
+    )
+    updated = MixtureParameters(
+        parameters.covariance_type,
+        counts / counts.sum(),
+        parameters.means + shifts,
+        covariances,
+        parameters.covariance.precisions_cholesky(covariances),
+    )
+    moved = float(np.sqrt(np.einsum("kd,kd->k", residual_means, residual_means)).max())
+    return updated, tuple(np.flatnonzero(guarded).tolist()), moved
+
+
+def step(candidate: Candidate, statistics: SufficientStatistics, options: EMOptions) -> Candidate:
+    """One M-step of one candidate, and whether that was its last."""
+    mean_log_likelihood = statistics.mean_log_likelihood
+    before = candidate.history[-1].log_likelihood if candidate.history else -np.inf
+    try:
+        parameters, guarded, moved = maximize(candidate.parameters, statistics, options.reg_covar)
+    except NumericalError as error:
+        return replace(candidate, status=Status.ILL_CONDITIONED, problem=str(error))
+    iteration = Iteration(
+        mean_log_likelihood,
+        candidate.parameters.weights,
+        candidate.parameters.means,
+        guarded,
+        moved,
+    )
+    history = (*candidate.history, iteration)
+    status = Status.RUNNING
+    if not guarded and abs(mean_log_likelihood - before) < options.tol:
+        status = Status.CONVERGED
+    elif len(history) >= options.max_iter:
+        status = Status.MAX_ITER
+    return Candidate(
+        parameters, status, history, statistics.counts, statistics.rows, statistics.weight
+    )
+
+
+def start_em(parameters: Sequence[MixtureParameters], options: EMOptions) -> EMState:
+    """The state before the first iteration."""
+    status = Status.RUNNING if options.max_iter > 0 else Status.MAX_ITER
+    return EMState(tuple(Candidate(candidate, status) for candidate in parameters))
+
+
+def em_steps(expectation: Expectation, state: EMState, options: EMOptions) -> Iterator[EMState]:
+    """Yield the state after each iteration until no candidate runs any more.
+
+    Each iteration costs one call of ``expectation`` with the parameters of the running
+    candidates only: one scan of the rows, however many candidates there are.
+    """
+    while state.running:
+        running = state.running
+        statistics = expectation([state.candidates[index].parameters for index in running])
+        candidates = list(state.candidates)
+        for index, summed in zip(running, statistics, strict=True):
+            candidates[index] = step(candidates[index], summed, options)
+        state = EMState(tuple(candidates), state.iteration + 1)
+        yield state
+
+
+def fit_em(
+    expectation: Expectation, parameters: Sequence[MixtureParameters], options: EMOptions
+) -> tuple[Candidate, ...]:
+    """Run every candidate to its end; costs as many scans as the slowest needs iterations."""
+    state = start_em(parameters, options)
+    for latest in em_steps(expectation, state, options):
+        state = latest
+    return state.candidates
