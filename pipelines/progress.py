@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from gmm_dask.events import (
     Event,
@@ -16,6 +19,9 @@ from gmm_dask.events import (
 )
 
 log = logging.getLogger("gmm_dask.run")
+
+#: The stage of which every scan is an iteration, and told as that.
+POLISH = "polish"
 
 
 class Narrator:
@@ -32,26 +38,26 @@ class Narrator:
     def __init__(self, every: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._every = every
         self._clock = clock
-        self._stages: dict[str, tuple[StageStarted, float]] = {}
-        self._last = 0.0
+        self._told: set[str] = set()
+        self._stage: StageStarted | None = None
+        self._since = self._last = 0.0
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
         match event:
             case StageStarted():
                 self._last = self._clock()
-                if not self._stages:  # a scan within a stage is not news
+                self._stage, self._since = event, self._last
+                if event.stage not in self._told:
                     log.info("%s", started(event))
-                self._stages[event.stage] = (event, self._last)
+                    self._told.add(event.stage)
             case StageAdvanced():
                 now = self._clock()
-                if now - self._last >= self._every and event.stage in self._stages:
+                if self._stage and now - self._last >= self._every:
                     self._last = now
-                    stage, since = self._stages[event.stage]
-                    log.info("%s", advanced(stage, event.done, now - since))
+                    log.info("%s", advanced(self._stage, event.done, now - self._since))
             case StageFinished():
-                self._stages.pop(event.stage, None)
-                if event.detail:
+                if event.stage != POLISH:
                     log.info("%s: %s (%s)", event.stage, event.detail, duration(event.seconds))
             case IterationFinished():
                 log.info("%s", iteration(event))
@@ -79,9 +85,10 @@ def iteration(event: IterationFinished) -> str:
     """Say what one iteration reached."""
     rate = f", {quantity(event.rows / event.seconds)} rows/s" if event.seconds > 0 else ""
     several = f", {event.candidates_running} candidates" if event.candidates_running > 1 else ""
+    change = f", change {event.change:+.2g}" if math.isfinite(event.change) else ""
     return (
-        f"iteration {event.iteration}: log-likelihood {event.log_likelihood:.6g} per row, "
-        f"change {event.change:+.2g}{several}{rate}"
+        f"iteration {event.iteration}: log-likelihood {event.log_likelihood:.6g} per row"
+        f"{change}{several}{rate}"
     )
 
 
@@ -114,3 +121,24 @@ def fan_out(*listeners: Notify) -> Notify:
             listener(event)
 
     return notify
+
+
+_listener: ContextVar[Notify | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Notify) -> Iterator[None]:
+    """Let ``listener`` hear the flows that are called in this block.
+
+    A flow's parameters are stored with its run, so whoever calls it cannot pass a function.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def current_listener() -> Notify:
+    """Return who listens to this flow: whoever called it, else its log."""
+    return _listener.get() or Narrator()

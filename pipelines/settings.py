@@ -1,11 +1,13 @@
 """Prefect's settings for the command: quiet, private, and patient with a slow machine.
 
-Nothing here imports Prefect: it reads its environment once, when it is imported.
+Prefect reads its environment once, when it is imported; so it is not imported above.
 """
 
 from __future__ import annotations
 
 import os
+
+from gmm_dask.errors import ConfigError
 
 LIBRARY_LOGGER = "gmm_dask"
 
@@ -36,3 +38,26 @@ def prepare_environment(debug: bool = False) -> None:
         os.environ.setdefault(name, value)
     if not debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def require_server() -> None:
+    """Check that the server the user has named answers; without one, Prefect embeds its own.
+
+    Raises
+    ------
+    ConfigError
+        Nothing answers there, or something else does.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    address = PREFECT_API_URL.value()
+    if address is None:
+        return
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if problem is not None:
+        raise ConfigError(
+            f"PREFECT_API_URL = {address}: no Prefect server answers ({problem}); start it, "
+            "unset the address for an embedded server, or run with --direct"
+        )

@@ -21,7 +21,6 @@ from rich.text import Text
 
 from gmm_dask.events import (
     Event,
-    IterationFinished,
     Notify,
     StageAdvanced,
     StageFinished,
@@ -32,18 +31,15 @@ from pipelines.settings import LIBRARY_LOGGER
 
 
 class AmountColumn(ProgressColumn):
-    """How much is done, how fast, and how long the rest will take, as far as that is known.
-
-    Rows come at a steady rate; an iteration may be the last, so iterations are only counted.
-    """
+    """How much is done, how fast, and how long the rest will take, as far as that is known."""
 
     def render(self, task: Task) -> Text:
         """Draw one bar's figures."""
         unit = task.fields["unit"]
         if task.total is None:
-            return Text(f"{task.completed:,.0f} {unit}", overflow="ellipsis")
-        if unit != "rows":
-            return Text(f"{task.completed:,.0f} of at most {task.total:,.0f} {unit}")
+            return Text(f"{task.completed:,.0f} {unit}")
+        if unit != "rows":  # starts of a search, say: they take longer and shorter
+            return Text(f"{task.completed:,.0f} of {task.total:,.0f} {unit}")
         parts = [f"{task.percentage:3.0f} %"]
         if task.speed:
             parts.append(f"{quantity(task.speed)} {unit}/s")
@@ -72,10 +68,6 @@ class Bars:
                     self._progress.update(self._bars[event.stage], completed=event.done)
             case StageFinished():
                 self._end(event.stage)
-            case IterationFinished():
-                if "polish" in self._bars:
-                    note = f"log-likelihood {event.log_likelihood:.6g} per row"
-                    self._progress.update(self._bars["polish"], note=note)
 
     def _end(self, stage: str) -> None:
         if stage in self._bars:

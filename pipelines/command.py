@@ -1,0 +1,172 @@
+"""The command ``gmm-dask``: the face of the flows. Imports what a command needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from gmm_dask.config import ClusterKind, RunConfig
+    from gmm_dask.events import Event
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed while running, 2 refused before it started.",
+)
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="What to run.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the run file."),
+]
+ClusterFile = Annotated[
+    Path | None,
+    typer.Option("--cluster", metavar="CLUSTER.toml", help="Where to run; default: threads here."),
+]
+Direct = Annotated[bool, typer.Option("--direct", help="The same steps without Prefect.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's own log.")]
+
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Run the command."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"gmm-dask {version('gmm-dask')}")
+        raise typer.Exit
+
+
+@app.callback()
+def gmm_dask(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Fit Gaussian mixtures to Parquet data of any size, and predict with them."""
+
+
+@app.command()
+def fit(
+    run_file: RunFile,
+    overrides: Overrides = [],  # noqa: B006 - Typer copies it
+    cluster_file: ClusterFile = None,
+    direct: Direct = False,
+    debug: Debug = False,
+) -> None:
+    """Fit the model of a run file and publish it as a new version."""
+    _run("fit", run_file, overrides, cluster_file, direct, debug)
+
+
+@app.command()
+def predict(
+    run_file: RunFile,
+    overrides: Overrides = [],  # noqa: B006
+    cluster_file: ClusterFile = None,
+    direct: Direct = False,
+    debug: Debug = False,
+) -> None:
+    """Assign every row of the input to a component of the current model."""
+    _run("predict", run_file, overrides, cluster_file, direct, debug)
+
+
+def _run(
+    name: str,
+    run_file: Path,
+    overrides: list[str],
+    cluster_file: Path | None,
+    direct: bool,
+    debug: bool,
+) -> None:
+    """Run a sequence of steps by its name, through Prefect or directly, and sum it up."""
+    begun = Begun()
+    with _exit_codes(begun, debug):
+        from gmm_dask.config import ClusterConfig, RunConfig, ThreadsCluster, read_config
+
+        run = read_config(RunConfig, run_file, overrides)
+        cluster: ClusterKind = ThreadsCluster()
+        if cluster_file is not None:
+            cluster = read_config(ClusterConfig, cluster_file).cluster
+        outcome = (_run_directly if direct else _run_as_flow)(name, run, cluster, begun, debug)
+
+        from pipelines.summary import print_summary
+
+        print_summary(outcome)
+
+
+def _run_directly(
+    name: str, run: RunConfig, cluster: ClusterKind, begun: Begun, debug: bool
+) -> Any:
+    from pipelines import sequences
+    from pipelines.progress import fan_out
+    from pipelines.terminal import watch
+
+    with watch() as notify:
+        sequence = getattr(sequences, name)
+        run_id = str(uuid.uuid4())
+        return sequence(run, cluster, sequences.directly, fan_out(begun, notify), run_id)
+
+
+def _run_as_flow(name: str, run: RunConfig, cluster: ClusterKind, begun: Begun, debug: bool) -> Any:
+    from pipelines.progress import fan_out, listening
+    from pipelines.settings import prepare_environment, require_server
+    from pipelines.terminal import watch
+
+    prepare_environment(debug)
+    # In a debugging session Prefect writes the library's lines, among its own.
+    with watch(lines=not debug) as notify, listening(fan_out(begun, notify)):
+        import importlib
+
+        require_server()
+        return getattr(importlib.import_module(f"pipelines.{name}"), name)(run, cluster)
+
+
+class Begun:
+    """Notices whether a run has begun: before that, an error means that it was refused.
+
+    The survey of a fit only looks at the data, as do the footers before it.
+    """
+
+    def __init__(self) -> None:
+        self.value = False
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        self.value = self.value or getattr(event, "stage", None) not in {"survey", "scan"}
+
+
+@contextmanager
+def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
+    """Turn an error into one line and an exit code: 1 failed while running, 2 refused."""
+    from gmm_dask.errors import GmmDaskError
+    from pipelines.terminal import print_error
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        print_error("interrupted; the same command goes on where it was")
+        sys.exit(INTERRUPTED)
+    except GmmDaskError as error:
+        if debug:
+            raise
+        print_error(str(error))
+        sys.exit(FAILED if begun.value else REFUSED)
+    except Exception as error:
+        if debug:
+            raise
+        print_error(f"{type(error).__name__}: {error}; run it again with --debug for the traceback")
+        sys.exit(FAILED)

@@ -1,0 +1,28 @@
+"""The fit flow: inspect the input, fit, evaluate, publish a new version of the model."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
+from pipelines import sequences
+from pipelines.artifacts import progress_artifact
+from pipelines.progress import current_listener, fan_out
+from pipelines.tasks import as_task
+
+
+@flow(name="fit", flow_run_name="fit {run.output.name} on {run.input.path}")
+def fit(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequences.FitOutcome:  # noqa: B008
+    """Fit the model of a run file and publish it as a new version.
+
+    Parameters
+    ----------
+    run
+        What to fit: input, model, fit, output.
+    cluster
+        Where: threads of this process unless told otherwise.
+    """
+    with progress_artifact() as show:
+        notify = fan_out(current_listener(), show)
+        return sequences.fit(run, cluster, as_task, notify, run_id=str(flow_run.id))

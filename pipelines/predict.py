@@ -1,0 +1,28 @@
+"""The predict flow: inspect the input, predict every row, verify, publish the predictions."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
+from pipelines import sequences
+from pipelines.artifacts import progress_artifact
+from pipelines.progress import current_listener, fan_out
+from pipelines.tasks import as_task
+
+
+@flow(name="predict", flow_run_name="predict {run.input.path} by {run.output.name}")
+def predict(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequences.PredictOutcome:  # noqa: B008
+    """Assign every row of the input to a component of the current model.
+
+    Parameters
+    ----------
+    run
+        What to predict: input, predict, output.
+    cluster
+        Where: threads of this process unless told otherwise.
+    """
+    with progress_artifact() as show:
+        notify = fan_out(current_listener(), show)
+        return sequences.predict(run, cluster, as_task, notify, run_id=str(flow_run.id))

@@ -1,0 +1,73 @@
+"""The steps of each run in their order, written once: Prefect runs them as tasks, or nobody does.
+
+A sequence calls each step through ``call``. `directly` just calls it; `pipelines.tasks.as_task`
+calls the Prefect task made of it. What is here runs without Prefect (``--direct``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar
+
+from gmm_dask import steps
+from gmm_dask.config import ClusterKind, RunConfig
+from gmm_dask.events import Notify
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Call(Protocol):
+    """How a step is called."""
+
+    def __call__(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return what the step returns."""
+        ...
+
+
+def directly(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call the step, and nothing else."""
+    return step(*args, **kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class FitOutcome:
+    """What a fit run leaves: the model that was published, and where."""
+
+    published: steps.Published
+    evaluation: steps.Evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class PredictOutcome:
+    """What a predict run leaves: figures of the predictions, and where they lie."""
+
+    predicted: steps.Predicted
+    path: Path
+
+
+def fit(
+    run: RunConfig, cluster: ClusterKind, call: Call, notify: Notify, run_id: str
+) -> FitOutcome:
+    """Fit the data and publish a new version of the model."""
+    plan = call(steps.inspect_input, run)
+    with steps.open_scanner(run, plan, cluster, notify) as scanner:
+        fitted = call(steps.fit, run, plan, scanner, notify)
+        evaluation = call(steps.evaluate, run, plan, scanner, fitted, None)
+    published = call(steps.publish, run, evaluation, run_id)
+    return FitOutcome(published, evaluation)
+
+
+def predict(
+    run: RunConfig, cluster: ClusterKind, call: Call, notify: Notify, run_id: str
+) -> PredictOutcome:
+    """Assign every row of the input to a component of the current model."""
+    plan = call(steps.inspect_input, run)
+    model = call(steps.read_model, run)
+    with steps.open_prediction_scanner(run, plan, cluster, notify) as scanner:
+        predicted = call(steps.predict, run, plan, model, scanner, run_id)
+    call(steps.verify_predictions, run, plan, predicted)
+    path = call(steps.publish_predictions, run, predicted, run_id)
+    return PredictOutcome(predicted, path)

@@ -1,0 +1,52 @@
+"""The steps as Prefect tasks: their names, and which of them are worth trying again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import exponential_backoff
+from prefect.utilities.annotations import quote
+
+from gmm_dask import steps
+from gmm_dask.errors import ConflictError, ModelError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def is_passing(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Tell whether an error may be gone in a minute: a disk or a network, not what they held."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, OSError) and not isinstance(error, (ModelError, ConflictError))
+
+
+# A long step is not tried again by its task: it has a checkpoint, and the next run goes on there.
+RETRIES: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_passing,
+}
+TASKS: dict[Callable[..., Any], Task[..., Any]] = {
+    step: Task(step, name=name, task_run_name=on, cache_policy=NO_CACHE, **options)
+    for step, name, on, options in [
+        (steps.inspect_input, "inspect", "inspect {run.input.path}", RETRIES),
+        (steps.fit, "fit", "fit {run.model.n_components} components", {}),
+        (steps.evaluate, "evaluate", "evaluate {run.output.name}", {}),
+        (steps.publish, "publish", "publish {run.output.name}", RETRIES),
+        (steps.read_model, "read model", "read model {run.output.name}", RETRIES),
+        (steps.predict, "predict", "predict {run.input.path}", {}),
+        (steps.verify_predictions, "verify", "verify {run.output.predictions}", RETRIES),
+        (steps.publish_predictions, "publish", "publish {run.output.predictions}", RETRIES),
+    ]
+}
+
+
+def as_task(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call the task made of a step; its arguments are passed as they are, not searched."""
+    quoted = {name: quote(value) for name, value in kwargs.items()}
+    return cast(R, TASKS[step](*(quote(value) for value in args), **quoted))
