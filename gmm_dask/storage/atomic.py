@@ -1,0 +1,249 @@
+"""The one place where storage writes: files, directories and links appear whole or not at all.
+
+Every byte goes through `write_all`, every file is created by `OutputFile` or `open_lock_file`:
+a test that replaces one function fails any write of the package.
+
+What is not finished has a name that begins with ``.partial-``, which readers of Parquet ignore.
+A process that was killed leaves such names behind; who next holds the lock of that directory
+removes them (`remove_stale`).
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gmm_dask.errors import StorageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+PARTIAL = ".partial-"
+
+_ADVICE = {
+    errno.ENOSPC: "no space is left on the disk; free some or choose another directory",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another directory",
+    errno.EFBIG: "the file is larger than this process may write; raise `ulimit -f`",
+    errno.EIO: "the disk reports an input/output error; check it, or choose another one",
+    errno.EROFS: "the file system is read-only; choose another directory",
+    errno.EACCES: "permission denied; ask for write permission or choose another directory",
+    errno.EPERM: "operation not permitted; ask for write permission or choose another directory",
+    errno.ENOENT: "the directory is gone; was it moved or removed while this ran?",
+    errno.ENOTDIR: "a part of the path is a file, not a directory; choose another path",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def storage_error(error: OSError, path: Path, doing: str = "cannot be written") -> StorageError:
+    """One line that names the path, what went wrong, and what to try."""
+    reason = _ADVICE.get(error.errno or 0) or error.strerror or str(error)
+    return StorageError(f"{path}: {doing}: {reason}")
+
+
+@contextmanager
+def storage_errors(path: Path, doing: str = "cannot be written") -> Iterator[None]:
+    """Turn an ``OSError`` of the block into a `StorageError` about ``path``."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise storage_error(error, path, doing) from error
+
+
+def write_all(descriptor: int, block: Buffer) -> None:
+    """Write every byte of ``block``: the only call of ``os.write`` in the package."""
+    rest = memoryview(block).cast("B")
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+class OutputFile(io.RawIOBase):
+    """A new file being written, as pyarrow and others take it.
+
+    Parameters
+    ----------
+    path
+        Must not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o666)
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, block: Buffer, /) -> int:
+        """Write all of ``block``, or raise ``OSError``."""
+        write_all(self._descriptor, block)
+        return memoryview(block).nbytes
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the descriptor, once."""
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
+
+
+def open_lock_file(path: Path) -> int:
+    """Open a file that exists only to be locked; returns its descriptor."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def partial_path(path: Path) -> Path:
+    """Name beside ``path``, not in use, for what is to become it."""
+    return path.with_name(f"{PARTIAL}{path.name}-{secrets.token_hex(4)}")
+
+
+@contextmanager
+def replacement(path: Path) -> Iterator[OutputFile]:
+    """Write a file that takes the place of ``path`` when the block ends.
+
+    Until then, and when anything fails, ``path`` stays what it was and nothing else remains.
+
+    Raises
+    ------
+    StorageError
+        The disk is full, read-only, broken, ...; names ``path``.
+    """
+    partial = partial_path(path)
+    try:
+        with storage_errors(path):
+            with OutputFile(partial) as file:
+                yield file
+                file.sync()
+            partial.replace(path)
+            sync_directory(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def replace_file(path: Path, content: Buffer) -> None:
+    """Put ``content`` in the place of ``path``, whole or not at all; see `replacement`."""
+    with replacement(path) as file:
+        file.write(content)
+
+
+def write_new_file(path: Path, content: Buffer) -> None:
+    """Write a file into a directory that is still staged; whoever staged it cleans up."""
+    with storage_errors(path), OutputFile(path) as file:
+        file.write(content)
+        file.sync()
+
+
+@contextmanager
+def publication(target: Path) -> Iterator[Path]:
+    """Fill a directory that becomes ``target`` when the block ends; see `publish_directory`."""
+    staged = partial_path(target)
+    try:
+        with storage_errors(target):
+            staged.mkdir()
+        yield staged
+        publish_directory(staged, target)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+
+
+def publish_directory(staged: Path, target: Path) -> None:
+    """Rename a finished directory, whose files are on the disk, to ``target``.
+
+    Raises
+    ------
+    StorageError
+        ``target`` exists, or the disk refuses; then ``target`` is not there.
+    """
+    with storage_errors(target):
+        sync_directory(staged)
+        staged.rename(target)
+        try:
+            sync_directory(target.parent)
+        except BaseException:
+            remove_directory(target)
+            raise
+
+
+def replace_link(link: Path, target: str) -> None:
+    """Make ``link`` a symbolic link to ``target``, in one step; a link there is replaced.
+
+    Only for the holder of the lock that guards ``link``: the intermediate name is always the
+    same, so that what a killed process left is taken over.
+    """
+    partial = link.with_name(f"{PARTIAL}link-{link.name}")
+    with storage_errors(link):
+        partial.unlink(missing_ok=True)
+        try:
+            partial.symlink_to(target, target_is_directory=True)
+            partial.replace(link)
+            sync_directory(link.parent)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+def remove_directory(path: Path) -> None:
+    """Let a directory disappear in one step, then delete it: nobody reads half of it."""
+    removed = partial_path(path)
+    with storage_errors(path, "cannot be removed"):
+        path.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def remove_stale(directory: Path) -> None:
+    """Remove what killed processes left unfinished; only for the holder of the lock."""
+    with storage_errors(directory, "cannot be cleaned up"):
+        for entry in directory.glob(f"{PARTIAL}*"):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Create a directory with its parents and try it, before hours are spent on its content.
+
+    Raises
+    ------
+    StorageError
+        It is a file, read-only, or there is no permission or space.
+    """
+    with storage_errors(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise StorageError(
+                f"{path}: cannot be written: it is a file, not a directory; choose another path"
+            ) from None
+        probe = partial_path(path / "probe")
+        try:
+            with OutputFile(probe) as file:
+                file.write(b"can this be written?")
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)

@@ -1,0 +1,347 @@
+"""A fitted mixture as a directory: what it is, the bytes it becomes, and reading them back.
+
+::
+
+    manifest.json            what was fitted: columns, components, configuration, snapshot, ...
+    parameters.safetensors   weights, means, covariances, precisions_cholesky; float64
+    run.json                 when and where: version, run id, host, times; sha256 of all files
+    *.png ...                files that were given along
+
+``manifest.json`` and ``parameters.safetensors`` are the model: the same fit gives the same bytes,
+on whatever day and by whatever way it was started. Everything that differs from run to run
+stands in ``run.json``. No file can carry code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from gmm_dask.errors import ModelError
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
+from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.storage.atomic import storage_error, write_new_file
+from gmm_dask.storage.sealed import Document, digest, plain, read_sealed, seal
+
+FORMAT = 1
+MANIFEST, PARAMETERS, RUN = "manifest.json", "parameters.safetensors", "run.json"
+ARRAYS = ("weights", "means", "covariances", "precisions_cholesky")
+
+_LARGEST_HEADER = 4096  # bytes before the arrays in a parameters file; ours has about 350
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """A mixture with what is known about it; the content of a model directory.
+
+    Attributes
+    ----------
+    parameters
+        The mixture: k components in d dimensions.
+    columns
+        Names of the d features, in the order of the means' columns.
+    component_ids
+        k permanent numbers, by which predictions name the components.
+    manifest
+        JSON: what the fit was and found. The properties below read it; other keys are kept.
+    run
+        JSON: what differs between two runs of the same fit. `publish` adds ``version``,
+        ``run_id``, ``created``, ``host`` and ``based_on``.
+    path
+        Where it was read from; None before it is stored.
+
+    Raises
+    ------
+    ModelError
+        The parts do not fit together, or a value of ``manifest`` or ``run`` has no JSON form.
+    """
+
+    parameters: MixtureParameters
+    columns: tuple[str, ...]
+    component_ids: tuple[int, ...]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        k, d = self.parameters.n_components, self.parameters.n_features
+        ids = tuple(int(number) for number in self.component_ids)
+        if len(self.columns) != d:
+            raise ModelError(f"{len(self.columns)} column names for means of {d} features")
+        if len(ids) != k or len(set(ids)) != k:
+            raise ModelError(f"component ids {list(ids)} are not {k} different numbers")
+        object.__setattr__(self, "component_ids", ids)
+        object.__setattr__(self, "manifest", plain(self.manifest))
+        object.__setattr__(self, "run", plain(self.run))
+
+    @property
+    def document(self) -> Document:
+        """Content of ``manifest.json``, without its seal."""
+        content = safetensors.numpy.save(self._arrays)
+        return {
+            "format": FORMAT,
+            "columns": list(self.columns),
+            "component_ids": list(self.component_ids),
+            "covariance_type": self.parameters.covariance_type,
+            "parameters": {
+                "bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "shapes": {name: list(array.shape) for name, array in self._arrays.items()},
+            },
+            "manifest": self.manifest,
+        }
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the model: manifest and, through it, parameters; not of the run."""
+        return digest(self.document)
+
+    @property
+    def _arrays(self) -> dict[str, FloatArray]:
+        return {
+            name: np.ascontiguousarray(getattr(self.parameters, name), dtype=np.float64)
+            for name in ARRAYS
+        }
+
+    @property
+    def version(self) -> int | None:
+        """Number in the registry."""
+        return self.run.get("version")
+
+    @property
+    def run_id(self) -> str | None:
+        """Of the run that published it."""
+        return self.run.get("run_id")
+
+    @property
+    def created(self) -> str | None:
+        """When it was published, ISO 8601, UTC."""
+        return self.run.get("created")
+
+    @property
+    def fit_key(self) -> str | None:
+        """``manifest["fit_key"]``: digest of configuration, snapshot and package version."""
+        return self.manifest.get("fit_key")
+
+    @property
+    def snapshot(self) -> str | None:
+        """``manifest["snapshot"]``: digest of the input plan."""
+        return self.manifest.get("snapshot")
+
+    @property
+    def rows(self) -> int | None:
+        """``manifest["rows"]``: rows that were used, nulls dropped."""
+        return self.manifest.get("rows")
+
+    @property
+    def status(self) -> str | None:
+        """``manifest["status"]``: how the fit ended."""
+        return self.manifest.get("status")
+
+    @property
+    def history(self) -> tuple[float, ...]:
+        """``manifest["history"]``: mean log-likelihood per iteration, nats per row."""
+        return tuple(self.manifest.get("history", ()))
+
+    @property
+    def quantiles(self) -> dict[float, float]:
+        """``manifest["quantiles"]``: of the log-density of the rows fitted, by probability."""
+        return {float(key): value for key, value in self.manifest.get("quantiles", {}).items()}
+
+    @property
+    def low_density_threshold(self) -> float | None:
+        """``manifest["low_density_threshold"]``: below it, a row's log-density is an outlier's."""
+        return self.manifest.get("low_density_threshold")
+
+    def with_run(self, **entries: Any) -> StoredModel:
+        """Return the same model with entries added to ``run``."""
+        return replace(self, run={**self.run, **entries})
+
+
+def write_model(
+    model: StoredModel, directory: Path, extra: Mapping[str, bytes] | None = None
+) -> None:
+    """Write a model's files into an existing, empty directory, synced.
+
+    Parameters
+    ----------
+    model
+        What to write.
+    directory
+        A staged one: this alone is not atomic, `publish` is.
+    extra
+        Further files, pictures for example, by name.
+
+    Raises
+    ------
+    ModelError
+        A name in ``extra`` cannot be used.
+    StorageError
+        The disk refuses.
+    """
+    document = model.document
+    contents = {
+        MANIFEST: seal(document),
+        PARAMETERS: safetensors.numpy.save(model._arrays),
+    }
+    for name, content in (extra or {}).items():
+        if not _FILE_NAME.fullmatch(name) or name in (*contents, RUN):
+            raise ModelError(f"{name!r} cannot be the name of a file beside a model")
+        contents[name] = content
+    files = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+    contents[RUN] = seal(
+        {"format": FORMAT, "model": digest(document), "run": model.run, "files": files}
+    )
+    for name, content in contents.items():
+        write_new_file(directory / name, content)
+
+
+def read_model(directory: Path) -> StoredModel:
+    """Read and check the model in a directory.
+
+    Files given along are not read: a damaged picture does not stop a prediction
+    (`verify_model` looks at them).
+
+    Raises
+    ------
+    ModelError
+        A file is missing, truncated, changed, of a newer format, or says what cannot be; names
+        the file. Nothing larger than the parameters that the manifest lists is allocated.
+    """
+    manifest = directory / MANIFEST
+    document = _read_document(manifest)
+    run = _read_document(directory / RUN)
+    sha256 = digest(document)
+    if run.get("model") != sha256:
+        raise ModelError(
+            f"{directory}: {RUN} and {MANIFEST} are of different models; "
+            "restore both from one backup, or use another version"
+        )
+    try:
+        columns = tuple(str(name) for name in document["columns"])
+        ids = tuple(int(number) for number in document["component_ids"])
+        kind = str(document["covariance_type"])
+        said = document["parameters"]
+        content = _read_exactly(
+            directory / PARAMETERS, int(said["bytes"]), str(said["sha256"]),
+            _expected_bytes(kind, len(ids), len(columns)) + _LARGEST_HEADER,
+        )  # fmt: skip
+        arrays = _arrays(directory / PARAMETERS, content, kind, len(ids), len(columns))
+        parameters = MixtureParameters(kind, **arrays)
+        model = StoredModel(parameters, columns, ids, document["manifest"], run["run"], directory)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{manifest}: is not the manifest of a model ({type(error).__name__}: {error}); "
+            "restore it from a backup, or use another version"
+        ) from error
+    # What the file says, whatever bytes another version of safetensors would write.
+    model.__dict__["sha256"] = sha256
+    return model
+
+
+def verify_model(directory: Path) -> StoredModel:
+    """Read the model and check every other file of the directory too; see `read_model`."""
+    model = read_model(directory)
+    for name in _read_document(directory / RUN)["files"]:
+        read_file(directory, name)
+    return model
+
+
+def read_file(directory: Path, name: str) -> bytes:
+    """Read a file that was given along with a model, checked.
+
+    Raises
+    ------
+    ModelError
+        There is none of this name, or it is damaged; names it.
+    """
+    files = _read_document(directory / RUN)["files"]
+    if name not in files:
+        raise ModelError(f"{directory}: has no file {name!r}; there are {', '.join(sorted(files))}")
+    said = files[name]
+    return _read_exactly(directory / name, said["bytes"], said["sha256"], said["bytes"])
+
+
+def file_names(directory: Path) -> tuple[str, ...]:
+    """Names of the files that were given along with a model."""
+    files = _read_document(directory / RUN)["files"]
+    return tuple(name for name in files if name not in (MANIFEST, PARAMETERS))
+
+
+def _read_document(path: Path) -> Document:
+    """Content of a sealed file of a format that this version knows."""
+    document = read_sealed(path, ModelError)
+    if document.get("format") != FORMAT:
+        raise ModelError(
+            f"{path}: has format {document.get('format')!r}, this version of gmm-dask reads "
+            f"{FORMAT}; it was written by another version: upgrade gmm-dask"
+        )
+    return document
+
+
+def _read_exactly(path: Path, size: int, sha256: str, largest: int) -> bytes:
+    """Bytes of a file, only if they are as many as was said and reasonable, and the same."""
+    try:
+        with path.open("rb") as file:
+            there = file.seek(0, 2)
+            file.seek(0)
+            if there == size <= largest:
+                content = file.read(size)
+                if hashlib.sha256(content).hexdigest() == sha256:
+                    return content
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: is missing; restore it, or use another version") from error
+    except OSError as error:
+        raise ModelError(str(storage_error(error, path, "cannot be read"))) from error
+    problem = f"{there:,} bytes instead of {size:,}" if there != size else "its sha256 does not fit"
+    if there == size > largest:
+        problem = f"{size:,} bytes, where at most {largest:,} are possible"
+    raise ModelError(
+        f"{path}: is damaged ({problem}); restore it from a backup, or use another version"
+    )
+
+
+def _shapes(kind: str, k: int, d: int) -> dict[str, tuple[int, ...]]:
+    if kind not in COVARIANCE_TYPES:
+        raise ValueError(f"unknown covariance type {kind!r}")
+    covariance = COVARIANCE_TYPES[kind].shape(k, d)
+    return dict(zip(ARRAYS, ((k,), (k, d), covariance, covariance), strict=True))
+
+
+def _expected_bytes(kind: str, k: int, d: int) -> int:
+    total = 0
+    for shape in _shapes(kind, k, d).values():
+        size = 8
+        for length in shape:
+            size *= length
+        total += size
+    return total
+
+
+def _arrays(path: Path, content: bytes, kind: str, k: int, d: int) -> dict[str, FloatArray]:
+    """The arrays of a parameters file, of the right names, shapes, types and finite."""
+    try:
+        arrays = safetensors.numpy.load(content)
+    except SafetensorError as error:
+        raise ModelError(f"{path}: is not a parameters file ({error})") from error
+    expected = _shapes(kind, k, d)
+    found = {name: array.shape for name, array in arrays.items()}
+    if found != expected or any(array.dtype != np.float64 for array in arrays.values()):
+        raise ModelError(f"{path}: holds {found}, not float64 arrays {expected}")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ModelError(f"{path}: holds values that are not finite numbers")
+    return arrays

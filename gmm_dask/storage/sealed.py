@@ -1,0 +1,105 @@
+"""JSON documents that carry their own sha256, so that any changed byte is noticed.
+
+The text is canonical (one way to write each value), the last key is ``sha256``, over the text
+without that key. This is a guard against damage, not a signature: who can write the file can
+seal it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gmm_dask.errors import ModelError, StorageError
+from gmm_dask.storage.atomic import storage_error
+
+LARGEST_DOCUMENT = 64 << 20  # bytes; nothing that gmm-dask writes comes near
+
+Document = dict[str, Any]
+
+
+def seal(content: Mapping[str, Any]) -> bytes:
+    """Canonical text of a document with its ``sha256`` added."""
+    document = dict(content)
+    document["sha256"] = digest(document)
+    return _text(document)
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Hexadecimal sha256 of the canonical text of a document."""
+    return hashlib.sha256(_text(content)).hexdigest()
+
+
+def unseal(text: bytes, path: Path, kind: type[StorageError] = StorageError) -> Document:
+    """Check a sealed text and return its content, without ``sha256``.
+
+    Raises
+    ------
+    StorageError
+        (of the class ``kind``) The text is truncated or changed; names ``path``.
+    """
+    try:
+        document = json.loads(text.decode("utf-8", "surrogatepass"))
+        content = {key: value for key, value in document.items() if key != "sha256"}
+        intact = seal(content) == text
+    except (ValueError, RecursionError, AttributeError):
+        intact = False
+    if not intact:
+        raise kind(
+            f"{path}: is damaged (truncated, or changed after it was written: its sha256 does "
+            "not fit); restore it from a backup, or use another version"
+        )
+    return content
+
+
+def read_sealed(path: Path, kind: type[StorageError] = StorageError) -> Document:
+    """Read and check a sealed file; see `unseal`."""
+    try:
+        if path.stat().st_size > LARGEST_DOCUMENT:
+            raise kind(f"{path}: is larger than any file of its kind; it was not written by this")
+        text = path.read_bytes()
+    except FileNotFoundError as error:
+        raise kind(f"{path}: is missing; restore it, or use another version") from error
+    except StorageError:
+        raise
+    except OSError as error:
+        raise kind(str(storage_error(error, path, "cannot be read"))) from error
+    return unseal(text, path, kind)
+
+
+def plain(value: Any) -> Any:
+    """Return the JSON form of a value: numpy becomes numbers and lists.
+
+    A float that is not finite becomes null, because JSON has no word for it.
+
+    Raises
+    ------
+    ModelError
+        A value has no JSON form; names its type.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    raise ModelError(
+        f"a manifest holds numbers, text, lists and mappings, not {type(value).__name__}"
+    )
+
+
+def _text(document: Mapping[str, Any]) -> bytes:
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode("utf-8", "surrogatepass")
