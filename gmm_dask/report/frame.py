@@ -1,0 +1,86 @@
+"""What a picture shows of a mixture: which features, which range of each, and the ellipses."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.parameters import MixtureParameters
+
+SUBSTANTIAL_WEIGHT = 0.01  # a component below this does not widen the picture
+
+
+def ellipse(
+    mean: FloatArray, covariance: FloatArray, sigma: float, n_points: int = 97
+) -> FloatArray:
+    """Closed outline (n_points, 2) of the points at Mahalanobis distance ``sigma``.
+
+    By the Cholesky factor, written out so that a covariance that is singular to rounding gives
+    the segment or the point that it is.
+    """
+    angles = np.linspace(0.0, 2.0 * np.pi, n_points)
+    width, depth = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
+    correlation = 0.0
+    if width > 0.0 and depth > 0.0:
+        correlation = float(np.clip(covariance[0, 1] / width / depth, -1.0, 1.0))
+    circle = np.column_stack([np.cos(angles), np.sin(angles)])  # (n_points, 2)
+    tilted = correlation * circle[:, 0] + np.sqrt(1.0 - correlation**2) * circle[:, 1]
+    offsets = np.column_stack([width * circle[:, 0], depth * tilted])
+    return mean + sigma * offsets
+
+
+def substantial_components(parameters: MixtureParameters, n_rows: int) -> npt.NDArray[np.bool_]:
+    """Mask (k,) of the components that hold ≥1 % of the rows, and more than a few of them."""
+    floor = max(SUBSTANTIAL_WEIGHT, (parameters.n_features + 1) / n_rows)
+    substantial: npt.NDArray[np.bool_] = parameters.weights >= min(floor, parameters.weights.max())
+    return substantial
+
+
+def feature_limits(
+    values: FloatArray, means: FloatArray, deviations: FloatArray
+) -> tuple[float, float]:
+    """Range of one axis that shows the bulk of the rows and the components, not every outlier.
+
+    The core is the rows between the 1 % and 99 % quantiles. It is widened to the rows within
+    half its width of it, and then to 3 σ around each mean as far as a quarter of its width.
+
+    Parameters
+    ----------
+    values
+        (m,), of the sample.
+    means, deviations
+        Of the substantial components, (k,).
+    """
+    low = float(np.quantile(values, 0.01, method="higher"))
+    high = float(np.quantile(values, 0.99, method="lower"))
+    low, high = min(low, high), max(low, high)
+    slack = 0.5 * (high - low)
+    near = values[(values >= low - slack) & (values <= high + slack)]
+    low, high = float(near.min()), float(near.max())
+    reach = 0.25 * (high - low) if high > low else np.inf
+    low = min(low, max(float(np.min(means - 3.0 * deviations)), low - reach))
+    high = max(high, min(float(np.max(means + 3.0 * deviations)), high + reach))
+    middle = 0.5 * low + 0.5 * high
+    # A constant column has no width of its own, and an axis needs one beyond rounding.
+    half = max(0.53 * (high - low), 1e-13 * abs(middle), 1e-280)
+    return middle - half, middle + half
+
+
+def separating_features(parameters: MixtureParameters, most: int) -> list[int]:
+    """The ``most`` features that the component means differ in most, in the order of columns.
+
+    Measured by the share of the mixture's variance in a feature that lies between the means.
+    """
+    weights = parameters.weights
+    centered = parameters.means - weights @ parameters.means  # (k, d)
+    between = weights @ centered**2  # (d,)
+    within = weights @ np.diagonal(parameters.matrices, axis1=1, axis2=2)
+    total = between + within
+    share = np.divide(between, total, out=np.zeros_like(total), where=total > 0.0)
+    return sorted(np.argsort(-share, kind="stable")[:most].tolist())
+
+
+def feature_pairs(features: list[int]) -> list[tuple[int, int]]:
+    """All pairs (x, y), x before y, row by row of the lower triangle of a grid."""
+    return [(x, y) for row, y in enumerate(features) for x in features[:row]]

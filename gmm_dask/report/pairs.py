@@ -1,0 +1,160 @@
+"""Pictures of mixtures in two and more dimensions: a panel for each pair of features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.report.frame import ellipse
+from gmm_dask.report.view import GREYS, QUIET, View, add_heading, add_legend, shortened
+
+SIGMAS = (1.0, 2.0, 3.0)
+DENSE = 2_500  # rows from which a scatter of grey dots says less than a count
+MOST_POINTS = 24_000  # over all panels, coloured one by one
+
+
+def components_figure(view: View) -> Figure:
+    """Rows in grey under the components' ellipses."""
+    dense = len(view.sample) >= DENSE
+    heading = (
+        "Rows and components",
+        f"{view.mixture_words} · ellipses at 1, 2, 3 σ, dashed where EM began · "
+        f"{len(view.sample):,} rows" + (", counted in hexagons, log scale" if dense else ""),
+    )
+    return _grid(view, _draw_components, *heading)
+
+
+def responsibilities_figure(view: View) -> Figure:
+    """Rows in the blend of the components' colours."""
+    shown = _points_per_panel(view)
+    return _grid(
+        view,
+        _draw_responsibilities,
+        "Which component each row belongs to",
+        f"{view.mixture_words} · each of {shown:,} rows in the blend of the colours of its "
+        "responsibilities",
+    )
+
+
+def _points_per_panel(view: View) -> int:
+    panels = len(view.features) * (len(view.features) - 1) // 2
+    return min(len(view.sample), MOST_POINTS // panels)
+
+
+def _grid(
+    view: View, draw: Callable[[View, Axes, int, int, float], None], title: str, words: str
+) -> Figure:
+    """Panels of all pairs as a lower triangle; the legend takes the empty corner."""
+    side = len(view.features) - 1
+    panel = {1: 5.6, 2: 3.6, 3: 2.8, 4: 2.35}.get(side, 2.05)
+    left_out = view.left_out_words
+    left, bottom, top, gap = 0.85, 0.62, 1.05 if left_out else 0.85, 0.16
+    width = left + side * panel + (2.2 if side == 1 else 0.3)
+    width, height = max(width, 9.0), bottom + side * panel + top
+    figure = Figure(figsize=(width, height), dpi=150 if side == 1 else 120)
+    for row, y in enumerate(view.features[1:]):
+        for column, x in enumerate(view.features[: row + 1]):
+            corner = left + column * panel, bottom + (side - 1 - row) * panel
+            size = panel + (0.9 if side == 1 else -gap), panel - gap
+            axes = figure.add_axes(
+                (corner[0] / width, corner[1] / height, size[0] / width, size[1] / height)
+            )
+            axes.set_xlim(view.limits[x])
+            axes.set_ylim(view.limits[y])
+            axes.autoscale(False)
+            draw(view, axes, x, y, panel)
+            _label(axes, view, x if row == side - 1 else None, y if column == 0 else None, panel)
+            axes.xaxis.set_major_locator(
+                MaxNLocator(6 if side == 1 else 4, steps=[1, 2, 2.5, 5, 10])
+            )
+            axes.yaxis.set_major_locator(
+                MaxNLocator(6 if side == 1 else 4, steps=[1, 2, 2.5, 5, 10])
+            )
+    heading_left = left / width
+    add_heading(figure, heading_left, title, words, left_out)
+    if side == 1:
+        add_legend(view, figure, (left + panel + 1.1) / width, 1 - top / height, 30, 8.5)
+    else:
+        legend_left = (left + panel + gap) / width
+        rows = int((panel - gap) / 0.21) - 1
+        add_legend(view, figure, legend_left, 1 - (top + gap) / height, rows)
+    return figure
+
+
+def _label(axes: Axes, view: View, x: int | None, y: int | None, panel: float) -> None:
+    if x is None:
+        axes.tick_params(labelbottom=False)
+        axes.xaxis.offsetText.set_visible(False)
+    else:
+        axes.set_xlabel(shortened(view.names[x], panel))
+    if y is None:
+        axes.tick_params(labelleft=False)
+        axes.yaxis.offsetText.set_visible(False)
+    else:
+        axes.set_ylabel(shortened(view.names[y], panel))
+
+
+def _draw_components(view: View, axes: Axes, x: int, y: int, panel: float) -> None:
+    points = view.sample[_visible(view, x, y)][:, [x, y]]
+    if len(view.sample) >= DENSE:
+        cells = int(14 * panel)
+        counted = axes.hexbin(
+            points[:, 0], points[:, 1], gridsize=(cells, int(cells / 1.9)), mincnt=1,
+            extent=(*view.limits[x], *view.limits[y]), cmap=GREYS, linewidths=0.1,
+        )  # fmt: skip
+        counted.set_norm(LogNorm(1.0, max([2.0, *np.asarray(counted.get_array())])))
+    else:
+        area = float(np.clip(4_000 / len(view.sample), 14.0, 40.0))
+        axes.scatter(points[:, 0], points[:, 1], s=area, c=QUIET, alpha=0.45, linewidths=0)
+    _draw_ellipses(view, axes, view.initial, [x, y], dashed=True)
+    _draw_ellipses(view, axes, view.final, [x, y], dashed=False)
+    view.label_components(axes, x, y, panel)
+
+
+def _draw_ellipses(
+    view: View, axes: Axes, mixture: MixtureParameters, pair: list[int], *, dashed: bool
+) -> None:
+    order = view.drawing_order
+    for sigma, strength in zip(SIGMAS, (1.0, 0.75, 0.45), strict=True):
+        outlines = [
+            ellipse(mixture.means[j, pair], mixture.matrices[j][np.ix_(pair, pair)], sigma)
+            for j in order
+        ]
+        axes.add_collection(
+            LineCollection(
+                outlines,
+                colors=[tuple(view.colors[j]) for j in order],
+                linewidths=0.8 if dashed else 1.9 - 0.35 * sigma,
+                linestyles=(0, (4, 3)) if dashed else "solid",
+                alpha=(0.5 if dashed else 1.0) * strength,
+                zorder=3 if dashed else 4,
+            ),
+            autolim=False,
+        )
+
+
+def _draw_responsibilities(view: View, axes: Axes, x: int, y: int, panel: float) -> None:
+    visible = np.flatnonzero(_visible(view, x, y))[: _points_per_panel(view)]
+    area = float(np.clip(9_000 * (panel / 5.6) ** 2 / max(len(visible), 1), 2.5, 26.0))
+    axes.scatter(
+        view.sample[visible, x], view.sample[visible, y], s=area, c=view.blends[visible],
+        alpha=0.85, linewidths=0, zorder=2,
+    )  # fmt: skip
+    view.label_components(axes, x, y, panel)
+
+
+def _visible(view: View, x: int, y: int) -> npt.NDArray[np.bool_]:
+    """Mask (m,) of the rows within the limits of a panel."""
+    visible = np.ones(len(view.sample), dtype=np.bool_)
+    for feature in (x, y):
+        low, high = view.limits[feature]
+        visible &= (view.sample[:, feature] >= low) & (view.sample[:, feature] <= high)
+    return visible

@@ -1,0 +1,127 @@
+"""The pictures of a fit, as the bytes of PNG files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.report import densities, pairs
+from gmm_dask.report.view import LINE, QUIET, STYLE, View, add_heading
+
+
+def fit_pictures(
+    sample: FloatArray,
+    columns: Sequence[str],
+    initial: MixtureParameters,
+    final: MixtureParameters,
+    lower_bounds: Sequence[float],
+    component_ids: Sequence[int],
+) -> dict[str, bytes]:
+    """Draw what a fit did. The same arguments give the same bytes; nothing is read or written.
+
+    Parameters
+    ----------
+    sample
+        (m, d), m ≥ 1, finite: a uniform sample of the rows.
+    columns
+        Names of the d features.
+    initial, final
+        The mixtures before and after EM, components in the same order.
+    lower_bounds
+        Mean log-likelihood of each iteration, nats per row.
+    component_ids
+        The components' permanent numbers, (k,); they decide the colours.
+
+    Returns
+    -------
+    dict
+        ``log_likelihood.png``; ``components.png``, the rows under the 1-, 2- and 3-σ ellipses
+        (d = 1: densities over a histogram); ``responsibilities.png``, the rows in the blend of
+        their components' colours. Of more than six features, the six that separate the
+        components most are shown and the others named. Outliers may lie outside the axes.
+    """
+    with style.context(["default", STYLE]):
+        view = View.of(sample, columns, initial, final, component_ids)
+        kind = densities if final.n_features == 1 else pairs
+        return {
+            "log_likelihood.png": _png(log_likelihood_figure(lower_bounds)),
+            "components.png": _png(kind.components_figure(view)),
+            "responsibilities.png": _png(kind.responsibilities_figure(view)),
+        }
+
+
+def log_likelihood_figure(lower_bounds: Sequence[float]) -> Figure:
+    """Mean log-likelihood per iteration and, from three on, what each iteration gained."""
+    figure = Figure(figsize=(8.4, 5.0), dpi=150)
+    bounds = np.asarray(lower_bounds, dtype=np.float64)
+    iterations = np.arange(1, len(bounds) + 1)
+    gains = np.diff(bounds)
+    rising = gains > 0.0
+    split = 0.27 if np.count_nonzero(rising) >= 2 else 0.0
+    axes = figure.add_axes((0.14, 0.12 + 1.12 * split, 0.82, 0.70 - 1.12 * split))
+    begin = first_near(bounds)
+    marker = "o" if len(bounds) <= 30 else ""
+    axes.plot(
+        iterations[begin:], bounds[begin:], color=LINE, linewidth=1.8, marker=marker, markersize=5
+    )
+    axes.set_ylabel("nats per row")
+    axes.margins(y=0.14)
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlim(0.5, max(len(bounds), 2) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    add_heading(figure, 0.14, "Mean log-likelihood", *_in_words(bounds, begin))
+    bottom = axes
+    if split:
+        bottom = figure.add_axes((0.14, 0.12, 0.82, split), sharex=axes)
+        axes.tick_params(labelbottom=False)
+        bottom.plot(
+            iterations[1:][rising], gains[rising], color=QUIET, linewidth=1.4, marker=marker,
+            markersize=5,
+        )  # fmt: skip
+        bottom.set_yscale("log")
+        bottom.set_ylabel("gain")
+        bottom.yaxis.set_major_formatter(FuncFormatter(lambda gain, _: f"{gain:.0e}"))
+        bottom.yaxis.set_minor_formatter(NullFormatter())
+    bottom.set_xlabel("iteration")
+    return figure
+
+
+def first_near(bounds: FloatArray) -> int:
+    """Index of the first iteration to draw.
+
+    A start far from the data can lie millions of nats below all that follows; drawn, it would
+    leave a flat line. Passed over: iterations more than 30 nats below the last, of whose way to
+    it the next one makes more than nine tenths. The last two are always drawn.
+    """
+    begin = 0
+    while begin < len(bounds) - 2:
+        way, rest = bounds[-1] - bounds[begin : begin + 2]
+        if not (way > 30.0 and rest < 0.1 * way):
+            break
+        begin += 1
+    return begin
+
+
+def _in_words(bounds: FloatArray, begin: int) -> tuple[str, str]:
+    if not len(bounds):
+        return "no iteration: the parameters given were kept", ""
+    last = f"{bounds[-1]:,.6g} nats per row at iteration {len(bounds)}".replace("-", "−")
+    if not begin:
+        return last, ""
+    first = f"not drawn: iteration 1 at {bounds[0]:,.3g}".replace("-", "−")
+    return last, first + (f", to iteration {begin}" if begin > 1 else "")
+
+
+def _png(figure: Figure) -> bytes:
+    """Without the name and version of the software, which would change the bytes."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
