@@ -1,0 +1,115 @@
+"""What a run says while it goes on: log lines, and bars on a terminal."""
+
+import io
+import logging
+
+import pytest
+from rich.console import Console
+
+from gmm_dask.events import IterationFinished, StageAdvanced, StageFinished, StageStarted
+from pipelines.progress import Narrator, advanced, duration, quantity
+from pipelines.terminal import watch
+
+SURVEY = StageStarted("survey", 500_000_000, "rows")
+
+
+def polish(iteration, seconds=0.5):
+    return [
+        StageStarted("polish", 500_000_000, "rows"),
+        StageAdvanced("polish", 250_000_000),
+        StageFinished("polish", seconds, "500,000,000 rows at 1 rows/s"),
+        IterationFinished(iteration, -1.8123456, 1.25e-3, 1, 500_000_000, seconds),
+    ]
+
+
+RUN = [
+    SURVEY,
+    StageAdvanced("survey", 125_000_000),
+    StageFinished("survey", 71.2, "500,000,000 rows, 3 dropped"),
+    *polish(1),
+    *polish(2),
+]
+
+
+def lines_of(events, **options):
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    log = logging.getLogger("gmm_dask")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        narrate = Narrator(**options)
+        for event in events:
+            narrate(event)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+    return stream.getvalue().splitlines()
+
+
+def test_each_stage_and_iteration_is_one_line():
+    assert lines_of(RUN) == [
+        "survey: 500,000,000 rows",
+        "survey: 500,000,000 rows, 3 dropped (1 min 11 s)",
+        "polish: 500,000,000 rows",
+        "iteration 1: log-likelihood -1.81235 per row, change +0.0013, 1 G rows/s",
+        "iteration 2: log-likelihood -1.81235 per row, change +0.0013, 1 G rows/s",
+    ]
+
+
+def test_a_long_stage_says_now_and_then_how_far_it_is():
+    ticks = iter([0.0, 29.0, 31.0, 45.0, 62.0])
+    steps = [StageAdvanced("survey", done * 10**8) for done in (1, 2, 3, 4)]
+    lines = lines_of([SURVEY, *steps], every=30.0, clock=lambda: next(ticks))
+    assert lines[1:] == [
+        "survey: 40% of 500,000,000 rows, 6.45 M rows/s, about 46 s left",
+        "survey: 80% of 500,000,000 rows, 6.45 M rows/s, about 16 s left",
+    ]
+
+
+def test_without_a_total_only_what_is_done_is_told():
+    assert (
+        advanced(StageStarted("plan", None, "files"), 1200, 3.0) == "plan: 1,200 files after 3.0 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.04, "0.0 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 0 s"),
+        (260, "4 min 20 s"),
+        (7500, "2 h 5 min"),
+    ],
+)
+def test_durations_read_as_a_person_writes_them(seconds, words):
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(950, "950"), (12_345, "12.3 k"), (999_600, "1 M"), (4.2e9, "4.2 G")]
+)
+def test_quantities_have_three_digits(value, words):
+    assert quantity(value) == words
+
+
+def test_a_terminal_gets_bars_above_which_the_lines_scroll():
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, color_system="standard")
+    with watch(console) as notify:
+        for event in RUN:
+            notify(event)
+    shown = screen.getvalue()
+    assert "━" in shown
+    assert "iteration 2: log-likelihood -1.81235 per row" in shown
+
+
+def test_a_pipe_gets_the_lines_and_no_bars():
+    screen = io.StringIO()
+    with watch(Console(file=screen, force_terminal=False)) as notify:
+        for event in RUN:
+            notify(event)
+    lines = screen.getvalue().splitlines()
+    assert [line.split("  ", 1)[1] for line in lines] == lines_of(RUN)
+    assert not logging.getLogger("gmm_dask").handlers
