@@ -11,7 +11,7 @@ from gmm_dask.mixture.covariance.base import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report.view import INK, QUIET, View, add_heading, add_legend, shortened, write_id
 
-PLOT = (0.09, 0.11, 0.68, 0.74)  # left, bottom, width, height of the axes in the figure
+PLOT = (0.09, 0.10, 0.68, 0.765)  # left, bottom, width, height of the axes in the figure
 
 
 def components_figure(view: View) -> Figure:
@@ -106,13 +106,13 @@ def histogram(view: View) -> tuple[FloatArray, FloatArray]:
 
 
 def _figure(view: View, title: str, words: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9.6, 5.6), dpi=150)
+    figure = Figure(figsize=(9.6, 6.2), dpi=150)
     axes = figure.add_axes(PLOT)
     axes.set_xlim(view.limits[0])
     axes.set_xlabel(shortened(view.names[0], 6.0))
     axes.grid(visible=False, axis="x")
     add_heading(figure, PLOT[0], title, words)
-    add_legend(view, figure, PLOT[0] + PLOT[2] + 0.03, PLOT[1] + PLOT[3], 26, 8.5)
+    add_legend(view, figure, PLOT[0] + PLOT[2] + 0.03, PLOT[1] + PLOT[3], 31)
     return figure, axes
 
 

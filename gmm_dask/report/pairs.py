@@ -81,7 +81,7 @@ def _grid(
     heading_left = left / width
     add_heading(figure, heading_left, title, words, left_out)
     if side == 1:
-        add_legend(view, figure, (left + panel + 1.1) / width, 1 - top / height, 30, 8.5)
+        add_legend(view, figure, (left + panel + 1.1) / width, 1 - top / height, 31)
     else:
         legend_left = (left + panel + gap) / width
         rows = int((panel - gap) / 0.21) - 1

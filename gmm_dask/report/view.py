@@ -23,6 +23,7 @@ from gmm_dask.report.frame import feature_limits, separating_features, substanti
 from gmm_dask.report.palette import component_colors
 
 MOST_FEATURES = 6  # of a grid of pairs: 15 panels are as many as one can read
+MOST_LISTED = 30  # in a legend, and as many colours
 INK = "#222222"
 QUIET = "#6b6b6b"
 LINE = "#0072b2"
@@ -182,18 +183,23 @@ def write_id(axes: Axes, view: View, j: int, x: float, y: float, size: float) ->
     text.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
 
 
-def add_legend(
-    view: View, figure: Figure, left: float, top: float, rows: int, size: float = 9.0
-) -> None:
-    """Component ids with their weights, in columns of ``rows`` at the most, from a corner."""
+def add_legend(view: View, figure: Figure, left: float, top: float, rows: int) -> None:
+    """Component ids with their weights, in columns of ``rows`` at the most, from a corner.
+
+    Of more than `MOST_LISTED` components the heaviest are listed and the others summed up.
+    """
+    weights = view.final.weights
+    listed = sorted(view.drawing_order[:MOST_LISTED])
     entries = [
-        Line2D([], [], linestyle="", marker="o", markersize=7, color=tuple(color))
-        for color in view.colors
+        Line2D([], [], linestyle="", marker="o", markersize=7, color=tuple(view.colors[j]))
+        for j in listed
     ]
-    texts = [
-        f"{component_id}   {percent(weight)}"
-        for component_id, weight in zip(view.component_ids, view.final.weights, strict=True)
-    ]
+    texts = [f"{view.component_ids[j]}   {percent(weights[j])}" for j in listed]
+    if len(listed) < len(weights):
+        entries.append(Line2D([], [], linestyle=""))
+        others = percent(1.0 - weights[listed].sum())
+        texts.append(f"{len(weights) - len(listed)} others   {others}")
+    size = 9.0 if len(texts) <= 20 else 7.2
     figure.legend(
         entries, texts, loc="upper left", bbox_to_anchor=(left, top), fontsize=size,
         ncols=-(-len(texts) // rows), title="component, weight", title_fontsize=size,
