@@ -1,0 +1,32 @@
+"""Gaussian mixtures by expectation maximization over chunks of rows, from Parquet of any size.
+
+>>> from gmm_dask import GaussianMixture, read_parquet, load_model
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gmm_dask.estimator import GaussianMixture, load_model
+    from gmm_dask.storage.reader import read_parquet
+
+__all__ = ["GaussianMixture", "load_model", "read_parquet"]
+
+_HOMES = {
+    "GaussianMixture": "gmm_dask.estimator",
+    "load_model": "gmm_dask.estimator",
+    "read_parquet": "gmm_dask.storage.reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily: `gmm-dask --help` must not wait for numba, dask and pyarrow.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'gmm_dask' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -59,8 +59,13 @@ class FitSection(Section):
     n_init: Positive = Field(1, description="candidates that are polished on all rows")
     init_params: Literal["kmeans", "k-means++", "random", "random_from_data"] = "kmeans"
     random_state: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    search_rows: Positive | None = Field(
-        None, description="rows sampled for the search; default max(65536, 50·k·d)"
+    search_rows: Positive | Literal["auto", "none"] = Field(
+        "auto", description="rows sampled for the search; auto is max(65536, 50·k·d)"
+    )
+    weights_init: list[float] | None = Field(None, description="k first weights, sum 1")
+    means_init: list[list[float]] | None = Field(None, description="k first means of d numbers")
+    precisions_init: list[Any] | None = Field(
+        None, description="first precisions, nested as the covariance type's shape"
     )
 
 

@@ -134,6 +134,8 @@ class FitResult:
         Whether the polish ran on rows held in memory, so that it read nothing.
     warnings
         Sentences that a person should read.
+    start
+        Parameters that the caller wanted polished.
     """
 
     best: Candidate
@@ -145,6 +147,7 @@ class FitResult:
     scans: int
     in_memory: bool
     warnings: tuple[str, ...]
+    start: tuple[MixtureParameters, ...] = ()
 
     @property
     def parameters(self) -> MixtureParameters:
@@ -200,7 +203,8 @@ def fit(
             state = _starts(scanner, state, options, tuple(start), search_too)
             save(state)
         state, in_memory = _polish(scanner, state, options, save)
-    return _result(scanner, state, options, in_memory)
+    result = _result(scanner, state, options, in_memory)
+    return replace(result, start=tuple(start))
 
 
 def _survey(scanner: Scanner, options: FitOptions, looking: bool) -> FitState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy.typing as npt
 
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.parameters import MixtureParameters
+
+#: Fewer rows than this are not worth a thread.
+LEAST_SLICE_ROWS = 32_768
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,20 +35,37 @@ class Assignment:
 
 
 def assign(
-    parameters: MixtureParameters, X: RowsArray, *, responsibilities: bool = False
+    parameters: MixtureParameters,
+    X: RowsArray,
+    *,
+    responsibilities: bool = False,
+    threads: int = 1,
 ) -> Assignment:
-    """Evaluate a mixture on rows in memory, X (n, d) finite."""
+    """Evaluate a mixture on rows in memory, X (n, d) finite.
+
+    ``threads`` share the rows; the outcome does not depend on their number.
+    """
     n = X.shape[0]
     labels = np.empty(n, dtype=np.int32)
     log_densities = np.empty(n)
     shares = np.empty((n if responsibilities else 0, parameters.n_components))
-    parameters.covariance.assign(
-        X,
-        parameters.log_weights,
-        parameters.means,
-        parameters.precisions_cholesky,
-        labels,
-        log_densities,
-        shares,
-    )
+    step = max(-(-n // threads), LEAST_SLICE_ROWS)
+
+    def assign_slice(start: int) -> None:
+        rows = slice(start, start + step)
+        parameters.covariance.assign(
+            X[rows],
+            parameters.log_weights,
+            parameters.means,
+            parameters.precisions_cholesky,
+            labels[rows],
+            log_densities[rows],
+            shares[rows],
+        )
+
+    if n <= step:
+        assign_slice(0)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(assign_slice, range(0, n, step)))
     return Assignment(labels, log_densities, shares if responsibilities else None)

@@ -1,0 +1,387 @@
+"""`GaussianMixture`: scikit-learn's interface over the same fit that the pipelines run."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from gmm_dask.chunked.array import array_chunks, predict_array
+from gmm_dask.chunked.evaluation import evaluate
+from gmm_dask.chunked.fit import FitOptions, FitResult, fit, memory_scanner
+from gmm_dask.chunked.rows import MemoryChunks
+from gmm_dask.chunked.scan import Executor, Scanner, group_rows
+from gmm_dask.chunked.threads import Threads, available_cores
+from gmm_dask.events import Event, IterationFinished, Notify, StageFinished, silent
+from gmm_dask.mixture.assignment import Assignment, assign
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
+from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
+from gmm_dask.mixture.criteria import aic, bic
+from gmm_dask.mixture.em import EMOptions, Status
+from gmm_dask.mixture.initialization import INITIALIZATIONS, GivenParameters
+from gmm_dask.mixture.parameters import MixtureParameters
+
+logger = logging.getLogger("gmm_dask")
+
+#: The rows of lowest density, by this share, lie below ``low_density_threshold_``.
+LOW_DENSITY_SHARE = 0.001
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+    """A Gaussian mixture fitted by expectation maximization to rows of any number.
+
+    Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
+    numpy in gives numpy out; a dask array in gives lazy dask arrays out.
+
+    A fit scans the rows once for a survey, searches for a start on a sample, polishes it on all
+    rows (usually 2 to 4 scans) and evaluates the result in one more. Up to ``search_rows`` rows
+    are held in memory and read once.
+
+    Parameters
+    ----------
+    n_components, covariance_type, tol, reg_covar, max_iter, n_init, init_params
+        As in scikit-learn. ``tol`` and ``max_iter`` speak of the iterations over all rows.
+        ``n_init`` candidates are polished, all of them in the same scans. With the default
+        ``init_params="kmeans"`` the search mixes starts; any other makes all starts of that kind.
+    weights_init, means_init, precisions_init
+        First parameters; all three together leave nothing to search.
+    random_state
+        Seed of the sample and of every start.
+    warm_start
+        Start from the parameters of the last `fit`.
+    verbose, verbose_interval
+        1: a line per stage and every ``verbose_interval`` iterations; 2: every iteration.
+    search_rows
+        Rows of the sample; ``"auto"``: max(65,536, 50·k·d). None: no search, ``n_init`` plain
+        starts by ``init_params``, as scikit-learn does.
+
+    Attributes
+    ----------
+    weights_, means_, covariances_, precisions_, precisions_cholesky_
+        The parameters, shaped as in scikit-learn. The heaviest component comes first, unless
+        the start was given.
+    converged_, n_iter_, lower_bound_, lower_bounds_
+        Of the polish: mean log-likelihood before each M-step, nats per row.
+    log_likelihood_
+        Mean log-likelihood of all rows under the final parameters, nats per row.
+    low_density_threshold_
+        The log-density below which 0.1 % of the rows lie, nats.
+    scans_
+        How often all rows were read.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(COVARIANCE_TYPES))],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions(set(INITIALIZATIONS))],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "search_rows": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: npt.ArrayLike | None = None,
+        means_init: npt.ArrayLike | None = None,
+        precisions_init: npt.ArrayLike | None = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        search_rows: int | Literal["auto"] | None = "auto",
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.search_rows = search_rows
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, client: Any = None) -> Self:
+        """Estimate the parameters.
+
+        Parameters
+        ----------
+        X
+            (n, d) array-like, or dask array with any row chunks.
+        sample_weight
+            (n,) weights ≥ 0; a weight of 2 counts as two rows.
+        client
+            A `distributed.Client` whose workers scan a dask array; default: threads here.
+
+        Raises
+        ------
+        TooFewRowsError
+            Fewer rows than components.
+        NonFiniteError
+            X holds NaN or infinity.
+        NumericalError
+            Every start broke down.
+        """
+        warm = self.warm_start and hasattr(self, "converged_")
+        start = (self._parameters(),) if warm else ()
+        with self._scanner(X, sample_weight, client) as scanner:
+            result = fit(scanner, self._options(), start=start)
+            rows = memory_scanner(result.survey) if result.in_memory else scanner
+            (record,) = evaluate(rows, [result.parameters])
+            self.scans_ = scanner.scans
+        self._keep(result)
+        self.log_likelihood_ = record.mean_log_likelihood
+        self.low_density_threshold_ = record.quantile(LOW_DENSITY_SHARE)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit, then label the same rows, (n,)."""
+        return self.fit(X, sample_weight=sample_weight).predict(X)
+
+    def predict(self, X: Any) -> Any:
+        """Index of the most probable component of each row, (n,) int64."""
+        if isinstance(X, da.Array):
+            return predict_array(self._array(X), self._parameters(), "labels")
+        return self._assign(X).labels.astype(np.int64)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Responsibilities: p(component | row), (n, k)."""
+        if isinstance(X, da.Array):
+            return predict_array(self._array(X), self._parameters(), "responsibilities")
+        return self._assign(X, responsibilities=True).responsibilities
+
+    def score_samples(self, X: Any) -> Any:
+        """Log p(x) of each row, nats, (n,)."""
+        if isinstance(X, da.Array):
+            return predict_array(self._array(X), self._parameters(), "log_densities")
+        return self._assign(X).log_densities
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log p(x), nats per row; for a dask array one scan, now."""
+        return float(self.score_samples(X).mean())
+
+    def aic(self, X: Any) -> float:
+        """Akaike's criterion on X; lower is better. One scan."""
+        parameters = self._parameters()
+        return aic(parameters, self.score(X) * X.shape[0])
+
+    def bic(self, X: Any) -> float:
+        """Schwarz's criterion on X; lower is better. One scan."""
+        parameters = self._parameters()
+        return bic(parameters, self.score(X) * X.shape[0], X.shape[0])
+
+    def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+        """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""
+        parameters = self._parameters()
+        if n_samples < 1:
+            raise ValueError(
+                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least "
+                "one sample."
+            )
+        random = check_random_state(self.random_state)
+        counts = random.multinomial(n_samples, parameters.weights)  # (k,)
+        lower = np.linalg.cholesky(parameters.matrices)  # (k, d, d)
+        labels = np.repeat(np.arange(parameters.n_components), counts)  # (n,)
+        noise = random.standard_normal((n_samples, parameters.n_features))
+        X = parameters.means[labels] + np.einsum("nij,nj->ni", lower[labels], noise)  # (n, d)
+        return X, labels
+
+    def _parameters(self) -> MixtureParameters:
+        check_is_fitted(self)
+        return MixtureParameters(
+            self.covariance_type,
+            self.weights_,
+            self.means_,
+            self.covariances_,
+            self.precisions_cholesky_,
+        )
+
+    def _array(self, X: da.Array) -> da.Array:
+        check_is_fitted(self)
+        if X.ndim != 2 or X.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {X.shape[-1] if X.ndim == 2 else X.ndim} features, but GaussianMixture "
+                f"is expecting {self.n_features_in_} features as input"
+            )
+        return X
+
+    def _assign(self, X: Any, responsibilities: bool = False) -> Assignment:
+        parameters = self._parameters()
+        rows: RowsArray = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        return assign(
+            parameters, rows, responsibilities=responsibilities, threads=available_cores()
+        )
+
+    def _options(self) -> FitOptions:
+        seed = self.random_state
+        if not isinstance(seed, Integral):
+            seed = check_random_state(seed).randint(2**31)
+
+        def given(array: npt.ArrayLike | None) -> FloatArray | None:
+            return None if array is None else np.asarray(array, dtype=np.float64)
+
+        return FitOptions(
+            self.n_components,
+            self.covariance_type,
+            EMOptions(self.tol, self.max_iter, self.reg_covar),
+            self.n_init,
+            self.init_params,
+            int(seed),
+            self.search_rows,
+            "error",
+            GivenParameters(
+                given(self.weights_init), given(self.means_init), given(self.precisions_init)
+            ),
+        )
+
+    def _scanner(self, X: Any, sample_weight: Any, client: Any) -> Scanner:
+        notify = self._printer()
+        if isinstance(X, da.Array):
+            from gmm_dask.storage.reader import source_of
+
+            source = source_of(X) if sample_weight is None else None
+            chunks = source or array_chunks(X, sample_weight)
+            self.n_features_in_ = len(chunks.columns)
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+            scanner = Scanner(chunks, _executor(client), notify)
+            # Rows of unknown number were counted by computing every block.
+            scanner.scans = int(source is None and any(np.isnan(X.chunks[0])))
+            return scanner
+        rows: RowsArray = validate_data(
+            self, X, dtype=[np.float64, np.float32], ensure_min_samples=1
+        )
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(
+                sample_weight, rows, dtype=np.float64, ensure_non_negative=True
+            )
+        names = getattr(self, "feature_names_in_", None)
+        columns = (
+            tuple(f"x{number}" for number in range(rows.shape[1]))
+            if names is None
+            else tuple(str(name) for name in names)
+        )
+        chunks = MemoryChunks(rows, weights, group_rows(rows.shape[0]), columns)
+        return Scanner(chunks, Threads(), notify)
+
+    def _printer(self) -> Notify:
+        if not self.verbose:
+            return silent
+        interval = 1 if self.verbose > 1 else self.verbose_interval
+
+        def tell(event: Event) -> None:
+            if isinstance(event, IterationFinished) and event.iteration % interval == 0:
+                print(
+                    f"  Iteration {event.iteration}\t log-likelihood {event.log_likelihood:.5f}"
+                    f"\t change {event.change:.5f}\t {event.seconds:.3f} s"
+                )
+            elif isinstance(event, StageFinished):
+                print(f"{event.stage}: {event.detail}, {event.seconds:.3f} s")
+
+        return tell
+
+    def _keep(self, result: FitResult) -> None:
+        parameters = result.parameters
+        self.weights_ = parameters.weights
+        self.means_ = parameters.means
+        self.covariances_ = parameters.covariances
+        self.precisions_cholesky_ = parameters.precisions_cholesky
+        self.precisions_ = parameters.covariance.precisions(parameters.precisions_cholesky)
+        self.converged_ = result.best.status is Status.CONVERGED
+        self.n_iter_ = result.best.n_iter
+        self.lower_bounds_ = list(result.best.lower_bounds)
+        self.lower_bound_ = result.best.log_likelihood
+        for sentence in result.warnings:
+            logger.warning(sentence)
+        if not self.converged_ and self.max_iter > 0:
+            warnings.warn(
+                f"EM did not converge in {self.max_iter} iterations over all rows. Try a larger "
+                "max_iter or tol, or check for degenerate data.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+
+def _executor(client: Any) -> Executor:
+    if client is None:
+        return Threads()
+    from gmm_dask.chunked.cluster import ClusterExecutor
+
+    return ClusterExecutor(client)
+
+
+def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
+    """Load a published model as a fitted estimator.
+
+    Parameters
+    ----------
+    path
+        ``models/NAME``, or one version of it, ``models/NAME/v000007``.
+    version
+        Which version of ``models/NAME``; default: the current one.
+
+    Returns
+    -------
+    GaussianMixture
+        Fitted, with the model's columns as ``feature_names_in_`` and its permanent
+        ``component_ids_``.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, or its files are damaged.
+    """
+    from gmm_dask.storage.registry import load, load_model_at
+
+    place = Path(path)
+    stored = load_model_at(place) if version is None else load(place.parent, place.name, version)
+    parameters = stored.parameters
+    model = GaussianMixture(parameters.n_components, covariance_type=parameters.covariance_type)
+    model.weights_ = parameters.weights
+    model.means_ = parameters.means
+    model.covariances_ = parameters.covariances
+    model.precisions_cholesky_ = parameters.precisions_cholesky
+    model.precisions_ = parameters.covariance.precisions(parameters.precisions_cholesky)
+    model.n_features_in_ = parameters.n_features
+    model.feature_names_in_ = np.asarray(stored.columns, dtype=object)
+    model.component_ids_ = np.asarray(stored.component_ids)
+    model.low_density_threshold_ = float(stored.manifest["low_density_threshold"])
+    model.log_likelihood_ = float(stored.manifest["log_likelihood"])
+    return model
