@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,11 @@ from contextvars import copy_context
 from typing import cast
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 
 from gmm_dask.events import (
     Event,
@@ -20,7 +25,34 @@ from gmm_dask.events import (
     StageFinished,
     StageStarted,
 )
-from pipelines.progress import advanced, iteration, log, started
+from pipelines.progress import advanced, current_listener, fan_out, iteration, log, started
+from pipelines.settings import LIBRARY_LOGGER
+from pipelines.summary import Summary, markdown
+
+
+@contextmanager
+def watched() -> Iterator[Notify]:
+    """Let whoever called the flow, its log and its progress artifact follow it.
+
+    Yields
+    ------
+    Notify
+        The listener for the run's events.
+    """
+    # Lines below a logger's level reach nobody, and Prefect leaves the library's as it is.
+    logger = logging.getLogger(LIBRARY_LOGGER)
+    level = logger.level
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+    try:
+        with progress_artifact() as show:
+            yield fan_out(current_listener(), show)
+    finally:
+        logger.setLevel(level)
+
+
+def report(summary: Summary) -> None:
+    """Leave the summary with the run, under the same key in every run of the flow."""
+    create_markdown_artifact(markdown(summary), key="report", description=summary.title)
 
 
 @contextmanager

@@ -84,6 +84,36 @@ def predict(
     _run("predict", run_file, overrides, cluster_file, direct, debug)
 
 
+@app.command()
+def inspect(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="models/NAME, or one version: .../v000007.")
+    ],
+    debug: Debug = False,
+) -> None:
+    """Show a model: how it was fitted, and its components in the data's own units."""
+    with _exit_codes(Begun(), debug):
+        from gmm_dask.storage.registry import load_model_at
+        from pipelines.summary import model_summary, print_summary
+
+        print_summary(model_summary(load_model_at(model)))
+
+
+@app.command()
+def use(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Its version.")],
+    models: Annotated[Path, typer.Option(help="Directory of the model registry.")] = Path("models"),
+    debug: Debug = False,
+) -> None:
+    """Make a version of a model the current one: an earlier one rolls back."""
+    with _exit_codes(Begun(), debug):
+        from gmm_dask.storage.registry import use
+
+        use(models, name, version)
+        typer.echo(f"{models / name}: version {version} is current")
+
+
 def _run(
     name: str,
     run_file: Path,
@@ -103,9 +133,9 @@ def _run(
             cluster = read_config(ClusterConfig, cluster_file).cluster
         outcome = (_run_directly if direct else _run_as_flow)(name, run, cluster, begun, debug)
 
-        from pipelines.summary import print_summary
+        from pipelines import summary
 
-        print_summary(outcome)
+        summary.print_summary(getattr(summary, f"{name}_summary")(outcome))
 
 
 def _run_directly(

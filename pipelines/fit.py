@@ -7,8 +7,8 @@ from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from pipelines import sequences
-from pipelines.artifacts import progress_artifact
-from pipelines.progress import current_listener, fan_out
+from pipelines.artifacts import report, watched
+from pipelines.summary import fit_summary
 from pipelines.tasks import as_task
 
 
@@ -23,6 +23,7 @@ def fit(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequences.Fi
     cluster
         Where: threads of this process unless told otherwise.
     """
-    with progress_artifact() as show:
-        notify = fan_out(current_listener(), show)
-        return sequences.fit(run, cluster, as_task, notify, run_id=str(flow_run.id))
+    with watched() as notify:
+        outcome = sequences.fit(run, cluster, as_task, notify, run_id=str(flow_run.id))
+    report(fit_summary(outcome))
+    return outcome

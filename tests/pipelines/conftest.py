@@ -45,9 +45,19 @@ def server():
         try:
             _wait_until_it_answers(address, process, log)
             yield address
+            _send_what_is_left()
         finally:
             process.terminate()
             process.wait(timeout=30)
+
+
+def _send_what_is_left():
+    """Logs and events wait in threads of this process, which would look for the server."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.instance().drain()
+    EventsWorker.drain_all()
 
 
 def _wait_until_it_answers(address, process, log):

@@ -1,0 +1,138 @@
+"""What came out, for a person: the facts of a model, its components in the data's own units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gmm_dask.storage.model import StoredModel
+
+#: Columns of the data shown per component; a manifest has them all.
+SHOWN_COLUMNS = 6
+
+STATUS = {
+    "converged": "converged",
+    "max_iter": "not converged: fit.max_iter is exhausted",
+    "ill_conditioned": "broken off: a covariance lost its rank",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Facts, a table and warnings, ready to be written in one form or another.
+
+    Attributes
+    ----------
+    title
+        One line.
+    facts
+        Pairs of a name and what there is to say.
+    header, rows
+        The table; every row has as many cells as the header. Both may be empty.
+    notes
+        Sentences below the table.
+    """
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    notes: Sequence[str] = ()
+
+
+def model_summary(model: StoredModel) -> Summary:
+    """Sum up a stored model: how it was fitted, and its components."""
+    manifest, path = model.manifest, model.path
+    rows, dropped = manifest["rows"], manifest["rows_dropped"]
+    read = f"{rows + dropped:,} read, {dropped:,} dropped for nulls, {rows:,} used"
+    n_iter = manifest["n_iter"]
+    facts = [
+        ("input", f"{manifest['configuration']['input']['path']} ({manifest['files']:,} files)"),
+        ("rows", read),
+        ("scans", f"{manifest['scans']} of all rows"),
+        ("iterations", f"{n_iter}, {STATUS[manifest['status']]}"),
+        ("log-likelihood", f"{manifest['log_likelihood']:.6g} nats per row"),
+        ("BIC", f"{manifest['bic']:,.1f}"),
+    ]
+    if path is not None:
+        facts.append(("model", str(path)))
+        facts.extend(("picture", str(picture)) for picture in sorted(path.glob("*.png")))
+    header, table = component_table(model)
+    k, d = model.parameters.means.shape
+    notes = [str(warning) for warning in manifest["warnings"]]
+    if d > SHOWN_COLUMNS:
+        notes.append(f"{d - SHOWN_COLUMNS} further columns are not shown")
+    name = "model" if path is None else path.parent.name
+    version = "" if model.version is None else f", version {model.version}"
+    kind = model.parameters.covariance_type
+    return Summary(
+        f"{name}{version}: {k} {kind} components of {d} columns", facts, header, table, notes
+    )
+
+
+def component_table(model: StoredModel) -> tuple[list[str], list[list[str]]]:
+    """Each component's share, its mean ± standard deviation in every column, and its state."""
+    parameters, columns = model.parameters, model.columns[:SHOWN_COLUMNS]
+    # (k, d)
+    deviations = np.sqrt(np.diagonal(parameters.matrices, axis1=1, axis2=2))
+    rows = []
+    for component, identity in enumerate(model.component_ids):
+        cells = [str(identity), f"{parameters.weights[component]:.1%}"]
+        cells += [
+            spread(parameters.means[component, j], deviations[component, j])
+            for j in range(len(columns))
+        ]
+        rows.append([*cells, state(model, component)])
+    return ["component", "weight", *columns, "state"], rows
+
+
+def state(model: StoredModel, component: int) -> str:
+    """Say whether a component describes data, or has lost them."""
+    found = [word for word in ("collapsed", "starved") if component in model.manifest[word]]
+    return ", ".join(found) or "ok"
+
+
+def spread(mean: float, deviation: float) -> str:
+    """Write mean ± deviation with two digits of the deviation: 0.524 ± 0.013, 1250 ± 31."""
+    if not deviation > 0 or not math.isfinite(deviation):
+        return f"{mean:.6g} ± {deviation:.2g}"
+    digits = 1 - math.floor(math.log10(deviation))
+    if not 0 <= digits <= 6:
+        return f"{mean:.6g} ± {deviation:.2g}"
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def markdown(summary: Summary) -> str:
+    """Write a summary as Markdown, for the server."""
+    lines = [f"# {summary.title}", ""]
+    lines += [f"- **{name}**: {text}" for name, text in summary.facts]
+    if summary.rows:
+        lines += ["", _row(summary.header), _row(["---"] * len(summary.header))]
+        lines += [_row(cells) for cells in summary.rows]
+    lines += [""] if summary.notes else []
+    lines += [f"> {note}" for note in summary.notes]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def print_summary(summary: Summary) -> None:
+    """Write a summary to stdout, plain enough for a file."""
+    print(f"\n{summary.title}")
+    width = max(len(name) for name, _ in summary.facts)
+    for name, text in summary.facts:
+        print(f"  {name:<{width}}  {text}")
+    if summary.rows:
+        print()
+        table = [summary.header, *summary.rows]
+        widths = [max(len(row[column]) for row in table) for column in range(len(summary.header))]
+        for row in table:
+            cells = (cell.rjust(size) for cell, size in zip(row, widths, strict=True))
+            print("  " + "   ".join(cells))
+    for note in summary.notes:
+        print(f"  note: {note}")
