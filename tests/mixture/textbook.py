@@ -1,0 +1,62 @@
+"""EM as a textbook writes it, in loops over rows and components: slow, plain, independent.
+
+It shares no code with the package. Covariances are always full matrices, (k, d, d).
+"""
+
+import numpy as np
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+
+
+def textbook_expectation(X, weights, means, matrices):
+    """Responsibilities (n, k) and log-densities (n,), row by row."""
+    n, k = len(X), len(weights)
+    responsibilities, log_densities = np.empty((n, k)), np.empty(n)
+    for i in range(n):
+        joint = np.empty(k)
+        for j in range(k):
+            joint[j] = np.log(weights[j]) + multivariate_normal.logpdf(X[i], means[j], matrices[j])
+        log_densities[i] = logsumexp(joint)
+        responsibilities[i] = np.exp(joint - log_densities[i])
+    return responsibilities, log_densities
+
+
+def textbook_maximization(X, responsibilities, covariance_type, reg_covar):
+    """Weights, means and covariance matrices; responsibilities have sample weights in them."""
+    (n, d), k = X.shape, responsibilities.shape[1]
+    counts, means, scatters = np.zeros(k), np.zeros((k, d)), np.zeros((k, d, d))
+    for j in range(k):
+        for i in range(n):
+            counts[j] += responsibilities[i, j]
+            means[j] += responsibilities[i, j] * X[i]
+        means[j] /= counts[j]
+        for i in range(n):
+            residual = X[i] - means[j]
+            scatters[j] += responsibilities[i, j] * np.outer(residual, residual)
+    matrices = np.empty((k, d, d))
+    for j in range(k):
+        if covariance_type == "tied":
+            matrices[j] = scatters.sum(axis=0) / counts.sum()
+        elif covariance_type == "full":
+            matrices[j] = scatters[j] / counts[j]
+        elif covariance_type == "diag":
+            matrices[j] = np.diag(np.diag(scatters[j] / counts[j]))
+        elif covariance_type == "spherical":
+            matrices[j] = np.eye(d) * np.trace(scatters[j] / counts[j]) / d
+        matrices[j] += reg_covar * np.eye(d)
+    return counts / counts.sum(), means, matrices
+
+
+def textbook_em(
+    X, weights, means, matrices, covariance_type, n_iter, reg_covar=0.0, sample_weight=None
+):
+    """Parameters after ``n_iter`` iterations, and the mean log-likelihood before each M-step."""
+    w = np.ones(len(X)) if sample_weight is None else sample_weight
+    lower_bounds = []
+    for _ in range(n_iter):
+        responsibilities, log_densities = textbook_expectation(X, weights, means, matrices)
+        lower_bounds.append(np.dot(w, log_densities) / w.sum())
+        weights, means, matrices = textbook_maximization(
+            X, responsibilities * w[:, None], covariance_type, reg_covar
+        )
+    return weights, means, matrices, lower_bounds
