@@ -8,7 +8,8 @@
     │   ├── SchemaError                  a column is missing or of a type that cannot be used
     │   ├── NonFiniteError               nulls, NaN or infinity where they are not allowed
     │   ├── TooFewRowsError              fewer usable rows than components
-    │   └── InputChangedError            the data is not what the input plan saw
+    │   ├── InputChangedError            the data is not what the input plan saw
+    │   └── DriftError                   the data is not like what the model was fitted to
     ├── NumericalError(ArithmeticError)  the mathematics broke down
     │   └── IllConditionedError          a covariance is not positive definite
     ├── StorageError(OSError)            reading or writing failed
@@ -48,6 +49,10 @@ class TooFewRowsError(InputError):
 
 class InputChangedError(InputError):
     """A file is not what it was when the input plan was made."""
+
+
+class DriftError(InputError):
+    """The rows differ from those that the model was fitted to by more than is allowed."""
 
 
 class NumericalError(GmmDaskError, ArithmeticError):

@@ -1,17 +1,49 @@
 """The steps of every run, in the order in which flows call them: the imperative shell."""
 
+from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.steps.fitting import Evaluation, Fitted, Published, evaluate, fit, publish, read_model
-from gmm_dask.steps.inputs import inspect_input, open_prediction_scanner, open_scanner
+from gmm_dask.steps.inputs import inspect_input, open_scanner
+from gmm_dask.steps.predicting import (
+    Predicted,
+    Prediction,
+    open_predictions,
+    predict,
+    publish_predictions,
+    verify_predictions,
+)
+from gmm_dask.steps.retraining import (
+    Decision,
+    Start,
+    choose_start,
+    decide,
+    is_up_to_date,
+    read_current,
+    reject,
+)
 
 __all__ = [
+    "Check",
+    "Decision",
+    "Drift",
     "Evaluation",
     "Fitted",
+    "Predicted",
+    "Prediction",
     "Published",
+    "Start",
+    "choose_start",
+    "decide",
     "evaluate",
     "fit",
     "inspect_input",
-    "open_prediction_scanner",
+    "is_up_to_date",
+    "open_predictions",
     "open_scanner",
+    "predict",
     "publish",
+    "publish_predictions",
+    "read_current",
     "read_model",
+    "reject",
+    "verify_predictions",
 ]

@@ -12,8 +12,9 @@ from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import Notify
 from gmm_dask.storage.atomic import check_writable
+from gmm_dask.storage.dataset import check_output
+from gmm_dask.storage.overlap import refuse_overlap
 from gmm_dask.storage.plan import InputPlan, plan_input
-from gmm_dask.storage.predictions import refuse_overlap
 from gmm_dask.storage.reader import parquet_chunks
 
 
@@ -33,12 +34,13 @@ def inspect_input(run: RunConfig) -> InputPlan:
             f"{run.input.path}: {plan.rows:,} rows are too few for model.n_components = "
             f"{run.model.n_components}"
         )
-    targets = [run.output.models]
-    if run.output.predictions is not None:
-        targets.append(run.output.predictions)
-    for target in targets:
-        refuse_overlap(target, plan)
+    for target in (run.output.models, run.output.predictions):
+        if target is not None:
+            refuse_overlap(target, run.input.path, plan)
     check_writable(Path(run.output.models))
+    if run.output.predictions is not None:
+        check_output(run.output.predictions)
+        check_writable(Path(run.output.predictions).parent)
     return plan
 
 
@@ -48,25 +50,15 @@ def open_scanner(
 ) -> Iterator[Scanner]:
     """Scan the features of a plan, for a fit; rows that fit in memory are kept there."""
     with (
-        _executor(cluster) as executor,
+        open_executor(cluster) as executor,
         Scanner(parquet_chunks(plan), executor, notify) as scanner,
     ):
         yield scanner
 
 
 @contextmanager
-def open_prediction_scanner(
-    run: RunConfig, plan: InputPlan, cluster: ClusterKind, notify: Notify
-) -> Iterator[Scanner]:
-    """Scan features and key columns file by file, for predictions; nothing is kept."""
-    chunks = parquet_chunks(plan, split_files=True, key_columns=tuple(run.predict.key_columns))
-    with _executor(cluster) as executor, Scanner(chunks, executor, notify) as scanner:
-        scanner.kept = False
-        yield scanner
-
-
-@contextmanager
-def _executor(cluster: ClusterKind) -> Iterator[Executor]:
+def open_executor(cluster: ClusterKind) -> Iterator[Executor]:
+    """Start what a cluster file asks for, and end it; a run on threads starts nothing."""
     if isinstance(cluster, ThreadsCluster):
         threads = Threads(cluster.threads, no_progress=cluster.deadlines.no_progress)
         try:
@@ -75,7 +67,7 @@ def _executor(cluster: ClusterKind) -> Iterator[Executor]:
             threads.close()
     else:
         # Here, because a run on threads need not wait half a second for this import.
-        from gmm_dask.chunked.cluster import open_executor
+        from gmm_dask.chunked import cluster as clusters
 
-        with open_executor(cluster) as executor:
+        with clusters.open_executor(cluster) as executor:
             yield executor

@@ -1,0 +1,234 @@
+"""The steps of a prediction: open, predict, verify, publish."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from gmm_dask.chunked.evaluation import DensityRecord, density_ceiling, density_record
+from gmm_dask.chunked.rows import Rows
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.config import ClusterKind, RunConfig
+from gmm_dask.errors import ConfigError, DriftError, ModelError, NonFiniteError
+from gmm_dask.events import Notify
+from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.steps.drift import Drift, measure_drift
+from gmm_dask.steps.inputs import open_executor
+from gmm_dask.storage.model import StoredModel
+from gmm_dask.storage.parts import Part, PartWriter
+from gmm_dask.storage.plan import InputPlan
+from gmm_dask.storage.predictions import StagedPredictions, begin
+from gmm_dask.storage.reader import ParquetRows, parquet_chunks
+
+logger = logging.getLogger("gmm_dask")
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A prediction that is under way.
+
+    Attributes
+    ----------
+    staged
+        The dataset that is being written; its ``remaining`` files are to be read.
+    scanner
+        Over those; None when all parts of the version before are still right.
+    model
+        Who predicts.
+    """
+
+    staged: StagedPredictions
+    scanner: Scanner | None
+    model: StoredModel
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a prediction found, written but not yet published.
+
+    Attributes
+    ----------
+    parts
+        The files that were written by this run.
+    rows, dropped
+        Rows predicted by this run, and rows with nulls among those read, whose predictions are
+        null.
+    reused
+        Input files whose parts were taken over from the version before.
+    drift
+        The rows predicted against the training record; None when there were none.
+    """
+
+    parts: tuple[Part, ...]
+    rows: int
+    dropped: int
+    reused: int
+    drift: Drift | None
+
+
+@dataclass(frozen=True, eq=False)
+class PredictRequest:
+    """What the scan of a prediction needs to know; travels to the workers."""
+
+    parameters: MixtureParameters
+    writer: PartWriter
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedRows:
+    """Parts written and densities seen; adds in the order of the plan."""
+
+    parts: tuple[Part, ...]
+    record: DensityRecord
+    source_rows: int
+
+    def __add__(self, other: PredictedRows) -> PredictedRows:
+        return PredictedRows(
+            self.parts + other.parts,
+            self.record + other.record,
+            self.source_rows + other.source_rows,
+        )
+
+
+def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
+    """Decode, assign and encode in one go: the rows of a chunk become a part.
+
+    Raises
+    ------
+    NonFiniteError
+        A value is infinite, or null where nulls are errors; names file, row and column.
+    """
+    read = cast(ParquetRows, rows)
+    parameters = request.parameters
+    if not np.isfinite(np.add.reduce(read.values, axis=None)):
+        _refuse_bad_value(read, request.writer.plan)
+    assigned = assign(parameters, read.values, responsibilities=request.writer.probabilities)
+    part = request.writer.write(
+        read, assigned.labels, assigned.log_densities, assigned.responsibilities
+    )
+    record = density_record(assigned, None, parameters.n_components, density_ceiling(parameters))
+    return PredictedRows((part,), record, read.source_rows)
+
+
+@contextmanager
+def open_predictions(
+    run: RunConfig,
+    plan: InputPlan,
+    model: StoredModel,
+    cluster: ClusterKind,
+    notify: Notify,
+    run_id: str,
+) -> Iterator[Prediction]:
+    """Begin a version of the predictions; what is not published by the end is removed.
+
+    Input files that have not changed since the version before, with the same model, are not
+    read again.
+
+    Raises
+    ------
+    ConfigError
+        ``output.predictions`` is missing, or a key column cannot be had.
+    ModelError
+        The model has other columns than the input.
+    StorageError
+        Another run writes there, or the disk refuses.
+    """
+    if run.output.predictions is None:
+        raise ConfigError("output.predictions is missing: say where predictions are to be written")
+    if model.columns != plan.names:
+        raise ModelError(
+            f"model {run.output.name} was fitted to columns {', '.join(model.columns)}, but "
+            f"input.columns are {', '.join(plan.names)}; name the same columns in the same order"
+        )
+    with begin(
+        run.output.predictions,
+        plan,
+        model,
+        model_name=run.output.name,
+        run_id=run_id,
+        key_columns=run.predict.key_columns,
+        probabilities=run.predict.probabilities,
+    ) as staged:
+        if not staged.remaining.files:
+            yield Prediction(staged, None, model)
+            return
+        chunks = parquet_chunks(
+            staged.remaining, split_files=True, key_columns=run.predict.key_columns
+        )
+        with open_executor(cluster) as executor, Scanner(chunks, executor, notify) as scanner:
+            scanner.kept = False
+            scanner.drop = run.input.nulls == "drop"
+            yield Prediction(staged, scanner, model)
+
+
+def predict(run: RunConfig, prediction: Prediction) -> Predicted:
+    """Assign the rows of every new or changed file, and write them: one scan.
+
+    Raises
+    ------
+    DriftError
+        The rows passed a limit of ``[predict]`` and ``on_drift`` is "fail".
+    """
+    staged, scanner = prediction.staged, prediction.scanner
+    if scanner is None:
+        logger.info("no input file is new or changed; all predictions are kept")
+        return Predicted((), 0, 0, len(staged.reused), None)
+    request = PredictRequest(prediction.model.parameters, staged.writer)
+    found = scanner.reduce(predict_rows, request, "predict")
+    drift = None
+    if found.record.rows:
+        drift = measure_drift(run.predict, prediction.model, found.record)
+        _report_drift(run, drift)
+    dropped = found.source_rows - found.record.rows
+    return Predicted(found.parts, found.record.rows, dropped, len(staged.reused), drift)
+
+
+def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> int:
+    """See that every row of the input is there once; returns the number of rows. Reads footers."""
+    return sum(part.rows for part in prediction.staged.verify(predicted.parts))
+
+
+def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> Path:
+    """Let ``output.predictions`` mean this version, whole; returns its path."""
+    summary = {
+        "rows": predicted.rows,
+        "dropped": predicted.dropped,
+        "drift": predicted.drift and asdict(predicted.drift),
+    }
+    path = prediction.staged.publish(predicted.parts, summary)
+    logger.info("published predictions in %s", run.output.predictions)
+    return path
+
+
+def _report_drift(run: RunConfig, drift: Drift) -> None:
+    findings = "; ".join(check.explanation for check in drift.checks if not check.passed)
+    if not findings:
+        return
+    if run.predict.on_drift == "fail":
+        raise DriftError(
+            f"{run.input.path} is not like what model {run.output.name} was fitted to: {findings}; "
+            "nothing was published: look at the data, retrain, or widen the limits of [predict]"
+        )
+    logger.warning("drift: %s; consider a retrain", findings)
+
+
+def _refuse_bad_value(rows: ParquetRows, plan: InputPlan) -> None:
+    bad = ~np.isfinite(rows.values)  # (m, d)
+    if not bad.any():  # the sum overflowed, the values did not
+        return
+    row, column = (int(index) for index in np.argwhere(bad)[0])
+    source = row if rows.kept is None else int(np.flatnonzero(rows.kept)[row])
+    kind = "null or NaN" if np.isnan(rows.values[row, column]) else "infinite"
+    file = "?" if rows.file is None else plan.files[rows.file].path
+    hint = "set input.nulls = 'drop' or fill it in" if "null" in kind else "remove or replace it"
+    raise NonFiniteError(
+        f"{file} row {(rows.first_in_file or 0) + source:,}: column {plan.names[column]!r} is "
+        f"{kind}; {hint}"
+    )

@@ -1,0 +1,151 @@
+"""The steps that only a retrain has: is there anything new, where to start, is it good enough."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmm_dask.config import RunConfig
+from gmm_dask.mixture.em import Status
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.steps.drift import Check
+from gmm_dask.steps.fitting import Evaluation, fit_key
+from gmm_dask.storage import registry
+from gmm_dask.storage.model import StoredModel
+from gmm_dask.storage.plan import InputPlan
+
+logger = logging.getLogger("gmm_dask")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a retrain starts.
+
+    Attributes
+    ----------
+    parameters
+        The current model's, or nothing.
+    search_too
+        Whether a fresh start competes with them in the same scans.
+    """
+
+    parameters: tuple[MixtureParameters, ...]
+    search_too: bool
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a candidate may become the current model, and each check of the gate."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether all checks passed."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def reason(self) -> str:
+        """What failed, in words; empty when accepted."""
+        return "; ".join(check.explanation for check in self.checks if not check.passed)
+
+
+def read_current(run: RunConfig) -> StoredModel | None:
+    """Read the current model of a run file's output, or None if there is none yet.
+
+    Raises
+    ------
+    ModelError
+        It is damaged.
+    """
+    if registry.current_version(run.output.models, run.output.name) is None:
+        return None
+    return registry.load(run.output.models, run.output.name)
+
+
+def is_up_to_date(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> bool:
+    """Whether the current model was fitted to this very snapshot with this configuration."""
+    return current is not None and current.fit_key == fit_key(run, plan)
+
+
+def choose_start(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> Start:
+    """Where to start by ``retrain.start``; from scratch where the current model does not fit."""
+    if current is None or run.retrain.start == "scratch":
+        return Start((), False)
+    parameters = current.parameters
+    fits = (
+        current.columns == plan.names
+        and parameters.n_components == run.model.n_components
+        and parameters.covariance_type == run.model.covariance_type
+    )
+    if not fits:
+        logger.info(
+            "version %s has other columns, components or covariances; starting from scratch",
+            current.version,
+        )
+        return Start((), False)
+    return Start((parameters,), run.retrain.start == "both")
+
+
+def decide(run: RunConfig, evaluation: Evaluation) -> Decision:
+    """Hold a candidate to the gate of ``[retrain]``."""
+    section = run.retrain
+    result = evaluation.fitted.result
+    checks = [
+        _at_least("rows", result.survey.rows, section.min_rows, "rows were used"),
+    ]
+    if section.require_converged:
+        converged = result.best.status is Status.CONVERGED
+        checks.append(
+            Check(
+                "converged",
+                float(converged),
+                1.0,
+                converged,
+                f"the fit ended as {result.best.status.value} after {result.best.n_iter} "
+                "iterations",
+            )
+        )
+    if not section.allow_collapsed:
+        defects = result.health.defects
+        checks.append(
+            Check(
+                "collapsed or starved components",
+                float(defects),
+                0.0,
+                defects == 0,
+                f"{defects} component(s) collapsed or starved",
+            )
+        )
+    if evaluation.current_record is not None:
+        new = evaluation.record.mean_log_likelihood
+        old = evaluation.current_record.mean_log_likelihood
+        checks.append(
+            Check(
+                "log-likelihood drop",
+                old - new,
+                section.max_log_likelihood_drop,
+                old - new <= section.max_log_likelihood_drop,
+                f"log-likelihood {new:.5f} nats per row, {old:.5f} under the current model",
+            )
+        )
+    return Decision(tuple(checks))
+
+
+def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: str) -> Path:
+    """Keep a refused candidate for inspection; it never becomes current."""
+    path = registry.reject(
+        run.output.models,
+        run.output.name,
+        evaluation.model,
+        run_id=run_id,
+        reason=decision.reason,
+        extra=evaluation.files,
+    )
+    logger.warning("refused: %s; the candidate is kept in %s", decision.reason, path)
+    return path
+
+
+def _at_least(name: str, value: int, limit: int, what: str) -> Check:
+    return Check(name, value, limit, value >= limit, f"{value:,} {what}, {limit:,} are needed")
