@@ -152,7 +152,7 @@ def load(root: str | Path, name: str, version: int | None = None) -> StoredModel
     return read_model(_version_path(directory, version))
 
 
-def load_model_at(path: str | Path) -> StoredModel:
+def load_model_at(path: str | Path, version: int | None = None) -> StoredModel:
     """Read a model by its path.
 
     Parameters
@@ -160,6 +160,8 @@ def load_model_at(path: str | Path) -> StoredModel:
     path
         ``models/NAME`` (its current version), ``models/NAME/v000003``, or
         ``models/NAME/rejected/RUN``.
+    version
+        Which version of ``models/NAME``; default: the current one.
 
     Raises
     ------
@@ -167,6 +169,10 @@ def load_model_at(path: str | Path) -> StoredModel:
         There is no model there (the message lists what there is), or it is damaged.
     """
     path = Path(path)
+    if version is not None:
+        # Made absolute so that "." has a name; the name of a link is kept.
+        path = path.absolute()
+        return load(path.parent, path.name, version)
     if (path / MANIFEST).exists() or (path / RUN).exists():
         return read_model(path)
     if (path / CURRENT).exists() or _numbers(path):

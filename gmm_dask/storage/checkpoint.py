@@ -1,0 +1,173 @@
+r"""The checkpoint of a fit: its last state on disk, for the run that starts again.
+
+One file, ``models/NAME/.checkpoints/FIT_KEY/state``, replaced whole after each iteration::
+
+    gmm-dask checkpoint 1 <sha256 of the rest>\n
+    safetensors: the arrays, and as its metadata {"fit_key": ..., "meta": JSON}
+
+The fit key is the digest of everything that decides the result, so a checkpoint of other data or
+configuration lies elsewhere and is never looked at. A lock beside it is held while the fit runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from gmm_dask.errors import StorageError
+from gmm_dask.storage.atomic import check_writable, remove_stale, replace_file, storage_errors
+from gmm_dask.storage.locks import HeldLock, acquire
+from gmm_dask.storage.sealed import plain
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = ".checkpoints"
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_FIRST_LINE = re.compile(rb"gmm-dask checkpoint 1 ([0-9a-f]{64})\n")
+_FIRST_BYTES = len(b"gmm-dask checkpoint 1 \n") + 64
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Checkpoint:
+    """The checkpoint of one fit key, held by this process; make one with `open_checkpoint`."""
+
+    def __init__(self, directory: Path, fit_key: str, lock: HeldLock) -> None:
+        self.directory = directory
+        self.fit_key = fit_key
+        self._lock = lock
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.directory / "state"
+
+    def save(self, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> None:
+        """Replace the checkpoint; it is on the disk when this returns.
+
+        Parameters
+        ----------
+        arrays
+            By name; numbers and booleans of any shape.
+        meta
+            What JSON can hold; a float in it that is not finite comes back as None.
+
+        Raises
+        ------
+        StorageError
+            The disk refuses; the checkpoint before it stands.
+        """
+        metadata = {"fit_key": self.fit_key, "meta": plain(meta)}
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        # One entry: several would come in any order, and equal states in different bytes.
+        content = safetensors.numpy.save(contiguous, {"checkpoint": json.dumps(metadata)})
+        sha256 = hashlib.sha256(content).hexdigest()
+        replace_file(self.path, f"gmm-dask checkpoint 1 {sha256}\n".encode() + content)
+
+    def load(self) -> tuple[Arrays, dict[str, Any]] | None:
+        """Return what was saved last; None if there is nothing, or nothing that can be trusted.
+
+        A checkpoint that is damaged or belongs to another fit is not used; a warning is logged
+        that names it. Arrays are read-only.
+        """
+        try:
+            return self._decode(self.path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+        except ValueError as error:
+            problem = str(error)
+        logger.warning(
+            "%s: %s; it is not used, the fit starts from the beginning", self.path, problem
+        )
+        return None
+
+    def _decode(self, text: bytes) -> tuple[Arrays, dict[str, Any]]:
+        """Take a file's text apart; ``ValueError`` says why it cannot be used."""
+        first = _FIRST_LINE.fullmatch(text[:_FIRST_BYTES])
+        content = text[_FIRST_BYTES:]
+        if first is None:
+            raise ValueError("is not a checkpoint of this version of gmm-dask")
+        if hashlib.sha256(content).hexdigest().encode() != first[1]:
+            raise ValueError("is damaged (its sha256 does not fit)")
+        try:
+            header = int.from_bytes(content[:8], "little")
+            said = json.loads(content[8 : 8 + header])["__metadata__"]["checkpoint"]
+            metadata = json.loads(said)
+            fit_key, meta = metadata["fit_key"], metadata["meta"]
+            arrays = safetensors.numpy.load(content)
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"cannot be understood ({type(error).__name__}: {error})") from error
+        if fit_key != self.fit_key:
+            raise ValueError(f"belongs to another fit ({fit_key})")
+        return arrays, meta
+
+    def clear(self) -> None:
+        """Remove the checkpoint: the fit is done."""
+        with storage_errors(self.path, "cannot be removed"):
+            self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the lock; the directory goes too if no checkpoint is in it."""
+        # While the lock is still held: the next holder makes the directory anew.
+        with suppress(OSError):  # not empty: there is a checkpoint
+            self.directory.rmdir()
+        self._lock.release()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_checkpoint(root: str | Path, name: str, fit_key: str, deadline: float = 0.0) -> Checkpoint:
+    """Take hold of the checkpoint of a fit, before its first scan.
+
+    Parameters
+    ----------
+    root, name
+        Of the model registry, and of the model in it.
+    fit_key
+        Digest of model, fit and column configuration, snapshot and package version.
+    deadline
+        Seconds to wait for another process that runs the same fit.
+
+    Raises
+    ------
+    StorageError
+        Another process runs the same fit (it is named), or the directory cannot be written.
+    """
+    if not _KEY.fullmatch(fit_key):
+        raise StorageError(f"fit key {fit_key!r} cannot be the name of a directory")
+    directory = Path(root) / name / CHECKPOINTS / fit_key
+    check_writable(directory.parent)
+    # Beside the directory, because that is removed when it is empty.
+    path = directory.with_name(f"{fit_key}.lock")
+    lock = acquire(path, f"the fit {fit_key} of model {name}", deadline)
+    try:
+        check_writable(directory)
+        remove_stale(directory)
+    except BaseException:
+        lock.release()
+        raise
+    return Checkpoint(directory, fit_key, lock)

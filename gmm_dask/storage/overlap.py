@@ -1,0 +1,109 @@
+"""Refusing to write over what is being read, however the two paths are spelled."""
+
+from __future__ import annotations
+
+import os
+from fnmatch import fnmatchcase
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from gmm_dask.errors import ConfigError
+from gmm_dask.storage.plan import InputPlan
+
+_MAGIC = frozenset("*?[")
+
+
+def refuse_overlap(output: str | Path, address: str, plan: InputPlan | None = None) -> None:
+    """Refuse an output that lies in the input, is it, holds it, or would become part of it.
+
+    Paths are compared as the places that they lead to (``..``, symbolic links, other mounts of
+    a directory, other spellings on a file system that ignores case). A glob is also held against
+    the files that the output will consist of: ``data/**/*.parquet`` would read them tomorrow.
+
+    Parameters
+    ----------
+    output
+        Where a dataset is to be written; its versions lie beside it, in ``OUTPUT.versions``.
+    address
+        The input as configured: file, directory, glob or address. Only local ones can overlap.
+    plan
+        What the address led to, where that is known.
+
+    Raises
+    ------
+    ConfigError
+        Names both and what to try.
+    """
+    local = _local(address)
+    if local is None:
+        return
+    output = Path(output)
+    taken = [place_of(output), place_of(output.with_name(f"{output.name}.versions"))]
+    is_glob = bool(_MAGIC & set(local)) and not os.path.lexists(local)
+    sources = set() if is_glob else {Path(local).resolve()}
+    if plan is not None:
+        real = {Path(plan.root, file.path).resolve() for file in plan.files}
+        # Directories instead of files: of ten thousand files, few places.
+        sources |= {file if file in taken else file.parent for file in real}
+    if any(_is_inside(source, mine) for source in sources for mine in taken):
+        _refuse(output, address, "the input lies in it")
+    if Path(local).is_dir() and any(_is_inside(mine, Path(local).resolve()) for mine in taken):
+        _refuse(output, address, "it lies in the input")
+    if is_glob:
+        parts = _pattern(local)
+        for mine in (taken[0] / "part-x.parquet", taken[1] / "run" / "part-x.parquet"):
+            if _matches(parts, mine.parts):
+                _refuse(output, address, "the input's pattern matches it")
+
+
+def place_of(path: str | Path) -> Path:
+    """Where a name lies: links on the way are followed, one that bears the name itself is not."""
+    path = Path(path)
+    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+
+
+def _refuse(output: Path, address: str, how: str) -> None:
+    raise ConfigError(
+        f"output {output} and input {address} overlap: {how}; "
+        "choose an output beside the input, not in it or around it"
+    )
+
+
+def _local(address: str) -> str | None:
+    scheme, separator, _ = address.partition("://")
+    if not separator:
+        return str(Path(address).expanduser())
+    return unquote(urlsplit(address).path) if scheme == "file" else None
+
+
+def _is_inside(path: Path, place: Path) -> bool:
+    """Whether ``path`` is ``place`` or below it; both resolved, either may not exist yet."""
+    if path == place or place in path.parents:
+        return True
+    try:
+        there = place.stat()
+    except OSError:
+        return False
+    for one in (path, *path.parents):
+        try:
+            if os.path.samestat(one.stat(), there):
+                return True
+        except OSError:  # does not exist yet
+            continue
+    return False
+
+
+def _pattern(glob: str) -> tuple[str, ...]:
+    """Parts of a glob, the ones before its first wildcard resolved."""
+    parts = Path(glob).absolute().parts
+    fixed = next(i for i, part in enumerate(parts) if _MAGIC & set(part))
+    return (*Path(*parts[:fixed]).resolve().parts, *parts[fixed:])
+
+
+def _matches(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
+    """Whether a glob matches a path or a directory above it, which stands for all in it."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_matches(pattern[1:], path[start:]) for start in range(len(path) + 1))
+    return bool(path) and fnmatchcase(path[0], pattern[0]) and _matches(pattern[1:], path[1:])

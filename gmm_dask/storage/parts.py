@@ -1,0 +1,207 @@
+"""One part of a prediction dataset: its columns, and writing it from the rows of one chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gmm_dask.errors import ConfigError
+from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.storage.atomic import replacement
+from gmm_dask.storage.parquet_rows import ParquetRows
+from gmm_dask.storage.plan import InputPlan
+
+#: What readers must hold at once, fixed so that parts do not depend on who wrote them.
+ROW_GROUP_ROWS = 1 << 18
+
+_OURS = ("row", "input_file", "component", "log_density", "outlier")
+_PROBABILITY = "probability_"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of a prediction dataset.
+
+    Attributes
+    ----------
+    name
+        Of the file; holds the run id, so that no two versions share a name.
+    input_file
+        The file of the input whose rows it speaks of, as the input plan names it.
+    first, rows
+        Number of its first row within that file, and how many there are.
+    size
+        Bytes.
+    """
+
+    name: str
+    input_file: str
+    first: int
+    rows: int
+    size: int
+
+
+def part_name(run_id: str, file: int, chunk: int) -> str:
+    """File name of a part: sorted by name, parts follow the order of the input."""
+    return f"part-{run_id}-{file:05d}-{chunk:06d}.parquet"
+
+
+def check_key_columns(plan: InputPlan, key_columns: Sequence[str]) -> None:
+    """Refuse key columns that the input does not have, or whose names predictions take.
+
+    Raises
+    ------
+    ConfigError
+        Names the column and what could be asked for.
+    """
+    for name in key_columns:
+        if name in _OURS or name.startswith(_PROBABILITY):
+            raise ConfigError(
+                f"predict.key_columns: {name!r} is a column of the predictions themselves; "
+                "rename it in the input, or leave it out"
+            )
+        if name not in plan.types:
+            raise ConfigError(
+                f"predict.key_columns: {name!r} is not a column that all input files have with "
+                f"one type; there are {', '.join(plan.types)}"
+            )
+        if list(key_columns).count(name) > 1:
+            raise ConfigError(f"predict.key_columns names {name!r} twice; name each column once")
+
+
+@dataclass(frozen=True, eq=False)
+class PartWriter:
+    """Writes parts into a staged dataset, in any process; picklable.
+
+    Attributes
+    ----------
+    directory
+        The staged one, an absolute path that the workers see.
+    run_id
+        Of the run, part of each name.
+    plan
+        The input that the chunks come from, and ``numbers``, for each of its files, the number
+        by which the part is named.
+    component_ids
+        What ``component`` holds, by label.
+    threshold
+        A row whose log-density is below it is an outlier; None: nobody can tell.
+    probabilities
+        Whether responsibilities are written.
+    """
+
+    directory: Path
+    run_id: str
+    plan: InputPlan
+    numbers: tuple[int, ...]
+    component_ids: tuple[int, ...]
+    threshold: float | None
+    probabilities: bool
+
+    def write(
+        self,
+        rows: ParquetRows,
+        labels: npt.NDArray[np.int32],
+        log_densities: FloatArray,
+        responsibilities: FloatArray | None = None,
+    ) -> Part:
+        """Write the part of one chunk; writing it again replaces it by the same.
+
+        Parameters
+        ----------
+        rows
+            The chunk, read with ``split_files=True``: m source rows, of which some may have been
+            dropped (``rows.kept``). Those have nulls in all columns but ``row``, ``input_file``
+            and the keys.
+        labels
+            Most probable component of each kept row, 0 … k−1.
+        log_densities
+            log p(x) of each kept row, nats.
+        responsibilities
+            (kept rows, k), if ``probabilities``.
+
+        Raises
+        ------
+        StorageError
+            The disk refuses; names the part.
+        """
+        if rows.file is None or rows.first_in_file is None:
+            raise ValueError("predictions are written from chunks that were split by file")
+        path = self.plan.files[rows.file].path
+        name = part_name(self.run_id, self.numbers[rows.file], rows.chunk)
+        table = self._table(rows, path, rows.first_in_file, labels, log_densities, responsibilities)
+        with replacement(self.directory / name) as file:
+            pq.write_table(table, file, **_options(table.schema))
+        size = (self.directory / name).stat().st_size
+        return Part(name, path, rows.first_in_file, table.num_rows, size)
+
+    def _table(
+        self,
+        rows: ParquetRows,
+        path: str,
+        first: int,
+        labels: npt.NDArray[np.int32],
+        log_densities: FloatArray,
+        responsibilities: FloatArray | None,
+    ) -> pa.Table:
+        m = rows.source_rows
+
+        def spread(values: npt.NDArray[Any]) -> pa.Array:
+            """Values of the kept rows → one per source row, null where dropped."""
+            if rows.kept is None:
+                return pa.array(values)
+            whole = np.zeros(m, values.dtype)
+            whole[rows.kept] = values
+            return pa.array(whole, mask=~rows.kept)
+
+        file = pa.DictionaryArray.from_arrays(np.zeros(m, np.int32), [path])
+        columns: dict[str, Any] = {"row": np.arange(first, first + m), "input_file": file}
+        if rows.keys is not None:
+            columns |= dict(zip(rows.keys.column_names, rows.keys.columns, strict=True))
+        columns["component"] = spread(np.array(self.component_ids, np.int32)[labels])
+        columns["log_density"] = spread(log_densities)
+        if self.threshold is None:
+            columns["outlier"] = pa.nulls(m, pa.bool_())
+        else:
+            columns["outlier"] = spread(log_densities < self.threshold)
+        if self.probabilities:
+            if responsibilities is None:
+                raise ValueError("probabilities are to be written, but none were given")
+            for j, number in enumerate(self.component_ids):
+                columns[f"{_PROBABILITY}{number}"] = spread(responsibilities[:, j])
+        return pa.table(columns)
+
+
+def _options(schema: pa.Schema) -> dict[str, Any]:
+    """How a part is encoded; measured, 500,000 rows without keys: 18 ms, against 78 by default.
+
+    A dictionary is tried only where values repeat, and bounds kept only where somebody could
+    look for them. Snappy costs nothing measurable on this, and halves keys that are text.
+    """
+    texts = [
+        field.name
+        for field in schema
+        if pa.types.is_dictionary(field.type)
+        or pa.types.is_string(field.type)
+        or pa.types.is_large_string(field.type)
+    ]
+    unsorted = ("log_density", "outlier")
+    return {
+        "row_group_size": ROW_GROUP_ROWS,
+        "write_page_checksum": True,
+        "compression": "snappy",
+        "use_dictionary": [*texts, "component"],
+        "column_encoding": {"row": "DELTA_BINARY_PACKED"},
+        "write_statistics": [
+            name
+            for name in schema.names
+            if name not in unsorted and not name.startswith(_PROBABILITY)
+        ],
+    }

@@ -1,0 +1,100 @@
+"""Whether a prediction dataset is whole, seen from the footers of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gmm_dask.errors import StorageError
+from gmm_dask.storage.atomic import PARTIAL
+from gmm_dask.storage.location import READ_ERRORS
+from gmm_dask.storage.parts import Part
+from gmm_dask.storage.plan import InputPlan
+
+_FOOTER_THREADS = 8
+
+
+def check_coverage(plan: InputPlan, parts: Iterable[Part], out: Path) -> None:
+    """See that the parts of each input file hold its rows once, without a gap.
+
+    Raises
+    ------
+    StorageError
+        Names the input file and the row.
+    """
+    by_file: dict[str, list[Part]] = {file.path: [] for file in plan.files}
+    for part in parts:
+        if part.input_file not in by_file:
+            raise StorageError(f"{out}: {part.name} is of {part.input_file}, not an input file")
+        by_file[part.input_file].append(part)
+    for file in plan.files:
+        row = 0
+        for part in sorted(by_file[file.path], key=lambda part: part.first):
+            if part.first != row:
+                break
+            row += part.rows
+        if row != file.rows:
+            raise StorageError(
+                f"{out}: predictions of {file.path} do not hold its {file.rows:,} rows once each; "
+                f"they fail at row {row:,}; nothing was published, predict again"
+            )
+
+
+def check_parts(directory: Path, parts: Sequence[Part]) -> None:
+    """See that the directory holds these parts and no others, readable and of one schema.
+
+    Remains of workers that died are removed.
+
+    Raises
+    ------
+    StorageError
+        Names the part.
+    """
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        schemas = list(pool.map(lambda part: _schema(directory, part), parts))
+    for part, schema in zip(parts, schemas, strict=True):
+        if isinstance(schema, str):
+            raise StorageError(f"{directory / part.name}: {schema}; predict again")
+        assert isinstance(schemas[0], pa.Schema)
+        if not schema.equals(schemas[0]):
+            raise StorageError(
+                f"{directory / part.name}: its columns differ from those of {parts[0].name}; "
+                "does a key column change its type between input files?"
+            )
+    expected = {part.name for part in parts}
+    for entry in directory.iterdir():
+        if entry.name.startswith(PARTIAL):
+            entry.unlink(missing_ok=True)
+        elif entry.name not in expected:
+            raise StorageError(f"{entry}: is not a part of this run; remove it, predict again")
+
+
+def readable(directory: Path, parts: Sequence[Part]) -> set[str]:
+    """Names of the parts that are there and whole by their footers."""
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        schemas = pool.map(lambda part: _schema(directory, part), parts)
+        return {
+            part.name
+            for part, schema in zip(parts, schemas, strict=True)
+            if not isinstance(schema, str)
+        }
+
+
+def _schema(directory: Path, part: Part) -> pa.Schema | str:
+    """Schema of a part by its footer, or what is wrong with it."""
+    path = directory / part.name
+    try:
+        size = path.stat().st_size
+        with pq.ParquetFile(path) as file:
+            rows, schema = file.metadata.num_rows, file.schema_arrow
+    except FileNotFoundError:
+        return "is missing"
+    except READ_ERRORS as error:
+        return f"cannot be read ({error})"
+    if (size, rows) != (part.size, part.rows):
+        return f"has {size:,} bytes and {rows:,} rows, not {part.size:,} and {part.rows:,}"
+    return schema
