@@ -14,6 +14,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from gmm_dask import steps
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.events import Notify
+from gmm_dask.storage.model import StoredModel
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,7 +35,7 @@ def directly(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
 
 @dataclass(frozen=True, eq=False)
 class FitOutcome:
-    """What a fit run leaves: the model that was published, and where."""
+    """What a fit run leaves: the version that was published, and how it came about."""
 
     published: steps.Published
     evaluation: steps.Evaluation
@@ -42,9 +43,12 @@ class FitOutcome:
 
 @dataclass(frozen=True, eq=False)
 class PredictOutcome:
-    """What a predict run leaves: figures of the predictions, and where they lie."""
+    """What a predict run leaves: who predicted, what was found, and where it lies."""
 
+    run: RunConfig
+    model: StoredModel
     predicted: steps.Predicted
+    total_rows: int
     path: Path
 
 
@@ -55,7 +59,7 @@ def fit(
     plan = call(steps.inspect_input, run)
     with steps.open_scanner(run, plan, cluster, notify) as scanner:
         fitted = call(steps.fit, run, plan, scanner, notify)
-        evaluation = call(steps.evaluate, run, plan, scanner, fitted, None)
+        evaluation = call(steps.evaluate, run, plan, scanner, fitted)
     published = call(steps.publish, run, evaluation, run_id)
     return FitOutcome(published, evaluation)
 
@@ -66,8 +70,8 @@ def predict(
     """Assign every row of the input to a component of the current model."""
     plan = call(steps.inspect_input, run)
     model = call(steps.read_model, run)
-    with steps.open_prediction_scanner(run, plan, cluster, notify) as scanner:
-        predicted = call(steps.predict, run, plan, model, scanner, run_id)
-    call(steps.verify_predictions, run, plan, predicted)
-    path = call(steps.publish_predictions, run, predicted, run_id)
-    return PredictOutcome(predicted, path)
+    with steps.open_predictions(run, plan, model, cluster, notify, run_id) as prediction:
+        predicted = call(steps.predict, run, prediction)
+        total_rows = call(steps.verify_predictions, run, prediction, predicted)
+        path = call(steps.publish_predictions, run, prediction, predicted)
+    return PredictOutcome(run, model, predicted, total_rows, path)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmm_dask.storage.model import StoredModel
+from gmm_dask.storage.registry import load_model_at
+from pipelines.sequences import FitOutcome, PredictOutcome
 
 #: Columns of the data shown per component; a manifest has them all.
 SHOWN_COLUMNS = 6
@@ -71,6 +73,34 @@ def model_summary(model: StoredModel) -> Summary:
     return Summary(
         f"{name}{version}: {k} {kind} components of {d} columns", facts, header, table, notes
     )
+
+
+def fit_summary(outcome: FitOutcome) -> Summary:
+    """Sum up a fit: the model as it is read back from the registry."""
+    return model_summary(load_model_at(outcome.published.path))
+
+
+def predict_summary(outcome: PredictOutcome) -> Summary:
+    """Sum up predictions: how many rows, by which model, and how they compare with its own."""
+    predicted, model, output = outcome.predicted, outcome.model, outcome.run.output
+    rows = f"{predicted.rows:,} predicted, {predicted.dropped:,} with nulls left null"
+    if not predicted.parts:
+        rows = "none: the predictions there are were made from these files by this model"
+    facts = [
+        ("model", f"{output.models}/{output.name}, version {model.version}"),
+        ("new rows", rows),
+        ("input files", f"{len(predicted.parts):,} read, {predicted.reused:,} unchanged"),
+        ("predictions", f"{output.predictions}: {outcome.total_rows:,} rows, as in the input"),
+    ]
+    title = f"predictions for {outcome.run.input.path}"
+    if predicted.drift is None:
+        return Summary(title, facts)
+    table = [
+        [check.name, f"{check.value:.4g}", f"{check.limit:.4g}", "yes" if check.passed else "NO"]
+        for check in predicted.drift.checks
+    ]
+    notes = [check.explanation for check in predicted.drift.checks if not check.passed]
+    return Summary(title, facts, ["drift", "found", "allowed", "within"], table, notes)
 
 
 def component_table(model: StoredModel) -> tuple[list[str], list[list[str]]]:

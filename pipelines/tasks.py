@@ -31,18 +31,19 @@ RETRIES: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": is_passing,
 }
+STEPS: list[tuple[Callable[..., Any], str, str, dict[str, Any]]] = [
+    (steps.inspect_input, "inspect", "inspect {run.input.path}", RETRIES),
+    (steps.fit, "fit", "fit {run.model.n_components} components", {}),
+    (steps.evaluate, "evaluate", "evaluate {run.output.name}", {}),
+    (steps.publish, "publish", "publish {run.output.name}", RETRIES),
+    (steps.read_model, "read model", "read model {run.output.name}", RETRIES),
+    (steps.predict, "predict", "predict {run.input.path}", {}),
+    (steps.verify_predictions, "verify", "verify {run.output.predictions}", RETRIES),
+    (steps.publish_predictions, "publish", "publish {run.output.predictions}", RETRIES),
+]
 TASKS: dict[Callable[..., Any], Task[..., Any]] = {
     step: Task(step, name=name, task_run_name=on, cache_policy=NO_CACHE, **options)
-    for step, name, on, options in [
-        (steps.inspect_input, "inspect", "inspect {run.input.path}", RETRIES),
-        (steps.fit, "fit", "fit {run.model.n_components} components", {}),
-        (steps.evaluate, "evaluate", "evaluate {run.output.name}", {}),
-        (steps.publish, "publish", "publish {run.output.name}", RETRIES),
-        (steps.read_model, "read model", "read model {run.output.name}", RETRIES),
-        (steps.predict, "predict", "predict {run.input.path}", {}),
-        (steps.verify_predictions, "verify", "verify {run.output.predictions}", RETRIES),
-        (steps.publish_predictions, "publish", "publish {run.output.predictions}", RETRIES),
-    ]
+    for step, name, on, options in STEPS
 }
 
 
