@@ -1,0 +1,163 @@
+"""Which Parquet columns are numbers, and how they become floating point without a detour.
+
+=============================================  ====================================================
+type in the file                               becomes
+=============================================  ====================================================
+float16, float32, float64                      itself; float32 if all features are at most that wide
+integers up to 32 bits                         float64
+int64, uint64                                  float64, checked by value: at most 2⁵³ in size
+boolean                                        0 or 1
+dictionary (categories) of one of these        its values
+decimal                                        float64, if named under ``[input.convert]``: "float"
+date, time, timestamp, duration                seconds, if named there: "seconds"
+text, binary, nested, null, others             refused
+=============================================  ====================================================
+
+Seconds of dates and timestamps count from 1970-01-01 UTC, those of times from midnight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyarrow import types
+
+#: Float64 holds every integer up to this one exactly.
+LARGEST_EXACT_INTEGER = 2**53
+
+_FLOATS = ("halffloat", "float", "double")
+_TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that is read as numbers.
+
+    Attributes
+    ----------
+    name
+        In the files, or the key of a partition.
+    type
+        Arrow's name of its type; of floats the widest over the files.
+    nulls
+        How many rows hold a null, from the footers; None where a file does not say.
+    """
+
+    name: str
+    type: str
+    nulls: int | None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether float32 holds every value exactly."""
+        return self.type in _FLOATS[:2]
+
+
+def problem_of(kind: pa.DataType, conversion: str | None) -> str | None:
+    """Say why a column of this type cannot be used, and what to try; None when it can."""
+    exact = types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind)
+    if exact and conversion is None:
+        return None
+    if types.is_decimal(kind):
+        return None if conversion == "float" else f"is {kind}: {_asked('float', conversion)}"
+    if types.is_temporal(kind) and not types.is_interval(kind):
+        return None if conversion == "seconds" else f"is {kind}: {_asked('seconds', conversion)}"
+    if conversion is not None:
+        return (
+            f'is {kind}, which [input.convert] cannot turn into "{conversion}"; only decimals '
+            'become "float", only dates and times "seconds"'
+        )
+    if types.is_null(kind):
+        return "has the type null, which holds no value; leave it out"
+    if types.is_nested(kind):
+        return f"is nested ({kind}); write what you need of it as columns of their own"
+    if types.is_dictionary(kind):
+        return f"holds categories of type {kind.value_type}; encode them as numbers first"
+    return f"is of type {kind}, not a number; choose numeric columns or encode it as numbers first"
+
+
+def _asked(needed: str, conversion: str | None) -> str:
+    instead = "" if conversion is None else f' instead of "{conversion}"'
+    return f'float64 may not hold it exactly; allow that by [input.convert] "{needed}"{instead}'
+
+
+def widest(first: str, second: str) -> str | None:
+    """Type that holds both exactly without a change of kind; None when there is none."""
+    if first == second:
+        return first
+    if first in _FLOATS and second in _FLOATS:
+        return max(first, second, key=_FLOATS.index)
+    return None
+
+
+def write_values(array: pa.Array, out: npt.NDArray[Any]) -> int | None:
+    """Write the numbers of an Arrow array into a float array, nulls as NaN; one pass.
+
+    Parameters
+    ----------
+    array
+        (m,) of a type that `problem_of` does not refuse.
+    out
+        (m,) float32 or float64, written.
+
+    Returns
+    -------
+    int or None
+        Place of the first 64-bit integer that float64 cannot hold; None when there is none.
+    """
+    kind = array.type
+    if types.is_decimal(kind):
+        array = array.cast(pa.float64())
+        kind = array.type
+    inexact = None
+    if types.is_boolean(kind):
+        out[:] = _bits(array, 1)
+    elif types.is_temporal(kind):
+        _write_seconds(_view(array, np.int32 if kind.bit_width == 32 else np.int64), kind, out)
+    else:
+        values = _view(array, kind.to_pandas_dtype())
+        np.copyto(out, values, casting="unsafe")
+        if types.is_integer(kind) and kind.bit_width == 64:
+            inexact = _first_inexact(values, array)
+    if array.null_count:
+        out[_bits(array, 0) == 0] = np.nan
+    return inexact
+
+
+def _view(array: pa.Array, dtype: Any) -> npt.NDArray[Any]:
+    """Return the values as they lie in memory; those under nulls mean nothing."""
+    size = np.dtype(dtype).itemsize
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * size)
+
+
+def _bits(array: pa.Array, buffer: int) -> npt.NDArray[np.uint8]:
+    first = array.offset // 8
+    packed = np.frombuffer(array.buffers()[buffer], np.uint8)[first:]
+    skip = array.offset - 8 * first
+    return np.unpackbits(packed, count=skip + len(array), bitorder="little")[skip:]
+
+
+def _first_inexact(values: npt.NDArray[Any], array: pa.Array) -> int | None:
+    limit = LARGEST_EXACT_INTEGER
+    if not values.size or (values.max() <= limit and values.min() >= -limit):
+        return None
+    outside = (values > limit) | (values < -limit)
+    if array.null_count:
+        outside &= _bits(array, 0) == 1
+    return int(outside.argmax()) if outside.any() else None
+
+
+def _write_seconds(ticks: npt.NDArray[Any], kind: pa.DataType, out: npt.NDArray[Any]) -> None:
+    if types.is_date(kind):
+        out[:] = ticks
+        out *= 86_400 if types.is_date32(kind) else 1e-3
+        return
+    # Whole seconds and the rest apart: nanoseconds since 1970 are beyond 2⁵³.
+    per_second = _TICKS[kind.unit]
+    whole, rest = np.divmod(ticks, per_second)
+    out[:] = whole
+    out += rest / per_second

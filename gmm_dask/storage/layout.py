@@ -1,0 +1,78 @@
+"""How the row groups of an input plan become chunks: large ones sliced, small ones joined."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from gmm_dask.chunked.scan import group_rows
+from gmm_dask.storage.plan import InputPlan
+
+#: Decoded bytes of a chunk. A little under 32 MiB, from where on glibc gives each buffer back to
+#: the system and the next one costs its page faults again (a tenth of the decoding).
+CHUNK_BYTES = 31 << 20
+
+
+def chunk_rows(n: int, d: int, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """Rows of a chunk, at the most, for n rows of d features."""
+    return max(1, min(chunk_bytes // (8 * d), group_rows(n)))
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroup:
+    """A row group with rows: ``index`` in file number ``file``, its first row over all files."""
+
+    file: int
+    index: int
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where each chunk begins, and what it is read from.
+
+    Attributes
+    ----------
+    bounds
+        First row of each chunk over the whole input; last, the number of rows.
+    entries
+        Chunks that begin with a row group.
+    groups
+        Row groups with rows, in order.
+    """
+
+    bounds: tuple[int, ...]
+    entries: tuple[int, ...]
+    groups: tuple[RowGroup, ...]
+
+    def between(self, first: int, last: int) -> tuple[RowGroup, ...]:
+        """Row groups with any of the rows ``first`` … ``last`` − 1."""
+        start = bisect_right(self.groups, first, key=lambda group: group.first) - 1
+        stop = bisect_right(self.groups, last - 1, key=lambda group: group.first)
+        return self.groups[start:stop]
+
+
+def lay_out(plan: InputPlan, most: int, split_files: bool) -> Layout:
+    """Cut the rows of a plan into chunks of at most ``most`` rows.
+
+    A larger row group is cut into slices of nearly one size; smaller ones are joined while they
+    fit, across files unless ``split_files``.
+    """
+    groups: list[RowGroup] = []
+    bounds: list[int] = []
+    entries: list[int] = []
+    row = 0  # first row of the row group at hand
+    for file, contents in enumerate(plan.files):
+        for index, rows in enumerate(contents.row_groups):
+            if rows == 0:
+                continue
+            fits = bool(bounds) and row + rows - bounds[-1] <= most
+            other_file = bool(groups) and split_files and groups[-1].file != file
+            if not fits or other_file:
+                entries.append(len(bounds))
+                slices = -(-rows // most)
+                bounds.extend(row + rows * i // slices for i in range(slices))
+            groups.append(RowGroup(file, index, row, rows))
+            row += rows
+    return Layout((*bounds, row), tuple(entries), tuple(groups))

@@ -1,0 +1,255 @@
+"""Where an input lies, and which files belong to it: the rule of membership.
+
+* A **file** is taken as named, whatever its ending.
+* A **directory** stands for the files below it, at any depth, that end in ``.parquet``, ``.parq``
+  or ``.pq``. Names that begin with ``.`` or ``_`` are ignored at every level, except partition
+  directories (``_key=value``). So ``_temporary/``, ``_SUCCESS``, ``x.parquet.tmp`` and notes
+  beside the data are no part of it.
+* A **glob** (``*``, ``?``, ``[…]``, ``**``) stands for the files it matches, as named, and for the
+  directories it matches, by the rule for directories. ``.`` and ``_`` names are ignored unless a
+  part of the pattern begins so too.
+* Each real file counts once, however many symbolic links lead to it; loops of links are harmless.
+* Files are read in the order of their names, compared as text: ``part-10`` before ``part-2``.
+
+An address is a path, ``file://…`` or ``s3://bucket/…``, where ``?`` begins options
+(``?endpoint_override=…&scheme=http``) and credentials come from the environment only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from gmm_dask.errors import InputError
+
+SUFFIXES = (".parquet", ".parq", ".pq")
+#: What pyarrow raises on files that are absent, forbidden, damaged or of another format.
+READ_ERRORS = (OSError, ValueError, MemoryError, NotImplementedError, pa.ArrowException)
+
+_MAGIC = re.compile(r"[*?[]")
+
+
+def find_files(address: str) -> tuple[str, tuple[str, ...]]:
+    """List the files of an input.
+
+    Parameters
+    ----------
+    address
+        File, directory, glob or ``s3://`` address.
+
+    Returns
+    -------
+    root
+        Absolute address of the directory that all files are below, links resolved; never inside
+        a partition directory.
+    files
+        Paths below ``root``, with ``/``, in the order in which they are read.
+
+    Raises
+    ------
+    InputError
+        Nothing is there, nothing matches, it may not be read, or credentials are in the address.
+    """
+    location, options = _absolute(address)
+    try:
+        filesystem, base = open_filesystem(location + options)
+        kind = filesystem.get_file_info(base).type
+        if kind == fs.FileType.File:
+            root, found = str(PurePosixPath(base).parent), [base]
+        elif kind == fs.FileType.Directory:
+            root, found = base, list(_below(filesystem, base))
+        elif _MAGIC.search(base):
+            root, found = _glob(filesystem, base)
+        else:
+            raise InputError(f"{address}: no such file or directory{_neighbour(filesystem, base)}")
+    except InputError:
+        raise
+    except READ_ERRORS as error:
+        raise InputError(f"{address}: cannot be listed ({reason(error)})") from error
+    if not found:
+        raise InputError(_nothing(address, kind))
+    while "=" in PurePosixPath(root).name:  # keys of partitions belong to the files
+        root = str(PurePosixPath(root).parent)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        found = _each_once(found)
+    prefix = root.rstrip("/") + "/"
+    scheme = "s3://" if location.startswith("s3://") else ""
+    return scheme + root + options, tuple(sorted(path.removeprefix(prefix) for path in found))
+
+
+def open_filesystem(root: str) -> tuple[fs.FileSystem, str]:
+    """Filesystem of an address and the path in it; one per process, never sent anywhere."""
+    if not root.startswith("s3://"):
+        return fs.LocalFileSystem(), root
+    location, mark, options = root.removeprefix("s3://").partition("?")
+    bucket = location.partition("/")[0]
+    return _s3(f"s3://{bucket}{mark}{options}"), location
+
+
+@lru_cache(maxsize=16)
+def _s3(bucket: str) -> fs.FileSystem:
+    # Of the bucket alone: a key may hold characters that an address may not.
+    return fs.FileSystem.from_uri(bucket)[0]
+
+
+def open_file(root: str, path: str) -> pa.NativeFile:
+    """Open one file of an input for reading at any position.
+
+    Raises
+    ------
+    OSError
+        As the filesystem has it.
+    """
+    filesystem, base = open_filesystem(root)
+    return filesystem.open_input_file(f"{base.rstrip('/')}/{path}")
+
+
+def partitions_of(path: str) -> dict[str, str | None]:
+    """Keys and values of the ``key=value`` directories of a path; None for Hive's null."""
+    found: dict[str, str | None] = {}
+    for part in PurePosixPath(path).parts[:-1]:
+        key, equals, value = part.partition("=")
+        if key and equals:
+            text = unquote(value)
+            found[unquote(key)] = None if text == "__HIVE_DEFAULT_PARTITION__" else text
+    return found
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?", or nothing when no known name is close."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    close = get_close_matches(name.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def reason(error: BaseException) -> str:
+    """First line of a library's error, without what follows from it."""
+    if isinstance(error, OSError) and error.strerror and error.errno:
+        return os.strerror(error.errno).lower()
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _absolute(address: str) -> tuple[str, str]:
+    """Absolute path or ``s3://bucket/key``, and the options that follow it."""
+    scheme = address.partition("://")[0] if "://" in address else ""
+    if scheme == "s3":
+        if "@" in urlsplit(address).netloc:
+            raise InputError(
+                "s3:// address with credentials in it: give them by the environment "
+                "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), addresses are logged and stored"
+            )
+        location, mark, options = address.partition("?")
+        return location.rstrip("/"), mark + options
+    if scheme == "file":
+        address = unquote(urlsplit(address).path)
+    elif scheme:
+        raise InputError(f"{address}: {scheme}:// cannot be read; give a local path or s3://")
+    path = Path(address).expanduser()
+    # Links are followed now: a link that is moved to a newer version does not move the plan.
+    return (path.parent.resolve() / path.name if path.is_file() else path.resolve()).as_posix(), ""
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+def _below(filesystem: fs.FileSystem, base: str) -> Iterator[str]:
+    for path, is_directory in _walk(filesystem, base):
+        if not is_directory and path.lower().endswith(SUFFIXES):
+            yield path
+
+
+def _walk(filesystem: fs.FileSystem, base: str) -> Iterator[tuple[str, bool]]:
+    """Everything below a directory that is not ignored, itself first; True for directories."""
+    if isinstance(filesystem, fs.LocalFileSystem):
+        yield from _walk_local(base)
+        return
+    yield base, True
+    for info in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
+        if not any(map(_ignored, PurePosixPath(info.path).relative_to(base).parts)):
+            yield info.path, info.type == fs.FileType.Directory
+
+
+def _walk_local(base: str) -> Iterator[tuple[str, bool]]:
+    pending, links = [base], list[str]()
+    seen: set[Path] = set()
+    while pending or links:
+        # Links come last, so that a file goes by its own name where it has one.
+        directory = pending.pop() if pending else links.pop(links.index(min(links)))
+        real = Path(directory).resolve()
+        if real in seen:
+            continue
+        seen.add(real)
+        yield directory, True
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if _ignored(entry.name):
+                    continue
+                if entry.is_dir():
+                    (links if entry.is_symlink() else pending).append(entry.path)
+                else:
+                    yield entry.path, False
+
+
+def _glob(filesystem: fs.FileSystem, pattern: str) -> tuple[str, list[str]]:
+    parts = PurePosixPath(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
+    root = str(PurePosixPath(*parts[:fixed]))
+    found: list[str] = []
+    for path, is_directory in _expand(filesystem, root, True, parts[fixed:]):
+        found.extend(_below(filesystem, path) if is_directory else [path])
+    return root, list(dict.fromkeys(found))
+
+
+def _expand(
+    filesystem: fs.FileSystem, at: str, is_directory: bool, parts: tuple[str, ...]
+) -> Iterator[tuple[str, bool]]:
+    """Match the parts of a pattern, directory by directory."""
+    if not parts:
+        yield at, is_directory
+    elif not is_directory:
+        return
+    elif parts[0] == "**":
+        for path, below in _walk(filesystem, at):
+            if below:
+                yield from _expand(filesystem, path, True, parts[1:])
+    else:
+        for info in filesystem.get_file_info(fs.FileSelector(at, allow_not_found=True)):
+            name, hidden = info.base_name, _ignored(info.base_name)
+            if fnmatchcase(name, parts[0]) and (parts[0][0] in "._" or not hidden):
+                below = info.type == fs.FileType.Directory
+                yield from _expand(filesystem, info.path, below, parts[1:])
+
+
+def _each_once(found: Iterable[str]) -> list[str]:
+    """One path for each real file, its own name before those of links to it."""
+    real = {path: Path(path).resolve().as_posix() for path in found}
+    own_first = sorted(real, key=lambda path: (path != real[path], path))
+    return list({real[path]: path for path in reversed(own_first)}.values())
+
+
+def _neighbour(filesystem: fs.FileSystem, base: str) -> str:
+    """Suggest a name from the directory that was meant."""
+    path = PurePosixPath(base)
+    selector = fs.FileSelector(str(path.parent), allow_not_found=True)
+    return did_you_mean(path.name, [info.base_name for info in filesystem.get_file_info(selector)])
+
+
+def _nothing(address: str, kind: fs.FileType) -> str:
+    endings = ", ".join(SUFFIXES)
+    if kind == fs.FileType.Directory:
+        return (
+            f"{address}: the directory holds no file that ends in {endings} (names that begin "
+            "with . or _ are ignored); name other files by a glob"
+        )
+    return f"{address}: no file matches the pattern; check it, and quote it in a shell"

@@ -1,0 +1,277 @@
+"""The rows of an input plan as row chunks: decoded into feature-major buffers in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from gmm_dask.chunked.rows import Rows
+from gmm_dask.errors import SchemaError
+from gmm_dask.storage.columns import write_values
+from gmm_dask.storage.decode import OpenFile, check_files
+from gmm_dask.storage.layout import Layout, RowGroup, lay_out
+from gmm_dask.storage.plan import InputPlan
+
+# Rows decoded at a time: enough that Python costs little, few enough not to count as memory.
+_BATCH_ROWS = 1 << 16
+_BATCH_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetRows(Rows):
+    """Rows that came from Parquet files.
+
+    Attributes
+    ----------
+    keys
+        The key columns of the same rows, as they are stored; None when none were asked for.
+    file
+        Number of the file in the plan; None unless chunks are split by file.
+    first_in_file
+        Number of the first row within that file; None likewise.
+    """
+
+    keys: pa.Table | None = None
+    file: int | None = None
+    first_in_file: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetChunks:
+    """The rows of an input plan as row chunks, cut by plan and configuration only.
+
+    Safe to read from several threads at once: each reading opens its files itself, one at a time.
+
+    Attributes
+    ----------
+    plan
+        The input plan.
+    chunk_rows
+        Rows of a chunk at the most.
+    split_files
+        Whether no chunk crosses from one file into the next.
+    key_columns
+        Columns handed on with the rows.
+    """
+
+    plan: InputPlan
+    chunk_rows: int
+    split_files: bool = False
+    key_columns: tuple[str, ...] = ()
+
+    volatile = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the layout: it is larger than the plan and quickly made again.
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the chunks lie in the files."""
+        return lay_out(self.plan, self.chunk_rows, self.split_files)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the d features."""
+        return self.plan.names
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.floating]:
+        """float32 when that holds every feature exactly by its type, else float64."""
+        narrow = all(column.narrow for column in self.plan.columns)
+        return np.dtype(np.float32 if narrow else np.float64)
+
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of each chunk."""
+        bounds = self.layout.bounds
+        return tuple(stop - start for start, stop in pairwise(bounds))
+
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """Chunks that begin with a row group."""
+        return self.layout.entries
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the plan has a column of weights."""
+        return self.plan.sample_weight is not None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the snapshot and of how it is cut."""
+        text = f"{self.plan.digest} {self.chunk_rows} {self.split_files}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def read(self, start: int, stop: int) -> Iterator[ParquetRows]:
+        """Decode chunks start … stop−1 in order, one at a time; nulls become NaN.
+
+        Raises
+        ------
+        InputChangedError
+            A file is not what the plan saw: gone, shortened, grown or replaced.
+        InputError
+            A file is damaged or may not be read.
+        SchemaError
+            A 64-bit integer is beyond 2⁵³.
+        """
+        return self._decode(self.layout.bounds[start : stop + 1], start)
+
+    def read_joined(self, start: int, stop: int) -> ParquetRows:
+        """Decode chunks start … stop−1 as one; raises like `read`."""
+        bounds = self.layout.bounds
+        return next(self._decode((bounds[start], bounds[stop]), start))
+
+    def describe(self, chunk: int, row: int | None = None) -> str:
+        """File and rows within it: "part-3.parquet rows 0–250,000"; the first row is row 0."""
+        return self.describe_run(chunk, chunk + 1, row)
+
+    def describe_run(self, start: int, stop: int, row: int | None = None) -> str:
+        """Like `describe`, for chunks start … stop−1 together."""
+        first, last = self.layout.bounds[start], self.layout.bounds[stop]
+        if row is not None:
+            first, last = first + row, first + row + 1
+        (file, begin), (last_file, end) = self.locate(first), self.locate(last - 1)
+        name, last_name = self.plan.files[file].path, self.plan.files[last_file].path
+        if row is not None:
+            return f"{name} row {begin:,}"
+        if file == last_file:
+            return f"{name} rows {begin:,}–{end + 1:,}"
+        return f"{name} row {begin:,} to {last_name} row {end:,}"
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """Number of the file of a row of the input, and the row's number within that file."""
+        (group,) = self.layout.between(row, row + 1)
+        before = sum(self.plan.files[group.file].row_groups[: group.index])
+        return group.file, row - group.first + before
+
+    def check(self) -> None:
+        """See that the first and the last file are there and unchanged, reading no rows.
+
+        Raises
+        ------
+        InputChangedError
+            One is gone or changed; also where this process cannot see the input at all.
+        InputError
+            One cannot be read.
+        """
+        check_files(self.plan, sorted({0, len(self.plan.files) - 1}))
+
+    def _decode(self, bounds: Sequence[int], chunk: int) -> Iterator[ParquetRows]:
+        """Fill one buffer for each pair of neighbours in ``bounds``."""
+        pieces = self._pieces(bounds)
+        for place, (first, last) in enumerate(pairwise(bounds)):
+            target = _Target(self, first, last)
+            for piece in pieces:
+                target.write(piece)
+                if piece.stop == last:
+                    break
+            yield target.rows(chunk + place)
+
+    def _pieces(self, bounds: Sequence[int]) -> Iterator[_Piece]:
+        """Batches of the rows between the first and the last bound, cut at every bound."""
+        if len(bounds) < 2:
+            return
+        names = self._names()
+        batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (8 * len(names))))
+        position = bounds[0]
+        by_file: dict[int, list[RowGroup]] = {}
+        for group in self.layout.between(bounds[0], bounds[-1]):
+            by_file.setdefault(group.file, []).append(group)
+        for number, groups in by_file.items():
+            with OpenFile(self.plan, number) as opened:
+                stored = [name for name in names if opened.stores(name)]
+                for group in groups:
+                    row = group.first
+                    for batch in opened.batches(group.index, stored, batch_rows):
+                        end = min(row + batch.num_rows, bounds[-1])
+                        while position < end:
+                            stop = min(end, bounds[bisect_right(bounds, position)])
+                            part = batch.slice(position - row, stop - position)
+                            yield _Piece(position, stop, part, opened)
+                            position = stop
+                        row += batch.num_rows
+                        if position == bounds[-1]:
+                            return
+
+    def _names(self) -> tuple[str, ...]:
+        weight = () if self.plan.sample_weight is None else (self.plan.sample_weight.name,)
+        return tuple(dict.fromkeys((*self.plan.names, *weight, *self.key_columns)))
+
+
+class _Piece(NamedTuple):
+    """Rows ``first`` … ``stop`` − 1 of the input, in one batch of one row group."""
+
+    first: int
+    stop: int
+    batch: pa.RecordBatch
+    opened: OpenFile
+
+
+@dataclass(eq=False)
+class _Target:
+    """The buffers of the chunk that is being decoded: rows ``first`` … ``last`` − 1."""
+
+    chunks: ParquetChunks
+    first: int
+    last: int
+    values: npt.NDArray[Any] = field(init=False)
+    weight: npt.NDArray[np.float64] | None = field(init=False)
+    keys: list[pa.RecordBatch] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        m = self.last - self.first
+        self.values = np.empty((len(self.chunks.columns), m), self.chunks.dtype)  # (d, m)
+        self.weight = np.empty(m) if self.chunks.weighted else None
+
+    def write(self, piece: _Piece) -> None:
+        """Put a piece where it belongs."""
+        plan = self.chunks.plan
+        here = slice(piece.first - self.first, piece.stop - self.first)
+        for feature, column in enumerate(plan.columns):
+            self._write_column(column.name, piece, self.values[feature, here])
+        if self.weight is not None and plan.sample_weight is not None:
+            self._write_column(plan.sample_weight.name, piece, self.weight[here])
+        if self.chunks.key_columns:
+            columns = [self._key(name, piece) for name in self.chunks.key_columns]
+            self.keys.append(pa.RecordBatch.from_arrays(columns, list(self.chunks.key_columns)))
+
+    def rows(self, chunk: int) -> ParquetRows:
+        """Return what was written; ``values`` is the (m, d) view of the (d, m) buffer."""
+        keys = pa.Table.from_batches(self.keys) if self.chunks.key_columns else None
+        file, inside = None, None
+        if self.chunks.split_files:
+            file, inside = self.chunks.locate(self.first)
+        return ParquetRows(self.values.T, self.weight, chunk, self.first, None, keys, file, inside)
+
+    def _write_column(self, name: str, piece: _Piece, out: npt.NDArray[Any]) -> None:
+        index = piece.batch.schema.get_field_index(name)
+        if index < 0:
+            value = piece.opened.partitions[name]
+            out.fill(np.nan if value is None else float(value))
+            return
+        inexact = write_values(piece.batch.column(index), out)
+        if inexact is not None:
+            _, row = self.chunks.locate(piece.first + inexact)
+            value = piece.batch.column(index)[inexact].as_py()
+            raise SchemaError(
+                f"{piece.opened.file.path}: column {name!r} row {row:,} is {value}, beyond 2^53, "
+                "which float64 cannot hold exactly; write the column as float64 to round it"
+            )
+
+    def _key(self, name: str, piece: _Piece) -> pa.Array:
+        index = piece.batch.schema.get_field_index(name)
+        if index >= 0:
+            return piece.batch.column(index)
+        kind = pa.type_for_alias(self.chunks.plan.types[name])
+        value = pa.scalar(piece.opened.partitions[name]).cast(kind)
+        return pa.repeat(value, piece.stop - piece.first)

@@ -1,0 +1,387 @@
+"""The input plan: which rows an input consists of, taken once from the footers of its files.
+
+The plan is the snapshot that a fit is held to. Files added later are no part of it; a file that
+is changed, shortened or gone is noticed when it is read (`gmm_dask.storage.decode`). No row is
+read to make it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gmm_dask.config import InputSection
+from gmm_dask.errors import ConfigError, InputError, SchemaError, TooFewRowsError
+from gmm_dask.storage.columns import Column, problem_of, widest
+from gmm_dask.storage.footer import read_footer
+from gmm_dask.storage.location import (
+    READ_ERRORS,
+    did_you_mean,
+    find_files,
+    open_file,
+    partitions_of,
+    reason,
+)
+
+_FOOTER_THREADS = 16
+_FOOTERS_PER_TURN = 16  # a turn of one costs more than reading a local footer
+# Longer digits are names, not numbers: they would lose their end.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
+_NUMBER = re.compile(r"[+-]?([0-9]{1,15}(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file of an input.
+
+    Attributes
+    ----------
+    path
+        Below the plan's root, with ``/``.
+    size
+        Bytes.
+    row_groups
+        Rows of each row group.
+    footer
+        Digest of the footer.
+    """
+
+    path: str
+    size: int
+    row_groups: tuple[int, ...]
+    footer: str
+
+    @property
+    def rows(self) -> int:
+        """Rows of all its row groups."""
+        return sum(self.row_groups)
+
+    @property
+    def partitions(self) -> dict[str, str | None]:
+        """Keys and values of the Hive partitions that it lies in."""
+        return partitions_of(self.path)
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """A snapshot of an input: small, picklable, and equal wherever the same files lie.
+
+    Attributes
+    ----------
+    root
+        Absolute address of the directory that the files are below; never holds credentials.
+    files
+        In the order in which they are read.
+    columns
+        The d features.
+    sample_weight
+        The column of weights, or None.
+    nulls
+        "error" or "drop": what is to be done with rows that hold a null or NaN.
+    convert
+        Columns that are not numbers by themselves, and what they become.
+    types
+        Arrow type of every column that all files have with one type, partition keys included:
+        what may be a key column.
+    """
+
+    root: str
+    files: tuple[InputFile, ...] = field(repr=False)
+    columns: tuple[Column, ...]
+    sample_weight: Column | None
+    nulls: str
+    convert: Mapping[str, str]
+    types: Mapping[str, str] = field(repr=False)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of all files, before any is dropped."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the d features."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def null_counts(self) -> dict[str, int | None]:
+        """Nulls of each feature by the footers; None where they do not say. NaN is no null."""
+        return {column.name: column.nulls for column in self.columns}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the snapshot: names, sizes and footers of the files, columns, types and policy.
+
+        Neither where the files lie nor when they were touched plays a part.
+        """
+        content = self.to_json()
+        del content["root"], content["types"]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as what JSON can hold; `from_json` reads it."""
+        return {
+            "root": self.root,
+            "files": [
+                [file.path, file.size, list(file.row_groups), file.footer] for file in self.files
+            ],
+            "columns": [asdict(column) for column in self.columns],
+            "sample_weight": self.sample_weight and asdict(self.sample_weight),
+            "nulls": self.nulls,
+            "convert": dict(self.convert),
+            "types": dict(self.types),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> InputPlan:
+        """Rebuild the plan that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            It is not what `to_json` writes.
+        """
+        try:
+            weight = content["sample_weight"]
+            return cls(
+                content["root"],
+                tuple(
+                    InputFile(path, size, tuple(groups), footer)
+                    for path, size, groups, footer in content["files"]
+                ),
+                tuple(Column(**column) for column in content["columns"]),
+                None if weight is None else Column(**weight),
+                content["nulls"],
+                dict(content["convert"]),
+                dict(content["types"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not an input plan: {error!r}") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Ten thousand files in a few hundred kB; a process keeps one copy for all its tasks.
+        return _restore, (zlib.compress(json.dumps(self.to_json()).encode(), 1),)
+
+
+@lru_cache(maxsize=4)
+def _restore(compressed: bytes) -> InputPlan:
+    return InputPlan.from_json(json.loads(zlib.decompress(compressed)))
+
+
+def plan_input(section: InputSection) -> InputPlan:
+    """Make the input plan of an ``[input]`` section: reads footers, no rows.
+
+    Parameters
+    ----------
+    section
+        Path, columns and policies. Which files belong to a path: `gmm_dask.storage.location`.
+        Keys of Hive partitions (``day=3/``) are columns like those in the files; where a file
+        stores a column of that name, the stored one counts.
+
+    Raises
+    ------
+    ConfigError
+        A column is named twice, or ``convert`` names one that is not read.
+    InputError
+        A path, file or footer cannot be used.
+    SchemaError
+        A column is missing, of another type in another file, not a number, or all null.
+    TooFewRowsError
+        There are no rows.
+    """
+    wanted = [*section.columns, *([section.sample_weight] if section.sample_weight else [])]
+    _check_names(section, wanted)
+    root, paths = find_files(section.path)
+    seen = _read_all(root, paths, wanted)
+    partitions = _partition_types(paths)
+    known = _Schemas(seen, partitions)
+    columns = {name: known.column(name, section.convert.get(name)) for name in wanted}
+    rows = sum(one.file.rows for one in seen)
+    if not rows:
+        raise TooFewRowsError(
+            f"{section.path}: {len(seen):,} file(s), but not one row; is the writer finished?"
+        )
+    for column in columns.values():
+        if column.nulls == rows:
+            raise SchemaError(
+                f"{section.path}: column {column.name!r} ({column.type}) is null in all "
+                f"{rows:,} rows; leave it out of input.columns"
+            )
+    return InputPlan(
+        root,
+        tuple(one.file for one in seen),
+        tuple(columns[name] for name in section.columns),
+        columns[section.sample_weight] if section.sample_weight else None,
+        section.nulls,
+        dict(section.convert),
+        known.common(),
+    )
+
+
+def _check_names(section: InputSection, wanted: Sequence[str]) -> None:
+    for name in section.columns:
+        if section.columns.count(name) > 1:
+            raise ConfigError(f"input.columns names {name!r} twice; name each column once")
+    for name in section.convert:
+        if name not in wanted:
+            raise ConfigError(
+                f"input.convert names {name!r}, which is not among input.columns"
+                f"{did_you_mean(name, wanted)}"
+            )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a footer says of one file: nulls of the wanted columns, None where unknown."""
+
+    file: InputFile
+    schema: pa.Schema
+    nulls: Mapping[str, int | None]
+
+
+def _read_all(root: str, paths: Sequence[str], wanted: Sequence[str]) -> list[_Seen]:
+    """Read all footers, many at a time: what takes long is the waiting for a remote disk."""
+
+    def read_some(start: int) -> list[_Seen]:
+        return [_read_one(root, path, wanted) for path in paths[start : start + _FOOTERS_PER_TURN]]
+
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        turns = pool.map(read_some, range(0, len(paths), _FOOTERS_PER_TURN))
+        return [one for turn in turns for one in turn]
+
+
+def _read_one(root: str, path: str, wanted: Sequence[str]) -> _Seen:
+    try:
+        with open_file(root, path) as source:
+            footer = read_footer(source, path)
+        metadata = footer.parse(path)
+        schema = metadata.schema.to_arrow_schema()
+    except InputError:
+        raise
+    except READ_ERRORS as error:
+        raise InputError(
+            f"{path}: cannot be read ({reason(error)}); check that it is there and yours to read"
+        ) from error
+    groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    file = InputFile(path, footer.size, groups, footer.digest)
+    return _Seen(file, schema, _null_counts(metadata, path, wanted))
+
+
+def _null_counts(
+    metadata: pq.FileMetaData, path: str, wanted: Sequence[str]
+) -> dict[str, int | None]:
+    """Nulls of each wanted column that the file stores flat, by its footer."""
+    leaves = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    counts: dict[str, int | None] = {}
+    for name in wanted:
+        if leaves.count(name) != 1:
+            continue
+        leaf, total = leaves.index(name), 0
+        for group in range(metadata.num_row_groups):
+            chunk = metadata.row_group(group).column(leaf)
+            statistics = chunk.statistics
+            if statistics is None or not statistics.has_null_count:
+                break
+            total += statistics.null_count
+        else:
+            counts[name] = total
+            continue
+        counts[name] = None
+    return counts
+
+
+class _Schemas:
+    """The schemas of all files against each other."""
+
+    def __init__(self, seen: Sequence[_Seen], partitions: Mapping[str, pa.DataType]) -> None:
+        self.seen = seen
+        self.partitions = partitions
+        # Thousands of files share a few schemas: each is looked at once, in its first file.
+        self.distinct: list[tuple[pa.Schema, set[str], _Seen]] = []
+        for one in seen:
+            keys = set(one.file.partitions)
+            if not any(keys == k and one.schema.equals(s) for s, k, _ in self.distinct):
+                self.distinct.append((one.schema, keys, one))
+
+    def column(self, name: str, conversion: str | None) -> Column:
+        """Find a column in every file and hold its types to each other."""
+        kind, first = None, ""
+        for schema, keys, one in self.distinct:
+            path = one.file.path
+            found = self._type(schema, keys, name, path)
+            if (problem := problem_of(found, conversion)) is not None:
+                raise SchemaError(f"{path}: column {name!r} {problem}")
+            wider = widest(kind or str(found), str(found))
+            if wider is None:
+                raise SchemaError(
+                    f"{path}: column {name!r} is {found}, but {kind} in {first}; rewrite one of "
+                    "them (only float widths may differ)"
+                )
+            kind, first = wider, first or path
+        assert kind is not None
+        nulls = [self._nulls(one, name) for one in self.seen]
+        known = [count for count in nulls if count is not None]
+        return Column(name, kind, sum(known) if len(known) == len(nulls) else None)
+
+    def common(self) -> dict[str, str]:
+        """Type of every column that all files have once and alike."""
+        alike: dict[str, str] | None = None
+        for schema, keys, _ in self.distinct:
+            types = {key: str(self.partitions[key]) for key in sorted(keys)}
+            types |= {f.name: str(f.type) for f in schema if schema.names.count(f.name) == 1}
+            alike = types if alike is None else dict(alike.items() & types.items())
+        return dict(sorted((alike or {}).items()))
+
+    def _type(self, schema: pa.Schema, keys: set[str], name: str, path: str) -> pa.DataType:
+        places = schema.get_all_field_indices(name)
+        if len(places) > 1:
+            raise SchemaError(
+                f"{path}: {len(places)} columns are named {name!r}; rename them when writing"
+            )
+        if places:
+            return schema.field(places[0]).type
+        if name in keys:
+            return self.partitions[name]
+        raise SchemaError(
+            f"{path}: has no column {name!r}{did_you_mean(name, [*schema.names, *keys])}"
+        )
+
+    def _nulls(self, one: _Seen, name: str) -> int | None:
+        if name in one.nulls:
+            return one.nulls[name]
+        return one.file.rows if one.file.partitions.get(name) is None else 0
+
+
+def _partition_types(paths: Iterable[str]) -> dict[str, pa.DataType]:
+    """Type of each partition key: integers, else floats, else text."""
+    values: dict[str, set[str]] = {}
+    for path in paths:
+        for key, value in partitions_of(path).items():
+            values.setdefault(key, set()).update([] if value is None else [value])
+    return {key: _type_of(texts) for key, texts in values.items()}
+
+
+def _type_of(texts: set[str]) -> pa.DataType:
+    for pattern, kind in ((_INTEGER, pa.int64()), (_NUMBER, pa.float64())):
+        if texts and all(pattern.fullmatch(text) for text in texts):
+            return kind
+    return pa.string()

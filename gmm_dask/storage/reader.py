@@ -1,0 +1,296 @@
+"""Reading Parquet: as row chunks for a fit, and as a lazy dask array for everything else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import Literal
+
+import dask.array as da
+import numpy as np
+
+from gmm_dask.chunked.rows import RowChunks, Rows, complete
+from gmm_dask.chunked.threads import available_cores
+from gmm_dask.config import InputSection, check_config
+from gmm_dask.errors import ConfigError, InputChangedError, NonFiniteError, SchemaError
+from gmm_dask.mixture.covariance.base import RowsArray
+from gmm_dask.storage.layout import CHUNK_BYTES, chunk_rows
+from gmm_dask.storage.location import did_you_mean
+from gmm_dask.storage.parquet_rows import ParquetChunks, ParquetRows
+from gmm_dask.storage.plan import InputPlan, plan_input
+
+__all__ = [
+    "CompleteChunks",
+    "ParquetChunks",
+    "ParquetRows",
+    "parquet_chunks",
+    "read_parquet",
+    "source_of",
+]
+
+#: A dask block is a whole row group, not a slice of one, up to this many decoded bytes.
+BLOCK_BYTES = 512 << 20
+
+
+def parquet_chunks(
+    plan: InputPlan,
+    *,
+    split_files: bool = False,
+    key_columns: Sequence[str] = (),
+    chunk_bytes: int = CHUNK_BYTES,
+) -> ParquetChunks:
+    """Cut an input plan into row chunks; reads nothing.
+
+    Parameters
+    ----------
+    plan
+        The input plan.
+    split_files
+        Let no chunk cross from one file into the next.
+    key_columns
+        Columns of any type, or keys of partitions, to hand on with the rows.
+    chunk_bytes
+        Bytes of a chunk when every value takes 8.
+
+    Raises
+    ------
+    ConfigError
+        A key column is named twice.
+    SchemaError
+        A key column is not in every file with one type.
+    """
+    for name in key_columns:
+        if name not in plan.types:
+            raise SchemaError(
+                f"key column {name!r} is not in every file with one type"
+                f"{did_you_mean(name, plan.types)}"
+            )
+        if list(key_columns).count(name) > 1:
+            raise ConfigError(f"key_columns names {name!r} twice; name each column once")
+    most = chunk_rows(plan.rows, len(plan.columns), chunk_bytes)
+    return ParquetChunks(plan, most, split_files, tuple(key_columns))
+
+
+def read_parquet(
+    path: str | os.PathLike[str],
+    columns: Sequence[str],
+    nulls: Literal["error", "drop"] = "error",
+    convert: Mapping[str, Literal["float", "seconds"]] | None = None,
+) -> da.Array:
+    """Open Parquet data as a lazy dask array with known chunks.
+
+    Only footers are read now, except with ``nulls="drop"``: then one scan counts the rows that
+    stay. An estimator of this package that is given the array itself (not a slice or a result of
+    it) reads the files directly, as `source_of` tells it.
+
+    A block is a run of row chunks that can be read without decoding anything twice. A row group
+    of more than 512 MiB is several blocks, and each decodes it from its beginning.
+
+    Parameters
+    ----------
+    path
+        File, directory, glob or ``s3://`` address; see `gmm_dask.storage.location`.
+    columns
+        The d features, in this order.
+    nulls
+        What to do with rows that hold a null or NaN: refuse them when a block is computed, or
+        leave them out.
+    convert
+        Decimal columns to "float", date and time columns to "seconds".
+
+    Returns
+    -------
+    dask.array.Array
+        (n, d) float32 if all columns are at most that wide, else float64.
+
+    Raises
+    ------
+    ConfigError, InputError, SchemaError, TooFewRowsError
+        As `gmm_dask.storage.plan.plan_input` does.
+    NonFiniteError
+        When a block with a null (under ``nulls="error"``) or an infinity is computed.
+    """
+    tables = {
+        "path": os.fspath(path),
+        "columns": list(columns),
+        "nulls": nulls,
+        "convert": dict(convert or {}),
+    }
+    chunks = parquet_chunks(plan_input(check_config(InputSection, tables, "read_parquet")))
+    return _as_array(_without_nulls(chunks) if nulls == "drop" else chunks)
+
+
+def source_of(array: da.Array) -> RowChunks | None:
+    """Return the row chunks behind an array that `read_parquet` returned; None for any other."""
+    if array.name + _SOURCE not in array.dask:
+        return None
+    source: RowChunks = array.dask[array.name + _SOURCE]
+    return source
+
+
+@dataclass(frozen=True, eq=False)
+class CompleteChunks:
+    """Row chunks without the rows that hold a null, whose number was counted before.
+
+    Attributes
+    ----------
+    source
+        All rows.
+    rows
+        Rows that stay, of each chunk.
+    """
+
+    source: ParquetChunks
+    rows: tuple[int, ...]
+
+    volatile = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the d features."""
+        return self.source.columns
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """Of the values as read."""
+        return self.source.dtype
+
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """Chunks that begin with a row group."""
+        return self.source.entries
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the plan has a column of weights."""
+        return self.source.weighted
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the source and the counts."""
+        text = f"{self.source.digest} {self.rows}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def read(self, start: int, stop: int) -> Iterator[Rows]:
+        """Decode chunks start … stop−1 and leave incomplete rows out.
+
+        Raises
+        ------
+        InputChangedError
+            Another number of rows is complete than was counted.
+        NonFiniteError
+            A row holds an infinity.
+        """
+        firsts = (0, *accumulate(self.rows))
+        for rows in self.source.read(start, stop):
+            kept = _kept(self.source, rows, rows.chunk + 1)
+            _check_count(self, rows.chunk, rows.chunk + 1, kept)
+            yield Rows(kept.values, kept.sample_weight, rows.chunk, firsts[rows.chunk])
+
+    def describe(self, chunk: int, row: int | None = None) -> str:
+        """Where the chunk lies; which rows of it were left out is known after reading only."""
+        return self.source.describe(chunk)
+
+
+_SOURCE = "-source"
+
+
+def _as_array(chunks: ParquetChunks | CompleteChunks) -> da.Array:
+    source = chunks.source if isinstance(chunks, CompleteChunks) else chunks
+    token = hashlib.blake2b(f"{chunks.digest} {source.plan.root}".encode(), digest_size=16)
+    name = f"parquet-{token.hexdigest()}"
+    runs = _block_runs(source)
+    # The recipe is one key of the graph: it travels once, however many blocks there are.
+    graph: dict[object, object] = {name + _SOURCE: chunks}
+    for block, (start, stop) in enumerate(runs):
+        graph[name, block, 0] = (_block, name + _SOURCE, start, stop)
+    sizes = tuple(sum(chunks.rows[start:stop]) for start, stop in runs)
+    return da.Array(graph, name, (sizes, (len(chunks.columns),)), dtype=chunks.dtype)
+
+
+def _block_runs(chunks: ParquetChunks) -> list[tuple[int, int]]:
+    """Chunks of each block: from one entry to the next, unless that is too large."""
+    most = BLOCK_BYTES // (8 * len(chunks.columns))
+    edges = [*chunks.entries, len(chunks.rows)]
+    runs = []
+    for entry, following in pairwise(edges):
+        start, held = entry, 0
+        for chunk in range(entry, following):
+            if held and held + chunks.rows[chunk] > most:
+                runs.append((start, chunk))
+                start, held = chunk, 0
+            held += chunks.rows[chunk]
+        runs.append((start, following))
+    return runs
+
+
+def _block(chunks: ParquetChunks | CompleteChunks, start: int, stop: int) -> RowsArray:
+    """Decode chunks start … stop−1 as one array, (m, d)."""
+    if isinstance(chunks, CompleteChunks):
+        rows = chunks.source.read_joined(start, stop)
+        kept = _kept(chunks.source, rows, stop)
+        _check_count(chunks, start, stop, kept)
+        return kept.values
+    rows = chunks.read_joined(start, stop)
+    _refuse(chunks, rows, stop)
+    return rows.values
+
+
+def _without_nulls(chunks: ParquetChunks) -> CompleteChunks:
+    """Count the complete rows of each chunk: one scan."""
+
+    def count(run: tuple[int, int]) -> list[int]:
+        return [_kept(chunks, rows, rows.chunk + 1).values.shape[0] for rows in chunks.read(*run)]
+
+    edges = [*chunks.entries, len(chunks.rows)]
+    with ThreadPoolExecutor(available_cores()) as pool:
+        counts = pool.map(count, pairwise(edges))
+        return CompleteChunks(chunks, tuple(rows for run in counts for rows in run))
+
+
+def _kept(chunks: ParquetChunks, rows: Rows, stop: int) -> Rows:
+    """Leave out the rows with nulls; ``rows`` are chunks ``rows.chunk`` … stop−1."""
+    kept = complete(rows)
+    if kept.kept is not None or not _all_finite(kept.values):
+        _refuse(chunks, rows, stop, nulls=False)
+    return kept
+
+
+def _check_count(chunks: CompleteChunks, start: int, stop: int, kept: Rows) -> None:
+    counted, found = sum(chunks.rows[start:stop]), kept.values.shape[0]
+    if found != counted:
+        raise InputChangedError(
+            f"{chunks.source.describe_run(start, stop)}: {found:,} rows are complete where "
+            f"{counted:,} were counted; the input has changed, open it again"
+        )
+
+
+def _all_finite(values: RowsArray) -> bool:
+    """Whether the sum is finite; False does not yet mean that a value is not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.add.reduce(values, axis=None)))
+
+
+def _refuse(chunks: ParquetChunks, rows: Rows, stop: int, nulls: bool = True) -> None:
+    """Refuse infinities, and nulls if so told, naming file, column, count and first row."""
+    if _all_finite(rows.values):
+        return
+    kinds: list[tuple[np.ufunc, str, str]] = [
+        (np.isinf, "infinite values", "remove or replace them")
+    ]
+    if nulls:
+        kinds.append((np.isnan, "nulls or NaN", 'fill them, or leave such rows out: nulls="drop"'))
+    for is_bad, what, advice in kinds:
+        for name, values in zip(chunks.columns, rows.values.T, strict=True):
+            bad = is_bad(values)  # (m,)
+            if bad.any():
+                first = chunks.describe_run(rows.chunk, stop, int(bad.argmax()))
+                raise NonFiniteError(
+                    f"{chunks.describe_run(rows.chunk, stop)}: column {name!r} holds "
+                    f"{np.count_nonzero(bad):,} {what}, first at {first}; {advice}"
+                )
