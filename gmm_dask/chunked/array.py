@@ -180,4 +180,4 @@ def _predict_block(block: Any, parameters: MixtureParameters, what: str) -> Floa
     require_finite(values, columns, "in a block of X")
     assigned = assign(parameters, values, responsibilities=what == "responsibilities")
     found = getattr(assigned, what)
-    return found.astype(np.int64) if what == "labels" else found  # type: ignore[no-any-return]
+    return found.astype(np.int64) if what == "labels" else found

@@ -223,7 +223,7 @@ def evaluate(
     }
     model = StoredModel(result.parameters, plan.names, ids, manifest)
     pictures = fit_pictures(
-        result.survey.sample.head(LOOK_ROWS, np.random.RandomState(0)).X,
+        result.survey.sample.head(LOOK_ROWS, np.random.RandomState(0)).X.astype(np.float64),
         plan.names,
         result.initial,
         result.parameters,

@@ -1,0 +1,263 @@
+"""GaussianMixture on arrays in memory: scikit-learn's meaning of every keyword, and our own."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris, make_blobs
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture as Peer
+
+from gmm_dask import GaussianMixture
+from gmm_dask.errors import ConfigError, NonFiniteError, NumericalError, TooFewRowsError
+
+TYPES = ("full", "tied", "diag", "spherical")
+
+
+@pytest.fixture(scope="module")
+def X() -> np.ndarray:
+    blobs, _ = make_blobs(600, centers=3, n_features=3, cluster_std=[1.0, 2.0, 0.5], random_state=1)
+    return blobs
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_without_search_a_fit_is_scikit_learns(X: np.ndarray, covariance_type: str) -> None:
+    keywords = {"covariance_type": covariance_type, "random_state": 3, "tol": 1e-5}
+    ours = GaussianMixture(3, search_rows=None, **keywords).fit(X)
+    peer = Peer(3, **keywords).fit(X)
+    order = np.argsort(-peer.weights_)
+    np.testing.assert_allclose(ours.weights_, peer.weights_[order], rtol=1e-9)
+    np.testing.assert_allclose(ours.means_, peer.means_[order], rtol=1e-9)
+    assert ours.n_iter_ == peer.n_iter_
+    assert ours.lower_bound_ == pytest.approx(peer.lower_bound_, rel=1e-12)
+    assert ours.converged_
+    assert ours.score(X) == pytest.approx(peer.score(X), rel=1e-12)
+    assert ours.bic(X) == pytest.approx(peer.bic(X), rel=1e-12)
+    assert ours.aic(X) == pytest.approx(peer.aic(X), rel=1e-12)
+    np.testing.assert_allclose(ours.predict_proba(X), peer.predict_proba(X)[:, order], atol=1e-9)
+    np.testing.assert_array_equal(ours.predict(X), np.argsort(order)[peer.predict(X)])
+    np.testing.assert_allclose(ours.score_samples(X), peer.score_samples(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("max_iter", [1, 2, 5])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_given_starts_keep_their_order_and_scikit_learns_steps(
+    X: np.ndarray, covariance_type: str, max_iter: int
+) -> None:
+    start = Peer(3, covariance_type=covariance_type, max_iter=1, random_state=5).fit(X)
+    keywords = {
+        "covariance_type": covariance_type,
+        "weights_init": start.weights_,
+        "means_init": start.means_,
+        "precisions_init": start.precisions_,
+        "max_iter": max_iter,
+        "tol": 0.0,
+    }
+    ours, peer = GaussianMixture(3, **keywords).fit(X), Peer(3, **keywords).fit(X)
+    np.testing.assert_allclose(ours.weights_, peer.weights_, rtol=1e-9)
+    np.testing.assert_allclose(ours.means_, peer.means_, rtol=1e-9)
+    np.testing.assert_allclose(ours.covariances_, peer.covariances_, rtol=1e-9)
+    assert len(ours.lower_bounds_) == max_iter
+
+
+def test_warm_start_goes_on_where_the_last_fit_ended(X: np.ndarray) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = GaussianMixture(
+            3, warm_start=True, max_iter=1, tol=0.0, random_state=0, search_rows=None
+        )
+        bounds = [model.fit(X).lower_bound_ for _ in range(4)]
+        whole = GaussianMixture(3, max_iter=4, tol=0.0, random_state=0, search_rows=None).fit(X)
+    np.testing.assert_allclose(bounds, whole.lower_bounds_, rtol=1e-12)
+
+
+def test_exhausted_iterations_warn_and_say_so(X: np.ndarray) -> None:
+    with pytest.warns(ConvergenceWarning, match="did not converge in 1 iterations"):
+        model = GaussianMixture(3, max_iter=1, tol=0.0, random_state=0).fit(X)
+    assert not model.converged_
+    assert model.n_iter_ == 1
+
+
+def test_the_same_seed_gives_the_same_bits_and_none_does_not_fail(X: np.ndarray) -> None:
+    first = GaussianMixture(3, random_state=7).fit(X)
+    second = GaussianMixture(3, random_state=7).fit(X)
+    np.testing.assert_array_equal(first.means_, second.means_)
+    np.testing.assert_array_equal(first.covariances_, second.covariances_)
+    assert GaussianMixture(3).fit(X).converged_
+    assert GaussianMixture(3, random_state=np.random.RandomState(1)).fit(X).converged_
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_samples_have_the_moments_of_the_mixture(X: np.ndarray, covariance_type: str) -> None:
+    model = GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(X)
+    drawn, labels = model.sample(40_000)
+    assert drawn.shape == (40_000, 3)
+    assert (np.diff(labels) >= 0).all()
+    np.testing.assert_allclose(np.bincount(labels) / 40_000, model.weights_, atol=0.02)
+    for component in range(3):
+        mine = drawn[labels == component]
+        np.testing.assert_allclose(mine.mean(axis=0), model.means_[component], atol=0.1)
+        expected = model._parameters().matrices[component]
+        np.testing.assert_allclose(np.cov(mine.T), expected, atol=0.06 * np.abs(expected).max())
+    with pytest.raises(ValueError, match="at least one sample"):
+        model.sample(0)
+
+
+def test_weights_count_rows(X: np.ndarray) -> None:
+    weights = np.random.default_rng(0).integers(0, 4, len(X))
+    start = Peer(3, max_iter=1, random_state=0).fit(np.repeat(X, weights, axis=0))
+    given = {
+        "weights_init": start.weights_,
+        "means_init": start.means_,
+        "precisions_init": start.precisions_,
+        "tol": 1e-8,
+        "max_iter": 1000,
+    }
+    weighted = GaussianMixture(3, **given).fit(X, sample_weight=weights)
+    repeated = GaussianMixture(3, **given).fit(np.repeat(X, weights, axis=0))
+    np.testing.assert_allclose(weighted.means_, repeated.means_, rtol=1e-9)
+    np.testing.assert_allclose(weighted.covariances_, repeated.covariances_, rtol=1e-8)
+    assert weighted.log_likelihood_ == pytest.approx(repeated.log_likelihood_, rel=1e-10)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_smallest_fits_work(covariance_type: str) -> None:
+    column = np.array([[0.0], [1.0], [5.0]])
+    one = GaussianMixture(1, covariance_type=covariance_type).fit(column)
+    np.testing.assert_allclose(one.means_, [[2.0]])
+    np.testing.assert_allclose(np.ravel(one.covariances_), [14 / 3 + 1e-6])
+    every = GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(column)
+    np.testing.assert_allclose(np.sort(every.means_.ravel()), [0.0, 1.0, 5.0], atol=0.6)
+    assert GaussianMixture(1, covariance_type=covariance_type).fit(column[:1]).converged_
+
+
+def test_float32_is_read_as_such_and_summed_in_float64(X: np.ndarray) -> None:
+    single = X.astype(np.float32)
+    model = GaussianMixture(3, random_state=0).fit(single)
+    double = GaussianMixture(3, random_state=0).fit(single.astype(np.float64))
+    assert model.means_.dtype == np.float64
+    np.testing.assert_allclose(model.means_, double.means_, rtol=1e-6)
+
+
+def test_refusals_say_what_and_what_to_try(X: np.ndarray) -> None:
+    with pytest.raises(TooFewRowsError, match=r"n_components = 9.*n_samples = 4"):
+        GaussianMixture(9).fit(X[:4])
+    with pytest.raises(ConfigError, match=r"means_init.*shape of \(3, 3\)"):
+        GaussianMixture(3, means_init=np.zeros((2, 3))).fit(X)
+    with pytest.raises(ConfigError, match=r"weights_init.*normalized"):
+        GaussianMixture(3, weights_init=[0.5, 0.5, 0.5]).fit(X)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        GaussianMixture(3).fit(np.where(X > 5, np.nan, X))
+    with pytest.raises(ValueError, match="expecting 3 features"):
+        GaussianMixture(3, random_state=0).fit(X).predict(X[:, :2])
+
+
+def test_a_covariance_that_cannot_be_is_an_error_that_helps() -> None:
+    flat = np.column_stack([np.arange(50.0), np.zeros(50)])
+    with pytest.raises(NumericalError, match="reg_covar"):
+        GaussianMixture(2, reg_covar=0.0, random_state=0).fit(flat)
+
+
+def test_a_large_reg_covar_and_a_frequent_value_are_noticed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rng = np.random.default_rng(0)
+    small = np.column_stack([rng.normal(size=500), 1e-3 * rng.normal(size=500)])
+    GaussianMixture(1, reg_covar=1e-6).fit(small)
+    assert "reg_covar 1e-06" in caplog.text
+    assert "'x1'" in caplog.text
+    caplog.clear()
+    often = np.where(rng.random((500, 1)) < 0.3, 4.0, rng.normal(size=(500, 1)))
+    GaussianMixture(1).fit(often)
+    assert "x0 = 4" in caplog.text
+
+
+def test_verbose_prints_stages_and_iterations(
+    X: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    GaussianMixture(3, verbose=2, random_state=0).fit(X)
+    printed = capsys.readouterr().out
+    assert "survey" in printed
+    assert "Iteration 1" in printed
+    GaussianMixture(3, random_state=0).fit(X)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_tutorials_responsibilities() -> None:
+    np.random.seed(0)
+    grid = np.linspace(-5, 5, 20)
+    X = np.concatenate(
+        [grid * np.random.rand(20) + 10, grid * np.random.rand(20) - 10, grid * np.random.rand(20)]
+    )[:, None]
+    model = GaussianMixture(3, random_state=0).fit(X)
+    model.weights_ = np.full(3, 1 / 3)
+    model.means_ = np.array([[-5.0], [8.0], [1.5]])
+    model.covariances_ = np.array([[[25.0]], [[9.0]], [[1.0]]])
+    model.precisions_cholesky_ = np.array([[[1 / 5]], [[1 / 3]], [[1.0]]])
+    shares = model.predict_proba(X)
+    first = [[2.97644006e-02, 9.70235407e-01, 1.91912550e-07]]
+    first += [[3.85713024e-02, 9.61426220e-01, 2.47747304e-06]]
+    np.testing.assert_allclose(shares[:2], first, rtol=1e-8)
+    np.testing.assert_allclose(
+        shares[-1], [8.53513721e-02, 2.40396004e-02, 8.90609028e-01], rtol=1e-8
+    )
+
+
+def test_rows_far_out_get_finite_answers(X: np.ndarray) -> None:
+    model = GaussianMixture(3, random_state=0).fit(X)
+    far = np.array([[1e150, 0.0, 0.0], [1e300, -1e300, 1e300]])
+    shares = model.predict_proba(far)
+    assert np.isfinite(shares).all()
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0)
+    assert np.isfinite(model.score_samples(far)).all()
+
+
+def test_a_data_frames_columns_are_remembered() -> None:
+    frame = load_iris(as_frame=True).data
+    model = GaussianMixture(3, random_state=0).fit(frame)
+    assert list(model.feature_names_in_) == list(frame.columns)
+    assert model.predict(frame).shape == (150,)
+
+
+def test_infinity_is_refused(X: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="infinity"):
+        GaussianMixture(2).fit(np.where(X > 5, np.inf, X))
+    assert issubclass(NonFiniteError, ValueError)
+
+
+def test_load_model_gives_a_fitted_estimator(tmp_path: Path, X: np.ndarray) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from gmm_dask import load_model, steps
+    from gmm_dask.config import RunConfig, ThreadsCluster
+    from gmm_dask.events import silent
+
+    pq.write_table(
+        pa.table({name: X[:, j] for j, name in enumerate("abc")}), tmp_path / "x.parquet"
+    )
+    run = RunConfig.model_validate(
+        {
+            "input": {"path": str(tmp_path / "x.parquet"), "columns": ["a", "b", "c"]},
+            "model": {"n_components": 3},
+            "output": {"models": str(tmp_path / "models"), "name": "abc"},
+        }
+    )
+    plan = steps.inspect_input(run)
+    with steps.open_scanner(run, plan, ThreadsCluster(), silent) as scanner:
+        evaluation = steps.evaluate(run, plan, scanner, steps.fit(run, plan, scanner, silent), None)
+    steps.publish(run, evaluation, "run-1")
+    model = load_model(tmp_path / "models" / "abc")
+    same = load_model(tmp_path / "models" / "abc", version=1)
+    np.testing.assert_array_equal(model.means_, same.means_)
+    assert list(model.feature_names_in_) == ["a", "b", "c"]
+    assert list(model.component_ids_) == [0, 1, 2]
+    direct = GaussianMixture(3, random_state=0).fit(X)
+    np.testing.assert_allclose(model.means_, direct.means_, rtol=1e-12)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "X does not have valid feature names")
+        assert model.score(X) == pytest.approx(direct.score(X))
