@@ -71,7 +71,7 @@ class Checkpoint:
             The disk refuses; the checkpoint before it stands.
         """
         metadata = {"fit_key": self.fit_key, "meta": plain(meta)}
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         # One entry: several would come in any order, and equal states in different bytes.
         content = safetensors.numpy.save(contiguous, {"checkpoint": json.dumps(metadata)})
         sha256 = hashlib.sha256(content).hexdigest()

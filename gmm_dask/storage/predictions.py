@@ -246,7 +246,7 @@ def begin(
         kept = reusable_parts(out, plan, model.sha256, settings) if reuse else {}
         numbers = {file.path: number for number, file in enumerate(plan.files)}
         reused = _take_over(out, kept, staged, run_id, numbers)
-        remaining = tuple(file for file in plan.files if file.path not in reused)
+        remaining = tuple(file for file in plan.files if file.rows and file.path not in reused)
         writer = PartWriter(
             staged,
             run_id,

@@ -1,0 +1,35 @@
+"""Models to store in the tests of storage."""
+
+import numpy as np
+
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.storage.model import StoredModel
+
+SHAPES = {"full": (3, 2, 2), "tied": (2, 2), "diag": (3, 2), "spherical": (3,)}
+
+
+def some_parameters(kind="full", seed=0):
+    """Three components in two dimensions, with digits that any loss of precision would show."""
+    rng = np.random.default_rng(seed)
+    weights = rng.dirichlet(np.ones(3))
+    means = rng.normal(size=(3, 2)) * 1e3
+    if kind in ("full", "tied"):
+        root = rng.normal(size=SHAPES[kind])
+        covariances = root @ np.swapaxes(root, -1, -2) + np.eye(2)
+    else:
+        covariances = rng.uniform(0.1, 2, SHAPES[kind])
+    return MixtureParameters.from_covariances(kind, weights, means, covariances)
+
+
+def some_model(kind="full", seed=0, **run):
+    manifest = {
+        "fit_key": "f00d",
+        "snapshot": "5afe",
+        "rows": 1000,
+        "status": "converged",
+        "history": [-3.5, -2.25],
+        "quantiles": {"0.001": -12.125, "0.5": -2.0},
+        "low_density_threshold": -12.125,
+    }
+    columns = ("größe", "b")
+    return StoredModel(some_parameters(kind, seed), columns, (4, 0, 7), manifest, run)
