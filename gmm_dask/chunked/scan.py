@@ -13,12 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import xxhash
-
-from gmm_dask.chunked.rows import RowChunks, Rows, complete
-from gmm_dask.errors import InputChangedError, TooFewRowsError
+from gmm_dask.chunked.rows import RowChunks, Rows
+from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import Notify, StageAdvanced, StageFinished, StageStarted, silent
-from gmm_dask.mixture.covariance.base import RowsArray
 
 #: Groups aimed at: enough to keep hundreds of cores busy, few enough to add in no time.
 GROUPS = 256
@@ -89,7 +86,8 @@ class Work:
     Attributes
     ----------
     function
-        ``function(rows, argument)``; its results must add by ``+``.
+        ``function(rows, argument)``; its results must add by ``+``. It may be called twice for
+        a chunk, when a worker is lost: what it writes, it must write whole or not at all.
     argument
         The same for every chunk.
     drop
@@ -138,46 +136,6 @@ class Executor(Protocol):
     def close(self) -> None:
         """Let go of threads, workers and rows kept."""
         ...
-
-
-def fingerprint(values: RowsArray) -> int:
-    """Hash (xxh3, 64 bits) of the bits of an array, whatever its layout in memory."""
-    columns = values.T  # (d, m)
-    if not columns.flags.c_contiguous:
-        columns = columns.copy(order="C")
-    return xxhash.xxh3_64_intdigest(memoryview(columns).cast("B") if columns.size else b"")
-
-
-def checked(chunks: RowChunks, rows: Rows, work: Work) -> int:
-    """Fingerprint a chunk just read, and hold it to the first scan's.
-
-    Raises
-    ------
-    InputChangedError
-        Rows are missing, or values are not those of the first scan.
-    """
-    if rows.source_rows != chunks.rows[rows.chunk]:
-        raise InputChangedError(
-            f"{chunks.describe(rows.chunk)}: {rows.source_rows:,} rows were read where the plan "
-            f"has {chunks.rows[rows.chunk]:,}; the input has changed, start again"
-        )
-    if not work.volatile:
-        return 0
-    found = fingerprint(rows.values)
-    if rows.sample_weight is not None:
-        found ^= fingerprint(rows.sample_weight[:, None])
-    if work.fingerprints is not None and found != work.fingerprints[rows.chunk]:
-        raise InputChangedError(
-            f"{chunks.describe(rows.chunk)}: the values are not those of the first scan; the "
-            "input was changed during the fit, start again"
-        )
-    return found
-
-
-def apply(work: Work, rows: Rows, total: Any) -> Any:
-    """Add one chunk's result to ``total`` (None at first)."""
-    result = work.function(rows, work.argument)
-    return result if total is None else total + result
 
 
 class Scanner:
@@ -249,7 +207,7 @@ class Scanner:
         seconds = time.perf_counter() - began
         rate = self.rows / max(seconds, 1e-9)
         self.notify(StageFinished(stage, seconds, f"{self.rows:,} rows at {rate:,.0f} rows/s"))
-        return total  # type: ignore[no-any-return]
+        return total
 
     def close(self) -> None:
         """Let go of the rows kept and of the executor's threads or workers."""
@@ -260,8 +218,3 @@ class Scanner:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def dropped(rows: Rows, work: Work) -> Rows:
-    """Without incomplete rows, if the survey found any."""
-    return complete(rows) if work.drop and rows.kept is None else rows

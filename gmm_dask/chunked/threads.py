@@ -11,11 +11,13 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import psutil
 
-from gmm_dask.chunked.rows import RowChunks, Rows
-from gmm_dask.chunked.scan import Group, GroupResult, Lane, Work, apply, checked, dropped
+from gmm_dask.chunked.reading import KeptRows, Reader, sum_group
+from gmm_dask.chunked.rows import RowChunks
+from gmm_dask.chunked.scan import Group, GroupResult, Lane, Work
 from gmm_dask.errors import ClusterError
 from gmm_dask.mixture.threads import single_threaded
 
@@ -47,7 +49,7 @@ class Threads:
         self.threads = threads or available_cores()
         self._memory = memory
         self.no_progress = no_progress
-        self._kept: dict[int, Rows] = {}
+        self._kept: tuple[str, KeptRows] | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     @property
@@ -59,7 +61,9 @@ class Threads:
         self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, keep: bool
     ) -> Iterator[GroupResult]:
         """Yield the result of every group, in the order of the plan."""
-        run = _Run(chunks, lanes, work, self._kept if keep else None)
+        if self._kept is None or self._kept[0] != chunks.digest:
+            self._kept = chunks.digest, KeptRows()
+        run = _Run(chunks, lanes, work, self._kept[1] if keep else None)
         groups = sum(len(lane.groups) for lane in lanes)
         with single_threaded():
             if self.threads == 1 or groups == 1:
@@ -76,7 +80,7 @@ class Threads:
 
     def close(self) -> None:
         """End the threads and forget the rows."""
-        self._kept.clear()
+        self._kept = None
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -85,11 +89,10 @@ class Threads:
 class _Lane:
     """A lane being read: who holds it decodes its next group."""
 
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
+    def __init__(self, lane: Lane, reader: Reader) -> None:
         self.groups = iter(lane.groups)
         self.left = len(lane.groups)
-        self.rows: Iterator[Rows] | None = None
+        self.reader = reader
         self.held = False
 
 
@@ -101,12 +104,9 @@ class _Run:
         chunks: RowChunks,
         lanes: Sequence[Lane],
         work: Work,
-        kept: dict[int, Rows] | None,
+        kept: KeptRows | None,
     ) -> None:
-        self.chunks = chunks
-        self.work = work
-        self.kept = kept
-        self.lanes = [_Lane(lane) for lane in lanes]
+        self.lanes = [_Lane(lane, Reader(chunks, work, lane.stop, kept)) for lane in lanes]
         self.changed = threading.Condition()
         self.results: dict[int, GroupResult] = {}
         self.failure: BaseException | None = None
@@ -116,7 +116,7 @@ class _Run:
         """Every group in turn, on the caller's own thread."""
         for lane in self.lanes:
             for group in lane.groups:
-                yield self._group(lane, group)
+                yield sum_group(lane.reader, group)
 
     def work_on(self) -> None:
         """Take groups until there are none, on one thread of the pool."""
@@ -124,7 +124,7 @@ class _Run:
             while (taken := self._take()) is not None:
                 lane, group = taken
                 try:
-                    result = self._group(lane, group)
+                    result = sum_group(lane.reader, group, partial(self._release, lane))
                 except BaseException as error:  # reported by the thread that waits
                     with self.changed:
                         self.failure = self.failure or error
@@ -175,25 +175,3 @@ class _Run:
         with self.changed:
             lane.held = False
             self.changed.notify_all()
-
-    def _group(self, lane: _Lane, group: Group) -> GroupResult:
-        total = None
-        prints = []
-        for chunk in range(group.start, group.stop):
-            rows = None if self.kept is None else self.kept.get(chunk)
-            if rows is None:
-                if lane.rows is None:
-                    lane.rows = self.chunks.read(chunk, lane.lane.stop)
-                rows = next(lane.rows)
-                fresh = True
-            else:
-                fresh = False
-            if chunk == group.stop - 1:
-                self._release(lane)
-            if fresh:
-                prints.append(checked(self.chunks, rows, self.work))
-            rows = dropped(rows, self.work)
-            if self.kept is not None:
-                self.kept[chunk] = rows
-            total = apply(self.work, rows, total)
-        return GroupResult(group, total, tuple(prints))
