@@ -154,6 +154,14 @@ def test_convergence_comes_at_scikit_learns_iteration(covariance_type):
         np.testing.assert_allclose(ours.parameters.means, theirs.means_, rtol=1e-7)
 
 
+def test_tol_is_compared_strictly():
+    X = np.array([[-1.0], [1.0]])
+    start = MixtureParameters.from_covariances("diag", [1.0], [[0.0]], [[1.0]])
+    (fitted,) = fit_em(in_memory(X), [start], EMOptions(0.0, 4, 0.0))
+    assert len(set(fitted.lower_bounds)) == 1  # nothing changes, and 0 < 0 is false
+    assert (fitted.status, fitted.n_iter) == (Status.MAX_ITER, 4)
+
+
 # −2·log-likelihood + p·log n of the best fit, for k = 1 and k = 2.
 BEST_BIC = {
     ("faithful", "full"): (2607.6225, 2322.1917),
