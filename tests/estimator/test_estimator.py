@@ -107,6 +107,7 @@ def test_samples_have_the_moments_of_the_mixture(X: np.ndarray, covariance_type:
         model.sample(0)
 
 
+@pytest.mark.filterwarnings("ignore:Best performing initialization did not converge")
 def test_weights_count_rows(X: np.ndarray) -> None:
     weights = np.random.default_rng(0).integers(0, 4, len(X))
     start = Peer(3, max_iter=1, random_state=0).fit(np.repeat(X, weights, axis=0))
