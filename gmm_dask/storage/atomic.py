@@ -15,8 +15,8 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,11 +149,18 @@ def replace_file(path: Path, content: Buffer) -> None:
         file.write(content)
 
 
-def write_new_file(path: Path, content: Buffer) -> None:
-    """Write a file into a directory that is still staged; whoever staged it cleans up."""
-    with storage_errors(path), OutputFile(path) as file:
-        file.write(content)
-        file.sync()
+def write_new_files(directory: Path, contents: Mapping[str, Buffer]) -> None:
+    """Write files into a directory that is still staged; whoever staged it cleans up."""
+    with ExitStack() as stack:
+        files = []
+        for name, content in contents.items():
+            with storage_errors(directory / name):
+                files.append(stack.enter_context(OutputFile(directory / name)))
+                files[-1].write(content)
+        # All are written before the first is waited for: the disk then has one job, not many.
+        for file in files:
+            with storage_errors(file.path):
+                file.sync()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from gmm_dask.errors import ModelError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.covariance.base import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.storage.atomic import storage_error, write_new_file
+from gmm_dask.storage.atomic import storage_error, write_new_files
 from gmm_dask.storage.sealed import Document, digest, plain, read_sealed, seal
 
 FORMAT = 1
@@ -206,8 +206,7 @@ def write_model(
     contents[RUN] = seal(
         {"format": FORMAT, "model": digest(document), "run": model.run, "files": files}
     )
-    for name, content in contents.items():
-        write_new_file(directory / name, content)
+    write_new_files(directory, contents)
 
 
 def read_model(directory: Path) -> StoredModel:

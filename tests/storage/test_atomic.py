@@ -64,7 +64,7 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
 
 def test_a_directory_appears_whole(tmp_path):
     with atomic.publication(tmp_path / "d") as staged:
-        atomic.write_new_file(staged / "x", b"1")
+        atomic.write_new_files(staged, {"x": b"1"})
         assert not (tmp_path / "d").exists()
     assert names(tmp_path) == ["d"]
     assert (tmp_path / "d" / "x").read_bytes() == b"1"
@@ -72,7 +72,7 @@ def test_a_directory_appears_whole(tmp_path):
 
 def test_a_directory_that_fails_is_gone(tmp_path):
     with pytest.raises(KeyError), atomic.publication(tmp_path / "d") as staged:
-        atomic.write_new_file(staged / "x", b"1")
+        atomic.write_new_files(staged, {"x": b"1"})
         raise KeyError
     assert names(tmp_path) == []
 
@@ -84,7 +84,7 @@ def test_a_directory_is_never_published_over_another(tmp_path):
         pytest.raises(StorageError, match=rf"{tmp_path}/d: cannot be written"),
         atomic.publication(tmp_path / "d") as staged,
     ):
-        atomic.write_new_file(staged / "x", b"new")
+        atomic.write_new_files(staged, {"x": b"new"})
     assert names(tmp_path) == ["d"]
     assert (tmp_path / "d" / "x").read_bytes() == b"old"
 
@@ -100,7 +100,7 @@ def test_a_directory_whose_name_did_not_reach_the_disk_is_withdrawn(tmp_path, mo
     monkeypatch.setattr(atomic, "sync_directory", fail)
     with pytest.raises(StorageError, match="input/output error"):
         with atomic.publication(tmp_path / "d") as staged:
-            atomic.write_new_file(staged / "x", b"1")
+            atomic.write_new_files(staged, {"x": b"1"})
     assert names(tmp_path) == []
 
 
