@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
+from dask._task_spec import DataNode
 from dask.base import tokenize
 from dask.optimization import cull
 
@@ -20,6 +22,10 @@ from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.parameters import MixtureParameters
 
 
+#: A graph, and the key in it that is a block.
+Block = tuple[dict[Any, Any], Any]
+
+
 @dataclass(frozen=True, eq=False)
 class ArrayChunks:
     """The row blocks of a dask array; each is computed from its own part of the graph.
@@ -27,18 +33,20 @@ class ArrayChunks:
     Attributes
     ----------
     blocks, weight_blocks
-        Per block, either (graph, key) of what must be computed, or a dask array when the graph
-        holds results on a cluster.
+        Per block, (graph, key) of what must be computed.
     sizes
         Rows of each block.
+    persisted
+        Whether a graph holds results that lie on the workers of a cluster.
     """
 
-    blocks: tuple[Any, ...]
-    weight_blocks: tuple[Any, ...] | None
+    blocks: tuple[Block, ...]
+    weight_blocks: tuple[Block, ...] | None
     sizes: tuple[int, ...]
     columns: tuple[str, ...]
     dtype: np.dtype[np.floating]
     digest: str
+    persisted: bool
 
     volatile = True
 
@@ -73,8 +81,15 @@ class ArrayChunks:
             return f"block {chunk} row {first + row:,}"
         return f"block {chunk} rows {first:,}–{first + self.sizes[chunk]:,}"
 
+    def check(self) -> None:
+        """Nothing can be known of a graph before it is computed."""
+
+    @cached_property
+    def _bounds(self) -> tuple[int, ...]:
+        return tuple(accumulate(self.sizes, initial=0))
+
     def _first(self, chunk: int) -> int:
-        return list(accumulate(self.sizes[:chunk], initial=0))[-1]
+        return self._bounds[chunk]
 
 
 def as_rows(block: Any) -> RowsArray:
@@ -117,42 +132,47 @@ def array_chunks(
     if any(np.isnan(size) for size in sizes):
         sizes = tuple(dask.compute(*(dask.delayed(len)(b) for b in array.to_delayed()[:, 0])))
     d = int(array.shape[1])
+    blocks, persisted = _blocks(array)
     weight_blocks = None
     if sample_weight is not None:
-        weights = sample_weight
-        if not isinstance(weights, da.Array):
-            weights = da.from_array(np.asarray(weights, dtype=np.float64), chunks=(sizes,))
+        weights = da.asarray(sample_weight)
         if weights.ndim != 1 or weights.shape[0] != sum(sizes):
             raise SchemaError(f"sample_weight has shape {weights.shape}; X has {sum(sizes):,} rows")
-        weight_blocks = _blocks(weights.rechunk((sizes,)))
+        weight_blocks, also = _blocks(weights.rechunk((sizes,)))
+        persisted = persisted or also
     return ArrayChunks(
-        _blocks(array),
+        blocks,
         weight_blocks,
         tuple(int(size) for size in sizes),
         columns or tuple(f"x{number}" for number in range(d)),
         np.dtype(array.dtype if array.dtype in (np.float32, np.float64) else np.float64),
         tokenize(array.name, None if sample_weight is None else tokenize(sample_weight)),
+        persisted,
     )
 
 
-def _blocks(array: da.Array) -> tuple[Any, ...]:
-    (array,) = dask.optimize(array)
+def _blocks(array: da.Array) -> tuple[tuple[Block, ...], bool]:
+    """Graph and key of each block, and whether some of it is persisted on a cluster."""
     graph = dict(array.__dask_graph__())
-    if any(_is_future(task) for task in graph.values()):
-        return tuple(array.blocks[number] for number in range(array.numblocks[0]))
+    persisted = any(_is_future(node) for node in graph.values())
+    if not persisted:  # an optimized graph has lost its futures
+        (array,) = dask.optimize(array)
+        graph = dict(array.__dask_graph__())
     keys = list(dask.core.flatten(array.__dask_keys__()))
-    return tuple((cull(graph, [key])[0], key) for key in keys)
+    return tuple((cull(graph, [key])[0], key) for key in keys), persisted
 
 
-def _is_future(task: Any) -> bool:
-    return type(getattr(task, "value", task)).__module__.startswith("distributed")
+def _is_future(node: Any) -> bool:
+    return type(node).__module__.startswith("distributed")
 
 
-def _compute(block: Any) -> Any:
-    if isinstance(block, da.Array):
-        return block.compute()
+def _compute(block: Block) -> Any:
     graph, key = block
-    return dask.get(graph, key)
+    # What a worker holds already is fetched from it; the rest is computed on this thread.
+    there = {
+        name: DataNode(name, node.result()) for name, node in graph.items() if _is_future(node)
+    }
+    return dask.get({**graph, **there}, key)
 
 
 def predict_array(X: da.Array, parameters: MixtureParameters, what: str) -> da.Array:
