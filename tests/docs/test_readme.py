@@ -1,0 +1,74 @@
+"""Every block of the README runs, and every file that it points to is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gmm_dask.config import RunConfig
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the demo's data and the run files, as a clone would have them."""
+    folder = tmp_path_factory.mktemp("clone")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    run(folder, [sys.executable, str(ROOT / "examples" / "hipparcos.py"), "demo/hipparcos"])
+    return folder
+
+
+def run(folder: Path, command: list[str]) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": path, "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_two_commands_are_what_ci_runs() -> None:
+    first, *_ = blocks("sh")
+    ci = (ROOT / ".ci" / "run").read_text()
+    for command in first.split("\n"):
+        assert command in ci
+
+
+def test_commands_and_python_run_as_written(clone: Path) -> None:
+    for block in blocks("sh")[1:]:
+        for command in block.strip().split("\n"):
+            run(clone, ["bash", "-euc", command])
+    (python,) = blocks("python")
+    printed = run(clone, [sys.executable, "-W", "ignore:X does not have", "-c", python])
+    assert "[0 1 2 3 4 5 6 7]" in printed  # the component ids
+    for name in re.findall(r"/(\w+\.(?:json|png|safetensors))", README):
+        assert (clone / "demo/models/hipparcos/v000001" / name).exists() or name == "current.json"
+
+
+def test_the_run_file_is_one() -> None:
+    (toml,) = blocks("toml")
+    assert RunConfig.model_validate(tomllib.loads(toml)).model.n_components == 8
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
