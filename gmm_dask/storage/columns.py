@@ -43,13 +43,10 @@ class Column:
         In the files, or the key of a partition.
     type
         Arrow's name of its type; of floats the widest over the files.
-    nulls
-        How many rows hold a null, from the footers; None where a file does not say.
     """
 
     name: str
     type: str
-    nulls: int | None
 
     @property
     def narrow(self) -> bool:
@@ -158,6 +155,6 @@ def _write_seconds(ticks: npt.NDArray[Any], kind: pa.DataType, out: npt.NDArray[
         return
     # Whole seconds and the rest apart: nanoseconds since 1970 are beyond 2⁵³.
     per_second = _TICKS[kind.unit]
-    whole, rest = np.divmod(ticks, per_second)
-    out[:] = whole
+    rest = np.fmod(ticks, per_second)
+    out[:] = (ticks - rest) // per_second
     out += rest / per_second

@@ -31,7 +31,7 @@ class Footer:
 
     @property
     def digest(self) -> str:
-        """Of the footer: two files with the same have the same layout and statistics."""
+        """Of the footer: two files with the same agree in layout and statistics."""
         return hashlib.blake2b(self.raw, digest_size=16).hexdigest()
 
     def parse(self, path: str) -> pq.FileMetaData:

@@ -3,6 +3,9 @@
 The plan is the snapshot that a fit is held to. Files added later are no part of it; a file that
 is changed, shortened or gone is noticed when it is read (`gmm_dask.storage.decode`). No row is
 read to make it.
+
+The statistics that footers carry (nulls, minimum, maximum) are left alone: asking pyarrow 26 for
+those of a damaged footer ends the process. The survey counts the nulls.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, InputError, SchemaError, TooFewRowsError
@@ -117,11 +119,6 @@ class InputPlan:
         return tuple(column.name for column in self.columns)
 
     @property
-    def null_counts(self) -> dict[str, int | None]:
-        """Nulls of each feature by the footers; None where they do not say. NaN is no null."""
-        return {column.name: column.nulls for column in self.columns}
-
-    @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
@@ -204,14 +201,14 @@ def plan_input(section: InputSection) -> InputPlan:
     InputError
         A path, file or footer cannot be used.
     SchemaError
-        A column is missing, of another type in another file, not a number, or all null.
+        A column is missing, of another type in another file, or not a number.
     TooFewRowsError
         There are no rows.
     """
     wanted = [*section.columns, *([section.sample_weight] if section.sample_weight else [])]
     _check_names(section, wanted)
     root, paths = find_files(section.path)
-    seen = _read_all(root, paths, wanted)
+    seen = _read_all(root, paths)
     partitions = _partition_types(paths)
     known = _Schemas(seen, partitions)
     columns = {name: known.column(name, section.convert.get(name)) for name in wanted}
@@ -220,12 +217,6 @@ def plan_input(section: InputSection) -> InputPlan:
         raise TooFewRowsError(
             f"{section.path}: {len(seen):,} file(s), but not one row; is the writer finished?"
         )
-    for column in columns.values():
-        if column.nulls == rows:
-            raise SchemaError(
-                f"{section.path}: column {column.name!r} ({column.type}) is null in all "
-                f"{rows:,} rows; leave it out of input.columns"
-            )
     return InputPlan(
         root,
         tuple(one.file for one in seen),
@@ -251,25 +242,24 @@ def _check_names(section: InputSection, wanted: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a footer says of one file: nulls of the wanted columns, None where unknown."""
+    """What a footer says of one file."""
 
     file: InputFile
     schema: pa.Schema
-    nulls: Mapping[str, int | None]
 
 
-def _read_all(root: str, paths: Sequence[str], wanted: Sequence[str]) -> list[_Seen]:
+def _read_all(root: str, paths: Sequence[str]) -> list[_Seen]:
     """Read all footers, many at a time: what takes long is the waiting for a remote disk."""
 
     def read_some(start: int) -> list[_Seen]:
-        return [_read_one(root, path, wanted) for path in paths[start : start + _FOOTERS_PER_TURN]]
+        return [_read_one(root, path) for path in paths[start : start + _FOOTERS_PER_TURN]]
 
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         turns = pool.map(read_some, range(0, len(paths), _FOOTERS_PER_TURN))
         return [one for turn in turns for one in turn]
 
 
-def _read_one(root: str, path: str, wanted: Sequence[str]) -> _Seen:
+def _read_one(root: str, path: str) -> _Seen:
     try:
         with open_file(root, path) as source:
             footer = read_footer(source, path)
@@ -283,37 +273,13 @@ def _read_one(root: str, path: str, wanted: Sequence[str]) -> _Seen:
         ) from error
     groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     file = InputFile(path, footer.size, groups, footer.digest)
-    return _Seen(file, schema, _null_counts(metadata, path, wanted))
-
-
-def _null_counts(
-    metadata: pq.FileMetaData, path: str, wanted: Sequence[str]
-) -> dict[str, int | None]:
-    """Nulls of each wanted column that the file stores flat, by its footer."""
-    leaves = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-    counts: dict[str, int | None] = {}
-    for name in wanted:
-        if leaves.count(name) != 1:
-            continue
-        leaf, total = leaves.index(name), 0
-        for group in range(metadata.num_row_groups):
-            chunk = metadata.row_group(group).column(leaf)
-            statistics = chunk.statistics
-            if statistics is None or not statistics.has_null_count:
-                break
-            total += statistics.null_count
-        else:
-            counts[name] = total
-            continue
-        counts[name] = None
-    return counts
+    return _Seen(file, schema)
 
 
 class _Schemas:
     """The schemas of all files against each other."""
 
     def __init__(self, seen: Sequence[_Seen], partitions: Mapping[str, pa.DataType]) -> None:
-        self.seen = seen
         self.partitions = partitions
         # Thousands of files share a few schemas: each is looked at once, in its first file.
         self.distinct: list[tuple[pa.Schema, set[str], _Seen]] = []
@@ -338,9 +304,7 @@ class _Schemas:
                 )
             kind, first = wider, first or path
         assert kind is not None
-        nulls = [self._nulls(one, name) for one in self.seen]
-        known = [count for count in nulls if count is not None]
-        return Column(name, kind, sum(known) if len(known) == len(nulls) else None)
+        return Column(name, kind)
 
     def common(self) -> dict[str, str]:
         """Type of every column that all files have once and alike."""
@@ -364,11 +328,6 @@ class _Schemas:
         raise SchemaError(
             f"{path}: has no column {name!r}{did_you_mean(name, [*schema.names, *keys])}"
         )
-
-    def _nulls(self, one: _Seen, name: str) -> int | None:
-        if name in one.nulls:
-            return one.nulls[name]
-        return one.file.rows if one.file.partitions.get(name) is None else 0
 
 
 def _partition_types(paths: Iterable[str]) -> dict[str, pa.DataType]:

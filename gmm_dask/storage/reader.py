@@ -196,6 +196,10 @@ class CompleteChunks:
         """Where the chunk lies; which rows of it were left out is known after reading only."""
         return self.source.describe(chunk)
 
+    def check(self) -> None:
+        """Like `ParquetChunks.check`."""
+        self.source.check()
+
 
 _SOURCE = "-source"
 
