@@ -1,0 +1,1 @@
+"""Files: Parquet in, models, checkpoints and predictions out; all that is written is whole."""

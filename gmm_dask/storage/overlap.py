@@ -37,8 +37,8 @@ def refuse_overlap(output: str | Path, address: str, plan: InputPlan | None = No
     local = _local(address)
     if local is None:
         return
-    output = Path(output)
-    taken = [place_of(output), place_of(output.with_name(f"{output.name}.versions"))]
+    own = place_of(output)
+    taken = [own, own.parent / f"{own.name}.versions"]
     is_glob = bool(_MAGIC & set(local)) and not os.path.lexists(local)
     sources = set() if is_glob else {Path(local).resolve()}
     if plan is not None:
@@ -62,7 +62,7 @@ def place_of(path: str | Path) -> Path:
     return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
 
 
-def _refuse(output: Path, address: str, how: str) -> None:
+def _refuse(output: str | Path, address: str, how: str) -> None:
     raise ConfigError(
         f"output {output} and input {address} overlap: {how}; "
         "choose an output beside the input, not in it or around it"

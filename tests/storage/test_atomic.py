@@ -22,6 +22,10 @@ def names(directory):
     return sorted(entry.name for entry in directory.iterdir())
 
 
+def fail_after(_):
+    raise KeyError
+
+
 @contextmanager
 def without_root():
     """Root may write everywhere: become nobody for a moment."""
@@ -49,8 +53,7 @@ def test_an_error_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"old")
     with pytest.raises(KeyError), atomic.replacement(path) as file:
-        file.write(b"half")
-        raise KeyError
+        fail_after(file.write(b"half"))
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
 
@@ -72,8 +75,7 @@ def test_a_directory_appears_whole(tmp_path):
 
 def test_a_directory_that_fails_is_gone(tmp_path):
     with pytest.raises(KeyError), atomic.publication(tmp_path / "d") as staged:
-        atomic.write_new_files(staged, {"x": b"1"})
-        raise KeyError
+        fail_after(atomic.write_new_files(staged, {"x": b"1"}))
     assert names(tmp_path) == []
 
 
@@ -98,9 +100,11 @@ def test_a_directory_whose_name_did_not_reach_the_disk_is_withdrawn(tmp_path, mo
         real(path)
 
     monkeypatch.setattr(atomic, "sync_directory", fail)
-    with pytest.raises(StorageError, match="input/output error"):
-        with atomic.publication(tmp_path / "d") as staged:
-            atomic.write_new_files(staged, {"x": b"1"})
+    with (
+        pytest.raises(StorageError, match="input/output error"),
+        atomic.publication(tmp_path / "d") as staged,
+    ):
+        atomic.write_new_files(staged, {"x": b"1"})
     assert names(tmp_path) == []
 
 
@@ -114,7 +118,7 @@ def test_a_link_always_leads_somewhere(tmp_path):
 
     def look():
         while not done.is_set():
-            seen.add(os.readlink(link))  # raises if it is missing for a moment
+            seen.add(link.readlink().name)  # raises if it is missing for a moment
 
     reader = threading.Thread(target=look)
     reader.start()
@@ -129,7 +133,7 @@ def test_a_link_always_leads_somewhere(tmp_path):
 def test_a_link_takes_over_what_a_killed_process_left(tmp_path):
     (tmp_path / ".partial-link-out").symlink_to("nowhere")
     atomic.replace_link(tmp_path / "out", "here")
-    assert os.readlink(tmp_path / "out") == "here"
+    assert (tmp_path / "out").readlink().name == "here"
     assert names(tmp_path) == ["out"]
 
 
@@ -194,18 +198,21 @@ def test_a_directory_without_permission_is_refused(tmp_path):
 
 def test_only_one_file_of_storage_opens_files_for_writing():
     """ENOSPC at the k-th write can only be tested if there is one place where bytes go out."""
-    offenders = []
     folder = Path(gmm_dask.storage.__file__).parent
-    for path in sorted(folder.glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and writes(node):
-                offenders.append(path.name)
-    assert set(offenders) == {"atomic.py"}
+    offenders = {
+        path.name
+        for path in folder.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and writes(node)
+    }
+    assert offenders == {"atomic.py"}
 
 
 def writes(call):
     name = ast.unparse(call.func)
-    if name in ("os.open", "os.write", "os.pwrite") or name.endswith((".write_text", ".write_bytes")):
+    if name in ("os.open", "os.write", "os.pwrite") or name.endswith(
+        (".write_text", ".write_bytes")
+    ):
         return True
     modes = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
     return name.split(".")[-1] == "open" and any(set(mode) & set("wax+") for mode in modes[-1:])
@@ -213,13 +220,12 @@ def writes(call):
 
 def test_a_lock_names_its_holder_and_is_gone_after_it(tmp_path):
     path = tmp_path / ".lock"
-    with acquire(path, "model stars"):
-        with pytest.raises(
-            StorageError,
-            match=rf"model stars is in use by process {os.getpid()} on \S+ since 20.* "
-            r"\(lock .*/\.lock\); wait until that run has ended, or stop it",
-        ):
-            acquire(path, "model stars", deadline=0.01)
+    with acquire(path, "model stars"), pytest.raises(
+        StorageError,
+        match=rf"model stars is in use by process {os.getpid()} on \S+ since 20.* "
+        r"\(lock .*/\.lock\); wait until that run has ended, or stop it",
+    ):
+        acquire(path, "model stars", deadline=0.01)
     assert names(tmp_path) == []
     acquire(path, "model stars", deadline=0).release()
 
@@ -263,7 +269,7 @@ def test_one_holder_at_a_time_although_the_file_comes_and_goes(tmp_path):
                 with guard:
                     inside += 1
                     most = max(most, inside)
-                os.stat(tmp_path)  # lets another thread run
+                tmp_path.stat()  # lets another thread run
                 with guard:
                     inside -= 1
                     turns += 1

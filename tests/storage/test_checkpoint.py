@@ -1,5 +1,6 @@
 """The checkpoint of a fit: bit for bit, for this fit only, for one process at a time."""
 
+import hashlib
 import logging
 import os
 import signal
@@ -122,8 +123,6 @@ def test_a_checkpoint_of_another_version_is_not_used(tmp_path, caplog):
 
 
 def test_a_forged_checkpoint_is_not_used(tmp_path, caplog):
-    import hashlib
-
     content = (1 << 50).to_bytes(8, "little") + b"{}"
     with open_checkpoint(tmp_path, "stars", "key") as checkpoint:
         sha256 = hashlib.sha256(content).hexdigest()
@@ -138,12 +137,11 @@ def test_a_checkpoint_that_cannot_be_read_is_not_used(tmp_path, caplog):
 
 
 def test_the_same_fit_runs_once(tmp_path):
-    with open_checkpoint(tmp_path, "stars", "key"):
-        with pytest.raises(
-            StorageError,
-            match=rf"the fit key of model stars is in use by process {os.getpid()} on",
-        ):
-            open_checkpoint(tmp_path, "stars", "key")
+    with open_checkpoint(tmp_path, "stars", "key"), pytest.raises(
+        StorageError,
+        match=rf"the fit key of model stars is in use by process {os.getpid()} on",
+    ):
+        open_checkpoint(tmp_path, "stars", "key")
     open_checkpoint(tmp_path, "stars", "key").close()
 
 

@@ -182,7 +182,7 @@ def test_a_damaged_current_is_named_and_repaired_by_use(tmp_path):
 def test_a_damaged_version_is_not_put_into_use(tmp_path):
     published(tmp_path, 2)
     (tmp_path / "stars" / "v000001" / "parameters.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match="v000001/parameters.safetensors: is damaged"):
+    with pytest.raises(ModelError, match=r"v000001/parameters.safetensors: is damaged"):
         use(tmp_path, "stars", 1)
     assert current_version(tmp_path, "stars") == 2
 
@@ -201,7 +201,7 @@ def test_unknown_names_and_versions_are_refused_with_what_there_is(tmp_path):
         load(tmp_path, "stars")
     published(tmp_path, 3)
     publish(tmp_path, "flowers", some_model(), run_id="x")
-    with pytest.raises(ModelError, match="no model 'star'; models in .*: flowers, stars"):
+    with pytest.raises(ModelError, match=r"no model 'star'; models in .*: flowers, stars"):
         load(tmp_path, "star")
     with pytest.raises(ModelError, match="stars: has no version 4; there are versions 1, 2, 3"):
         load(tmp_path, "stars", 4)
@@ -255,9 +255,9 @@ def test_loading_by_a_wrong_path(tmp_path):
     published(tmp_path, 2)
     with pytest.raises(ModelError, match=r"/v000009: is missing; there are versions 1, 2"):
         load_model_at(tmp_path / "stars" / "v000009")
-    with pytest.raises(ModelError, match="holds no model; models in .*: stars"):
+    with pytest.raises(ModelError, match=r"holds no model; models in .*: stars"):
         load_model_at(tmp_path)
-    with pytest.raises(ModelError, match="/star: holds no model; models in .*: stars"):
+    with pytest.raises(ModelError, match=r"/star: holds no model; models in .*: stars"):
         load_model_at(tmp_path / "star")
     with pytest.raises(ModelError, match="has no version 5"):
         load_model_at(tmp_path / "stars", 5)
