@@ -68,7 +68,7 @@ def predict(
     run: RunConfig, cluster: ClusterKind, call: Call, notify: Notify, run_id: str
 ) -> PredictOutcome:
     """Assign every row of the input to a component of the current model."""
-    plan = call(steps.inspect_input, run)
+    plan = call(steps.inspect_input, run, False)
     model = call(steps.read_model, run)
     with steps.open_predictions(run, plan, model, cluster, notify, run_id) as prediction:
         predicted = call(steps.predict, run, prediction)

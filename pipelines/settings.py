@@ -20,6 +20,8 @@ DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # The logs of the library belong to the run.
     "PREFECT_LOGGING_EXTRA_LOGGERS": LIBRARY_LOGGER,
+    # Also from threads that Prefect does not know: they reach the terminal, and that is enough.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # A run's parameters are the whole configuration; nothing else of a run is kept as a result.
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
 }

@@ -18,6 +18,7 @@ HOME = tempfile.TemporaryDirectory(prefix="prefect-home-", ignore_cleanup_errors
 for name in [name for name in os.environ if name.startswith("PREFECT_")]:
     del os.environ[name]
 os.environ["PREFECT_HOME"] = HOME.name
+os.environ["PREFECT_LOGGING_TO_API_BATCH_INTERVAL"] = "0.1"
 prepare_environment()
 
 DEADLINE = 120.0
@@ -45,19 +46,21 @@ def server():
         try:
             _wait_until_it_answers(address, process, log)
             yield address
-            _send_what_is_left()
+            _send_what_is_left(address)
         finally:
             process.terminate()
             process.wait(timeout=30)
 
 
-def _send_what_is_left():
+def _send_what_is_left(address):
     """Logs and events wait in threads of this process, which would look for the server."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    APILogWorker.instance().drain()
-    EventsWorker.drain_all()
+    with temporary_settings({PREFECT_API_URL: address}):
+        APILogWorker.instance().drain()
+        EventsWorker.drain_all()
 
 
 def _wait_until_it_answers(address, process, log):

@@ -107,9 +107,10 @@ def test_a_terminal_gets_bars_above_which_the_lines_scroll():
 
 def test_a_pipe_gets_the_lines_and_no_bars():
     screen = io.StringIO()
+    before = list(logging.getLogger("gmm_dask").handlers)
     with watch(Console(file=screen, force_terminal=False)) as notify:
         for event in RUN:
             notify(event)
     lines = screen.getvalue().splitlines()
     assert [line.split("  ", 1)[1] for line in lines] == lines_of(RUN)
-    assert not logging.getLogger("gmm_dask").handlers
+    assert logging.getLogger("gmm_dask").handlers == before

@@ -1,0 +1,74 @@
+"""A small Parquet dataset with nulls and a run file for it, as a user would write them."""
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gmm_dask.config import RunConfig, read_config
+
+ROWS = 3000
+MEANS = np.array([[0.0, 0.0], [5.0, 5.0], [-5.0, 5.0]])
+
+RUN_FILE = """
+[input]
+path = "{root}/input"
+columns = ["height", "width"]
+nulls = "drop"
+
+[model]
+n_components = 3
+
+[fit]
+tol = 1e-6
+
+[predict]
+key_columns = ["number"]
+
+[output]
+models = "{root}/models"
+name = "boxes"
+predictions = "{root}/predictions"
+"""
+
+
+def write_part(root, day, seed, rows=ROWS // 3, shift=0.0):
+    """One Hive partition; every hundredth height is null."""
+    random = np.random.default_rng(seed)
+    points = random.normal(size=(rows, 2)) + MEANS[random.integers(3, size=rows)] + shift
+    height = pa.array(points[:, 0], mask=np.arange(rows) % 100 == 0)
+    table = pa.table(
+        {"number": np.arange(rows) + 1000 * seed, "height": height, "width": points[:, 1]}
+    )
+    path = root / "input" / f"day={day}" / "part.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return path
+
+
+def write_run(root):
+    """Three days of data under ``root``; returns the run file's path."""
+    for day in (1, 2, 3):
+        write_part(root, day, seed=day)
+    path = root / "run.toml"
+    path.write_text(RUN_FILE.format(root=root))
+    return path
+
+
+def read_run(path, *overrides):
+    return read_config(RunConfig, path, overrides)
+
+
+def model_files(directory):
+    """Every file of a model version by name, but ``run.json``, which says when and where."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "run.json"}
+
+
+def eventually(look, deadline=60.0):
+    """What ``look`` returns once that is true: the server writes some things a little later."""
+    end = time.monotonic() + deadline
+    while not (found := look()):
+        assert time.monotonic() < end, f"nothing after {deadline} s"
+        time.sleep(0.05)
+    return found

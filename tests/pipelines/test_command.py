@@ -1,0 +1,174 @@
+"""The command: exit codes, one line per error, and the same model with Prefect and without."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+from runs import model_files, write_part, write_run
+from typer.testing import CliRunner
+
+from gmm_dask.errors import InputError
+from gmm_dask.storage.registry import current_version
+from pipelines.command import app
+
+
+@dataclass
+class Run:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def gmm_dask(*arguments):
+    """The command within this process: importing everything anew takes seconds."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Run(result.exit_code, result.stdout, result.stderr)
+
+
+def gmm_dask_alone(*arguments):
+    """The command as a user starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def refused(run):
+    """What is said of a run that was refused before it started: the last line, and no more."""
+    assert run.returncode == 2, run.stderr
+    assert run.stdout == ""
+    *log, line = run.stderr.splitlines()
+    assert not [said for said in log if "gmm-dask:" in said or "Traceback" in said]
+    assert line.startswith("gmm-dask: ")
+    return line.removeprefix("gmm-dask: ")
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    return write_run(tmp_path)
+
+
+def test_fit_through_prefect_and_directly_leave_the_same_model(run_file, tmp_path):
+    embedded = gmm_dask_alone("fit", run_file)  # on a server of its own: none is named here
+    direct = gmm_dask_alone("fit", run_file, "--direct")
+    for run in (embedded, direct):
+        assert run.returncode == 0, run.stderr
+    first, second = (tmp_path / "models" / "boxes" / name for name in ("v000001", "v000002"))
+    assert model_files(first) == model_files(second)
+    assert "boxes, version 1: 3 full components of 2 columns" in embedded.stdout
+    assert "3,000 read, 30 dropped for nulls, 2,970 used" in embedded.stdout
+    assert "iteration 1: log-likelihood -" in embedded.stderr
+    assert "Flow run" not in embedded.stderr  # Prefect's own lines are for --debug
+
+
+def test_predict_inspect_and_use(run_file, tmp_path):
+    for _ in range(2):
+        assert gmm_dask("fit", run_file, "--direct").returncode == 0
+    used = gmm_dask("use", "boxes", 1, "--models", tmp_path / "models")
+    assert used.stdout == f"{tmp_path}/models/boxes: version 1 is current\n"
+    assert current_version(tmp_path / "models", "boxes") == 1
+    shown = gmm_dask("inspect", tmp_path / "models" / "boxes")
+    assert "boxes, version 1: 3 full components of 2 columns" in shown.stdout
+    predicted = gmm_dask("predict", run_file, "--direct")
+    assert predicted.returncode == 0, predicted.stderr
+    assert "2,970 predicted, 30 with nulls left null" in predicted.stdout
+    assert "version 1" in predicted.stdout
+
+
+def test_a_direct_run_does_not_import_prefect(run_file):
+    program = (
+        "import sys; from pipelines.command import app; "
+        f"app(['fit', {str(run_file)!r}, '--direct'], standalone_mode=False); "
+        "sys.exit('prefect' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.n_component=3"], "run.toml: unknown key model.n_component"),
+        (["model.n_components=0"], "run.toml: model.n_components = 0: input should be greater"),
+        (["fit.tol"], "--set fit.tol: write section.key=value"),
+        (["input.path=nowhere"], "nowhere"),
+        (['input.columns=["height", "depth"]'], "'depth'"),
+        (['input.columns=["day"]', "output.models=input"], "input"),
+        (["model.n_components=5000"], "3,000 rows are too few for model.n_components = 5000"),
+        (["input.nulls=error"], "'height'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_what_cannot_work_is_refused_in_one_line(run_file, monkeypatch, overrides, words):
+    monkeypatch.chdir(run_file.parent)
+    options = [option for override in overrides for option in ("--set", override)]
+    message = refused(gmm_dask("fit", run_file, "--direct", *options))
+    assert words in message
+    assert not list(run_file.parent.glob("models/boxes/v*"))
+
+
+def test_a_refusal_is_the_same_line_through_prefect(run_file, prefect_server):
+    arguments = ("fit", run_file, "--set", "input.path=nowhere")
+    message = refused(gmm_dask(*arguments))
+    assert message == refused(gmm_dask(*arguments, "--direct"))
+    assert message.startswith("nowhere: ")
+
+
+def test_predicting_without_a_model_is_refused(run_file):
+    message = refused(gmm_dask("predict", run_file, "--direct"))
+    assert "has no model 'boxes'" in message
+
+
+def test_predicting_with_a_damaged_model_is_refused(run_file, tmp_path):
+    assert gmm_dask("fit", run_file, "--direct").returncode == 0
+    parameters = tmp_path / "models" / "boxes" / "v000001" / "parameters.safetensors"
+    content = bytearray(parameters.read_bytes())
+    content[-1] ^= 1
+    parameters.write_bytes(content)
+    message = refused(gmm_dask("predict", run_file, "--direct"))
+    assert message.startswith(f"{parameters}: is damaged")
+
+
+def test_an_error_in_the_middle_is_a_failure(run_file, tmp_path):
+    assert gmm_dask("fit", run_file, "--direct").returncode == 0
+    write_part(tmp_path, day=4, seed=4, shift=100.0)
+    run = gmm_dask("predict", run_file, "--direct", "--set", "predict.on_drift=fail")
+    assert run.returncode == 1, run.stderr
+    assert "is not like what model boxes was fitted to" in run.stderr.splitlines()[-1]
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_debug_shows_the_traceback(run_file):
+    with pytest.raises(InputError, match="nowhere"):
+        gmm_dask("fit", run_file, "--direct", "--debug", "--set", "input.path=nowhere")
+
+
+def test_a_server_that_does_not_answer_is_named(run_file):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    address = "http://127.0.0.1:9/api"
+    with temporary_settings({PREFECT_API_URL: address}):
+        message = refused(gmm_dask("fit", run_file))
+    assert message.startswith(f"PREFECT_API_URL = {address}: no Prefect server answers")
+
+
+def test_version():
+    assert gmm_dask("--version").stdout.startswith("gmm-dask 0.")
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys, json; from pipelines.command import app; "
+        "app(['fit', '--help'], standalone_mode=False); print(json.dumps(list(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    imported = set(json.loads(run.stdout.splitlines()[-1]))
+    assert not imported & {"numpy", "numba", "dask", "pyarrow", "prefect"}

@@ -1,0 +1,111 @@
+"""The flows on a real Prefect server: what they write, and what the server shows of them."""
+
+import pyarrow.dataset as ds
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from runs import ROWS, eventually, model_files, read_run, write_run
+
+from gmm_dask.config import ThreadsCluster
+from gmm_dask.errors import InputError
+from gmm_dask.events import silent
+from gmm_dask.storage.registry import current_version, load_model_at
+from pipelines import sequences
+from pipelines.fit import fit
+from pipelines.predict import predict
+
+
+@pytest.fixture
+def run(tmp_path):
+    return read_run(write_run(tmp_path))
+
+
+def directly(name, run, run_id="direct"):
+    sequence = getattr(sequences, name)
+    return sequence(run, ThreadsCluster(), sequences.directly, silent, run_id)
+
+
+@pytest.fixture
+def client(prefect_server):
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def test_a_flow_and_a_direct_run_write_the_same_model(run, prefect_server):
+    outcome = fit(run)
+    plain = directly("fit", run)
+    assert (outcome.published.version, plain.published.version) == (1, 2)
+    assert model_files(outcome.published.path) == model_files(plain.published.path)
+    assert load_model_at(outcome.published.path).rows == ROWS - 30
+
+
+def test_predictions_are_row_for_row_with_the_input(run, prefect_server):
+    directly("fit", run)
+    outcome = predict(run)
+    found = ds.dataset(run.output.predictions).to_table().sort_by("number")
+    given = ds.dataset(run.input.path).to_table().sort_by("number")
+    assert found["number"].equals(given["number"])
+    assert found["component"].null_count == given["height"].null_count == outcome.predicted.dropped
+    assert outcome.total_rows == ROWS
+
+
+def test_the_server_shows_what_ran_on_what(run, client):
+    run_id = fit(run, return_state=True).state_details.flow_run_id
+    flow_run = client.read_flow_run(run_id)
+    assert flow_run.name == f"fit boxes on {run.input.path}"
+    assert flow_run.parameters["run"] == run.model_dump(mode="json")
+
+    this = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+    names = [f"inspect {run.input.path}", "fit 3 components", "evaluate boxes", "publish boxes"]
+    wanted = dict.fromkeys(names, "Completed")
+
+    def tasks():
+        return {task.name: task.state_name for task in client.read_task_runs(flow_run_filter=this)}
+
+    eventually(lambda: tasks() == wanted)
+
+
+def test_the_run_holds_its_report_progress_and_the_librarys_log(run, client):
+    run_id = fit(run, return_state=True).state_details.flow_run_id
+    of_run = ArtifactFilterFlowRunId(any_=[run_id])
+    found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
+    artifacts = {artifact.key: artifact for artifact in found if artifact.key}
+    assert artifacts["progress"].data == 100.0
+    assert "| component | weight | height | width | state |" in artifacts["report"].data
+    assert "converged" in artifacts["report"].data
+
+    log = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
+
+    def lines():
+        return [line.message for line in client.read_logs(log)]
+
+    eventually(lambda: any(line.startswith("published ") for line in lines()))
+    assert any(line.startswith("survey: 3,000 rows at") for line in lines())
+    assert any(line.startswith("iteration 1: log-likelihood -") for line in lines())
+
+
+def test_a_refused_input_fails_the_run_with_its_own_error(run, tmp_path, prefect_server):
+    run = run.model_copy(
+        update={"input": run.input.model_copy(update={"path": str(tmp_path / "nothing")})}
+    )
+    state = fit(run, return_state=True)
+    assert state.is_failed()
+    with pytest.raises(InputError, match="nothing"):
+        state.result()
+    assert current_version(run.output.models, run.output.name) is None
+
+
+def test_invalid_parameters_fail_before_the_run_with_the_dotted_key(run, prefect_server):
+    from prefect.exceptions import ParameterTypeError
+
+    tables = run.model_dump()
+    tables["model"]["n_component"] = 3
+    with pytest.raises(ParameterTypeError, match=r"run\.model\.n_component: Extra inputs"):
+        fit(tables)
