@@ -20,13 +20,14 @@ from gmm_dask.chunked.fit import LOOK_ROWS, FitOptions, FitResult, FitState, mem
 from gmm_dask.chunked.fit import fit as fit_rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import RunConfig
+from gmm_dask.errors import ConflictError, StorageError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.criteria import aic, bic
 from gmm_dask.mixture.em import EMOptions
-from gmm_dask.mixture.initialization import GivenParameters
 from gmm_dask.mixture.matching import Match, match, matched_ids
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report.pictures import fit_pictures
+from gmm_dask.steps.inputs import given_parameters
 from gmm_dask.storage import registry
 from gmm_dask.storage.checkpoint import Checkpoint, open_checkpoint
 from gmm_dask.storage.fit_state import decode, encode
@@ -66,7 +67,8 @@ class Evaluation:
     record
         Densities of all rows under it.
     current, current_record
-        The model in use and its densities of the same rows, in a retrain.
+        The model in use and its densities of the same rows, in a retrain; the record is None if
+        that model has other columns.
     matches
         Which component is which of the current model's.
     files
@@ -144,18 +146,35 @@ def fit(
     )
     key = checkpoint_key(run, plan, start, search_too)
     with open_checkpoint(run.output.models, run.output.name, key) as checkpoint:
-        saved = checkpoint.load()
         result = fit_rows(
             scanner,
             fit_options(run),
             start=start,
             search_too=search_too,
-            resume=None if saved is None else decode(*saved),
+            resume=_saved_state(checkpoint),
             save=_Saver(checkpoint),
         )
     for sentence in result.warnings:
         logger.warning(sentence)
     return Fitted(result, key)
+
+
+def _saved_state(checkpoint: Checkpoint) -> FitState | None:
+    """Where this fit stood when it was interrupted, if that is known and can be understood."""
+    saved = checkpoint.load()
+    if saved is None:
+        return None
+    try:
+        return decode(*saved)
+    except (LookupError, TypeError, ValueError) as error:
+        logger.warning(
+            "%s: is not the state of a fit of this version (%s: %s); it is not used, the fit "
+            "starts from the beginning",
+            checkpoint.path,
+            type(error).__name__,
+            error,
+        )
+        return None
 
 
 class _Saver:
@@ -164,19 +183,19 @@ class _Saver:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.saved = time.monotonic()
+        self.cost = 0.0
 
     def __call__(self, state: FitState) -> None:
-        if time.monotonic() - self.saved >= SAVE_SECONDS:
+        began = time.monotonic()
+        # A large sample takes a while to write: at most a tenth of the time goes into saving.
+        if began - self.saved >= SAVE_SECONDS * max(1.0, 10.0 * self.cost):
             self.checkpoint.save(*encode(state))
             self.saved = time.monotonic()
+            self.cost = self.saved - began
 
 
 def fit_options(run: RunConfig) -> FitOptions:
     """Options of a fit as a run file says them."""
-
-    def given(values: list[Any] | None) -> Any:
-        return None if values is None else np.asarray(values, dtype=np.float64)
-
     rows = run.fit.search_rows
     return FitOptions(
         n_components=run.model.n_components,
@@ -187,9 +206,7 @@ def fit_options(run: RunConfig) -> FitOptions:
         random_state=run.fit.random_state,
         search_rows=None if rows == "none" else rows,
         nulls=run.input.nulls,
-        given=GivenParameters(
-            given(run.fit.weights_init), given(run.fit.means_init), given(run.fit.precisions_init)
-        ),
+        given=given_parameters(run),
     )
 
 
@@ -200,19 +217,28 @@ def evaluate(
     fitted: Fitted,
     current: StoredModel | None = None,
 ) -> Evaluation:
-    """Judge the fitted mixture, and the current model's beside it, on all rows: one scan."""
+    """Judge the fitted mixture, and the current model's beside it, on all rows: one scan.
+
+    A current model of other columns says nothing of these rows: it is not judged and its
+    components have no counterparts, but their ids are not given again.
+    """
     result = fitted.result
-    rows = memory_scanner(result.survey) if result.in_memory else scanner
     mixtures = [result.parameters]
-    if current is not None:
+    comparable = current is not None and current.columns == plan.names
+    if current is not None and comparable:
         mixtures.append(current.parameters)
-    records = evaluate_mixtures(rows, mixtures)
+    if result.in_memory:
+        with memory_scanner(result.survey) as rows:
+            records = evaluate_mixtures(rows, mixtures)
+    else:
+        records = evaluate_mixtures(scanner, mixtures)
     k = result.parameters.n_components
     matches: tuple[Match, ...] = ()
     ids = tuple(range(k))
     next_id = k
     if current is not None:
-        matches = match(result.parameters, current.parameters)
+        if comparable:
+            matches = match(result.parameters, current.parameters)
         next_id = int(current.manifest["next_component_id"])
         ids = matched_ids(matches, k, current.component_ids, next_id)
         next_id = max(next_id, max(ids) + 1)
@@ -236,7 +262,7 @@ def evaluate(
         fitted,
         records[0],
         current,
-        records[1] if current is not None else None,
+        records[1] if comparable else None,
         matches,
         {**pictures, "input_plan.json": snapshot},
     )
@@ -254,19 +280,32 @@ def publish(
     StorageError
         The disk refuses.
     """
-    number = registry.publish(
-        run.output.models,
-        run.output.name,
-        evaluation.model,
-        run_id=run_id,
-        based_on=based_on,
-        extra=evaluation.files,
-    )
-    with open_checkpoint(run.output.models, run.output.name, evaluation.fitted.checkpoint) as done:
-        done.clear()
+    try:
+        number = registry.publish(
+            run.output.models,
+            run.output.name,
+            evaluation.model,
+            run_id=run_id,
+            based_on=based_on,
+            extra=evaluation.files,
+        )
+    except ConflictError:
+        clear_checkpoint(run, evaluation)
+        raise
+    clear_checkpoint(run, evaluation)
     path = Path(run.output.models) / run.output.name / f"v{number:06d}"
     logger.info("published %s", path)
     return Published(number, path)
+
+
+def clear_checkpoint(run: RunConfig, evaluation: Evaluation) -> None:
+    """Remove the checkpoint of a fit whose outcome is stored."""
+    key = evaluation.fitted.checkpoint
+    try:
+        with open_checkpoint(run.output.models, run.output.name, key) as done:
+            done.clear()
+    except StorageError as error:  # what was stored stands, so this is no failure
+        logger.warning("the checkpoint is kept: %s", error)
 
 
 def read_model(run: RunConfig) -> StoredModel:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
-from gmm_dask.errors import TooFewRowsError
+from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.events import Notify
+from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.initialization import GivenParameters, check_given
 from gmm_dask.storage.atomic import check_writable
 from gmm_dask.storage.dataset import check_output
 from gmm_dask.storage.overlap import refuse_overlap
@@ -18,30 +23,73 @@ from gmm_dask.storage.plan import InputPlan, plan_input
 from gmm_dask.storage.reader import parquet_chunks
 
 
-def inspect_input(run: RunConfig) -> InputPlan:
+def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
     """Make the input plan from the footers, and refuse what can be refused before any row is read.
+
+    What is refused leaves nothing behind: targets are tried, not created.
+
+    Parameters
+    ----------
+    for_fit
+        Whether a model will be fitted and stored. A prediction takes any number of rows, and
+        only reads models.
 
     Raises
     ------
+    ConfigError
+        A target lies in the input, or ``fit.*_init`` cannot be used.
     InputError
         The input cannot be used, or has fewer rows than components.
     StorageError
-        A target cannot be written, or lies in the input.
+        A target cannot be written.
     """
     plan = plan_input(run.input)
-    if plan.rows < run.model.n_components:
-        raise TooFewRowsError(
-            f"{run.input.path}: {plan.rows:,} rows are too few for model.n_components = "
-            f"{run.model.n_components}"
-        )
     for target in (run.output.models, run.output.predictions):
         if target is not None:
             refuse_overlap(target, run.input.path, plan)
-    check_writable(Path(run.output.models))
     if run.output.predictions is not None:
         check_output(run.output.predictions)
-        check_writable(Path(run.output.predictions).parent)
+        _try_to_write(Path(run.output.predictions).parent)
+    if for_fit:
+        if plan.rows < run.model.n_components:
+            raise TooFewRowsError(
+                f"{run.input.path}: {plan.rows:,} rows are too few for model.n_components = "
+                f"{run.model.n_components}; fit fewer components or give more rows"
+            )
+        check_given(
+            given_parameters(run),
+            run.model.covariance_type,
+            run.model.n_components,
+            len(plan.names),
+        )
+        _try_to_write(Path(run.output.models) / run.output.name)
     return plan
+
+
+def given_parameters(run: RunConfig) -> GivenParameters:
+    """What ``[fit]`` fixes of the first parameters; raises `ConfigError` if it is no array."""
+
+    def given(key: str) -> FloatArray | None:
+        values = getattr(run.fit, key)
+        if values is None:
+            return None
+        try:
+            return np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"fit.{key} is not an array of numbers ({error}); "
+                "give lists of one length, nested as the array's shape"
+            ) from error
+
+    return GivenParameters(given("weights_init"), given("means_init"), given("precisions_init"))
+
+
+def _try_to_write(path: Path) -> None:
+    """See that a directory can be written, or made where there is none yet; makes nothing."""
+    path = path.absolute()
+    while not os.path.lexists(path):
+        path = path.parent
+    check_writable(path)
 
 
 @contextmanager

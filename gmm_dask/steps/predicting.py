@@ -103,17 +103,18 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     Raises
     ------
     NonFiniteError
-        A value is infinite, or null where nulls are errors; names file, row and column.
+        A value is infinite, or null where nulls are errors, or a sample weight is not a number
+        ≥ 0; names file, row and column.
     """
     read = cast(ParquetRows, rows)
     parameters = request.parameters
-    if not np.isfinite(np.add.reduce(read.values, axis=None)):
-        _refuse_bad_value(read, request.writer.plan)
+    _refuse_bad_values(read, request.writer.plan)
     assigned = assign(parameters, read.values, responsibilities=request.writer.probabilities)
     part = request.writer.write(
         read, assigned.labels, assigned.log_densities, assigned.responsibilities
     )
-    record = density_record(assigned, None, parameters.n_components, density_ceiling(parameters))
+    weights = read.sample_weight
+    record = density_record(assigned, weights, parameters.n_components, density_ceiling(parameters))
     return PredictedRows((part,), record, read.source_rows)
 
 
@@ -183,7 +184,7 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     request = PredictRequest(prediction.model.parameters, staged.writer)
     found = scanner.reduce(predict_rows, request, "predict")
     drift = None
-    if found.record.rows:
+    if found.record.weight > 0:
         drift = measure_drift(run.predict, prediction.model, found.record)
         _report_drift(run, drift)
     dropped = found.source_rows - found.record.rows
@@ -219,16 +220,29 @@ def _report_drift(run: RunConfig, drift: Drift) -> None:
     logger.warning("drift: %s; consider a retrain", findings)
 
 
-def _refuse_bad_value(rows: ParquetRows, plan: InputPlan) -> None:
-    bad = ~np.isfinite(rows.values)  # (m, d)
-    if not bad.any():  # the sum overflowed, the values did not
-        return
-    row, column = (int(index) for index in np.argwhere(bad)[0])
+def _refuse_bad_values(rows: ParquetRows, plan: InputPlan) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.add.reduce(rows.values, axis=None)
+    if not np.isfinite(total):  # or else the sum overflowed, the values did not
+        bad = ~np.isfinite(rows.values)  # (m, d)
+        for row, column in np.argwhere(bad)[:1]:
+            null = bool(np.isnan(rows.values[row, column]))
+            kind = "null or NaN" if null else "infinite"
+            hint = "set input.nulls = 'drop' or fill it in" if null else "remove or replace it"
+            where = f"{_place(rows, int(row), plan)}: column {plan.names[column]!r}"
+            raise NonFiniteError(f"{where} is {kind}; {hint}")
+    weights = rows.sample_weight
+    if weights is not None and plan.sample_weight is not None:
+        for row in np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))[:1]:
+            raise NonFiniteError(
+                f"{_place(rows, int(row), plan)}: column {plan.sample_weight.name!r} is "
+                f"{weights[row]:g}; weights are finite and ≥ 0"
+            )
+
+
+def _place(rows: ParquetRows, row: int, plan: InputPlan) -> str:
+    """File, and the row's number in it."""
     source = row if rows.kept is None else int(np.flatnonzero(rows.kept)[row])
-    kind = "null or NaN" if np.isnan(rows.values[row, column]) else "infinite"
-    file = "?" if rows.file is None else plan.files[rows.file].path
-    hint = "set input.nulls = 'drop' or fill it in" if "null" in kind else "remove or replace it"
-    raise NonFiniteError(
-        f"{file} row {(rows.first_in_file or 0) + source:,}: column {plan.names[column]!r} is "
-        f"{kind}; {hint}"
-    )
+    assert rows.file is not None  # chunks of a prediction are split by file
+    assert rows.first_in_file is not None
+    return f"{plan.files[rows.file].path} row {rows.first_in_file + source:,}"

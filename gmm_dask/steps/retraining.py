@@ -10,7 +10,7 @@ from gmm_dask.config import RunConfig
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.drift import Check
-from gmm_dask.steps.fitting import Evaluation, fit_key
+from gmm_dask.steps.fitting import Evaluation, clear_checkpoint, fit_key
 from gmm_dask.storage import registry
 from gmm_dask.storage.model import StoredModel
 from gmm_dask.storage.plan import InputPlan
@@ -143,6 +143,7 @@ def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: s
         reason=decision.reason,
         extra=evaluation.files,
     )
+    clear_checkpoint(run, evaluation)
     logger.warning("refused: %s; the candidate is kept in %s", decision.reason, path)
     return path
 

@@ -1,4 +1,7 @@
-"""The state of a fit as arrays and JSON, for its checkpoint, and back, bit for bit."""
+"""The state of a fit as arrays and JSON, for its checkpoint, and back, bit for bit.
+
+Every float lies in an array: JSON has no word for infinity.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 Meta = dict[str, Any]
 
 _PARAMETERS = ("weights", "means", "covariances", "precisions_cholesky")
+_HISTORY = ("log_likelihood", "weights", "means", "moved")
 _MOMENTS = ("mean", "products", "minimum", "maximum")
 _DRAW = ("priorities", "numbers", "weights")
 
@@ -34,20 +38,28 @@ def encode(state: FitState) -> tuple[Arrays, Meta]:
             _encode_parameters(one, f"start.{number}", arrays)
             for number, one in enumerate(state.starts)
         ],
-        "search": state.search and asdict(state.search),
+        "search": state.search and {**asdict(state.search), "log_likelihoods": None},
         "iteration": state.em and state.em.iteration,
         "candidates": [
             _encode_candidate(one, f"candidate.{number}", arrays)
             for number, one in enumerate(state.em.candidates if state.em else ())
         ],
     }
+    if state.search is not None:
+        arrays["search.log_likelihoods"] = np.array(state.search.log_likelihoods)
     if state.fingerprints is not None:
         arrays["fingerprints"] = np.asarray(state.fingerprints, dtype=np.uint64)
     return arrays, meta
 
 
 def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> FitState:
-    """Put a state together again."""
+    """Put a state together again; its arrays are as they were, but read-only.
+
+    Raises
+    ------
+    LookupError, TypeError, ValueError
+        This is not what `encode` of this version makes.
+    """
     search = meta["search"]
     em = None
     if meta["iteration"] is not None:
@@ -57,6 +69,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
         )
         em = EMState(candidates, meta["iteration"])
     prints = arrays.get("fingerprints")
+    likelihoods = arrays["search.log_likelihoods"].tolist() if search else []
     return FitState(
         _decode_survey(meta["survey"], arrays),
         None if prints is None else tuple(int(one) for one in prints),
@@ -65,7 +78,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
             for number, one in enumerate(meta["starts"])
         ),
         tuple(meta["fresh"]),
-        search and SearchRecord(**{**search, "log_likelihoods": tuple(search["log_likelihoods"])}),
+        search and SearchRecord(**{**search, "log_likelihoods": tuple(likelihoods)}),
         em,
         meta["scans"],
     )
@@ -84,38 +97,31 @@ def _decode_parameters(
 
 
 def _encode_candidate(candidate: Candidate, prefix: str, arrays: Arrays) -> Meta:
-    for number, iteration in enumerate(candidate.history):
-        arrays[f"{prefix}.history.{number}.weights"] = iteration.weights
-        arrays[f"{prefix}.history.{number}.means"] = iteration.means
+    history = candidate.history
+    for name in _HISTORY:
+        # (iterations,), or (iterations, k) weights and (iterations, k, d) means
+        arrays[f"{prefix}.history.{name}"] = np.array(
+            [getattr(iteration, name) for iteration in history], dtype=np.float64
+        )
+    arrays[f"{prefix}.weight"] = np.array([candidate.weight])
     if candidate.counts is not None:
         arrays[f"{prefix}.counts"] = candidate.counts
     return {
         "covariance_type": _encode_parameters(candidate.parameters, prefix, arrays),
         "status": candidate.status.value,
         "rows": candidate.rows,
-        "weight": candidate.weight,
         "problem": candidate.problem,
-        "history": [
-            {
-                "log_likelihood": iteration.log_likelihood,
-                "guarded": list(iteration.guarded),
-                "moved": iteration.moved,
-            }
-            for iteration in candidate.history
-        ],
+        "guarded": [list(iteration.guarded) for iteration in history],
     }
 
 
 def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Candidate:
+    told = [arrays[f"{prefix}.history.{name}"] for name in _HISTORY]
     history = tuple(
-        Iteration(
-            one["log_likelihood"],
-            arrays[f"{prefix}.history.{number}.weights"],
-            arrays[f"{prefix}.history.{number}.means"],
-            tuple(one["guarded"]),
-            one["moved"],
+        Iteration(float(log_likelihood), weights, means, tuple(guarded), float(moved))
+        for log_likelihood, weights, means, moved, guarded in zip(
+            *told, meta["guarded"], strict=True
         )
-        for number, one in enumerate(meta["history"])
     )
     return Candidate(
         _decode_parameters(meta["covariance_type"], prefix, arrays),
@@ -123,7 +129,7 @@ def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[
         history,
         arrays.get(f"{prefix}.counts"),
         meta["rows"],
-        meta["weight"],
+        float(arrays[f"{prefix}.weight"][0]),
         meta["problem"],
     )
 
@@ -133,13 +139,13 @@ def _encode_survey(survey: Survey, arrays: Arrays) -> Meta:
         arrays[f"moments.{name}"] = getattr(survey.moments, name)
     for name in _DRAW:
         arrays[f"draw.{name}"] = getattr(survey.draw, name)
+    arrays["weight"] = np.array([survey.weight])
     arrays["draw.columns"] = survey.draw.values.T  # (d, m): feature-major, as it is in memory
     arrays["defects.missing"] = survey.defects.missing
     arrays["defects.infinite"] = survey.defects.infinite
     return {
         "source_rows": survey.source_rows,
         "rows": survey.moments.rows,
-        "weight": survey.weight,
         "wanted": survey.draw.wanted,
         "first_missing": [place and list(place) for place in survey.defects.first_missing],
         "first_infinite": [place and list(place) for place in survey.defects.first_infinite],
@@ -150,7 +156,7 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
     return Survey(
         meta["source_rows"],
         Moments(meta["rows"], *(arrays[f"moments.{name}"] for name in _MOMENTS)),
-        meta["weight"],
+        float(arrays["weight"][0]),
         Defects(
             arrays["defects.missing"],
             arrays["defects.infinite"],
