@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.mixture.covariance.compile import KernelFunction
+from gmm_dask.mixture.covariance.tile import Rows, Vector
 
 FloatArray = npt.NDArray[np.float64]
 #: float32 or float64.
@@ -17,23 +18,23 @@ RowsArray = npt.NDArray[np.floating[Any]]
 LOG_2_PI = float(np.log(2.0 * np.pi))
 
 
-# Rows go to the kernels as address and strides, small arrays as writable C-ordered float64: so
-# one compiled kernel serves every dtype, order and stride, also of read-only arrays.
+# Arrays of the caller go to the kernels as address and strides, parameters as writable C-ordered
+# float64: so one compiled kernel serves every dtype, order and stride, also of read-only arrays.
 
 
-def strided_rows(X: RowsArray) -> tuple[int, int, int, bool, int]:
-    """Address, row and column stride in bytes, whether float32, and number of rows."""
-    return X.ctypes.data, X.strides[0], X.strides[1], X.dtype == np.float32, X.shape[0]
+def rows_at(X: npt.NDArray[Any]) -> Rows:
+    """Where a (n, d) array lies."""
+    return Rows(X.ctypes.data, X.strides[0], X.strides[1], X.itemsize, len(X))
+
+
+def vector_at(vector: npt.NDArray[Any] | None) -> Vector:
+    """Where a (n,) array lies, if there is one."""
+    return Vector(0, 0) if vector is None else Vector(vector.ctypes.data, vector.strides[0])
 
 
 def native_rows(X: RowsArray) -> RowsArray:
     """Return X itself unless its dtype is neither native float64 nor native float32."""
     return X if X.dtype in (np.float64, np.float32) else X.astype(np.float64)
-
-
-def strided_vector(vector: npt.NDArray[Any]) -> tuple[int, int]:
-    """Address and stride in bytes of a vector."""
-    return vector.ctypes.data, vector.strides[0]
 
 
 def writable(array: FloatArray) -> FloatArray:
@@ -184,11 +185,9 @@ class CovarianceType(ABC):
         k, d = means.shape
         X = native_rows(X)
         sums = np.zeros(k), np.zeros((k, d)), np.zeros(self.shape(k, d))
-        weights, stride = (0, 0) if sample_weight is None else strided_vector(sample_weight)
         log_likelihood: float = self.statistics_kernel(
-            *strided_rows(X),
-            weights,
-            stride,
+            rows_at(X),
+            vector_at(sample_weight),
             log_weights + (self.log_determinants(precisions_cholesky, k, d) - 0.5 * d * LOG_2_PI),
             writable(means),
             writable(precisions_cholesky),
@@ -218,11 +217,11 @@ class CovarianceType(ABC):
         k, d = means.shape
         X = native_rows(X)
         self.assign_kernel(
-            *strided_rows(X),
+            rows_at(X),
             log_weights + (self.log_determinants(precisions_cholesky, k, d) - 0.5 * d * LOG_2_PI),
             writable(means),
             writable(precisions_cholesky),
-            *strided_vector(labels),
-            *strided_vector(log_densities),
-            *strided_rows(responsibilities),
+            vector_at(labels),
+            vector_at(log_densities),
+            rows_at(responsibilities),
         )

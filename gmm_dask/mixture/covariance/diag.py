@@ -7,13 +7,28 @@ import numpy.typing as npt
 
 from gmm_dask.mixture.covariance.base import CovarianceType, FloatArray, RowsArray
 from gmm_dask.mixture.covariance.compile import KernelFunction, inlined, kernel
+from gmm_dask.mixture.covariance.densities import (
+    assign_tile,
+    dot,
+    joint_densities,
+    normalise,
+    sum_of,
+)
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY,
     cancelled,
     inverse_deviations,
     roots_of_precisions,
 )
-from gmm_dask.mixture.covariance.tile import ROWS, load_tile, load_weights, normalise, store_tile
+from gmm_dask.mixture.covariance.tile import (
+    ROWS,
+    aligned,
+    clip_far,
+    largest,
+    load_tile,
+    load_weights,
+    wide,
+)
 
 
 class Diag(CovarianceType):
@@ -80,7 +95,7 @@ class Diag(CovarianceType):
         squares = np.square(residual_means)
         spread = residual_products / counts[:, None] - squares  # (k, d)
         floor = reg_covar * np.square(precisions_cholesky)
-        guarded = cancelled(spread + floor, squares).any(axis=1)
+        guarded: npt.NDArray[np.bool_] = np.any(cancelled(spread + floor, squares), axis=1)
         updated = spread / np.square(precisions_cholesky) + reg_covar
         keep = guarded | (counts <= EMPTY)
         updated[keep] = covariances[keep]
@@ -98,120 +113,135 @@ class Diag(CovarianceType):
 
 
 @inlined
-def _whiten(tile, constants, means, factors, whitened, log_joint, rows):  # type: ignore[no-untyped-def]
-    k, d = means.shape
-    for c in range(k):
-        for i in range(rows):
-            log_joint[c, i] = constants[c]
-        for j in range(d):
-            for i in range(rows):
-                whitened[c, j, i] = factors[c, j] * (tile[j, i] - means[c, j])
-            for i in range(rows):
-                log_joint[c, i] -= 0.5 * whitened[c, j, i] * whitened[c, j, i]
+def _distances(tile, mean, factor, squares):  # type: ignore[no-untyped-def]
+    """Write |y|² = Σ ((x − μ)/σ)² of the rows of a tile."""
+    wide()
+    d = mean.shape[0]
+    blocks = d // 4 * 4
+    squares[:] = 0.0
+    for j in range(0, blocks, 4):
+        x = tile[j * ROWS : (j + 4) * ROWS]
+        m0, m1, m2, m3 = mean[j], mean[j + 1], mean[j + 2], mean[j + 3]
+        u0, u1, u2, u3 = factor[j], factor[j + 1], factor[j + 2], factor[j + 3]
+        for i in range(ROWS):
+            y0 = (x[i] - m0) * u0
+            y1 = (x[i + ROWS] - m1) * u1
+            y2 = (x[i + 2 * ROWS] - m2) * u2
+            y3 = (x[i + 3 * ROWS] - m3) * u3
+            squares[i] += (y0 * y0 + y1 * y1) + (y2 * y2 + y3 * y3)
+    for j in range(blocks, d):
+        x = tile[j * ROWS : (j + 1) * ROWS]
+        mu = mean[j]
+        u = factor[j]
+        for i in range(ROWS):
+            y = (x[i] - mu) * u
+            squares[i] += y * y
 
 
 @inlined
-def _add(whitened, responsibilities, rows, counts, residual_sums, residual_products):  # type: ignore[no-untyped-def]
-    k, d = residual_sums.shape
-    for c in range(k):
-        count = 0.0
-        for i in range(rows):
-            count += responsibilities[c, i]
-        counts[c] += count
-        for j in range(d):
-            total = 0.0
-            for i in range(rows):
-                total += responsibilities[c, i] * whitened[c, j, i]
-            residual_sums[c, j] += total
-            product = 0.0
-            for i in range(rows):
-                product += responsibilities[c, i] * whitened[c, j, i] * whitened[c, j, i]
-            residual_products[c, j] += product
+def _add(tile, mean, factor, responsibilities, F, S):  # type: ignore[no-untyped-def]
+    """Add Σ r y to F (d,) and Σ r y² to S (d,); y is cheaper made again than kept."""
+    wide()
+    d = mean.shape[0]
+    blocks = d // 4 * 4
+    for j in range(0, blocks, 4):
+        x = tile[j * ROWS : (j + 4) * ROWS]
+        m0, m1, m2, m3 = mean[j], mean[j + 1], mean[j + 2], mean[j + 3]
+        f0 = f1 = f2 = f3 = s0 = s1 = s2 = s3 = 0.0
+        for i in range(ROWS):
+            r = responsibilities[i]
+            x0 = x[i] - m0
+            x1 = x[i + ROWS] - m1
+            x2 = x[i + 2 * ROWS] - m2
+            x3 = x[i + 3 * ROWS] - m3
+            p0 = r * x0
+            p1 = r * x1
+            p2 = r * x2
+            p3 = r * x3
+            f0 += p0
+            f1 += p1
+            f2 += p2
+            f3 += p3
+            s0 += p0 * x0
+            s1 += p1 * x1
+            s2 += p2 * x2
+            s3 += p3 * x3
+        F[j] += factor[j] * f0
+        F[j + 1] += factor[j + 1] * f1
+        F[j + 2] += factor[j + 2] * f2
+        F[j + 3] += factor[j + 3] * f3
+        S[j] += factor[j] ** 2 * s0
+        S[j + 1] += factor[j + 1] ** 2 * s1
+        S[j + 2] += factor[j + 2] ** 2 * s2
+        S[j + 3] += factor[j + 3] ** 2 * s3
+    for j in range(blocks, d):
+        x = tile[j * ROWS : (j + 1) * ROWS]
+        mu = mean[j]
+        f = s = 0.0
+        for i in range(ROWS):
+            residual = x[i] - mu
+            p = responsibilities[i] * residual
+            f += p
+            s += p * residual
+        F[j] += factor[j] * f
+        S[j] += factor[j] ** 2 * s
 
 
-@kernel
+@kernel("statistics kernel of the diag covariance")
 def _statistics(  # type: ignore[no-untyped-def]
-    address,
-    row_stride,
-    column_stride,
-    single,
-    n,
-    weight_address,
-    weight_stride,
-    constants,
-    means,
-    factors,
-    counts,
-    residual_sums,
-    residual_products,
+    source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
 ):
+    wide()
     k, d = means.shape
-    tile = np.empty((d, ROWS))
-    weights = np.empty(ROWS)
-    whitened = np.empty((k, d, ROWS))
-    responsibilities = np.empty((k, ROWS))
-    log_densities = np.empty(ROWS)
+    tile = aligned(d * ROWS)
+    log_joint = aligned(k * ROWS).reshape((k, ROWS))
+    squares = aligned(ROWS)
+    top = aligned(ROWS)
+    largest_mean = largest(means)
+    largest_factor = largest(factors)
+    weights = aligned(ROWS)
     log_likelihood = 0.0
-    for start in range(0, n, ROWS):
-        rows = min(ROWS, n - start)
-        load_tile(tile, address + start * row_stride, row_stride, column_stride, single, rows)
-        if weight_address == 0:
-            weights[:] = 1.0
-        else:
-            load_weights(weights, weight_address + start * weight_stride, weight_stride, rows)
-        _whiten(tile, constants, means, factors, whitened, responsibilities, rows)
-        normalise(responsibilities, log_densities, rows)
-        total = 0.0
-        for i in range(rows):
-            total += weights[i] * log_densities[i]
-        log_likelihood += total
+    for start in range(0, source.n, ROWS):
+        rows = min(ROWS, source.n - start)
+        magnitude = load_tile(tile, source, start, rows)
+        clip_far(tile, magnitude, largest_mean, largest_factor)
+        load_weights(weights, sample_weight, start, rows)
         for c in range(k):
-            for i in range(rows):
-                responsibilities[c, i] *= weights[i]
-        _add(whitened, responsibilities, rows, counts, residual_sums, residual_products)
+            _distances(tile, means[c], factors[c], squares)
+            joint_densities(log_joint[c], constants[c], 0.5, squares, top, c == 0)
+        normalise(log_joint, weights, top, squares)
+        log_likelihood += dot(weights, top)
+        for c in range(k):
+            counts[c] += sum_of(log_joint[c])
+            _add(
+                tile,
+                means[c],
+                factors[c],
+                log_joint[c],
+                residual_sums[c],
+                residual_products[c],
+            )
     return log_likelihood
 
 
-@kernel
+@kernel("prediction kernel of the diag covariance")
 def _assign(  # type: ignore[no-untyped-def]
-    address,
-    row_stride,
-    column_stride,
-    single,
-    n,
-    constants,
-    means,
-    factors,
-    labels_address,
-    labels_stride,
-    densities_address,
-    densities_stride,
-    responsibilities_address,
-    responsibilities_row_stride,
-    responsibilities_column_stride,
-    responsibilities_single,
-    responsibilities_rows,
+    source, constants, means, factors, labels, densities, responsibilities
 ):
+    wide()
     k, d = means.shape
-    tile = np.empty((d, ROWS))
-    whitened = np.empty((k, d, ROWS))
-    responsibilities = np.empty((k, ROWS))
-    log_densities = np.empty(ROWS)
-    for start in range(0, n, ROWS):
-        rows = min(ROWS, n - start)
-        load_tile(tile, address + start * row_stride, row_stride, column_stride, single, rows)
-        _whiten(tile, constants, means, factors, whitened, responsibilities, rows)
-        normalise(responsibilities, log_densities, rows)
-        store_tile(
-            responsibilities,
-            log_densities,
-            labels_address + start * labels_stride,
-            labels_stride,
-            densities_address + start * densities_stride,
-            densities_stride,
-            responsibilities_address + start * responsibilities_row_stride,
-            responsibilities_row_stride,
-            responsibilities_column_stride,
-            responsibilities_rows > 0,
-            rows,
-        )
+    tile = aligned(d * ROWS)
+    log_joint = aligned(k * ROWS).reshape((k, ROWS))
+    squares = aligned(ROWS)
+    top = aligned(ROWS)
+    largest_mean = largest(means)
+    largest_factor = largest(factors)
+    ones = np.ones(ROWS)
+    for start in range(0, source.n, ROWS):
+        rows = min(ROWS, source.n - start)
+        magnitude = load_tile(tile, source, start, rows)
+        clip_far(tile, magnitude, largest_mean, largest_factor)
+        for c in range(k):
+            _distances(tile, means[c], factors[c], squares)
+            joint_densities(log_joint[c], constants[c], 0.5, squares, top, c == 0)
+        assign_tile(log_joint, ones, top, squares, start, rows, labels, densities, responsibilities)

@@ -6,7 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.mixture.covariance.base import CovarianceType, FloatArray, RowsArray
-from gmm_dask.mixture.covariance.compile import KernelFunction, inlined, kernel
+from gmm_dask.mixture.covariance.compile import KernelFunction, kernel
+from gmm_dask.mixture.covariance.densities import (
+    assign_tile,
+    dot,
+    joint_densities,
+    normalise,
+    sum_of,
+)
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY,
     add_to_diagonals,
@@ -14,7 +21,16 @@ from gmm_dask.mixture.covariance.matrices import (
     upper_factors,
     upper_factors_of_precisions,
 )
-from gmm_dask.mixture.covariance.tile import ROWS, load_tile, load_weights, normalise, store_tile
+from gmm_dask.mixture.covariance.tile import (
+    ROWS,
+    aligned,
+    clip_far,
+    largest,
+    load_tile,
+    load_weights,
+    wide,
+)
+from gmm_dask.mixture.covariance.triangular import add_products, mirror, whiten
 
 
 class Full(CovarianceType):
@@ -108,127 +124,64 @@ class Full(CovarianceType):
         return _assign
 
 
-@inlined
-def _whiten(tile, constants, means, factors, whitened, log_joint, rows):  # type: ignore[no-untyped-def]
-    k, d = means.shape
-    for c in range(k):
-        for i in range(rows):
-            log_joint[c, i] = constants[c]
-        for j in range(d):
-            for i in range(rows):
-                whitened[c, j, i] = 0.0
-            for m in range(j + 1):
-                for i in range(rows):
-                    whitened[c, j, i] += factors[c, m, j] * (tile[m, i] - means[c, m])
-            for i in range(rows):
-                log_joint[c, i] -= 0.5 * whitened[c, j, i] * whitened[c, j, i]
-
-
-@inlined
-def _add(whitened, responsibilities, rows, counts, residual_sums, residual_products):  # type: ignore[no-untyped-def]
-    k, d = residual_sums.shape
-    for c in range(k):
-        count = 0.0
-        for i in range(rows):
-            count += responsibilities[c, i]
-        counts[c] += count
-        for j in range(d):
-            total = 0.0
-            for i in range(rows):
-                total += responsibilities[c, i] * whitened[c, j, i]
-            residual_sums[c, j] += total
-            for m in range(j + 1):
-                product = 0.0
-                for i in range(rows):
-                    product += responsibilities[c, i] * whitened[c, j, i] * whitened[c, m, i]
-                residual_products[c, j, m] += product
-                if m != j:
-                    residual_products[c, m, j] += product
-
-
-@kernel
+@kernel("statistics kernel of the full covariance")
 def _statistics(  # type: ignore[no-untyped-def]
-    address,
-    row_stride,
-    column_stride,
-    single,
-    n,
-    weight_address,
-    weight_stride,
-    constants,
-    means,
-    factors,
-    counts,
-    residual_sums,
-    residual_products,
+    source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
 ):
+    wide()
     k, d = means.shape
-    tile = np.empty((d, ROWS))
-    weights = np.empty(ROWS)
-    whitened = np.empty((k, d, ROWS))
-    responsibilities = np.empty((k, ROWS))
-    log_densities = np.empty(ROWS)
+    tile = aligned(d * ROWS)
+    residuals = aligned(d * ROWS)
+    whitened = aligned(k * d * ROWS).reshape((k, d * ROWS))
+    log_joint = aligned(k * ROWS).reshape((k, ROWS))
+    squares = aligned(ROWS)
+    top = aligned(ROWS)
+    largest_mean = largest(means)
+    largest_factor = largest(factors)
+    weights = aligned(ROWS)
     log_likelihood = 0.0
-    for start in range(0, n, ROWS):
-        rows = min(ROWS, n - start)
-        load_tile(tile, address + start * row_stride, row_stride, column_stride, single, rows)
-        if weight_address == 0:
-            weights[:] = 1.0
-        else:
-            load_weights(weights, weight_address + start * weight_stride, weight_stride, rows)
-        _whiten(tile, constants, means, factors, whitened, responsibilities, rows)
-        normalise(responsibilities, log_densities, rows)
-        total = 0.0
-        for i in range(rows):
-            total += weights[i] * log_densities[i]
-        log_likelihood += total
+    for start in range(0, source.n, ROWS):
+        rows = min(ROWS, source.n - start)
+        magnitude = load_tile(tile, source, start, rows)
+        clip_far(tile, magnitude, largest_mean, largest_factor)
+        load_weights(weights, sample_weight, start, rows)
         for c in range(k):
-            for i in range(rows):
-                responsibilities[c, i] *= weights[i]
-        _add(whitened, responsibilities, rows, counts, residual_sums, residual_products)
+            whiten(tile, means[c], factors[c], residuals, whitened[c], squares)
+            joint_densities(log_joint[c], constants[c], 0.5, squares, top, c == 0)
+        normalise(log_joint, weights, top, squares)
+        log_likelihood += dot(weights, top)
+        for c in range(k):
+            count = sum_of(log_joint[c])
+            if count != 0.0:
+                counts[c] += count
+                add_products(
+                    whitened[c], log_joint[c], residuals, residual_sums[c], residual_products[c]
+                )
+    for c in range(k):
+        mirror(residual_products[c])
     return log_likelihood
 
 
-@kernel
+@kernel("prediction kernel of the full covariance")
 def _assign(  # type: ignore[no-untyped-def]
-    address,
-    row_stride,
-    column_stride,
-    single,
-    n,
-    constants,
-    means,
-    factors,
-    labels_address,
-    labels_stride,
-    densities_address,
-    densities_stride,
-    responsibilities_address,
-    responsibilities_row_stride,
-    responsibilities_column_stride,
-    responsibilities_single,
-    responsibilities_rows,
+    source, constants, means, factors, labels, densities, responsibilities
 ):
+    wide()
     k, d = means.shape
-    tile = np.empty((d, ROWS))
-    whitened = np.empty((k, d, ROWS))
-    responsibilities = np.empty((k, ROWS))
-    log_densities = np.empty(ROWS)
-    for start in range(0, n, ROWS):
-        rows = min(ROWS, n - start)
-        load_tile(tile, address + start * row_stride, row_stride, column_stride, single, rows)
-        _whiten(tile, constants, means, factors, whitened, responsibilities, rows)
-        normalise(responsibilities, log_densities, rows)
-        store_tile(
-            responsibilities,
-            log_densities,
-            labels_address + start * labels_stride,
-            labels_stride,
-            densities_address + start * densities_stride,
-            densities_stride,
-            responsibilities_address + start * responsibilities_row_stride,
-            responsibilities_row_stride,
-            responsibilities_column_stride,
-            responsibilities_rows > 0,
-            rows,
-        )
+    tile = aligned(d * ROWS)
+    residuals = aligned(d * ROWS)
+    whitened = aligned(d * ROWS)
+    log_joint = aligned(k * ROWS).reshape((k, ROWS))
+    squares = aligned(ROWS)
+    top = aligned(ROWS)
+    largest_mean = largest(means)
+    largest_factor = largest(factors)
+    ones = np.ones(ROWS)
+    for start in range(0, source.n, ROWS):
+        rows = min(ROWS, source.n - start)
+        magnitude = load_tile(tile, source, start, rows)
+        clip_far(tile, magnitude, largest_mean, largest_factor)
+        for c in range(k):
+            whiten(tile, means[c], factors[c], residuals, whitened, squares)
+            joint_densities(log_joint[c], constants[c], 0.5, squares, top, c == 0)
+        assign_tile(log_joint, ones, top, squares, start, rows, labels, densities, responsibilities)

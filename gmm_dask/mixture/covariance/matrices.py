@@ -43,10 +43,12 @@ def cancelled_matrices(
     variances = np.diagonal(V, axis1=1, axis2=2)  # (k, d)
     negligible = squares <= 1e-20
     lost = np.any(~negligible & (64.0 * _EPS * squares > 1e-10 * variances), axis=1)
+    singular = np.any(variances <= 0.0, axis=1) & ~lost
     safe = np.where(variances > 0.0, variances, 1.0)
     judged = ~negligible & ~lost[:, None]
     ratio = np.max(np.where(judged, squares, 0.0) / safe, axis=1)  # (k,)
-    suspects = np.flatnonzero(~lost & (ratio > 0.0))
+    # Below 1e-10 the subtraction costs less than the rounding of S itself.
+    suspects = np.flatnonzero(~lost & ~singular & (ratio > 1e-10))
     if len(suspects):
         scale = 1.0 / np.sqrt(safe[suspects])
         correlation = V[suspects] * scale[:, :, None] * scale[:, None, :]

@@ -6,14 +6,30 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.mixture.covariance.base import CovarianceType, FloatArray, RowsArray
-from gmm_dask.mixture.covariance.compile import KernelFunction, inlined, kernel
+from gmm_dask.mixture.covariance.compile import KernelFunction, kernel
+from gmm_dask.mixture.covariance.densities import (
+    assign_tile,
+    dot,
+    joint_densities,
+    normalise,
+    sum_of,
+)
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY,
     cancelled,
     inverse_deviations,
     roots_of_precisions,
 )
-from gmm_dask.mixture.covariance.tile import ROWS, load_tile, load_weights, normalise, store_tile
+from gmm_dask.mixture.covariance.residuals import add_residuals, distances
+from gmm_dask.mixture.covariance.tile import (
+    ROWS,
+    aligned,
+    clip_far,
+    largest,
+    load_tile,
+    load_weights,
+    wide,
+)
 
 
 class Spherical(CovarianceType):
@@ -98,121 +114,58 @@ class Spherical(CovarianceType):
         return _assign
 
 
-@inlined
-def _whiten(tile, constants, means, factors, whitened, log_joint, rows):  # type: ignore[no-untyped-def]
-    k, d = means.shape
-    for c in range(k):
-        for i in range(rows):
-            log_joint[c, i] = constants[c]
-        for j in range(d):
-            for i in range(rows):
-                whitened[c, j, i] = factors[c] * (tile[j, i] - means[c, j])
-            for i in range(rows):
-                log_joint[c, i] -= 0.5 * whitened[c, j, i] * whitened[c, j, i]
-
-
-@inlined
-def _add(whitened, responsibilities, rows, counts, residual_sums, residual_products):  # type: ignore[no-untyped-def]
-    k, d = residual_sums.shape
-    for c in range(k):
-        count = 0.0
-        for i in range(rows):
-            count += responsibilities[c, i]
-        counts[c] += count
-        for j in range(d):
-            total = 0.0
-            for i in range(rows):
-                total += responsibilities[c, i] * whitened[c, j, i]
-            residual_sums[c, j] += total
-            product = 0.0
-            for i in range(rows):
-                product += responsibilities[c, i] * whitened[c, j, i] * whitened[c, j, i]
-            residual_products[c] += product
-
-
-@kernel
+@kernel("statistics kernel of the spherical covariance")
 def _statistics(  # type: ignore[no-untyped-def]
-    address,
-    row_stride,
-    column_stride,
-    single,
-    n,
-    weight_address,
-    weight_stride,
-    constants,
-    means,
-    factors,
-    counts,
-    residual_sums,
-    residual_products,
+    source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
 ):
+    wide()
     k, d = means.shape
-    tile = np.empty((d, ROWS))
-    weights = np.empty(ROWS)
-    whitened = np.empty((k, d, ROWS))
-    responsibilities = np.empty((k, ROWS))
-    log_densities = np.empty(ROWS)
+    tile = aligned(d * ROWS)
+    all_squares = aligned(k * ROWS).reshape((k, ROWS))
+    log_joint = aligned(k * ROWS).reshape((k, ROWS))
+    squares = aligned(ROWS)
+    top = aligned(ROWS)
+    largest_mean = largest(means)
+    largest_factor = largest(factors)
+    weights = aligned(ROWS)
     log_likelihood = 0.0
-    for start in range(0, n, ROWS):
-        rows = min(ROWS, n - start)
-        load_tile(tile, address + start * row_stride, row_stride, column_stride, single, rows)
-        if weight_address == 0:
-            weights[:] = 1.0
-        else:
-            load_weights(weights, weight_address + start * weight_stride, weight_stride, rows)
-        _whiten(tile, constants, means, factors, whitened, responsibilities, rows)
-        normalise(responsibilities, log_densities, rows)
-        total = 0.0
-        for i in range(rows):
-            total += weights[i] * log_densities[i]
-        log_likelihood += total
+    for start in range(0, source.n, ROWS):
+        rows = min(ROWS, source.n - start)
+        magnitude = load_tile(tile, source, start, rows)
+        clip_far(tile, magnitude, largest_mean, largest_factor)
+        load_weights(weights, sample_weight, start, rows)
         for c in range(k):
-            for i in range(rows):
-                responsibilities[c, i] *= weights[i]
-        _add(whitened, responsibilities, rows, counts, residual_sums, residual_products)
+            distances(tile, means[c], all_squares[c])
+            joint_densities(
+                log_joint[c], constants[c], 0.5 * factors[c] ** 2, all_squares[c], top, c == 0
+            )
+        normalise(log_joint, weights, top, squares)
+        log_likelihood += dot(weights, top)
+        for c in range(k):
+            counts[c] += sum_of(log_joint[c])
+            add_residuals(tile, means[c], log_joint[c], factors[c], residual_sums[c])
+            residual_products[c] += factors[c] ** 2 * dot(log_joint[c], all_squares[c])
     return log_likelihood
 
 
-@kernel
+@kernel("prediction kernel of the spherical covariance")
 def _assign(  # type: ignore[no-untyped-def]
-    address,
-    row_stride,
-    column_stride,
-    single,
-    n,
-    constants,
-    means,
-    factors,
-    labels_address,
-    labels_stride,
-    densities_address,
-    densities_stride,
-    responsibilities_address,
-    responsibilities_row_stride,
-    responsibilities_column_stride,
-    responsibilities_single,
-    responsibilities_rows,
+    source, constants, means, factors, labels, densities, responsibilities
 ):
+    wide()
     k, d = means.shape
-    tile = np.empty((d, ROWS))
-    whitened = np.empty((k, d, ROWS))
-    responsibilities = np.empty((k, ROWS))
-    log_densities = np.empty(ROWS)
-    for start in range(0, n, ROWS):
-        rows = min(ROWS, n - start)
-        load_tile(tile, address + start * row_stride, row_stride, column_stride, single, rows)
-        _whiten(tile, constants, means, factors, whitened, responsibilities, rows)
-        normalise(responsibilities, log_densities, rows)
-        store_tile(
-            responsibilities,
-            log_densities,
-            labels_address + start * labels_stride,
-            labels_stride,
-            densities_address + start * densities_stride,
-            densities_stride,
-            responsibilities_address + start * responsibilities_row_stride,
-            responsibilities_row_stride,
-            responsibilities_column_stride,
-            responsibilities_rows > 0,
-            rows,
-        )
+    tile = aligned(d * ROWS)
+    log_joint = aligned(k * ROWS).reshape((k, ROWS))
+    squares = aligned(ROWS)
+    top = aligned(ROWS)
+    largest_mean = largest(means)
+    largest_factor = largest(factors)
+    ones = np.ones(ROWS)
+    for start in range(0, source.n, ROWS):
+        rows = min(ROWS, source.n - start)
+        magnitude = load_tile(tile, source, start, rows)
+        clip_far(tile, magnitude, largest_mean, largest_factor)
+        for c in range(k):
+            distances(tile, means[c], squares)
+            joint_densities(log_joint[c], constants[c], 0.5 * factors[c] ** 2, squares, top, c == 0)
+        assign_tile(log_joint, ones, top, squares, start, rows, labels, densities, responsibilities)

@@ -1,118 +1,203 @@
-"""What all kernels share: loading a tile of rows, exp and log, and normalising responsibilities."""
+"""The tile of rows that all kernels work on, loaded from and stored to the caller's arrays.
+
+A kernel walks over its rows in tiles of `ROWS`, held feature-major in float64, so that the
+innermost loops run over rows and become vector instructions. Buffers are flat: feature j of a
+tile is ``tile[j * ROWS : (j + 1) * ROWS]``; the constant distance of features is what lets the
+compiler see that they do not overlap. The last tile is filled up with rows of weight 0.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.extending import intrinsic
 
-from gmm_dask.mixture.covariance.compile import exact
+from gmm_dask.mixture.covariance.compile import exact, inlined
 
-ROWS = 128  # of a tile: all its features stay in the first-level cache
+ROWS = 128  # rows of a tile: all its features stay in the first- or second-level cache
+
+
+def _pointer(name: str, element: Any, llvm: Any) -> Any:
+    """Make the function that reads an address as a pointer to elements."""
+
+    def cast(typingctx: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], llvm.as_pointer())
+
+        return types.CPointer(element)(types.intp), generate
+
+    cast.__name__ = name
+    return intrinsic(cast)
+
+
+doubles = _pointer("doubles", types.float64, ir.DoubleType())
+singles = _pointer("singles", types.float32, ir.FloatType())
+integers = _pointer("integers", types.int32, ir.IntType(32))
+
+
+class Rows(NamedTuple):
+    """Where a (n, d) array of the caller lies, in bytes.
+
+    So one compiled kernel serves every dtype, order and stride.
+    """
+
+    address: int
+    row_stride: int
+    column_stride: int
+    itemsize: int
+    n: int
+
+
+class Vector(NamedTuple):
+    """Where a (n,) array of the caller lies, in bytes; address 0 means that there is none."""
+
+    address: int
+    stride: int
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _double_pointer(typingctx: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.DoubleType().as_pointer())
+def bits_of(typingctx: Any, value: Any) -> Any:
+    """The bits of a double, as an integer."""
 
-    return types.CPointer(types.float64)(types.intp), generate
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(64))
+
+    return types.int64(types.float64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _single_pointer(typingctx: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.FloatType().as_pointer())
+def double_of(typingctx: Any, value: Any) -> Any:
+    """The double that has these bits."""
 
-    return types.CPointer(types.float32)(types.intp), generate
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _integer_pointer(typingctx: Any, address: Any) -> Any:
+def wide(typingctx: Any) -> Any:
+    """Ask for the widest vectors of the processor in the calling function.
+
+    LLVM halves them by default out of care for the clock of scalar code around them; a pass
+    has none. Measured: 1.3 to 1.4 times faster with AVX-512.
+    """
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.IntType(32).as_pointer())
+        # llvmlite only knows attributes without a value by name.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
 
-    return types.CPointer(types.int32)(types.intp), generate
+    return types.void(), generate
 
 
-@exact
-def load_tile(tile, address, row_stride, column_stride, single, rows):  # type: ignore[no-untyped-def]
-    """Copy ``rows`` rows, feature-major, into tile (d, ROWS)."""
-    for j in range(tile.shape[0]):
-        column = address + j * column_stride
-        if single:
-            if row_stride == 4:
-                contiguous = carray(_single_pointer(column), rows)
+@inlined
+def aligned(size):  # type: ignore[no-untyped-def]
+    """Allocate doubles that start at a cache line: vectors then never straddle two."""
+    buffer = np.empty(size + 8)
+    first = (-(buffer.ctypes.data >> 3)) & 7
+    return buffer[first : first + size]
+
+
+@inlined
+def load_tile(tile, source, start, rows):  # type: ignore[no-untyped-def]
+    """Copy rows, feature-major, into a tile; return Σ|x|, which is not finite if an x is not."""
+    wide()
+    magnitude = 0.0
+    for j in range(tile.size // ROWS):
+        feature = tile[j * ROWS : (j + 1) * ROWS]
+        column = source.address + start * source.row_stride + j * source.column_stride
+        if source.itemsize == 4:
+            if source.row_stride == 4:
+                contiguous = singles(column)
                 for i in range(rows):
-                    tile[j, i] = contiguous[i]
+                    feature[i] = contiguous[i]
             else:
                 for i in range(rows):
-                    tile[j, i] = carray(_single_pointer(column + i * row_stride), 1)[0]
-        elif row_stride == 8:
-            contiguous_double = carray(_double_pointer(column), rows)
-            for i in range(rows):
-                tile[j, i] = contiguous_double[i]
+                    feature[i] = singles(column + i * source.row_stride)[0]
         else:
-            for i in range(rows):
-                tile[j, i] = carray(_double_pointer(column + i * row_stride), 1)[0]
+            load(feature, Vector(column, source.row_stride), 0, rows)
+        for i in range(rows, ROWS):
+            feature[i] = feature[0]
+        for i in range(ROWS):
+            magnitude += abs(feature[i])
+    return magnitude
 
 
 @exact
-def load_weights(weights, address, stride, rows):  # type: ignore[no-untyped-def]
-    """Copy the sample weights of a tile; address 0 means 1 for every row."""
-    for i in range(rows):
-        if address == 0:
-            weights[i] = 1.0
-        else:
-            weights[i] = carray(_double_pointer(address + i * stride), 1)[0]
+def load(values, source, start, rows):  # type: ignore[no-untyped-def]
+    """Read values from a float64 array of the caller."""
+    wide()
+    if source.stride == 8:
+        contiguous = doubles(source.address + start * 8)
+        for i in range(rows):
+            values[i] = contiguous[i]
+    else:
+        for i in range(rows):
+            values[i] = doubles(source.address + (start + i) * source.stride)[0]
 
 
 @exact
-def normalise(log_joint, log_densities, rows):  # type: ignore[no-untyped-def]
-    """Turn log π p of a tile, (k, ROWS), into responsibilities, and give log p(x)."""
-    k = log_joint.shape[0]
-    for i in range(rows):
-        top = log_joint[0, i]
-        for c in range(1, k):
-            top = max(top, log_joint[c, i])
-        total = 0.0
-        for c in range(k):
-            t = log_joint[c, i] - top
-            e = np.exp(t) if t > -230.0 else 0.0
-            log_joint[c, i] = e
-            total += e
-        for c in range(k):
-            log_joint[c, i] /= total
-        log_densities[i] = top + np.log(total)
+def load_weights(weights, source, start, rows):  # type: ignore[no-untyped-def]
+    """Read the sample weights of a tile, 1 if there are none; rows that fill it up weigh 0."""
+    if source.address == 0:
+        weights[:rows] = 1.0
+    else:
+        load(weights, source, start, rows)
+    weights[rows:] = 0.0
+
+
+@inlined
+def largest(values):  # type: ignore[no-untyped-def]
+    """Return the largest magnitude of an array of any shape."""
+    result = 0.0
+    for value in values.flat:
+        result = max(result, abs(value))
+    return result
 
 
 @exact
-def store_tile(  # type: ignore[no-untyped-def]
-    log_joint,
-    log_densities,
-    labels_address,
-    labels_stride,
-    densities_address,
-    densities_stride,
-    address,
-    row_stride,
-    column_stride,
-    with_responsibilities,
-    rows,
-):
-    """Write what `normalise` made of a tile to the arrays of the caller."""
-    k = log_joint.shape[0]
-    for i in range(rows):
-        best = 0
-        for c in range(1, k):
-            if log_joint[c, i] > log_joint[best, i]:
-                best = c
-        carray(_integer_pointer(labels_address + i * labels_stride), 1)[0] = best
-        carray(_double_pointer(densities_address + i * densities_stride), 1)[0] = log_densities[i]
-        if with_responsibilities:
-            for c in range(k):
-                target = address + i * row_stride + c * column_stride
-                carray(_double_pointer(target), 1)[0] = log_joint[c, i]
+def clip_far(tile, magnitude, largest_mean, largest_factor):  # type: ignore[no-untyped-def]
+    """Pull rows in whose whitened residuals would have squares beyond the range of doubles.
+
+    Nothing happens below 1e145 standard deviations. NaN stays NaN.
+    """
+    d = tile.size // ROWS
+    scale = max(1.0, largest_factor)
+    if (magnitude + d * largest_mean) * scale < 1e145:
+        return
+    limit = 1e150 / (d * scale)
+    for i in range(tile.size):
+        if tile[i] > limit:
+            tile[i] = limit
+        elif tile[i] < -limit:
+            tile[i] = -limit
+
+
+@exact
+def store(values, target, start, rows):  # type: ignore[no-untyped-def]
+    """Write values to a float64 array of the caller."""
+    wide()
+    if target.stride == 8:
+        contiguous = doubles(target.address + start * 8)
+        for i in range(rows):
+            contiguous[i] = values[i]
+    else:
+        for i in range(rows):
+            doubles(target.address + (start + i) * target.stride)[0] = values[i]
+
+
+@exact
+def store_labels(labels, target, start, rows):  # type: ignore[no-untyped-def]
+    """Write labels to an int32 array of the caller."""
+    wide()
+    if target.stride == 4:
+        contiguous = integers(target.address + start * 4)
+        for i in range(rows):
+            contiguous[i] = np.int32(labels[i])
+    else:
+        for i in range(rows):
+            integers(target.address + (start + i) * target.stride)[0] = np.int32(labels[i])
