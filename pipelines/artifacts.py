@@ -1,4 +1,4 @@
-"""What a run leaves on the Prefect server to be looked at: its progress and its report."""
+"""What a run leaves on the Prefect server: progress, report, decision, and events."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from uuid import UUID
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
+    create_table_artifact,
     update_progress_artifact,
 )
+from prefect.events import emit_event
 
+from gmm_dask.config import RunConfig
 from gmm_dask.events import (
     Event,
     IterationFinished,
@@ -25,6 +28,7 @@ from gmm_dask.events import (
     StageFinished,
     StageStarted,
 )
+from gmm_dask.steps import Decision, Published
 from pipelines.progress import advanced, current_listener, fan_out, iteration, log, started
 from pipelines.settings import LIBRARY_LOGGER
 from pipelines.summary import Summary, markdown
@@ -53,6 +57,45 @@ def watched() -> Iterator[Notify]:
 def report(summary: Summary) -> None:
     """Leave the summary with the run, under the same key in every run of the flow."""
     create_markdown_artifact(markdown(summary), key="report", description=summary.title)
+
+
+def report_decision(decision: Decision) -> None:
+    """Leave the checks of the gate with the run, as a table."""
+    create_table_artifact(
+        [
+            {
+                "check": check.name,
+                "found": check.value,
+                "allowed": check.limit,
+                "passed": check.passed,
+                "explanation": check.explanation,
+            }
+            for check in decision.checks
+        ],
+        key="decision",
+        description="accepted" if decision.accepted else f"refused: {decision.reason}",
+    )
+
+
+def announce(run: RunConfig, by: str, published: Published | None) -> None:
+    """Emit the event on which other deployments start: a model was published.
+
+    Parameters
+    ----------
+    by
+        The flow: a retrain has predicted already, a fit has not.
+    """
+    if published is None:
+        return
+    emit_event(
+        "gmm-dask.model.published",
+        resource={
+            "prefect.resource.id": f"gmm-dask.model.{run.output.name}",
+            "prefect.resource.name": run.output.name,
+            "gmm-dask.flow": by,
+        },
+        payload={"version": published.version, "path": str(published.path)},
+    )
 
 
 @contextmanager

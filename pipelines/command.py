@@ -85,6 +85,19 @@ def predict(
 
 
 @app.command()
+def retrain(
+    run_file: RunFile,
+    overrides: Overrides = [],  # noqa: B006
+    cluster_file: ClusterFile = None,
+    force: Annotated[bool, typer.Option("--force", help="Fit even if nothing is new.")] = False,
+    direct: Direct = False,
+    debug: Debug = False,
+) -> None:
+    """Fit anew if anything is new, publish what passes the gate of the run file, and predict."""
+    _run("retrain", run_file, overrides, cluster_file, direct, debug, force=force)
+
+
+@app.command()
 def inspect(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="models/NAME, or one version: .../v000007.")
@@ -121,6 +134,7 @@ def _run(
     cluster_file: Path | None,
     direct: bool,
     debug: bool,
+    **options: bool,
 ) -> None:
     """Run a sequence of steps by its name, through Prefect or directly, and sum it up."""
     begun = Begun()
@@ -131,15 +145,25 @@ def _run(
         cluster: ClusterKind = ThreadsCluster()
         if cluster_file is not None:
             cluster = read_config(ClusterConfig, cluster_file).cluster
-        outcome = (_run_directly if direct else _run_as_flow)(name, run, cluster, begun, debug)
+        how = _run_directly if direct else _run_as_flow
+        outcome = how(name, run, cluster, begun, debug, options)
 
         from pipelines import summary
+        from pipelines.terminal import print_error
 
         summary.print_summary(getattr(summary, f"{name}_summary")(outcome))
+        if getattr(outcome, "refusal", ""):
+            print_error(f"the candidate was refused: {outcome.refusal}; kept in {outcome.rejected}")
+            sys.exit(FAILED)
 
 
 def _run_directly(
-    name: str, run: RunConfig, cluster: ClusterKind, begun: Begun, debug: bool
+    name: str,
+    run: RunConfig,
+    cluster: ClusterKind,
+    begun: Begun,
+    debug: bool,
+    options: dict[str, bool],
 ) -> Any:
     from pipelines import sequences
     from pipelines.progress import fan_out
@@ -147,11 +171,20 @@ def _run_directly(
 
     with watch() as notify:
         sequence = getattr(sequences, name)
-        run_id = str(uuid.uuid4())
-        return sequence(run, cluster, sequences.directly, fan_out(begun, notify), run_id)
+        listener = fan_out(begun, notify)
+        return sequence(
+            run, cluster, sequences.directly, listener, run_id=str(uuid.uuid4()), **options
+        )
 
 
-def _run_as_flow(name: str, run: RunConfig, cluster: ClusterKind, begun: Begun, debug: bool) -> Any:
+def _run_as_flow(
+    name: str,
+    run: RunConfig,
+    cluster: ClusterKind,
+    begun: Begun,
+    debug: bool,
+    options: dict[str, bool],
+) -> Any:
     from pipelines.progress import fan_out, listening
     from pipelines.settings import prepare_environment, require_server
     from pipelines.terminal import watch
@@ -162,7 +195,11 @@ def _run_as_flow(name: str, run: RunConfig, cluster: ClusterKind, begun: Begun, 
         import importlib
 
         require_server()
-        return getattr(importlib.import_module(f"pipelines.{name}"), name)(run, cluster)
+        flow = getattr(importlib.import_module(f"pipelines.{name}"), name)
+        outcome = flow(run, cluster, return_state=True, **options).result(raise_on_failure=False)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 class Begun:

@@ -7,7 +7,7 @@ calls the Prefect task made of it. What is here runs without Prefect (``--direct
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -52,6 +52,37 @@ class PredictOutcome:
     path: Path
 
 
+@dataclass(frozen=True, eq=False)
+class RetrainOutcome:
+    """What a retrain leaves.
+
+    Attributes
+    ----------
+    current
+        The model in use when the run began; None before the first.
+    evaluation, decision
+        The candidate and how it fared at the gate; None where nothing was new.
+    published
+        The candidate's version, if it was accepted.
+    rejected
+        Where the candidate is kept, if it was refused.
+    predictions
+        By the model in use at the end; None where the run file asks for none, or there is none.
+    """
+
+    current: StoredModel | None
+    evaluation: steps.Evaluation | None = None
+    decision: steps.Decision | None = None
+    published: steps.Published | None = None
+    rejected: Path | None = None
+    predictions: PredictOutcome | None = None
+
+    @property
+    def refusal(self) -> str:
+        """Why the candidate did not become the current model; empty if it did."""
+        return "" if self.decision is None else self.decision.reason
+
+
 def fit(
     run: RunConfig, cluster: ClusterKind, call: Call, notify: Notify, run_id: str
 ) -> FitOutcome:
@@ -75,3 +106,43 @@ def predict(
         total_rows = call(steps.verify_predictions, run, prediction, predicted)
         path = call(steps.publish_predictions, run, prediction, predicted)
     return PredictOutcome(run, model, predicted, total_rows, path)
+
+
+def retrain(
+    run: RunConfig,
+    cluster: ClusterKind,
+    call: Call,
+    notify: Notify,
+    run_id: str,
+    force: bool = False,
+) -> RetrainOutcome:
+    """Fit anew if anything is new, publish what passes the gate, and predict by what is in use."""
+    plan = call(steps.inspect_input, run)
+    current = call(steps.read_current, run)
+    if not force and steps.is_up_to_date(run, plan, current):
+        outcome = RetrainOutcome(current)
+    else:
+        start = steps.choose_start(run, plan, current)
+        with steps.open_scanner(run, plan, cluster, notify) as scanner:
+            fitted = call(steps.fit, run, plan, scanner, notify, start.parameters, start.search_too)
+            evaluation = call(steps.evaluate, run, plan, scanner, fitted, current)
+        outcome = _pass_gate(run, call, current, evaluation, run_id)
+    if run.output.predictions is None or (current is None and outcome.published is None):
+        return outcome
+    return replace(outcome, predictions=predict(run, cluster, call, notify, run_id))
+
+
+def _pass_gate(
+    run: RunConfig,
+    call: Call,
+    current: StoredModel | None,
+    evaluation: steps.Evaluation,
+    run_id: str,
+) -> RetrainOutcome:
+    decision = call(steps.decide, run, evaluation)
+    if not decision.accepted:
+        rejected = call(steps.reject, run, evaluation, decision, run_id)
+        return RetrainOutcome(current, evaluation, decision, rejected=rejected)
+    based_on = None if current is None else current.version
+    published = call(steps.publish, run, evaluation, run_id, based_on)
+    return RetrainOutcome(current, evaluation, decision, published)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gmm_dask.mixture.criteria import bic
+from gmm_dask.mixture.matching import Match
 from gmm_dask.storage.model import StoredModel
 from gmm_dask.storage.registry import load_model_at
-from pipelines.sequences import FitOutcome, PredictOutcome
+from pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 
 #: Columns of the data shown per component; a manifest has them all.
 SHOWN_COLUMNS = 6
@@ -45,34 +47,47 @@ class Summary:
     notes: Sequence[str] = ()
 
 
-def model_summary(model: StoredModel) -> Summary:
-    """Sum up a stored model: how it was fitted, and its components."""
+def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
+    """Sum up a stored model: how it was fitted, and its components.
+
+    Parameters
+    ----------
+    model
+        As read from the registry.
+    matches
+        Its components against those of the model before, for the table.
+    """
     manifest, path = model.manifest, model.path
     rows, dropped = manifest["rows"], manifest["rows_dropped"]
-    read = f"{rows + dropped:,} read, {dropped:,} dropped for nulls, {rows:,} used"
-    n_iter = manifest["n_iter"]
     facts = [
         ("input", f"{manifest['configuration']['input']['path']} ({manifest['files']:,} files)"),
-        ("rows", read),
+        ("rows", f"{rows + dropped:,} read, {dropped:,} dropped for nulls, {rows:,} used"),
         ("scans", f"{manifest['scans']} of all rows"),
-        ("iterations", f"{n_iter}, {STATUS[manifest['status']]}"),
+        ("iterations", f"{manifest['n_iter']}, {STATUS[manifest['status']]}"),
         ("log-likelihood", f"{manifest['log_likelihood']:.6g} nats per row"),
         ("BIC", f"{manifest['bic']:,.1f}"),
     ]
     if path is not None:
         facts.append(("model", str(path)))
         facts.extend(("picture", str(picture)) for picture in sorted(path.glob("*.png")))
-    header, table = component_table(model)
+    header, table = component_table(model, matches)
     k, d = model.parameters.means.shape
     notes = [str(warning) for warning in manifest["warnings"]]
     if d > SHOWN_COLUMNS:
         notes.append(f"{d - SHOWN_COLUMNS} further columns are not shown")
-    name = "model" if path is None else path.parent.name
-    version = "" if model.version is None else f", version {model.version}"
     kind = model.parameters.covariance_type
     return Summary(
-        f"{name}{version}: {k} {kind} components of {d} columns", facts, header, table, notes
+        f"{_name(model)}: {k} {kind} components of {d} columns", facts, header, table, notes
     )
+
+
+def _name(model: StoredModel) -> str:
+    """Name a model by where it lies: NAME/v000003 or NAME/rejected/RUN."""
+    if model.path is None:
+        return "model"
+    if model.version is None:
+        return f"{model.path.parent.parent.name}, refused candidate"
+    return f"{model.path.parent.name}, version {model.version}"
 
 
 def fit_summary(outcome: FitOutcome) -> Summary:
@@ -103,20 +118,61 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     return Summary(title, facts, ["drift", "found", "allowed", "within"], table, notes)
 
 
-def component_table(model: StoredModel) -> tuple[list[str], list[list[str]]]:
-    """Each component's share, its mean ± standard deviation in every column, and its state."""
+def retrain_summary(outcome: RetrainOutcome) -> Summary:
+    """Sum up a retrain: what was decided, why, what it is against, and what is in use now."""
+    current, evaluation = outcome.current, outcome.evaluation
+    in_use = "no model is" if current is None else f"version {current.version} is"
+    notes = []
+    if outcome.published is not None:
+        path, decision = outcome.published.path, "accepted, and in use now"
+    elif outcome.rejected is not None:
+        path, decision = outcome.rejected, f"refused; {in_use} in use"
+        notes.append(f"refused: {outcome.refusal}")
+    else:
+        assert current is not None
+        assert current.path is not None
+        path, decision = current.path, f"nothing is new, nothing was fitted; {in_use} in use"
+    summary = model_summary(load_model_at(path), evaluation.matches if evaluation else ())
+    facts = [("decision", decision), *summary.facts]
+    if current is not None and evaluation is not None and evaluation.current_record is not None:
+        record = evaluation.current_record
+        before = bic(current.parameters, record.log_likelihood, record.weight)
+        words = f"log-likelihood {record.mean_log_likelihood:.6g} nats per row, BIC {before:,.1f}"
+        facts.insert(1, (f"version {current.version}", f"{words}, on the same rows"))
+    notes += summary.notes
+    if outcome.predictions is not None:
+        predictions = predict_summary(outcome.predictions)
+        facts += predictions.facts[1:]
+        notes += predictions.notes
+    return Summary(summary.title, facts, summary.header, summary.rows, notes)
+
+
+def component_table(
+    model: StoredModel, matches: Sequence[Match] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Each component's share, its mean ± standard deviation in every column, and its state.
+
+    With ``matches`` also what became of the component: its change of weight, and how far its
+    mean moved, in its former standard deviations.
+    """
     parameters, columns = model.parameters, model.columns[:SHOWN_COLUMNS]
     # (k, d)
     deviations = np.sqrt(np.diagonal(parameters.matrices, axis1=1, axis2=2))
+    changes = {match.new: match for match in matches}
     rows = []
     for component, identity in enumerate(model.component_ids):
         cells = [str(identity), f"{parameters.weights[component]:.1%}"]
+        if matches:
+            change = changes.get(component)
+            cells.append("new" if change is None else f"{change.weight_change:+.1%}")
+            cells.append("" if change is None else f"{change.moved:.2f} σ")
         cells += [
             spread(parameters.means[component, j], deviations[component, j])
             for j in range(len(columns))
         ]
         rows.append([*cells, state(model, component)])
-    return ["component", "weight", *columns, "state"], rows
+    changed = ["change", "moved"] if matches else []
+    return ["component", "weight", *changed, *columns, "state"], rows
 
 
 def state(model: StoredModel, component: int) -> str:
