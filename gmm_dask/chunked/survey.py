@@ -212,8 +212,9 @@ def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: str) -> Survey:
     return found
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
-    """The survey of one chunk."""
+    """The survey of one chunk; infinities in it are counted, not warned about."""
     defects = _defects(rows)
     usable = complete(rows) if defects.missing.any() else rows
     weights = usable.sample_weight
