@@ -3,6 +3,7 @@
 #   make demo          fit and predict the Hipparcos stars through the Prefect flows
 #   make test          the whole test suite
 #   make test-faults   the fault tests again, with the larger counts
+#   make test-lowest   the fast tests with the oldest versions allowed
 #   make lint          formatting, style, types and the architecture
 #   make format        rewrite the sources to the project's formatting
 #   make clean         remove the environment and the demo's files
@@ -18,7 +19,7 @@ TEST := .venv/installed-test
 RUN ?= configs/hipparcos.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults lint format clean
+.PHONY: help demo test test-faults test-lowest lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,7 +48,7 @@ format: $(TEST)
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-lowest demo
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { \
@@ -63,3 +64,14 @@ $(DEMO): pyproject.toml | .venv/bin/python
 $(TEST): pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo,test,lint]'
 	touch $@
+
+# The tests with the oldest versions that pyproject.toml allows, in an environment of their own.
+# Old packages warn of their own age: those warnings are no errors here.
+test-lowest: .venv/bin/python
+	test -d .venv-lowest || $(PYTHON) -m venv .venv-lowest
+	$(BIN)/python .ci/lowest.py > .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install --quiet --requirement .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install --quiet --no-deps --editable .
+	NUMBA_CACHE_DIR=$(CURDIR)/.venv-lowest/numba .venv-lowest/bin/python -m pytest \
+		-m "not slow and not faults" -W ignore::DeprecationWarning -W ignore::FutureWarning \
+		-W ignore::PendingDeprecationWarning
