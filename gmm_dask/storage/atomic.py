@@ -247,10 +247,26 @@ def check_writable(path: Path) -> None:
             raise StorageError(
                 f"{path}: cannot be written: it is a file, not a directory; choose another path"
             ) from None
-        probe = partial_path(path / "probe")
+        _probe(path)
+
+
+def _probe(directory: Path) -> None:
+    """Write a file without a name, which nothing can leave behind; else one with a name."""
+    content = b"can this be written?"
+    try:
+        descriptor = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        probe = partial_path(directory / "probe")
         try:
             with OutputFile(probe) as file:
-                file.write(b"can this be written?")
+                file.write(content)
         finally:
             with suppress(OSError):
                 probe.unlink(missing_ok=True)
+    else:
+        try:
+            write_all(descriptor, content)
+        finally:
+            os.close(descriptor)

@@ -27,6 +27,7 @@ from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.storage.atomic import (
     check_writable,
     publication,
+    remove_directory,
     remove_stale,
     replace_file,
     storage_error,
@@ -104,13 +105,20 @@ def publish(
                 f"model {name} in {root} was not published: {reason}; it is kept in {kept}; "
                 "start the retrain again from the current version"
             )
-        if mine is None:
-            mine = max(numbers, default=0) + 1
-            entries = {**_stamp(run_id), "version": mine, "based_on": based_on}
-            with publication(_version_path(directory, mine)) as staged:
-                write_model(model.with_run(**entries), staged, extra)
-        _write_current(directory, _Current(mine, mine))
-        return mine
+        if mine is not None:
+            _write_current(directory, _Current(mine, mine))
+            return mine
+        number = max(numbers, default=0) + 1
+        entries = {**_stamp(run_id), "version": number, "based_on": based_on}
+        with publication(_version_path(directory, number)) as staged:
+            write_model(model.with_run(**entries), staged, extra)
+        try:
+            _write_current(directory, _Current(number, number))
+        except StorageError:
+            if current_version(root, name) != number:
+                remove_directory(_version_path(directory, number))
+            raise
+        return number
 
 
 def reject(

@@ -1,0 +1,189 @@
+"""What the fault tests of storage do to a directory, and a driver that kills itself doing it.
+
+``python storage_workload.py kill WORK ROOT SEED`` runs a workload in forked children; the k-th
+child is killed by SIGKILL before its k-th change of the disk (or in the middle of it, for a
+write), for every k until one survives. After each, the parent looks at what is left.
+"""
+
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from gmm_dask.config import InputSection
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.storage import atomic, locks
+from gmm_dask.storage.checkpoint import open_checkpoint
+from gmm_dask.storage.model import StoredModel, verify_model
+from gmm_dask.storage.plan import plan_input
+from gmm_dask.storage.predictions import begin
+from gmm_dask.storage.reader import parquet_chunks
+from gmm_dask.storage.registry import current_version, load, publish, versions
+
+
+def model_of(number):
+    """A model whose every part says which one it is."""
+    parameters = MixtureParameters.from_covariances(
+        "diag", np.full(2, 0.5), np.full((2, 3), float(number)), np.full((2, 3), 1.0 + number)
+    )
+    manifest = {"number": number, "low_density_threshold": 0.0}
+    return StoredModel(parameters, ("a", "b", "c"), (0, 1), manifest)
+
+
+def number_of(model):
+    """Which model it is; all parts must agree."""
+    numbers = {
+        model.manifest["number"],
+        *model.parameters.means.ravel().tolist(),
+        *(model.parameters.covariances.ravel() - 1).tolist(),
+    }
+    assert len(numbers) == 1, numbers
+    return int(numbers.pop())
+
+
+class Models:
+    """Publishes a model with a picture."""
+
+    def __init__(self, root):
+        self.root = root / "models"
+
+    def prepare(self):
+        pass
+
+    def write(self, number):
+        publish(self.root, "stars", model_of(number), run_id=f"run-{number}", extra={"p": b"p" * 9})
+
+    def look(self):
+        """Number of what a reader finds; raises if that is not whole."""
+        if current_version(self.root, "stars") is None:
+            return None
+        for version in versions(self.root, "stars"):
+            verify_model(self.root / "stars" / f"v{version:06d}")
+        return number_of(load(self.root, "stars"))
+
+
+class Predictions:
+    """Writes a prediction dataset of three parts from two files."""
+
+    def __init__(self, root):
+        self.input = root / "input"
+        self.out = root / "out"
+
+    def prepare(self):
+        self.input.mkdir()
+        for file, rows in (("a", 64), ("b", 32)):
+            table = pa.table({name: np.arange(rows) * 1.0 for name in "abc"})
+            pq.write_table(table, self.input / f"{file}.parquet", row_group_size=32)
+
+    def write(self, number):
+        plan = plan_input(InputSection(path=str(self.input), columns=["a", "b", "c"]))
+        run_id = f"run-{number}"
+        options = {"model_name": "stars", "run_id": run_id, "reuse": False}
+        with begin(self.out, plan, model_of(number), **options) as staged:
+            chunks = parquet_chunks(staged.remaining, split_files=True, chunk_bytes=32 * 24)
+            parts = []
+            for rows in chunks.read(0, len(chunks.rows)):
+                m = len(rows.values)
+                labels, densities = np.zeros(m, np.int32), np.full(m, float(number))
+                parts.append(staged.writer.write(rows, labels, densities))
+            staged.publish(parts)
+
+    def look(self):
+        if not self.out.exists():
+            return None
+        table = ds.dataset(self.out).to_table()
+        assert table.num_rows == 96
+        assert table["row"].to_pylist() == [*range(64), *range(32)]
+        numbers = set(table["log_density"].to_pylist())
+        assert len(numbers) == 1, numbers
+        return int(numbers.pop())
+
+
+class Checkpoints:
+    """Saves the checkpoint of a fit."""
+
+    def __init__(self, root):
+        self.root = root / "models"
+
+    def prepare(self):
+        pass
+
+    def write(self, number):
+        with open_checkpoint(self.root, "stars", "key") as checkpoint:
+            checkpoint.save({"means": np.full((30, 2), float(number))}, {"number": number})
+
+    def look(self):
+        path = self.root / "stars" / ".checkpoints" / "key" / "state"
+        if not path.exists():
+            return None
+        with open_checkpoint(self.root, "stars", "key") as checkpoint:
+            loaded = checkpoint.load()
+        assert loaded is not None
+        assert (loaded[0]["means"] == loaded[1]["number"]).all()
+        return loaded[1]["number"]
+
+
+WORKLOADS = {"models": Models, "predictions": Predictions, "checkpoints": Checkpoints}
+
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
+
+
+def die_at(step, root, seed):
+    """Kill this process at the step-th change of anything below ``root``."""
+    steps = itertools.count(1)
+    rng = random.Random(f"{seed} {step}")
+
+    def on_event(event, arguments):
+        creates = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT
+        if (event in CHANGES or creates) and next(steps) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def write_some(descriptor, block):
+        if next(steps) == step:
+            view = memoryview(block).cast("B")
+            real(descriptor, view[: rng.randrange(len(view) + 1)])
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(descriptor, block)
+
+    real = atomic.write_all
+    atomic.write_all = locks.write_all = write_some
+    sys.addaudithook(on_event)
+
+
+def kill_at_every_step(work, root, seed):
+    """Print what readers found after each kill: one line of JSON per step."""
+    workload = WORKLOADS[work](root)
+    workload.prepare()
+    workload.write(0)
+    number = 0
+    for step in itertools.count(1):
+        old, number = number, step
+        child = os.fork()
+        if child == 0:
+            die_at(step, root, seed)
+            workload.write(step)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        found = workload.look()
+        finding = {"step": step, "old": old, "new": step, "found": found}
+        print(json.dumps(finding), flush=True)
+        if not os.WIFSIGNALED(status):
+            assert os.WEXITSTATUS(status) == 0
+            return
+        number = found
+
+
+if __name__ == "__main__":
+    _, command, work, root, last = sys.argv
+    if command == "kill":
+        kill_at_every_step(work, Path(root), int(last))
+    else:
+        WORKLOADS[work](Path(root)).write(int(last))

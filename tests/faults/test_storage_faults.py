@@ -1,0 +1,222 @@
+"""Whatever fails while storage writes: readers find the old or the new, whole (P2)."""
+
+import errno
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from storage_workload import WORKLOADS, Models, model_of, number_of
+
+from gmm_dask.errors import StorageError
+from gmm_dask.storage import atomic, locks
+from gmm_dask.storage.registry import load, versions
+
+pytestmark = pytest.mark.faults
+
+SCRIPT = Path(__file__).with_name("storage_workload.py")
+
+
+def entries(root):
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+class Faults:
+    """Fails the k-th write, or the k-th wait for the disk, of this process."""
+
+    def __init__(self, monkeypatch, number, step, target):
+        self.number, self.step, self.count = number, step, 0
+        if target == "write":
+            real_write = atomic.write_all
+
+            def write(descriptor, block):
+                self.maybe_fail(lambda: real_write(descriptor, block[: len(block) // 2]))
+                real_write(descriptor, block)
+
+            monkeypatch.setattr(atomic, "write_all", write)
+            monkeypatch.setattr(locks, "write_all", write)
+        else:
+            real_sync = atomic.os.fsync
+
+            def sync(descriptor):
+                self.maybe_fail(lambda: None)
+                real_sync(descriptor)
+
+            monkeypatch.setattr(atomic.os, "fsync", sync)
+
+    def maybe_fail(self, before):
+        self.count += 1
+        if self.count == self.step:
+            before()
+            raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("target", ["write", "fsync"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
+@pytest.mark.parametrize("work", WORKLOADS)
+def test_a_disk_that_fails_at_any_step_leaves_the_old_version(tmp_path, work, number, target):
+    """For every k: the k-th write fails; the old version stands, the error names the path."""
+    workload = WORKLOADS[work](tmp_path)
+    workload.prepare()
+    workload.write(1)
+    current, unchanged = 1, 0
+    for step in itertools.count(1):
+        before, new = entries(tmp_path), step + 1
+        with pytest.MonkeyPatch.context() as patched:
+            faults = Faults(patched, number, step, target)
+            try:
+                workload.write(new)
+            except StorageError as error:
+                message = str(error)
+            else:
+                break
+        assert message.startswith(str(tmp_path)), message
+        assert ("no space is left" if number == errno.ENOSPC else "input/output error") in message
+        assert "\n" not in message
+        if workload.look() == current:
+            assert entries(tmp_path) == before
+            unchanged += 1
+        else:
+            # After the rename only the wait for the directory is left to fail: the new version
+            # stands, whole, and it cannot be known whether it would survive a power cut.
+            assert target == "fsync"
+            assert workload.look() == new
+            current = new
+    assert faults.count == step - 1  # each step failed once, the last try went through
+    assert workload.look() == new
+    assert unchanged == step - 1 - (target == "fsync")
+    assert unchanged >= {"models": 6, "predictions": 5, "checkpoints": 1}[work]
+    assert not [name for name in entries(tmp_path) if ".partial-" in name or ".lock" in name]
+
+
+@pytest.mark.parametrize("work", WORKLOADS)
+def test_a_real_limit_of_file_size_leaves_the_old_version(tmp_path, work):
+    """RLIMIT_FSIZE stops a real write in the middle, by EFBIG."""
+    workload = WORKLOADS[work](tmp_path)
+    workload.prepare()
+    workload.write(1)
+    before = entries(tmp_path)
+    limit = 300  # bytes: more than a lock file, less than any file of a version
+
+    def limit_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    run = subprocess.run(
+        [sys.executable, "-B", SCRIPT, "write", work, tmp_path, "2"],
+        preexec_fn=limit_files,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"gmm_dask.errors.StorageError: {tmp_path}")
+    assert "larger than this process may write; raise `ulimit -f`" in last
+    assert workload.look() == 1
+    assert entries(tmp_path) == before
+    workload.write(2)
+    assert workload.look() == 2
+
+
+@contextmanager
+def without_permission(root):
+    """Nobody may write below ``root``: not even root, who becomes nobody for a moment."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    else:
+        directories = [root, *(path for path in root.rglob("*") if path.is_dir())]
+        for directory in directories:
+            directory.chmod(0o555)
+        try:
+            yield
+        finally:
+            for directory in directories:
+                directory.chmod(0o755)
+
+
+@pytest.mark.parametrize("work", WORKLOADS)
+def test_a_target_without_permission_is_refused_by_name(work):
+    # Not tmp_path: only its owner may look into that.
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        workload = WORKLOADS[work](root)
+        workload.prepare()
+        workload.write(1)
+        before = entries(root)
+        with without_permission(root), pytest.raises(StorageError) as caught:
+            workload.write(2)
+        assert str(caught.value).startswith(str(root))
+        assert "permission denied; ask for write permission" in str(caught.value)
+        assert entries(root) == before
+        assert workload.look() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", WORKLOADS)
+def test_a_writer_killed_at_any_step_leaves_old_or_new(tmp_path, work):
+    """SIGKILL before every change of the disk, and in the middle of every write."""
+    run = subprocess.run(
+        [sys.executable, SCRIPT, "kill", work, tmp_path, "0"], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    findings = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len(findings) >= {"models": 20, "predictions": 30, "checkpoints": 8}[work]
+    assert all(one["found"] in (one["old"], one["new"]) for one in findings)
+    assert findings[0]["found"] == findings[0]["old"]
+    # The last one was not killed: it was not hindered by what the others left, and cleaned up.
+    assert findings[-1]["found"] == findings[-1]["new"]
+    assert not [name for name in entries(tmp_path) if ".partial-" in name or ".lock" in name]
+
+
+@pytest.mark.slow
+def test_two_publishers_and_a_reader(tmp_path):
+    """200 models by two processes: numbers without gaps, no reader sees half of one."""
+    script = (
+        # The disk of a busy machine takes 20 ms for each; who waits for it is not the question.
+        "import os; os.fsync = lambda descriptor: None\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+        "from storage_workload import Models\n"
+        "workload = Models(Path(sys.argv[2])); first = int(sys.argv[3])\n"
+        "sys.stdin.read(1)\n"
+        "for number in range(first, first + 100): workload.write(number)\n"
+    )
+    workload = Models(tmp_path)
+    workload.write(0)
+    publishers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, SCRIPT.parent, tmp_path, str(first)],
+            stdin=subprocess.PIPE,
+        )
+        for first in (1000, 2000)
+    ]
+    for publisher in publishers:
+        publisher.stdin.write(b"g")
+        publisher.stdin.close()
+    seen, last = {}, 0
+    while any(publisher.poll() is None for publisher in publishers):
+        model = load(tmp_path / "models", "stars")
+        assert seen.setdefault(model.version, number_of(model)) == number_of(model)
+        assert model.version >= last
+        last = model.version
+    assert [publisher.wait() for publisher in publishers] == [0, 0]
+    assert len(seen) > 20
+    assert versions(tmp_path / "models", "stars") == tuple(range(1, 202))
+    numbers = [
+        number_of(load(tmp_path / "models", "stars", version))
+        for version in versions(tmp_path / "models", "stars")
+    ]
+    assert sorted(numbers) == [0, *range(1000, 1100), *range(2000, 2100)]
+    for first in (1000, 2000):
+        mine = [number for number in numbers if first <= number < first + 100]
+        assert mine == sorted(mine)
+    assert load(tmp_path / "models", "stars").sha256 == model_of(numbers[-1]).sha256
