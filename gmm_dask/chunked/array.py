@@ -11,7 +11,6 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
-from dask._task_spec import DataNode
 from dask.base import tokenize
 from dask.optimization import cull
 
@@ -20,7 +19,6 @@ from gmm_dask.errors import SchemaError
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.parameters import MixtureParameters
-
 
 #: A graph, and the key in it that is a block.
 Block = tuple[dict[Any, Any], Any]
@@ -169,9 +167,7 @@ def _is_future(node: Any) -> bool:
 def _compute(block: Block) -> Any:
     graph, key = block
     # What a worker holds already is fetched from it; the rest is computed on this thread.
-    there = {
-        name: DataNode(name, node.result()) for name, node in graph.items() if _is_future(node)
-    }
+    there = {name: node.result() for name, node in graph.items() if _is_future(node)}
     return dask.get({**graph, **there}, key)
 
 

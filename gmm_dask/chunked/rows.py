@@ -108,6 +108,16 @@ class RowChunks(Protocol):
         """Where a chunk, or a row of it, lies: "part-3.parquet rows 0–250,000"."""
         ...
 
+    def check(self) -> None:
+        """See that the first and the last row can be reached from here, reading none.
+
+        Raises
+        ------
+        InputError
+            They cannot.
+        """
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class MemoryChunks:
@@ -166,6 +176,9 @@ class MemoryChunks:
         if row is not None:
             return f"row {first + row:,}"
         return f"rows {first:,}–{min(first + self.chunk_rows, self.values.shape[0]):,}"
+
+    def check(self) -> None:
+        """They are here."""
 
 
 def complete(rows: Rows) -> Rows:

@@ -1,0 +1,10 @@
+"""Scans on the workers of a Dask cluster: the only folder that knows `distributed`.
+
+``kinds`` opens what a cluster file names, ``executor`` runs scans on it, ``scan`` follows one of
+them, ``placement`` decides who does what, ``worker`` is what the workers do.
+"""
+
+from gmm_dask.chunked.cluster.executor import ClusterExecutor
+from gmm_dask.chunked.cluster.kinds import open_executor
+
+__all__ = ["ClusterExecutor", "open_executor"]

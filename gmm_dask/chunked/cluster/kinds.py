@@ -1,0 +1,193 @@
+"""Each kind of cluster that a cluster file can name: how it is opened, and what is refused."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import dask
+
+from gmm_dask.chunked.cluster.executor import ClusterExecutor
+from gmm_dask.chunked.cluster.scan import LOOK
+from gmm_dask.chunked.scan import Executor
+from gmm_dask.chunked.threads import Threads
+from gmm_dask.config import (
+    ClusterKind,
+    LocalProcesses,
+    RunningScheduler,
+    SchedulerFile,
+    SlurmJobs,
+    ThreadsCluster,
+    TlsSection,
+)
+from gmm_dask.errors import ClusterError, ConfigError
+
+
+@contextmanager
+def open_executor(kind: ClusterKind) -> Iterator[Executor]:
+    """Open what a cluster file names, and close what was opened.
+
+    Processes and jobs are started and ended here; a scheduler that runs already is left running.
+
+    Raises
+    ------
+    ConfigError
+        A key cannot be used: a memory limit, a TLS file, an address beyond this machine without
+        TLS.
+    ClusterError
+        Scheduler or workers are not there in time, or a worker is not like this process.
+    """
+    with ExitStack() as stack:
+        executor: Executor
+        match kind:
+            case ThreadsCluster():
+                executor = Threads(kind.threads, no_progress=kind.deadlines.no_progress)
+            case LocalProcesses():
+                executor = ClusterExecutor(_local(stack, kind), kind.deadlines)
+            case RunningScheduler():
+                executor = _running(stack, kind, kind.address, "cluster.address")
+            case SchedulerFile():
+                address = _address_in(Path(kind.path), kind.deadlines.connect)
+                executor = _running(stack, kind, address, "cluster.path")
+            case SlurmJobs():
+                client = _slurm(stack, kind)
+                executor = ClusterExecutor(client, kind.deadlines, allow_mixed=kind.allow_mixed)
+        yield stack.enter_context(closing(executor))
+
+
+def _local(stack: ExitStack, kind: LocalProcesses) -> Any:
+    from distributed import Client, LocalCluster
+
+    if kind.memory_limit != "auto":
+        try:
+            dask.utils.parse_bytes(kind.memory_limit)
+        except ValueError as error:
+            raise ConfigError(
+                f"cluster.memory_limit = {kind.memory_limit!r}: {error}; write '4GiB' or 'auto'"
+            ) from error
+    cluster = LocalCluster(
+        n_workers=kind.workers,
+        threads_per_worker=kind.threads_per_worker,
+        memory_limit=kind.memory_limit,
+        processes=True,
+        dashboard_address=None,  # it would listen for everyone
+        silence_logs=logging.ERROR,
+    )
+    stack.enter_context(cluster)
+    return stack.enter_context(Client(cluster, set_as_default=False))
+
+
+def _running(
+    stack: ExitStack, kind: RunningScheduler | SchedulerFile, address: str, key: str
+) -> ClusterExecutor:
+    from distributed import Client
+
+    if "://" not in address:
+        address = f"tls://{address}" if kind.tls else f"tcp://{address}"
+    _require_safety(address, kind, key)
+    seconds = kind.deadlines.connect
+    try:
+        client = Client(
+            address,
+            security=None if kind.tls is None else _security(kind.tls),
+            timeout=seconds,
+            set_as_default=False,
+        )
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"{key}: no scheduler answers at {address} within {seconds:g} s; is it running (dask "
+            "scheduler), and do its TLS files belong together with [cluster.tls]? "
+            "deadlines.connect sets the limit"
+        ) from error
+    stack.enter_context(client)
+    return ClusterExecutor(client, kind.deadlines, allow_mixed=kind.allow_mixed)
+
+
+def _require_safety(address: str, kind: RunningScheduler | SchedulerFile, key: str) -> None:
+    """Refuse to talk beyond this machine without TLS: who can connect can run code."""
+    scheme, host = urlsplit(address).scheme, urlsplit(address).hostname
+    if scheme not in ("tcp", "tls") or not host:
+        raise ConfigError(f"{key} = {address!r}: write tcp://host:port or tls://host:port")
+    if (scheme == "tls") != (kind.tls is not None):
+        raise ConfigError(
+            f"{key} = {address!r}: a tls:// address and the [cluster.tls] files go together"
+        )
+    if scheme == "tcp" and not kind.allow_insecure and not _is_loopback(host):
+        raise ConfigError(
+            f"{key} = {address!r} is beyond this machine, and without TLS whoever reaches it can "
+            "run code there and here; set [cluster.tls], or allow_insecure = true in a network "
+            "that you trust"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(one[4][0]).is_loopback for one in found)
+
+
+def _security(tls: TlsSection) -> Any:
+    from distributed import Security
+
+    for name, path in (("ca_file", tls.ca_file), ("cert", tls.cert), ("key", tls.key)):
+        if not Path(path).is_file():
+            raise ConfigError(f"cluster.tls.{name} = {path!r}: there is no such file")
+    return Security(
+        tls_ca_file=tls.ca_file,
+        tls_client_cert=tls.cert,
+        tls_client_key=tls.key,
+        require_encryption=True,
+    )
+
+
+def _address_in(path: Path, seconds: float) -> str:
+    """Read the scheduler's address from the file that it writes, once it is there."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["address"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"cluster.path: {path} holds no scheduler's address after {seconds:g} s "
+                    f"({type(error).__name__}); start dask scheduler --scheduler-file {path}, or "
+                    "raise deadlines.connect"
+                ) from error
+        time.sleep(LOOK)
+
+
+def _slurm(stack: ExitStack, kind: SlurmJobs) -> Any:
+    from distributed import Client, Security
+
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise ConfigError(
+            "cluster.kind = 'slurm' needs dask-jobqueue; install it: pip install 'gmm-dask[slurm]'"
+        ) from error
+    cluster = SLURMCluster(
+        cores=kind.cores,
+        processes=1,
+        memory=kind.memory,
+        queue=kind.queue,
+        walltime=kind.walltime,
+        interface=kind.interface,
+        # Made anew for each run; the jobs read it from files that only their owner can.
+        security=None if kind.allow_insecure else Security.temporary(),
+        shared_temp_directory=str(Path.cwd()),
+        scheduler_options={"dashboard": False, "dashboard_address": None},
+        silence_logs="error",
+    )
+    stack.enter_context(cluster)
+    cluster.scale(jobs=kind.jobs)
+    return stack.enter_context(Client(cluster, set_as_default=False))

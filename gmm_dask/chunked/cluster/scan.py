@@ -1,0 +1,395 @@
+"""One scan on a cluster: what is under way, and what follows when something is heard or not.
+
+The client places the work itself, each task on one worker, and watches the scheduler's list of
+workers: so it knows what a lost worker held, gives it to another, and never waits for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from gmm_dask.chunked.cluster.placement import Placement, Task, cut_tasks
+from gmm_dask.chunked.cluster.worker import Facts, greet, open_source, open_work
+from gmm_dask.chunked.rows import RowChunks
+from gmm_dask.chunked.scan import GroupResult, Lane
+from gmm_dask.config import Deadlines
+from gmm_dask.errors import ClusterError
+
+logger = logging.getLogger("gmm_dask")
+
+#: Seconds between looks at the scheduler's list of workers.
+LOOK = 0.25
+#: Bytes of results that a task may send back, taking a result to be as large as its argument.
+RESULT_BYTES = 16 << 20
+#: Bytes that a worker needs before it holds any row: Python, numpy, numba, pyarrow, Dask.
+OVERHEAD = 256 << 20
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker as last seen, and what it was given.
+
+    Attributes
+    ----------
+    incarnation
+        Tells a worker from its successor at the same address.
+    memory_limit
+        Bytes; 0 for none.
+    beat
+        When it last reported to the scheduler, by the scheduler's clock.
+    heard
+        When it last reported to be running, by ours.
+    source
+        Future of the rows' source on it.
+    welcome
+        Whether it sees the input and may be used.
+    """
+
+    address: str
+    incarnation: str
+    threads: int = 0
+    memory_limit: int = 0
+    status: str = ""
+    beat: float = 0.0
+    heard: float = field(default_factory=time.monotonic)
+    source: Any = None
+    welcome: bool = False
+
+    @property
+    def budget(self) -> int:
+        """Bytes of rows that it may keep: half of what it has; without a limit, none."""
+        return max(self.memory_limit - OVERHEAD, 0) // 2
+
+
+class Trouble(Enum):
+    """What a failed task says of the cluster, where it says something."""
+
+    DIED = "died"
+    CANCELLED = "cancelled"
+
+
+class Parcel(Protocol):
+    """Something that every worker needs once."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    def for_worker(self, worker: Worker) -> Any:
+        """Give what to submit so that the worker receives it."""
+        ...
+
+
+class Cluster(Protocol):
+    """What a scan needs of the executor that it runs for."""
+
+    client: Any
+    deadlines: Deadlines
+    workers: dict[str, Worker]
+
+    def look(self, info: dict[str, Any]) -> list[Worker]:
+        """Take the scheduler's list of workers; returns those that are gone."""
+        ...
+
+    def check(self, worker: Worker, found: Facts) -> str:
+        """In what a worker is unfit, or nothing."""
+        ...
+
+    def trouble(self, error: BaseException) -> Trouble | None:
+        """What the failure of a task says of the cluster."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Flight:
+    """What a worker was asked for: a task, or None for its greeting."""
+
+    task: Task | None
+    worker: Worker
+    future: Any
+
+
+class ClusterScan:
+    """One scan on the cluster.
+
+    Parameters
+    ----------
+    source, work
+        What the workers need: the recipe of the rows, and the `Work`.
+    sum_groups
+        ``sum_groups(source, work, keep, groups)``, run on a worker.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        chunks: RowChunks,
+        lanes: Sequence[Lane],
+        source: Parcel,
+        work: Parcel,
+        keep: bool,
+        sum_groups: Callable[..., list[GroupResult]],
+    ) -> None:
+        self.cluster = cluster
+        self.client = cluster.client
+        self.deadlines = cluster.deadlines
+        self.chunks = chunks
+        self.lanes = lanes
+        self.source = source
+        self.work = work
+        self.keep = keep
+        self.sum_groups = sum_groups
+        self.placement: Placement | None = None
+        self.flights: dict[int, Flight] = {}
+        self.works: dict[Worker, Any] = {}
+        self.lost: set[Worker] = set()
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.over = False
+        self.answered = self.landed = self.heard = time.monotonic()
+        self._tickets = itertools.count()
+
+    @property
+    def owners(self) -> dict[int, str]:
+        """Which worker ran the task that begins at a chunk."""
+        return {} if self.placement is None else self.placement.owners
+
+    def results(self, owners: dict[int, str]) -> Iterator[GroupResult]:
+        """Yield the result of every group, in the order of the plan."""
+        self._greet_new()
+        self.client.loop.add_callback(self._watch)
+        while not self._usable() or any(flight.task is None for flight in self.flights.values()):
+            self._wait()
+        threads = {worker.address: worker.threads for worker in self._usable()}
+        most_groups = max(RESULT_BYTES // self.work.size, 1)
+        tasks = cut_tasks(self.lanes, sum(threads.values()), most_groups)
+        self.placement = Placement(tasks, owners, threads)
+        while not self.placement.done:
+            self._dispatch(self.placement)
+            self._wait()
+            before = time.monotonic()
+            yield from self.placement.in_order()
+            # What the caller does with a result is not ours to hurry.
+            self.landed += time.monotonic() - before
+
+    def close(self) -> None:
+        """Let go of everything that is still under way."""
+        self.over = True
+        for flight in self.flights.values():
+            flight.future.release()
+        self.flights.clear()
+        self.works.clear()
+
+    def _usable(self) -> list[Worker]:
+        return [
+            worker
+            for worker in self.cluster.workers.values()
+            if worker.welcome and worker.status == "running" and worker not in self.lost
+        ]
+
+    def _greet_new(self) -> None:
+        for worker in self.cluster.workers.values():
+            if worker.source is None and worker not in self.lost:
+                worker.source = self._submit(
+                    worker, open_source, self.source.for_worker(worker), worker.budget
+                )
+                self._follow(None, worker, self._submit(worker, greet, worker.source))
+
+    def _dispatch(self, placement: Placement) -> None:
+        held: dict[Worker, list[Task]] = {worker: [] for worker in self._usable()}
+        for flight in self.flights.values():
+            if flight.task is not None and flight.worker in held:
+                held[flight.worker].append(flight.task)
+        for worker, tasks in held.items():
+            while (task := placement.next_for(worker.address, worker.threads, tasks)) is not None:
+                if worker not in self.works:
+                    self.works[worker] = self._submit(
+                        worker, open_work, self.work.for_worker(worker)
+                    )
+                future = self._submit(
+                    worker,
+                    self.sum_groups,
+                    worker.source,
+                    self.works[worker],
+                    self.keep,
+                    task.groups,
+                )
+                self._follow(task, worker, future)
+                tasks.append(task)
+
+    def _submit(self, worker: Worker, function: Any, *arguments: Any) -> Any:
+        # On this worker and no other: if it is lost, we know, and place the task anew.
+        return self.client.submit(function, *arguments, workers=[worker.address], pure=False)
+
+    def _follow(self, task: Task | None, worker: Worker, future: Any) -> None:
+        ticket = next(self._tickets)
+        self.flights[ticket] = Flight(task, worker, future)
+        self.client.loop.add_callback(self._fetch, ticket, future)
+
+    async def _fetch(self, ticket: int, future: Any) -> None:
+        """On the client's loop: wait for a result and post it."""
+        try:
+            value = await self.client.gather(future, asynchronous=True)
+        except BaseException as error:  # raised where the scan waits
+            self.inbox.put((ticket, None, error))
+        else:
+            self.inbox.put((ticket, value, None))
+
+    async def _watch(self) -> None:
+        """On the client's loop: post the scheduler's list of workers, again and again."""
+        while not self.over and self.client.status == "running":
+            await asyncio.sleep(LOOK)
+            try:
+                answer = self.client.scheduler.identity(n_workers=-1)
+                info = await asyncio.wait_for(answer, self.deadlines.worker_lost)
+            except (OSError, AttributeError):
+                continue
+            self.inbox.put(info)
+
+    def _wait(self) -> None:
+        """Take in what has been heard, and see that no deadline has passed."""
+        try:
+            message = self.inbox.get(timeout=LOOK)
+            while True:
+                if isinstance(message, dict):
+                    self._look(message)
+                else:
+                    self._land(*message)
+                message = self.inbox.get_nowait()
+        except queue.Empty:
+            pass
+        self._hold_to_deadlines()
+
+    def _look(self, info: dict[str, Any]) -> None:
+        self.answered = time.monotonic()
+        for worker in self.cluster.look(info):
+            self._lose(worker, "is gone", died=True)
+        self._greet_new()
+
+    def _land(self, ticket: int, value: Any, error: BaseException | None) -> None:
+        flight = self.flights.get(ticket)
+        if flight is None:  # of a worker given up since
+            return
+        trouble = None if error is None else self.cluster.trouble(error)
+        if trouble is Trouble.DIED:
+            self._lose(flight.worker, "has died", died=True)
+            return
+        del self.flights[ticket]
+        self.landed = time.monotonic()
+        if trouble is Trouble.CANCELLED:
+            require_scheduler(self.client)
+            raise ClusterError(
+                "the cluster was restarted or its tasks were cancelled from outside; start again"
+            ) from error
+        elif flight.task is None:
+            self._welcome(flight.worker, value, error)
+        elif error is not None:
+            raise error
+        else:
+            assert self.placement is not None
+            self.placement.finished(flight.task, flight.worker.address, value)
+        flight.future.release()
+
+    def _welcome(self, worker: Worker, found: Facts, error: BaseException | None) -> None:
+        """Use a worker from now on; one that is unfit is refused, or left out if it came late."""
+        unfit = self.cluster.check(worker, found) if error is None else f"{worker.address}: {error}"
+        if not unfit:
+            worker.welcome = True
+            if self.placement is not None:
+                logger.info("worker %s has joined", worker.address)
+        elif self.placement is None:
+            raise ClusterError(
+                f"worker {unfit}; every worker must see the input under the same path and be "
+                "installed alike"
+            )
+        else:
+            logger.warning("worker %s; it gets no work", unfit)
+
+    def _lose(self, worker: Worker, why: str, *, died: bool) -> None:
+        self.lost.add(worker)
+        held = []
+        for ticket, flight in list(self.flights.items()):
+            if flight.worker is worker:
+                del self.flights[ticket]
+                flight.future.release()
+                held.extend([] if flight.task is None else [flight.task])
+        if not worker.welcome:
+            worker.source = None  # to be greeted anew, if it is heard of again
+        if self.placement is None:
+            return
+        logger.warning("worker %s %s; %d tasks go to others", worker.address, why, len(held))
+        culprit = self.placement.lost(held, died)
+        if culprit is not None:
+            raise ClusterError(
+                f"{self.chunks.describe(culprit.start)}: {culprit.strikes} workers died while they "
+                "worked on these rows; do they fit in a worker's memory? See the workers' logs"
+            )
+
+    def _hold_to_deadlines(self) -> None:
+        require_scheduler(self.client)
+        now = time.monotonic()
+        limit = self.deadlines.worker_lost
+        for worker in self.cluster.workers.values():
+            self.heard = max(self.heard, worker.heard)
+            if now - worker.heard > limit and worker not in self.lost:
+                self._lose(worker, f"was not heard of for {limit:g} s", died=False)
+                self._fetch_again()
+            elif now - worker.heard < limit and worker in self.lost:
+                self.lost.discard(worker)
+        if now - self.answered > limit:
+            raise ClusterError(
+                f"the scheduler has not answered for {limit:g} s; is it stopped or overloaded? "
+                "deadlines.worker_lost sets the limit"
+            )
+        if now - self.heard > limit:
+            raise ClusterError(
+                f"no worker is there for {limit:g} s{self._last_words()}; start workers and run "
+                "again; deadlines.worker_lost sets the limit"
+            )
+        if now - self.landed > self.deadlines.no_progress:
+            workers = {flight.worker for flight in self.flights.values()}
+            holders = ", ".join(sorted(f"{one.address} ({one.status})" for one in workers))
+            raise ClusterError(
+                f"no group of rows was finished for {self.deadlines.no_progress:g} s; at work: "
+                f"{holders or 'nobody'}; is the storage reachable? deadlines.no_progress sets the "
+                "limit"
+            )
+
+    def _last_words(self) -> str:
+        """What the workers that died were at."""
+        if self.placement is None:
+            return ""
+        struck = [
+            task for task in (*self.placement.again, *self.placement.suspects) if task.strikes
+        ]
+        if not struck:
+            return ""
+        first = min(struck, key=lambda task: task.start)
+        return f", the last died at {self.chunks.describe(first.start)} or near"
+
+    def _fetch_again(self) -> None:
+        # Results are fetched in batches: one from a worker that is stopped holds up the others.
+        for ticket, flight in self.flights.items():
+            self.client.loop.add_callback(self._fetch, ticket, flight.future)
+
+
+def require_scheduler(client: Any) -> None:
+    """Refuse to go on without the connection to the scheduler.
+
+    Raises
+    ------
+    ClusterError
+        It is lost.
+    """
+    if client.status != "running":
+        raise ClusterError(
+            "the connection to the scheduler is lost; start it and its workers, and run again"
+        )

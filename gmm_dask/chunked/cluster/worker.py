@@ -1,0 +1,150 @@
+"""What runs on the workers of a cluster: functions that a client submits, and rows kept there.
+
+A `Source` lives on a worker as long as the client holds the future of it. When the client lets
+go, or dies, or when Dask moves the source out of memory, the rows that it keeps are freed.
+"""
+
+from __future__ import annotations
+
+import pickle
+import platform
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+from gmm_dask.chunked.reading import KeptRows, Reader, sum_group
+from gmm_dask.chunked.rows import RowChunks
+from gmm_dask.chunked.scan import Group, GroupResult, Work
+from gmm_dask.mixture.threads import single_threaded
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides the bits that a process computes.
+
+    Attributes
+    ----------
+    gmm_dask, python, numpy, numba
+        Versions.
+    cpu
+        Name of the CPU that numba compiles for.
+    features
+        Instruction sets that numba may use (+) or not (−), joined by commas.
+    """
+
+    gmm_dask: str
+    python: str
+    numpy: str
+    numba: str
+    cpu: str
+    features: str
+
+    def unlike(self, other: Facts) -> str:
+        """In what this process differs from another one; empty if in nothing."""
+        found = []
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if mine == theirs:
+                continue
+            if field.name == "features":
+                odd = {one[1:] for one in set(mine.split(",")) ^ set(theirs.split(","))}
+                found.append(f"CPU features differ in {', '.join(sorted(odd)[:5])}")
+            else:
+                found.append(f"{field.name} {mine}, here {theirs}")
+        return "; ".join(found)
+
+
+def facts() -> Facts:
+    """Facts of this process."""
+    import numba
+    from llvmlite import binding
+    from numba.core.codegen import get_host_cpu_features
+
+    features = numba.config.CPU_FEATURES
+    return Facts(
+        gmm_dask=version("gmm-dask"),
+        python=platform.python_version(),
+        numpy=version("numpy"),
+        numba=version("numba"),
+        cpu=numba.config.CPU_NAME or binding.get_host_cpu_name(),
+        features=get_host_cpu_features() if features is None else features,
+    )
+
+
+class Source:
+    """Rows as one worker sees them: how to read them, and those that it keeps.
+
+    Parameters
+    ----------
+    budget
+        Bytes of rows to keep at the most.
+    """
+
+    def __init__(self, chunks: RowChunks, budget: int) -> None:
+        self.chunks = chunks
+        self.budget = budget
+        self.kept = KeptRows(budget)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Dask may move it to another worker or to a disk: never with the rows.
+        return Source, (self.chunks, self.budget)
+
+
+def open_source(chunks: bytes, budget: int) -> Source:
+    """Set up a source of rows on this worker."""
+    return Source(pickle.loads(chunks), budget)
+
+
+def open_work(work: bytes) -> Work:
+    """Unpack what a scan does, once for all its tasks on this worker."""
+    return pickle.loads(work)
+
+
+def greet(source: Source) -> Facts:
+    """See that the source's first and last rows can be reached, and say who this is.
+
+    Raises
+    ------
+    InputError
+        This worker does not see the input.
+    """
+    source.chunks.check()
+    return facts()
+
+
+def sum_groups(
+    source: Source, work: Work, keep: bool, groups: Sequence[Group]
+) -> list[GroupResult]:
+    """Read and sum groups, one after the other, on the calling thread."""
+    reader = Reader(source.chunks, work, groups[-1].stop, source.kept if keep else None)
+    with _limit:
+        return [sum_group(reader, group) for group in groups]
+
+
+class _Limit:
+    """One thread for BLAS while any task of this process runs; the last one lifts the limit."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._users = 0
+        self._limit: AbstractContextManager[object] | None = None
+
+    def __enter__(self) -> None:
+        with self._changing:
+            if self._limit is None:
+                self._limit = single_threaded()
+                self._limit.__enter__()
+            self._users += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._changing:
+            self._users -= 1
+            if self._limit is not None and not self._users:
+                self._limit.__exit__(None, None, None)
+                self._limit = None
+
+
+_limit = _Limit()
