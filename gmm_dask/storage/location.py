@@ -125,10 +125,14 @@ def partitions_of(path: str) -> dict[str, str | None]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?", or nothing when no known name is close."""
+    """Return "; did you mean 'x'?", or what there is when no known name is close."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = get_close_matches(name.lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+    if close:
+        return f"; did you mean {by_lower[close[0]]!r}?"
+    names = [*by_lower.values()]
+    more = f", … ({len(names)} in all)" if len(names) > 12 else ""
+    return f"; there are {', '.join(names[:12])}{more}" if names else ""
 
 
 def reason(error: BaseException) -> str:

@@ -188,6 +188,13 @@ def test_float_and_null_partitions(tmp_path):
     assert found.columns[0].type == "double"
 
 
+def test_a_partition_key_that_some_files_lack(tmp_path):
+    write(tmp_path / "k=1" / "x.parquet")
+    write(tmp_path / "y.parquet")
+    assert refused(SchemaError, tmp_path, ["k"]) == "y.parquet: has no column 'k'"
+    assert plan(tmp_path).types == {"a": "double", "b": "double"}
+
+
 def test_a_stored_column_counts_before_a_partition_key_of_its_name(tmp_path):
     write(tmp_path / "a=7" / "x.parquet")
     assert plan(tmp_path).columns[0].type == "double"
@@ -332,6 +339,23 @@ def test_a_damaged_footer(tmp_path):
     assert "its length is more than the file's" in refused(InputError, path)
 
 
+def test_a_footer_that_contradicts_itself(tmp_path):
+    path = write(tmp_path / "x.parquet")
+    whole = path.read_bytes()
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    messages = set()
+    for at in range(start, len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 2]) + whole[at + 1 :])
+        try:
+            plan(path)
+        except InputError as error:
+            messages.add(str(error))
+    assert (
+        "x.parquet: its footer is damaged (row counts contradict each other); restore or rewrite "
+        "the file"
+    ) in messages
+
+
 @contextmanager
 def without_privileges():
     # The superuser may read everything.
@@ -389,7 +413,8 @@ def test_unknown_column(tmp_path):
     message = refused(SchemaError, tmp_path, ["heigth"])
     assert message == "x.parquet: has no column 'heigth'; did you mean 'height'?"
     assert refused(SchemaError, tmp_path, ["Height"]).endswith("did you mean 'height'?")
-    assert refused(SchemaError, tmp_path, ["zzz"]) == "x.parquet: has no column 'zzz'"
+    message = refused(SchemaError, tmp_path, ["zzz"])
+    assert message == "x.parquet: has no column 'zzz'; there are height, weight"
     assert "did you mean 'weight'?" in refused(
         SchemaError, tmp_path, ["height"], sample_weight="weights"
     )
