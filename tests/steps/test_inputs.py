@@ -78,9 +78,7 @@ def fewer_rows_than_components(root):
 
 def all_null(root):
     for day in (1, 2, 3):
-        replace_column(
-            root / f"input/day={day}/part.parquet", "width", pa.nulls(500, pa.float64())
-        )
+        replace_column(root / f"input/day={day}/part.parquet", "width", pa.nulls(500, pa.float64()))
     return make_run(root)
 
 
@@ -198,9 +196,7 @@ def two_infinities(root):
 
 def too_few_complete_rows(root):
     for day in (1, 2, 3):
-        replace_column(
-            root / f"input/day={day}/part.parquet", "width", [1.0 * day] + [None] * 499
-        )
+        replace_column(root / f"input/day={day}/part.parquet", "width", [1.0 * day] + [None] * 499)
     return make_run(root, model__n_components=4)
 
 

@@ -1,0 +1,17 @@
+"""What the tests of the steps share."""
+
+import pytest
+
+from gmm_dask import steps
+
+
+@pytest.fixture
+def drawn():
+    """Asked for by tests that want the pictures of their fits."""
+
+
+@pytest.fixture(autouse=True)
+def _few_pictures(request, monkeypatch):
+    """Drawing is most of a small fit's time: only tests that ask for `drawn` do it."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(steps.fitting, "fit_pictures", lambda *arguments: {"none.png": b"-"})
