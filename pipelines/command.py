@@ -98,6 +98,38 @@ def retrain(
 
 
 @app.command()
+def serve(
+    run_file: RunFile,
+    overrides: Overrides = [],  # noqa: B006
+    cluster_file: ClusterFile = None,
+    cron: Annotated[
+        str | None, typer.Option(metavar="CRON", help="When to retrain, '0 3 * * *' for example.")
+    ] = None,
+    every: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=1, help="Or how often.")
+    ] = None,
+    predict_cron: Annotated[
+        str | None, typer.Option(metavar="CRON", help="When to predict what is new in between.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Wait for the schedule and run the flows of a run file, until interrupted."""
+    with _exit_codes(Begun(), debug):
+        run, cluster = _read(run_file, overrides, cluster_file)
+
+        from pipelines.settings import prepare_environment, require_server
+
+        prepare_environment(debug=True)  # a service's log is Prefect's
+        require_server(embedded=False)
+
+        from pipelines import serve as service
+
+        service.serve(
+            run, cluster, service.schedule(cron, every), service.schedule(predict_cron, None)
+        )
+
+
+@app.command()
 def inspect(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="models/NAME, or one version: .../v000007.")
@@ -139,12 +171,7 @@ def _run(
     """Run a sequence of steps by its name, through Prefect or directly, and sum it up."""
     begun = Begun()
     with _exit_codes(begun, debug):
-        from gmm_dask.config import ClusterConfig, RunConfig, ThreadsCluster, read_config
-
-        run = read_config(RunConfig, run_file, overrides)
-        cluster: ClusterKind = ThreadsCluster()
-        if cluster_file is not None:
-            cluster = read_config(ClusterConfig, cluster_file).cluster
+        run, cluster = _read(run_file, overrides, cluster_file)
         how = _run_directly if direct else _run_as_flow
         outcome = how(name, run, cluster, begun, debug, options)
 
@@ -155,6 +182,17 @@ def _run(
         if getattr(outcome, "refusal", ""):
             print_error(f"the candidate was refused: {outcome.refusal}; kept in {outcome.rejected}")
             sys.exit(FAILED)
+
+
+def _read(
+    run_file: Path, overrides: list[str], cluster_file: Path | None
+) -> tuple[RunConfig, ClusterKind]:
+    from gmm_dask.config import ClusterConfig, RunConfig, ThreadsCluster, read_config
+
+    run = read_config(RunConfig, run_file, overrides)
+    if cluster_file is None:
+        return run, ThreadsCluster()
+    return run, read_config(ClusterConfig, cluster_file).cluster
 
 
 def _run_directly(

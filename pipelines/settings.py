@@ -42,20 +42,30 @@ def prepare_environment(debug: bool = False) -> None:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
-def require_server() -> None:
-    """Check that the server the user has named answers; without one, Prefect embeds its own.
+def require_server(embedded: bool = True) -> None:
+    """Check that the server the user has named answers.
+
+    Parameters
+    ----------
+    embedded
+        Whether a server of this process's own would do, which Prefect starts where none is named.
 
     Raises
     ------
     ConfigError
-        Nothing answers there, or something else does.
+        Nothing answers there, something else does, or none is named and one is needed.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
     address = PREFECT_API_URL.value()
     if address is None:
-        return
+        if embedded:
+            return
+        raise ConfigError(
+            "PREFECT_API_URL is not set, and schedules need a server that stays: run "
+            "`prefect server start` and set PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
     with get_client(sync_client=True) as client:
         problem = client.api_healthcheck()
     if problem is not None:
