@@ -15,7 +15,8 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 PARTIAL = ".partial-"
+
+_SYNC_THREADS = 16  # the disk joins the waits of all into few
 
 _ADVICE = {
     errno.ENOSPC: "no space is left on the disk; free some or choose another directory",
@@ -113,16 +116,39 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_files(paths: Iterable[Path]) -> None:
+    """Wait until files written without ``sync`` are on the disk, many at a time."""
+
+    def wait(path: Path) -> None:
+        with storage_errors(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        list(pool.map(wait, paths))
+
+
 def partial_path(path: Path) -> Path:
     """Name beside ``path``, not in use, for what is to become it."""
     return path.with_name(f"{PARTIAL}{path.name}-{secrets.token_hex(4)}")
 
 
 @contextmanager
-def replacement(path: Path) -> Iterator[OutputFile]:
+def replacement(path: Path, sync: bool = True) -> Iterator[OutputFile]:
     """Write a file that takes the place of ``path`` when the block ends.
 
     Until then, and when anything fails, ``path`` stays what it was and nothing else remains.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sync
+        Whether to wait for the disk; not in a staged directory, where `sync_files` does it for
+        all files at once.
 
     Raises
     ------
@@ -134,9 +160,11 @@ def replacement(path: Path) -> Iterator[OutputFile]:
         with storage_errors(path):
             with OutputFile(partial) as file:
                 yield file
-                file.sync()
+                if sync:
+                    file.sync()
             partial.replace(path)
-            sync_directory(path.parent)
+            if sync:
+                sync_directory(path.parent)
     except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

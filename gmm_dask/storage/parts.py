@@ -114,6 +114,8 @@ class PartWriter:
     ) -> Part:
         """Write the part of one chunk; writing it again replaces it by the same.
 
+        It is waited for when the dataset is published.
+
         Parameters
         ----------
         rows
@@ -137,7 +139,7 @@ class PartWriter:
         path = self.plan.files[rows.file].path
         name = part_name(self.run_id, self.numbers[rows.file], rows.chunk)
         table = self._table(rows, path, rows.first_in_file, labels, log_densities, responsibilities)
-        with replacement(self.directory / name) as file:
+        with replacement(self.directory / name, sync=False) as file:
             pq.write_table(table, file, **_options(table.schema))
         size = (self.directory / name).stat().st_size
         return Part(name, path, rows.first_in_file, table.num_rows, size)

@@ -26,6 +26,7 @@ from gmm_dask.storage.atomic import (
     replace_link,
     replacement,
     storage_errors,
+    sync_files,
 )
 from gmm_dask.storage.dataset import (
     FORMAT,
@@ -141,6 +142,7 @@ class StagedPredictions:
             return self.path
         ordered = self.verify(parts)
         if not self.path.exists():
+            sync_files(self.writer.directory / part.name for part in ordered)
             publish_directory(self.writer.directory, self.path)
         record = {
             **self._record,
@@ -365,7 +367,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
             # File systems without hard links, or with too many links to one file already.
             if error.errno not in (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
-            with source.open("rb") as old, replacement(target) as new:
+            with source.open("rb") as old, replacement(target, sync=False) as new:
                 shutil.copyfileobj(old, new)
 
 

@@ -65,6 +65,25 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == bytes(range(100))
 
 
+def test_files_written_without_waiting_are_waited_for_together(tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+
+    def sync(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)  # noqa: PTH115
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    for name in "abc":
+        with atomic.replacement(tmp_path / name, sync=False) as file:
+            file.write(b"x")
+    assert synced == []
+    atomic.sync_files(tmp_path / name for name in "abc")
+    assert sorted(synced) == ["a", "b", "c"]
+    with pytest.raises(StorageError, match="/gone: cannot be written"):
+        atomic.sync_files([tmp_path / "a", tmp_path / "gone"])
+
+
 def test_a_directory_appears_whole(tmp_path):
     with atomic.publication(tmp_path / "d") as staged:
         atomic.write_new_files(staged, {"x": b"1"})
@@ -220,10 +239,13 @@ def writes(call):
 
 def test_a_lock_names_its_holder_and_is_gone_after_it(tmp_path):
     path = tmp_path / ".lock"
-    with acquire(path, "model stars"), pytest.raises(
-        StorageError,
-        match=rf"model stars is in use by process {os.getpid()} on \S+ since 20.* "
-        r"\(lock .*/\.lock\); wait until that run has ended, or stop it",
+    with (
+        acquire(path, "model stars"),
+        pytest.raises(
+            StorageError,
+            match=rf"model stars is in use by process {os.getpid()} on \S+ since 20.* "
+            r"\(lock .*/\.lock\); wait until that run has ended, or stop it",
+        ),
     ):
         acquire(path, "model stars", deadline=0.01)
     assert names(tmp_path) == []
