@@ -184,26 +184,25 @@ class ClusterExecutor:
 
     def _meet(self) -> None:
         """Hold every worker to the versions and the CPU of this process."""
-        import distributed
-
         workers = list(self.workers.values())
         asked = [
             self.client.submit(facts, workers=[worker.address], pure=False) for worker in workers
         ]
-        try:
-            distributed.wait(asked, timeout=self.deadlines.connect)
-        except TimeoutError:
-            silent = [w.address for w, f in zip(workers, asked, strict=True) if not f.done()]
-            raise ClusterError(
-                f"worker {', '.join(silent)} did not answer within {self.deadlines.connect:g} s; "
-                "is it stopped or busy? deadlines.connect sets the limit"
-            ) from None
+        deadline = time.monotonic() + self.deadlines.connect
         refused = []
         for worker, future in zip(workers, asked, strict=True):
-            if future.status != "finished":
-                refused.append(f"{worker.address}: {future.exception(timeout=1)}")
-            elif unfit := self.check(worker, future.result(timeout=self.deadlines.connect)):
-                refused.append(unfit)
+            try:
+                found = future.result(timeout=max(deadline - time.monotonic(), 0.1))
+            except TimeoutError:
+                raise ClusterError(
+                    f"worker {worker.address} does not answer within {self.deadlines.connect:g} "
+                    "s; is it stopped or busy? deadlines.connect sets the limit"
+                ) from None
+            except Exception as error:  # whatever keeps it from running our code
+                refused.append(f"{worker.address}: {error}")
+            else:
+                refused.append(self.check(worker, found))
+        refused = [sentence for sentence in refused if sentence]
         if refused:
             raise ClusterError(
                 f"these workers would not compute the same bits: {' | '.join(refused)}; give them "

@@ -1,0 +1,53 @@
+"""Small groups, so that few rows make many of them; and a cluster that the harmless tests share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster
+
+from gmm_dask.chunked import scan
+from gmm_dask.chunked.cluster import ClusterExecutor
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(scan, "LEAST_GROUP_ROWS", 1000)
+    return 1000
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            memory_limit="2GiB",
+            dashboard_address=None,
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def executor(client: Client) -> Iterator[ClusterExecutor]:
+    executor = ClusterExecutor(client)
+    yield executor
+    executor.close()
+
+
+@pytest.fixture(params=["inline", "threads", "cluster"])
+def any_executor(request: pytest.FixtureRequest) -> Iterator[Any]:
+    from gmm_dask.chunked.threads import Threads
+
+    if request.param == "cluster":
+        yield request.getfixturevalue("executor")
+    else:
+        threads = Threads(1 if request.param == "inline" else 3)
+        yield threads
+        threads.close()

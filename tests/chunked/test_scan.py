@@ -1,0 +1,215 @@
+"""Groups and lanes; what a scan promises, whoever runs it."""
+
+from __future__ import annotations
+
+import itertools
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from row_sources import DrawnRows, bounds, chunk_numbers, drawn, row_sums
+
+from gmm_dask.chunked.rows import MemoryChunks, Rows
+from gmm_dask.chunked.scan import (
+    GROUPS,
+    LEAST_GROUP_ROWS,
+    MOST_GROUP_ROWS,
+    Scanner,
+    group_rows,
+    lanes_of,
+)
+from gmm_dask.chunked.threads import Threads
+from gmm_dask.errors import InputChangedError, TooFewRowsError
+from gmm_dask.events import Event, StageAdvanced, StageFinished, StageStarted
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> DrawnRows:
+    rows = draw(st.lists(st.integers(0, 90_000), min_size=1, max_size=60))
+    entries = [0, *(i for i in range(1, len(rows)) if draw(st.booleans()))]
+    return DrawnRows(tuple(rows), tuple(entries))
+
+
+@given(sources())
+def test_groups_partition_the_chunks_and_lanes_begin_where_reading_may(source: DrawnRows) -> None:
+    lanes = lanes_of(source)
+    groups = [group for lane in lanes for group in lane.groups]
+    assert [chunk for one in groups for chunk in range(one.start, one.stop)] == list(
+        range(len(source.rows))
+    )
+    assert [group.index for group in groups] == list(range(len(groups)))
+    assert all(group.rows == sum(source.rows[group.start : group.stop]) for group in groups)
+    assert {lane.start for lane in lanes} <= set(source.entries)
+    wanted = group_rows(sum(source.rows))
+    inner = [group for lane in lanes for group in lane.groups[:-1]]
+    assert all(group.rows >= wanted for group in inner)
+
+
+@given(sources())
+def test_no_lane_is_chained_to_the_next_row_group(source: DrawnRows) -> None:
+    entries = [*source.entries, len(source.rows)]
+    sliced = {
+        start for start, after in itertools.pairwise(entries) if after > start + 1
+    }
+    for lane in lanes_of(source):
+        # A second sliced row group in a lane would be decoded by whoever decodes the first.
+        assert len(sliced & set(range(lane.start, lane.stop))) <= 1
+
+
+def test_groups_are_large_enough_and_not_too_many() -> None:
+    assert group_rows(1) == LEAST_GROUP_ROWS
+    assert group_rows(100_000_000) == -(-100_000_000 // GROUPS)
+    assert group_rows(10**10) == MOST_GROUP_ROWS
+    # A million rows still keep every core busy.
+    assert len(lanes_of(drawn(100, 10_000))) == 25
+
+
+def test_a_scan_adds_in_the_order_of_the_plan(any_executor: Any, small_groups: int) -> None:
+    rows = tuple(np.random.default_rng(5).integers(1, 900, 40).tolist())
+    source = DrawnRows(rows, tuple(i for i in range(40) if i % 3 != 1))
+    scanner = Scanner(source, any_executor)
+    assert len([group for lane in scanner.lanes for group in lane.groups]) > 10
+    assert scanner.reduce(chunk_numbers, None) == tuple(range(40))
+    found = scanner.reduce(row_sums, 2.0)
+    by_group = [
+        reduce(np.add, [row_sums(one, 2.0) for one in source.read(group.start, group.stop)])
+        for lane in scanner.lanes
+        for group in lane.groups
+    ]
+    np.testing.assert_array_equal(found, reduce(np.add, by_group))
+
+
+def test_scans_are_counted_and_told(small_groups: int) -> None:
+    heard: list[Event] = []
+    source = drawn(7, 500)
+    scanner = Scanner(source, Threads(2), heard.append)
+    scanner.reduce(chunk_numbers, None, "look")
+    scanner.reduce(chunk_numbers, None)
+    assert scanner.scans == 2
+    assert heard[0] == StageStarted("look", 3500, "rows")
+    told = [event.done for event in heard if isinstance(event, StageAdvanced)]
+    assert told == [1000, 2000, 3000, 3500] * 2
+    ends = [event for event in heard if isinstance(event, StageFinished)]
+    assert [event.stage for event in ends] == ["look", "scan"]
+    assert ends[0].detail.startswith("3,500 rows at ")
+
+
+def test_a_source_without_rows_is_refused() -> None:
+    scanner = Scanner(DrawnRows((), ()), Threads(1))
+    with pytest.raises(TooFewRowsError, match="the input has no rows"):
+        scanner.reduce(chunk_numbers, None)
+
+
+def fails_at_four(rows: Rows, argument: Any) -> int:
+    if rows.chunk == 4:
+        raise InputChangedError(f"chunk {rows.chunk} is not what it was")
+    return 1
+
+
+def test_an_error_arrives_as_itself(any_executor: Any, small_groups: int) -> None:
+    scanner = Scanner(drawn(8, 600), any_executor)
+    with pytest.raises(InputChangedError, match=r"^chunk 4 is not what it was$"):
+        scanner.reduce(fails_at_four, None)
+    assert scanner.scans == 0
+    assert scanner.reduce(chunk_numbers, None) == tuple(range(8))  # it can be used again
+
+
+def test_other_values_than_in_the_first_scan_stop_the_second(
+    any_executor: Any, small_groups: int, tmp_path: Path
+) -> None:
+    source = drawn(6, 700, weighted=True, place=str(tmp_path))
+    scanner = Scanner(source, any_executor)
+    scanner.kept = False
+    scanner.reduce(chunk_numbers, None)
+    scanner.reduce(chunk_numbers, None)
+    source.rule("change", 3).touch()
+    with pytest.raises(InputChangedError, match=r"drawn chunk 3: the values are not those of the"):
+        scanner.reduce(chunk_numbers, None)
+
+
+def test_missing_rows_are_noticed_at_once(
+    any_executor: Any, small_groups: int, tmp_path: Path
+) -> None:
+    source = drawn(6, 700, place=str(tmp_path))
+    source.rule("short", 5).touch()
+    with pytest.raises(InputChangedError, match=r"chunk 5: 699 rows were read where .* has 700"):
+        Scanner(source, any_executor).reduce(chunk_numbers, None)
+
+
+class EndsEarly(DrawnRows):
+    """Delivers one chunk less than it says."""
+
+    def read(self, start: int, stop: int) -> Any:
+        return super().read(start, min(stop, len(self.rows) - 1))
+
+
+def test_missing_chunks_are_noticed_at_once(any_executor: Any, small_groups: int) -> None:
+    source = EndsEarly((500,) * 5, tuple(range(5)))
+    with pytest.raises(InputChangedError, match=r"chunk 4: no rows could be read where .* has 500"):
+        Scanner(source, any_executor).reduce(chunk_numbers, None)
+
+
+def kept_rows(rows: Rows, argument: Any) -> np.ndarray:
+    assert not np.isnan(rows.values).any()
+    assert rows.sample_weight is not None
+    assert len(rows.sample_weight) == len(rows.values)
+    return np.array([len(rows.values), rows.source_rows])
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_rows_with_nulls_are_dropped_when_the_survey_says_so(
+    any_executor: Any, small_groups: int, kept: bool
+) -> None:
+    source = drawn(9, 400, missing=0.1, weighted=True)
+    scanner = Scanner(source, any_executor)
+    scanner.kept = kept
+    scanner.reduce(chunk_numbers, None)
+    scanner.drop = True
+    complete = sum(int((~np.isnan(rows.values)).all(axis=1).sum()) for rows in source.read(0, 9))
+    for _ in range(2):
+        assert scanner.reduce(kept_rows, None).tolist() == [complete, 3600]
+
+
+def test_rows_are_read_once_when_they_fit(
+    any_executor: Any, small_groups: int, tmp_path: Path
+) -> None:
+    source = drawn(9, 400, place=str(tmp_path))
+    scanner = Scanner(source, any_executor)
+    assert scanner.kept
+    first = scanner.reduce(row_sums, 1.0)
+    np.testing.assert_array_equal(scanner.reduce(row_sums, 1.0), first)
+    assert len(source.readings()) == 9
+    scanner.close()
+    np.testing.assert_array_equal(scanner.reduce(row_sums, 1.0), first)
+    assert len(source.readings()) == 18
+
+
+def test_rows_of_one_source_are_not_taken_for_another(any_executor: Any, small_groups: int) -> None:
+    one, two = drawn(5, 400, seed=1), drawn(5, 400, seed=2)
+    sums = [Scanner(source, any_executor).reduce(row_sums, 1.0) for source in (one, two, one)]
+    np.testing.assert_array_equal(sums[0], sums[2])
+    assert (sums[0] != sums[1]).all()
+
+
+def test_rows_that_do_not_fit_are_not_kept() -> None:
+    source = drawn(10, 1000, weighted=True)  # 3 features and a weight of 8 bytes
+    assert Scanner(source, Threads(1, memory=320_000)).kept
+    assert not Scanner(source, Threads(1, memory=319_999)).kept
+    array = MemoryChunks(np.zeros((10, 2)), None, 5, ("a", "b"))
+    assert not Scanner(array, Threads(1)).kept  # they are in memory already
+
+
+def test_an_array_in_memory_is_cut_into_views() -> None:
+    X = np.arange(22.0).reshape(11, 2)
+    chunks = MemoryChunks(X, np.arange(11.0), 4, ("a", "b"))
+    assert chunks.rows == (4, 4, 3)
+    read = list(chunks.read(0, 3))
+    assert all(np.shares_memory(rows.values, X) for rows in read)
+    np.testing.assert_array_equal(np.concatenate([rows.values for rows in read]), X)
+    assert [rows.first for rows in read] == bounds(chunks.rows)[:-1]
+    assert chunks.describe(2) == "rows 8–11"
+    assert chunks.describe(2, 1) == "row 9"

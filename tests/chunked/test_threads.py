@@ -1,0 +1,86 @@
+"""Threads as the executor of a scan: overlap within one row group, and deadlines."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from row_sources import DrawnRows, chunk_numbers, drawn
+from threadpoolctl import threadpool_info
+
+from gmm_dask.chunked.rows import Rows
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.threads import Threads
+from gmm_dask.errors import ClusterError
+
+
+def test_one_row_group_keeps_two_threads_busy(small_groups: int) -> None:
+    both = threading.Barrier(2)
+
+    def meet(rows: Rows, argument: Any) -> int:
+        both.wait(timeout=20)  # breaks unless two groups are worked on at the same time
+        return 1
+
+    scanner = Scanner(DrawnRows((1000,) * 6, (0,)), Threads(2))
+    assert len(scanner.lanes) == 1
+    assert scanner.reduce(meet, None) == 6
+
+
+def test_a_thread_decodes_while_another_computes(small_groups: int) -> None:
+    decoding = threading.Event()
+
+    class Announced(DrawnRows):
+        def _drawn(self, chunk: int) -> Rows:
+            if chunk == 1:
+                decoding.set()
+            return super()._drawn(chunk)
+
+    def wait_for_the_next(rows: Rows, argument: Any) -> int:
+        assert rows.chunk > 0 or decoding.wait(timeout=20)
+        return 1
+
+    scanner = Scanner(Announced((1000,) * 4, (0,)), Threads(2))
+    assert scanner.reduce(wait_for_the_next, None) == 4
+
+
+def test_a_group_that_never_ends_is_an_error_in_time(small_groups: int) -> None:
+    release = threading.Event()
+
+    def stuck(rows: Rows, argument: Any) -> int:
+        assert rows.chunk != 3 or release.wait(timeout=20)
+        return 1
+
+    executor = Threads(2, no_progress=0.2)
+    with pytest.raises(ClusterError, match=r"no group of rows was finished for 0\.2 seconds; is "):
+        Scanner(drawn(6, 1000), executor).reduce(stuck, None)
+    release.set()
+    executor.close()
+
+
+def blas_threads(rows: Rows, argument: Any) -> Numbers:
+    return Numbers(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+
+
+class Numbers(frozenset[int]):
+    def __add__(self, other: Numbers) -> Numbers:
+        return Numbers(self | other)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_blas_runs_on_one_thread_within_a_scan(small_groups: int, threads: int) -> None:
+    assert Scanner(drawn(6, 1000), Threads(threads)).reduce(blas_threads, None) == {1}
+
+
+def test_an_abandoned_scan_leaves_the_threads_usable(small_groups: int) -> None:
+    with Scanner(drawn(50, 1000), Threads(2)) as scanner:
+        results = scanner.executor.run(scanner.chunks, scanner.lanes, work_of(scanner), keep=False)
+        next(results)
+        results.close()
+        assert scanner.reduce(chunk_numbers, None) == tuple(range(50))
+
+
+def work_of(scanner: Scanner) -> Any:
+    from gmm_dask.chunked.scan import Work
+
+    return Work(chunk_numbers, None, False, None, True)
