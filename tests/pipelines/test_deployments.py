@@ -5,14 +5,21 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import ObjectNotFound
 from runs import eventually, write_run
 
+from gmm_dask.config import RunConfig, read_config
 from gmm_dask.storage.registry import versions
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -46,7 +53,7 @@ def running(arguments, server, cwd, log):
 
 
 def runs_of(client, name):
-    """Final runs of a deployment, by the name of their state."""
+    """Runs of a deployment that have ended, but for those that were cancelled."""
     try:
         deployment = client.read_deployment_by_name(name)
     except ObjectNotFound:
@@ -65,3 +72,53 @@ def test_a_served_schedule_fires_again_and_again(tmp_path, client, server):
     assert names == {"Completed", "Skipped"}, log.read_text()
     assert versions(tmp_path / "models", "boxes") == (1,)
     assert (tmp_path / "predictions").is_dir()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A directory as `make demo` leaves it before the first fit."""
+    directory = tmp_path_factory.mktemp("project")
+    subprocess.run(
+        [sys.executable, ROOT / "examples/hipparcos.py", directory / "demo/hipparcos"], check=True
+    )
+    return directory
+
+
+def prefect(*arguments, server, cwd):
+    environment = {**os.environ, "PREFECT_API_URL": server, "PWD": str(cwd)}
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *map(str, arguments)]
+    run = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_deployments_of_the_repository_run_on_a_worker(project, client, server):
+    """The three commands of the guide; then a schedule, a run by hand, and a chain by event."""
+    prefect("work-pool", "create", "gmm-dask", "--type", "process", server=server, cwd=project)
+    deployments = ROOT / "configs/prefect.yaml"
+    prefect("deploy", "--prefect-file", deployments, "--all", server=server, cwd=project)
+
+    retrain = client.read_deployment_by_name("retrain/hipparcos")
+    written = read_config(RunConfig, ROOT / "configs/hipparcos.toml")
+    assert RunConfig.model_validate(retrain.parameters["run"]) == written
+    every = IntervalSchedule(interval=timedelta(seconds=3))
+    client.create_deployment_schedules(retrain.id, [(every, True)])
+    worker = ["prefect", "worker", "start", "--pool", "gmm-dask"]
+    with running(worker, server, project, project / "worker.log"):
+        eventually(lambda: len(runs_of(client, "retrain/hipparcos")) >= 2)
+        client.pause_deployment(retrain.id)
+        fit = client.read_deployment_by_name("fit/hipparcos")
+        client.create_flow_run_from_deployment(fit.id)
+        chained = eventually(lambda: runs_of(client, "predict/hipparcos"))
+
+    states = [run.state.name for run in runs_of(client, "retrain/hipparcos")]
+    assert sorted(set(states)) == ["Completed", "Skipped"], states
+    assert versions(project / "demo/models", "hipparcos") == (1, 2)
+    assert [run.created_by.type for run in chained] == ["AUTOMATION"]
+    assert [run.state.name for run in chained] == ["Completed"]
+    assert not overlapping(runs_of(client, "retrain/hipparcos"))
+
+
+def overlapping(runs):
+    """Pairs of runs of which one began before the other had ended."""
+    runs = sorted(runs, key=lambda run: run.start_time)
+    return [(a, b) for a, b in pairwise(runs) if b.start_time < a.end_time]
