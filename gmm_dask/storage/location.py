@@ -246,7 +246,8 @@ def _neighbour(filesystem: fs.FileSystem, base: str) -> str:
     """Suggest a name from the directory that was meant."""
     path = PurePosixPath(base)
     selector = fs.FileSelector(str(path.parent), allow_not_found=True)
-    return did_you_mean(path.name, [info.base_name for info in filesystem.get_file_info(selector)])
+    names = sorted(info.base_name for info in filesystem.get_file_info(selector))
+    return did_you_mean(path.name, names)
 
 
 def _nothing(address: str, kind: fs.FileType) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import pairwise
@@ -168,16 +169,16 @@ class ParquetChunks:
 
     def _decode(self, bounds: Sequence[int], chunk: int) -> Iterator[ParquetRows]:
         """Fill one buffer for each pair of neighbours in ``bounds``."""
-        pieces = self._pieces(bounds)
-        for place, (first, last) in enumerate(pairwise(bounds)):
-            target = _Target(self, first, last)
-            for piece in pieces:
-                target.write(piece)
-                if piece.stop == last:
-                    break
-            yield target.rows(chunk + place)
+        with closing(self._pieces(bounds)) as pieces:  # also closes the file in hand
+            for place, (first, last) in enumerate(pairwise(bounds)):
+                target = _Target(self, first, last)
+                for piece in pieces:
+                    target.write(piece)
+                    if piece.stop == last:
+                        break
+                yield target.rows(chunk + place)
 
-    def _pieces(self, bounds: Sequence[int]) -> Iterator[_Piece]:
+    def _pieces(self, bounds: Sequence[int]) -> Generator[_Piece]:
         """Batches of the rows between the first and the last bound, cut at every bound."""
         if len(bounds) < 2:
             return

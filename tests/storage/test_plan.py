@@ -191,7 +191,7 @@ def test_float_and_null_partitions(tmp_path):
 def test_a_partition_key_that_some_files_lack(tmp_path):
     write(tmp_path / "k=1" / "x.parquet")
     write(tmp_path / "y.parquet")
-    assert refused(SchemaError, tmp_path, ["k"]) == "y.parquet: has no column 'k'"
+    assert refused(SchemaError, tmp_path, ["k"]) == "y.parquet: has no column 'k'; there are a, b"
     assert plan(tmp_path).types == {"a": "double", "b": "double"}
 
 

@@ -263,6 +263,7 @@ def test_split_files_keeps_chunks_within_a_file(tmp_path):
     assert [(r.file, r.first_in_file) for r in read_all(chunks)] == [
         (0, 0), (0, 3), (1, 0), (1, 3), (2, 0), (2, 3),
     ]  # fmt: skip
+    assert cut(tmp_path, 100, split_files=True).rows == (5, 5, 5)
     together = cut(tmp_path, 100)
     assert together.rows == (15,)
     (rows,) = read_all(together)
@@ -395,18 +396,30 @@ def test_several_threads_read_one_object(tmp_path):
             np.testing.assert_array_equal(found, expected)
 
 
+def open_files(folder):
+    links = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    return sum(fd.readlink().is_relative_to(folder) for fd in links)
+
+
 def test_one_file_is_open_at_a_time(tmp_path):
     for i in range(5):
         write(tmp_path / f"{i}.parquet", {"a": [float(i)]})
-    chunks = cut(tmp_path, 2)
+    for _ in cut(tmp_path, 2).read(0, 3):
+        assert open_files(tmp_path) == 1
+    assert open_files(tmp_path) == 0
 
-    def open_files():
-        links = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
-        return sum(fd.readlink().is_relative_to(tmp_path) for fd in links)
 
-    for _ in chunks.read(0, 3):
-        assert open_files() == 1
-    assert open_files() == 0
+def test_files_are_closed_after_an_error(tmp_path):
+    write(tmp_path / "1.parquet", {"a": pa.array([2**60])})
+    path = write(tmp_path / "2.parquet", {"a": pa.array([1, 2])})
+    chunks = cut(tmp_path, 1)
+    with pytest.raises(SchemaError) as in_the_middle:
+        read_all(chunks)
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(InputChangedError) as at_opening:
+        list(chunks.read(1, 2))
+    assert in_the_middle.tb is not at_opening.tb  # both still hold their frames
+    assert open_files(tmp_path) == 0
 
 
 # Integrity: what happens to files between the plan and a reading
