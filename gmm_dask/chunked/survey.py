@@ -42,6 +42,7 @@ class Moments:
     minimum: FloatArray
     maximum: FloatArray
 
+    @np.errstate(over="ignore", invalid="ignore")
     def __add__(self, other: Moments) -> Moments:
         if not self.rows or not other.rows:
             return self if self.rows else other

@@ -52,9 +52,7 @@ def test_groups_partition_the_chunks_and_lanes_begin_where_reading_may(source: D
 @given(sources())
 def test_no_lane_is_chained_to_the_next_row_group(source: DrawnRows) -> None:
     entries = [*source.entries, len(source.rows)]
-    sliced = {
-        start for start, after in itertools.pairwise(entries) if after > start + 1
-    }
+    sliced = {start for start, after in itertools.pairwise(entries) if after > start + 1}
     for lane in lanes_of(source):
         # A second sliced row group in a lane would be decoded by whoever decodes the first.
         assert len(sliced & set(range(lane.start, lane.stop))) <= 1

@@ -1,0 +1,182 @@
+"""The survey against numpy, and a sample that depends on nothing but the rows and the seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+from row_sources import DrawnRows, drawn
+
+from gmm_dask.chunked.array import array_chunks
+from gmm_dask.chunked.rows import MemoryChunks
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.survey import Survey, frequent_values, row_priorities, survey
+from gmm_dask.chunked.threads import Threads
+from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
+from gmm_dask.mixture.search import Sample
+
+
+def surveyed(
+    X: np.ndarray,
+    sample_rows: int = 100,
+    *,
+    weights: np.ndarray | None = None,
+    chunk_rows: int = 70,
+    nulls: str = "error",
+    seed: int = 0,
+) -> Survey:
+    columns = tuple(f"c{number}" for number in range(X.shape[1]))
+    chunks = MemoryChunks(X, weights, chunk_rows, columns)
+    return survey(Scanner(chunks, Threads(2)), sample_rows, seed, nulls)
+
+
+@pytest.fixture
+def X() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(1000, 3)) * [1.0, 10.0, 0.1] + [0.0, 5.0, 1e6]
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 70, 1000])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_moments_are_numpys(X: np.ndarray, small_groups: int, chunk_rows: int, order: Any) -> None:
+    found = surveyed(np.asarray(X, order=order), chunk_rows=chunk_rows)
+    assert (found.source_rows, found.rows, found.dropped, found.weight) == (1000, 1000, 0, 1000.0)
+    np.testing.assert_allclose(found.moments.mean, X.mean(axis=0), rtol=1e-13)
+    np.testing.assert_array_equal(found.moments.minimum, X.min(axis=0))
+    np.testing.assert_array_equal(found.moments.maximum, X.max(axis=0))
+    scale = np.outer(X.std(axis=0), X.std(axis=0))
+    covariance = found.moments.products / 1000
+    np.testing.assert_allclose(covariance / scale, np.corrcoef(X.T), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.variances, X.var(axis=0), rtol=1e-9)
+
+
+def test_float32_is_summed_in_float64() -> None:
+    X = np.full((50_000, 1), 0.1, dtype=np.float32)
+    found = surveyed(X, chunk_rows=10_000)
+    assert found.moments.mean[0] == pytest.approx(float(np.float32(0.1)), rel=1e-14)
+    assert found.sample.X.dtype == np.float32
+
+
+def test_the_sample_is_exactly_the_rows_of_smallest_priority(X: np.ndarray) -> None:
+    found = surveyed(X, 100, seed=3)
+    chosen = np.sort(np.argsort(row_priorities(3, np.arange(1000)))[:100])
+    np.testing.assert_array_equal(found.sample.X, X[chosen])
+    assert found.sample.sample_weight is None
+    assert found.sample.X.T.flags.c_contiguous
+    other = surveyed(X, 100, seed=4).sample.X
+    assert not np.array_equal(found.sample.X, other)
+
+
+def test_a_sample_as_large_as_the_input_is_the_input(X: np.ndarray) -> None:
+    np.testing.assert_array_equal(surveyed(X, 5000).sample.X, X)
+
+
+def test_the_sample_is_uniform() -> None:
+    X = np.arange(100_000.0)[:, None]
+    sample = surveyed(X, 20_000, chunk_rows=9_000).sample.X[:, 0]
+    counts, _ = np.histogram(sample, bins=50, range=(0, 100_000))
+    # 400 expected in each bin; χ² with 49 degrees of freedom exceeds 95 once in 10,000 seeds.
+    assert ((counts - 400) ** 2 / 400).sum() < 95
+
+
+@pytest.mark.parametrize("chunks", [(5000,), (1, 999, 0, 2500, 1500), (1250,) * 4])
+def test_the_sample_does_not_depend_on_chunks_or_executor(
+    any_executor: Any, small_groups: int, chunks: tuple[int, ...]
+) -> None:
+    X = np.random.default_rng(2).normal(size=(5000, 2))
+    X[::17, 1] = np.nan
+    weights = np.random.default_rng(3).random(5000)
+    array = da.from_array(X, chunks=(chunks, 2))
+    scanner = Scanner(array_chunks(array, weights), any_executor)
+    found = survey(scanner, 300, 7, "drop")
+    assert scanner.drop
+    complete = np.flatnonzero(~np.isnan(X[:, 1]))
+    chosen = np.sort(complete[np.argsort(row_priorities(7, complete))[:300]])
+    np.testing.assert_array_equal(found.sample.X, X[chosen])
+    np.testing.assert_array_equal(found.sample.sample_weight, weights[chosen])
+    assert found.weight == pytest.approx(weights[complete].sum(), rel=1e-13)
+    assert found.dropped == 5000 - len(complete)
+
+
+def test_moments_are_the_same_bits_on_any_executor(small_groups: int, executor: Any) -> None:
+    source = drawn(30, 700, weighted=True, missing=0.01)
+    runs = [
+        survey(Scanner(source, one), 500, 0, "drop") for one in (Threads(1), Threads(3), executor)
+    ]
+    for other in runs[1:]:
+        np.testing.assert_array_equal(runs[0].moments.products, other.moments.products)
+        np.testing.assert_array_equal(runs[0].moments.mean, other.moments.mean)
+        np.testing.assert_array_equal(runs[0].sample.X, other.sample.X)
+        assert runs[0].weight == other.weight
+
+
+def test_nulls_are_counted_and_the_first_is_named(X: np.ndarray) -> None:
+    X[[640, 130, 900], [1, 1, 0]] = np.nan
+    message = r"contains NaN: column 'c0' holds 1 nulls or NaN, the first at row 900; set nulls ="
+    with pytest.raises(NonFiniteError, match=message):
+        surveyed(X)
+    X[900, 0] = 0.0
+    with pytest.raises(NonFiniteError, match=r"column 'c1' holds 2 nulls or NaN, .* at row 130;"):
+        surveyed(X)
+    found = surveyed(X, nulls="drop")
+    complete = np.delete(X, [130, 640], axis=0)
+    assert (found.rows, found.dropped) == (998, 2)
+    np.testing.assert_allclose(found.moments.mean, complete.mean(axis=0), rtol=1e-13)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("nulls", ["error", "drop"])
+def test_infinity_is_always_refused(X: np.ndarray, value: float, nulls: str) -> None:
+    X[[5, 700], [2, 2]] = value
+    X[3, 1] = np.nan
+    message = r"contains infinity: column 'c2' holds 2, the first at row 5; remove or replace them"
+    with pytest.raises(NonFiniteError, match=message):
+        surveyed(X, nulls=nulls)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (
+            slice(700, 702),
+            -1.0,
+            r"sample weights: 2 are negative or infinite, the first at row 700",
+        ),
+        (17, np.inf, r"sample weights: 1 are negative or infinite, the first at row 17; weights"),
+        (17, np.nan, r"column 'sample_weight' holds 1 nulls or NaN, the first at row 17"),
+        (slice(None), 0.0, r"sample weights: all are 0; at least one row must count"),
+    ],
+)
+@pytest.mark.parametrize("nulls", ["error", "drop"])
+def test_weights_that_cannot_count_are_refused(
+    X: np.ndarray, place: Any, value: float, message: str, nulls: str
+) -> None:
+    weights = np.ones(1000)
+    weights[place] = value
+    with pytest.raises(InputError, match=message):
+        surveyed(X, weights=weights, nulls=nulls)
+
+
+def test_no_complete_row_is_an_error_that_names_the_empty_column(X: np.ndarray) -> None:
+    X[:, 1] = np.nan
+    with pytest.raises(TooFewRowsError, match=r"no complete row in 1,000: column 'c1' holds noth"):
+        surveyed(X, nulls="drop")
+    X[:500, 1] = 0.0
+    X[500:, 2] = np.nan
+    X[:500, 0] = np.nan
+    with pytest.raises(TooFewRowsError, match=r"no complete row in 1,000: every row has a null; "):
+        surveyed(X, nulls="drop")
+
+
+def test_a_source_of_empty_chunks_has_no_complete_row() -> None:
+    with pytest.raises(TooFewRowsError, match="no complete row in 0"):
+        survey(Scanner(DrawnRows((0, 0), (0, 1)), Threads(1)), 10, 0, "error")
+
+
+def test_a_value_that_many_rows_share_is_found() -> None:
+    X = np.random.default_rng(0).normal(size=(2000, 2))
+    X[:40, 1] = 7.5
+    assert frequent_values(Sample(X, None), ("a", "b")) == [("b", 7.5, 0.02)]
+    X[19:40, 1] = np.arange(21)
+    assert frequent_values(Sample(X, None), ("a", "b")) == []
