@@ -113,78 +113,85 @@ class Diag(CovarianceType):
 
 
 @inlined
-def _distances(tile, mean, factor, squares):  # type: ignore[no-untyped-def]
-    """Write |y|² = Σ ((x − μ)/σ)² of the rows of a tile."""
+def _distances(tile, means, factors, squares):  # type: ignore[no-untyped-def]
+    """Write |y|² = Σ ((x − μ)/σ)² of the rows of a tile for each component, (k, ROWS)."""
     wide()
-    d = mean.shape[0]
+    k, d = means.shape
     blocks = d // 4 * 4
     squares[:] = 0.0
     for j in range(0, blocks, 4):
         x = tile[j * ROWS : (j + 4) * ROWS]
-        m0, m1, m2, m3 = mean[j], mean[j + 1], mean[j + 2], mean[j + 3]
-        u0, u1, u2, u3 = factor[j], factor[j + 1], factor[j + 2], factor[j + 3]
-        for i in range(ROWS):
-            y0 = (x[i] - m0) * u0
-            y1 = (x[i + ROWS] - m1) * u1
-            y2 = (x[i + 2 * ROWS] - m2) * u2
-            y3 = (x[i + 3 * ROWS] - m3) * u3
-            squares[i] += (y0 * y0 + y1 * y1) + (y2 * y2 + y3 * y3)
+        for c in range(k):
+            q = squares[c]
+            m0, m1, m2, m3 = means[c, j], means[c, j + 1], means[c, j + 2], means[c, j + 3]
+            u0, u1, u2, u3 = factors[c, j], factors[c, j + 1], factors[c, j + 2], factors[c, j + 3]
+            for i in range(ROWS):
+                y0 = (x[i] - m0) * u0
+                y1 = (x[i + ROWS] - m1) * u1
+                y2 = (x[i + 2 * ROWS] - m2) * u2
+                y3 = (x[i + 3 * ROWS] - m3) * u3
+                q[i] += (y0 * y0 + y1 * y1) + (y2 * y2 + y3 * y3)
     for j in range(blocks, d):
         x = tile[j * ROWS : (j + 1) * ROWS]
-        mu = mean[j]
-        u = factor[j]
-        for i in range(ROWS):
-            y = (x[i] - mu) * u
-            squares[i] += y * y
+        for c in range(k):
+            q = squares[c]
+            mu = means[c, j]
+            u = factors[c, j]
+            for i in range(ROWS):
+                y = (x[i] - mu) * u
+                q[i] += y * y
 
 
 @inlined
-def _add(tile, mean, factor, responsibilities, F, S):  # type: ignore[no-untyped-def]
-    """Add Σ r y to F (d,) and Σ r y² to S (d,); y is cheaper made again than kept."""
+def _add(tile, means, responsibilities, F, S):  # type: ignore[no-untyped-def]
+    """Add Σ r (x − μ) to F and Σ r (x − μ)² to S, (k, d): cheaper made again than kept."""
     wide()
-    d = mean.shape[0]
+    k, d = means.shape
     blocks = d // 4 * 4
     for j in range(0, blocks, 4):
         x = tile[j * ROWS : (j + 4) * ROWS]
-        m0, m1, m2, m3 = mean[j], mean[j + 1], mean[j + 2], mean[j + 3]
-        f0 = f1 = f2 = f3 = s0 = s1 = s2 = s3 = 0.0
-        for i in range(ROWS):
-            r = responsibilities[i]
-            x0 = x[i] - m0
-            x1 = x[i + ROWS] - m1
-            x2 = x[i + 2 * ROWS] - m2
-            x3 = x[i + 3 * ROWS] - m3
-            p0 = r * x0
-            p1 = r * x1
-            p2 = r * x2
-            p3 = r * x3
-            f0 += p0
-            f1 += p1
-            f2 += p2
-            f3 += p3
-            s0 += p0 * x0
-            s1 += p1 * x1
-            s2 += p2 * x2
-            s3 += p3 * x3
-        F[j] += factor[j] * f0
-        F[j + 1] += factor[j + 1] * f1
-        F[j + 2] += factor[j + 2] * f2
-        F[j + 3] += factor[j + 3] * f3
-        S[j] += factor[j] ** 2 * s0
-        S[j + 1] += factor[j + 1] ** 2 * s1
-        S[j + 2] += factor[j + 2] ** 2 * s2
-        S[j + 3] += factor[j + 3] ** 2 * s3
+        for c in range(k):
+            r = responsibilities[c]
+            m0, m1, m2, m3 = means[c, j], means[c, j + 1], means[c, j + 2], means[c, j + 3]
+            f0 = f1 = f2 = f3 = s0 = s1 = s2 = s3 = 0.0
+            for i in range(ROWS):
+                x0 = x[i] - m0
+                x1 = x[i + ROWS] - m1
+                x2 = x[i + 2 * ROWS] - m2
+                x3 = x[i + 3 * ROWS] - m3
+                p0 = r[i] * x0
+                p1 = r[i] * x1
+                p2 = r[i] * x2
+                p3 = r[i] * x3
+                f0 += p0
+                f1 += p1
+                f2 += p2
+                f3 += p3
+                s0 += p0 * x0
+                s1 += p1 * x1
+                s2 += p2 * x2
+                s3 += p3 * x3
+            F[c, j] += f0
+            F[c, j + 1] += f1
+            F[c, j + 2] += f2
+            F[c, j + 3] += f3
+            S[c, j] += s0
+            S[c, j + 1] += s1
+            S[c, j + 2] += s2
+            S[c, j + 3] += s3
     for j in range(blocks, d):
         x = tile[j * ROWS : (j + 1) * ROWS]
-        mu = mean[j]
-        f = s = 0.0
-        for i in range(ROWS):
-            residual = x[i] - mu
-            p = responsibilities[i] * residual
-            f += p
-            s += p * residual
-        F[j] += factor[j] * f
-        S[j] += factor[j] ** 2 * s
+        for c in range(k):
+            r = responsibilities[c]
+            mu = means[c, j]
+            f = s = 0.0
+            for i in range(ROWS):
+                residual = x[i] - mu
+                p = r[i] * residual
+                f += p
+                s += p * residual
+            F[c, j] += f
+            S[c, j] += s
 
 
 @kernel("statistics kernel of the diag covariance")
@@ -195,7 +202,7 @@ def _statistics(  # type: ignore[no-untyped-def]
     k, d = means.shape
     tile = aligned(d * ROWS)
     log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(ROWS)
+    squares = aligned(k * ROWS).reshape((k, ROWS))
     top = aligned(ROWS)
     largest_mean = largest(means)
     largest_factor = largest(factors)
@@ -206,21 +213,16 @@ def _statistics(  # type: ignore[no-untyped-def]
         magnitude = load_tile(tile, source, start, rows)
         clip_far(tile, magnitude, largest_mean, largest_factor)
         load_weights(weights, sample_weight, start, rows)
+        _distances(tile, means, factors, squares)
         for c in range(k):
-            _distances(tile, means[c], factors[c], squares)
-            joint_densities(log_joint[c], constants[c], 0.5, squares, top, c == 0)
-        normalise(log_joint, weights, top, squares)
+            joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
+        normalise(log_joint, weights, top, squares[0])
         log_likelihood += dot(weights, top)
         for c in range(k):
             counts[c] += sum_of(log_joint[c])
-            _add(
-                tile,
-                means[c],
-                factors[c],
-                log_joint[c],
-                residual_sums[c],
-                residual_products[c],
-            )
+        _add(tile, means, log_joint, residual_sums, residual_products)
+    residual_sums *= factors
+    residual_products *= factors * factors
     return log_likelihood
 
 
@@ -232,7 +234,7 @@ def _assign(  # type: ignore[no-untyped-def]
     k, d = means.shape
     tile = aligned(d * ROWS)
     log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(ROWS)
+    squares = aligned(k * ROWS).reshape((k, ROWS))
     top = aligned(ROWS)
     largest_mean = largest(means)
     largest_factor = largest(factors)
@@ -241,7 +243,9 @@ def _assign(  # type: ignore[no-untyped-def]
         rows = min(ROWS, source.n - start)
         magnitude = load_tile(tile, source, start, rows)
         clip_far(tile, magnitude, largest_mean, largest_factor)
+        _distances(tile, means, factors, squares)
         for c in range(k):
-            _distances(tile, means[c], factors[c], squares)
-            joint_densities(log_joint[c], constants[c], 0.5, squares, top, c == 0)
-        assign_tile(log_joint, ones, top, squares, start, rows, labels, densities, responsibilities)
+            joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
+        assign_tile(
+            log_joint, ones, top, squares[0], start, rows, labels, densities, responsibilities
+        )

@@ -121,9 +121,9 @@ def _statistics(  # type: ignore[no-untyped-def]
     wide()
     k, d = means.shape
     tile = aligned(d * ROWS)
-    all_squares = aligned(k * ROWS).reshape((k, ROWS))
     log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(ROWS)
+    squares = aligned(k * ROWS).reshape((k, ROWS))
+    room = aligned(ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
     largest_factor = largest(factors)
@@ -134,17 +134,20 @@ def _statistics(  # type: ignore[no-untyped-def]
         magnitude = load_tile(tile, source, start, rows)
         clip_far(tile, magnitude, largest_mean, largest_factor)
         load_weights(weights, sample_weight, start, rows)
+        distances(tile, means, squares)
         for c in range(k):
-            distances(tile, means[c], all_squares[c])
             joint_densities(
-                log_joint[c], constants[c], 0.5 * factors[c] ** 2, all_squares[c], top, c == 0
+                log_joint[c], constants[c], 0.5 * factors[c] ** 2, squares[c], top, c == 0
             )
-        normalise(log_joint, weights, top, squares)
+        normalise(log_joint, weights, top, room)
         log_likelihood += dot(weights, top)
         for c in range(k):
             counts[c] += sum_of(log_joint[c])
-            add_residuals(tile, means[c], log_joint[c], factors[c], residual_sums[c])
-            residual_products[c] += factors[c] ** 2 * dot(log_joint[c], all_squares[c])
+            residual_products[c] += dot(log_joint[c], squares[c])
+        add_residuals(tile, means, log_joint, residual_sums)
+    for c in range(k):
+        residual_sums[c] *= factors[c]
+        residual_products[c] *= factors[c] ** 2
     return log_likelihood
 
 
@@ -156,7 +159,8 @@ def _assign(  # type: ignore[no-untyped-def]
     k, d = means.shape
     tile = aligned(d * ROWS)
     log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(ROWS)
+    squares = aligned(k * ROWS).reshape((k, ROWS))
+    room = aligned(ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
     largest_factor = largest(factors)
@@ -165,7 +169,9 @@ def _assign(  # type: ignore[no-untyped-def]
         rows = min(ROWS, source.n - start)
         magnitude = load_tile(tile, source, start, rows)
         clip_far(tile, magnitude, largest_mean, largest_factor)
+        distances(tile, means, squares)
         for c in range(k):
-            distances(tile, means[c], squares)
-            joint_densities(log_joint[c], constants[c], 0.5 * factors[c] ** 2, squares, top, c == 0)
-        assign_tile(log_joint, ones, top, squares, start, rows, labels, densities, responsibilities)
+            joint_densities(
+                log_joint[c], constants[c], 0.5 * factors[c] ** 2, squares[c], top, c == 0
+            )
+        assign_tile(log_joint, ones, top, room, start, rows, labels, densities, responsibilities)

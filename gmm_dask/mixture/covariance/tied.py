@@ -183,7 +183,8 @@ def _statistics(  # type: ignore[no-untyped-def]
     residuals = aligned(d * ROWS)
     whitened = aligned((1 if near else k) * d * ROWS).reshape((1 if near else k, d * ROWS))
     log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(ROWS)
+    squares = aligned(k * ROWS).reshape((k, ROWS))
+    room = aligned(ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
     largest_factor = largest(factors)
@@ -196,25 +197,23 @@ def _statistics(  # type: ignore[no-untyped-def]
         clip_far(tile, magnitude, largest_mean, largest_factor)
         load_weights(weights, sample_weight, start, rows)
         if near:
-            whiten(tile, centre, factors, residuals, whitened[0], squares)
+            whiten(tile, centre, factors, residuals, whitened[0], room)
+            distances(whitened[0], shifts, squares)
         for c in range(k):
-            if near:
-                distances(whitened[0], shifts[c], squares)
-            else:
-                whiten(tile, means[c], factors, residuals, whitened[c], squares)
-            joint_densities(log_joint[c], constants[c], 0.5, squares, top, c == 0)
-        normalise(log_joint, weights, top, squares)
+            if not near:
+                whiten(tile, means[c], factors, residuals, whitened[c], squares[c])
+            joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
+        normalise(log_joint, weights, top, room)
         log_likelihood += dot(weights, top)
+        if near:
+            add_residuals(whitened[0], shifts, log_joint, residual_sums)
+            add_products(whitened[0], weights, residuals, totals, residual_products)
         for c in range(k):
             counts[c] += sum_of(log_joint[c])
-            if near:
-                add_residuals(whitened[0], shifts[c], log_joint[c], 1.0, residual_sums[c])
-            else:
+            if not near:
                 add_products(
                     whitened[c], log_joint[c], residuals, residual_sums[c], residual_products
                 )
-        if near:
-            add_products(whitened[0], weights, residuals, totals, residual_products)
     if near:
         _unshift(counts, residual_sums, shifts, residual_products)
     mirror(residual_products)
@@ -234,7 +233,8 @@ def _assign(  # type: ignore[no-untyped-def]
     residuals = aligned(d * ROWS)
     whitened = aligned(d * ROWS)
     log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(ROWS)
+    squares = aligned(k * ROWS).reshape((k, ROWS))
+    room = aligned(ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
     largest_factor = largest(factors)
@@ -244,11 +244,10 @@ def _assign(  # type: ignore[no-untyped-def]
         magnitude = load_tile(tile, source, start, rows)
         clip_far(tile, magnitude, largest_mean, largest_factor)
         if near:
-            whiten(tile, centre, factors, residuals, whitened, squares)
+            whiten(tile, centre, factors, residuals, whitened, room)
+            distances(whitened, shifts, squares)
         for c in range(k):
-            if near:
-                distances(whitened, shifts[c], squares)
-            else:
-                whiten(tile, means[c], factors, residuals, whitened, squares)
-            joint_densities(log_joint[c], constants[c], 0.5, squares, top, c == 0)
-        assign_tile(log_joint, ones, top, squares, start, rows, labels, densities, responsibilities)
+            if not near:
+                whiten(tile, means[c], factors, residuals, whitened, squares[c])
+            joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
+        assign_tile(log_joint, ones, top, room, start, rows, labels, densities, responsibilities)

@@ -1,0 +1,165 @@
+"""One pass of EM against scikit-learn's iteration: ``python benchmarks/kernel.py``.
+
+For each covariance type, size and dtype, on one thread and on all cores: nanoseconds per row of
+one iteration (E-step, M-step), of ours and of scikit-learn's, measured alternately in one run on
+the same cores; their ratio; and the share of the machine's own dgemm rate that the pass reaches.
+
+- Ours: `sum_statistics` over feature-major rows (as Parquet columns arrive), one call a thread,
+  each on a slice of the rows, then `maximize`. scikit-learn's: `GaussianMixture` on C-ordered rows
+  from the same parameters with ``tol=0``, the difference of two fits with more and fewer
+  iterations, so that what is done once does not count. Both: the best of several repetitions,
+  in the processor's time on one thread, so that other work on the machine disturbs little.
+- Rows: 36 MB of float64 in each size, the least with which scikit-learn's temporary arrays cost
+  what they cost on large data (the C library then returns them to the system each time).
+- Arithmetic counted per row, of what is executed, exp and log not counted. With a matrix:
+  subtract d, whiten d(d+1), square 2d, weight d, F d, S d(d+1). Full does this for each
+  component; tied once, and for each component distance 3d and F 3d. Diag: distance 4d, F and S
+  5d; spherical: distance 3d, F 3d; for each component.
+
+Narrow it down with ``--types full --dtypes float64 --sizes 8,8``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from itertools import pairwise
+from operator import add
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
+
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
+from gmm_dask.mixture.em import maximize
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.statistics import sum_statistics
+
+SIZES = [(2, 3), (8, 8), (16, 16), (32, 16), (64, 16)]
+VALUES = 4_500_000  # n·d: the rows of every size take 36 MB
+SIDE = 1000  # of the square matrices of the dgemm
+REG_COVAR = 1e-6
+ITERATIONS = 1, 3  # of the two fits of scikit-learn whose difference is taken
+
+
+def arithmetic(covariance_type: str, d: int, k: int) -> int:
+    """Floating point operations of one row, as counted above."""
+    matrix = 2 * d * (d + 1) + 5 * d
+    return {
+        "full": k * matrix,
+        "tied": matrix + k * 6 * d,
+        "diag": k * 9 * d,
+        "spherical": k * 6 * d,
+    }[covariance_type]
+
+
+def overlapping_mixture(
+    d: int, k: int, n: int, covariance_type: str
+) -> tuple[np.ndarray, MixtureParameters]:
+    """Rows of a mixture whose components overlap, (n, d), and parameters close to it."""
+    rng = np.random.default_rng(0)
+    means = 2.0 * rng.normal(size=(k, d))
+    factors = rng.normal(size=(k, d, d)) / np.sqrt(d)
+    matrices = factors @ factors.mT + 0.5 * np.eye(d)
+    component = rng.integers(0, k, n)
+    X = np.empty((n, d))
+    for c in range(k):
+        mine = component == c
+        X[mine] = rng.multivariate_normal(means[c], matrices[c], mine.sum())
+    covariances = {
+        "full": matrices,
+        "tied": matrices.mean(axis=0),
+        "diag": np.diagonal(matrices, axis1=1, axis2=2),
+        "spherical": np.trace(matrices, axis1=1, axis2=2) / d,
+    }[covariance_type]
+    start = MixtureParameters.from_covariances(
+        covariance_type, np.full(k, 1.0 / k), means + 0.1 * rng.normal(size=(k, d)), covariances
+    )
+    return X, start
+
+
+def seconds(threads, function, *arguments) -> float:
+    """Time of a call: of the processor on one thread, else of the clock on the wall."""
+    clock = time.process_time if threads == 1 else time.perf_counter
+    begin = clock()
+    function(*arguments)
+    return clock() - begin
+
+
+def iteration(X, start, pool, threads) -> MixtureParameters:
+    """Run our E-step on threads over row slices, and our M-step."""
+    slices = [X[a:b] for a, b in pairwise(np.linspace(0, len(X), threads + 1).astype(int))]
+    parts = pool.map(lambda rows: sum_statistics(start, rows), slices)
+    return maximize(start, reduce(add, parts), REG_COVAR)
+
+
+def scikit_learn_fit(X, start, max_iter) -> None:
+    covariance = COVARIANCE_TYPES[start.covariance_type]
+    GaussianMixture(
+        start.n_components,
+        covariance_type=start.covariance_type,
+        weights_init=start.weights.astype(X.dtype),
+        means_init=start.means.astype(X.dtype),
+        precisions_init=covariance.precisions(start.precisions_cholesky).astype(X.dtype),
+        reg_covar=REG_COVAR,
+        tol=0.0,
+        max_iter=max_iter,
+    ).fit(X)
+
+
+def compare(covariance_type, d, k, dtype, threads, repetitions) -> tuple[float, float, float]:
+    """Seconds of an iteration of ours, of scikit-learn's, and of a dgemm of side `SIDE`."""
+    X, start = overlapping_mixture(d, k, VALUES // d, covariance_type)
+    rows = np.ascontiguousarray(X.astype(dtype).T).T  # feature-major
+    X = X.astype(dtype)
+    few, many = ITERATIONS
+    square = np.random.default_rng(0).normal(size=(SIDE, SIDE))
+    ours, short, long, dgemm = [], [], [], []
+    with ThreadPoolExecutor(threads) as pool, threadpool_limits(threads):
+        iteration(rows, start, pool, threads)
+        for _ in range(repetitions):
+            for _ in range(4):
+                ours.append(seconds(threads, iteration, rows, start, pool, threads))
+                dgemm.append(seconds(threads, np.matmul, square, square))
+            short.append(seconds(threads, scikit_learn_fit, X, start, few))
+            long.append(seconds(threads, scikit_learn_fit, X, start, many))
+    return min(ours), (min(long) - min(short)) / (many - few), min(dgemm)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--types", nargs="+", default=list(COVARIANCE_TYPES))
+    parser.add_argument("--dtypes", nargs="+", default=["float64", "float32"])
+    parser.add_argument("--sizes", nargs="+", default=[f"{d},{k}" for d, k in SIZES])
+    parser.add_argument("--repetitions", type=int, default=3)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    cores = len(os.sched_getaffinity(0))
+    print(f"{platform.processor() or platform.machine()}, {cores} cores, numpy {np.__version__}")
+    for threads in sorted({1, cores}):
+        print(f"\nthreads: {threads}")
+        print("type       d   k dtype    ours ns/row  scikit-learn  ratio  of dgemm")
+        for covariance_type in options.types:
+            for d, k in (tuple(map(int, size.split(","))) for size in options.sizes):
+                for dtype in options.dtypes:
+                    ours, theirs, dgemm = compare(
+                        covariance_type, d, k, dtype, threads, options.repetitions
+                    )
+                    n = VALUES // d
+                    rate = n * arithmetic(covariance_type, d, k) / ours
+                    share = rate / (2.0 * SIDE**3 / dgemm)
+                    print(
+                        f"{covariance_type:9s} {d:2d} {k:3d} {dtype} {ours / n * 1e9:12.1f} "
+                        f"{theirs / n * 1e9:13.1f} {theirs / ours:5.1f}x {share:9.2f}",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()
