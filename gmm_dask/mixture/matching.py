@@ -50,12 +50,15 @@ def bhattacharyya(new: MixtureParameters, old: MixtureParameters) -> FloatArray:
 
 
 def match(new: MixtureParameters, old: MixtureParameters) -> tuple[Match, ...]:
-    """Pair components so that the sum of their distances is least; ordered by ``new``.
+    """Pair components so that the sum of their distances D is least; ordered by ``new``.
+
+    What is summed is D/(1 + D): where one component vanished and another came far away, that
+    distance would otherwise be worth shifting the components between the two by one.
 
     Where the mixtures have different numbers of components, some have no counterpart.
     """
     distances = bhattacharyya(new, old)
-    pairs = zip(*linear_sum_assignment(distances), strict=True)
+    pairs = zip(*linear_sum_assignment(distances / (1.0 + distances)), strict=True)
     found = []
     for j, i in sorted((int(j), int(i)) for j, i in pairs):
         apart = new.means[j] - old.means[i]  # (d,)
