@@ -223,7 +223,7 @@ def _run_as_flow(
     debug: bool,
     options: dict[str, bool],
 ) -> Any:
-    from pipelines.progress import fan_out, listening
+    from pipelines.progress import fan_out, listening, log
     from pipelines.settings import prepare_environment, require_server
     from pipelines.terminal import watch
 
@@ -232,7 +232,8 @@ def _run_as_flow(
     with watch(lines=not debug) as notify, listening(fan_out(begun, notify)):
         import importlib
 
-        require_server()
+        if not require_server():
+            log.info("starting Prefect's embedded server, which takes some seconds")
         flow = getattr(importlib.import_module(f"pipelines.{name}"), name)
         outcome = flow(run, cluster, return_state=True, **options).result(raise_on_failure=False)
     if isinstance(outcome, BaseException):

@@ -42,8 +42,8 @@ def prepare_environment(debug: bool = False) -> None:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
-def require_server(embedded: bool = True) -> None:
-    """Check that the server the user has named answers.
+def require_server(embedded: bool = True) -> str | None:
+    """Check that the server the user has named answers; return its address, if one is named.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def require_server(embedded: bool = True) -> None:
     address = PREFECT_API_URL.value()
     if address is None:
         if embedded:
-            return
+            return None
         raise ConfigError(
             "PREFECT_API_URL is not set, and schedules need a server that stays: run "
             "`prefect server start` and set PREFECT_API_URL=http://127.0.0.1:4200/api"
@@ -73,3 +73,4 @@ def require_server(embedded: bool = True) -> None:
             f"PREFECT_API_URL = {address}: no Prefect server answers ({problem}); start it, "
             "unset the address for an embedded server, or run with --direct"
         )
+    return address
