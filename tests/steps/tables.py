@@ -117,9 +117,9 @@ def run_retrain(run, run_id, notify=silent, cluster=THREADS):
     return evaluation, decision, steps.publish(run, evaluation, run_id, based_on)
 
 
-def out_of_core(plan, notify=silent, threads=2):
-    """A scanner that keeps no rows: every scan reads the files again."""
-    return Scanner(parquet_chunks(plan), Threads(threads, memory=0), notify)
+def out_of_core(plan, notify=silent, threads=2, memory=0):
+    """A scanner that keeps no rows, unless given memory: every scan reads the files again."""
+    return Scanner(parquet_chunks(plan), Threads(threads, memory=memory), notify)
 
 
 def read_predictions(run):

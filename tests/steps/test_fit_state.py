@@ -1,0 +1,468 @@
+"""A fit interrupted anywhere goes on where it was, and ends with the same bits."""
+
+import logging
+import subprocess
+import sys
+import textwrap
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from tables import files_below, make_run, out_of_core, write_day, write_days
+
+from gmm_dask import steps
+from gmm_dask.chunked.fit import FitState
+from gmm_dask.chunked.survey import Defects, Draw, Moments, Survey
+from gmm_dask.errors import StorageError
+from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
+from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.search import SearchRecord
+from gmm_dask.storage.checkpoint import CHECKPOINTS, Checkpoint, open_checkpoint
+from gmm_dask.storage.fit_state import decode, encode
+
+KINDS = ("full", "tied", "diag", "spherical")
+
+
+def bits(value):
+    """All bits of a record, but those that say how long something took."""
+    if is_dataclass(value):
+        return {
+            one.name: bits(getattr(value, one.name))
+            for one in fields(value)
+            if one.name != "seconds"
+        }
+    if isinstance(value, np.ndarray):
+        return (value.dtype.str, value.shape, value.tobytes())
+    if isinstance(value, (tuple, list)):
+        return [bits(item) for item in value]
+    if isinstance(value, float):
+        return value.hex()
+    return value
+
+
+# The codec
+
+FLOATS = st.floats(width=64)
+K, D, M = 3, 2, 5
+
+
+def arrays(*shape, dtype=np.float64, elements=None):
+    return hnp.arrays(dtype, shape, elements=elements)
+
+
+def parameters(kind):
+    shape = {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[kind]
+    return st.builds(
+        MixtureParameters,
+        st.just(kind),
+        arrays(K),
+        arrays(K, D),
+        arrays(*shape),
+        arrays(*shape),
+    )
+
+
+iterations = st.builds(
+    Iteration,
+    FLOATS,
+    arrays(K),
+    arrays(K, D),
+    st.lists(st.integers(0, K - 1), max_size=K).map(tuple),
+    FLOATS,
+)
+
+
+def candidates(kind):
+    return st.builds(
+        Candidate,
+        parameters(kind),
+        st.sampled_from(Status),
+        st.lists(iterations, max_size=3).map(tuple),
+        st.none() | arrays(K),
+        st.integers(0, 2**53),
+        FLOATS,
+        st.text(max_size=5),
+    )
+
+
+places = st.lists(
+    st.none() | st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)),
+    min_size=D + 1,
+    max_size=D + 1,
+).map(tuple)
+counts = arrays(D + 1, dtype=np.int64)
+
+
+@st.composite
+def states(draw):
+    kind = draw(st.sampled_from(KINDS))
+    single = draw(st.booleans())
+    weighted = draw(st.booleans())
+    survey = Survey(
+        draw(st.integers(0, 2**53)),
+        Moments(
+            draw(st.integers(0, 2**53)),
+            draw(arrays(D)),
+            draw(arrays(D, D)),
+            draw(arrays(D)),
+            draw(arrays(D)),
+        ),
+        draw(FLOATS),
+        Defects(draw(counts), draw(counts), draw(places), draw(places)),
+        Draw(
+            draw(st.integers(1, 2**40)),
+            draw(arrays(M, dtype=np.uint64)),
+            draw(arrays(M, dtype=np.int64)),
+            draw(arrays(D, M, dtype=np.float32 if single else np.float64)).T,
+            draw(arrays(M)) if weighted else np.empty(0),
+        ),
+    )
+    starts = draw(st.lists(parameters(kind), max_size=2).map(tuple))
+    search = st.builds(
+        SearchRecord,
+        **dict.fromkeys(("rows", "starts", "failed", "iterations"), st.integers(0, 2**53)),
+        log_likelihoods=st.lists(FLOATS, max_size=3).map(tuple),
+        seconds=st.floats(0, 1e9),
+    )
+    em = st.builds(
+        EMState, st.lists(candidates(kind), min_size=1, max_size=2).map(tuple), st.integers(0, 99)
+    )
+    return FitState(
+        survey,
+        draw(st.none() | st.lists(st.integers(0, 2**64 - 1), max_size=4).map(tuple)),
+        starts,
+        tuple(draw(st.booleans()) for _ in starts),
+        draw(st.none() | search),
+        draw(st.none() | em),
+        draw(st.integers(0, 99)),
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    with open_checkpoint(tmp_path_factory.mktemp("codec"), "codec", "key") as opened:
+        yield opened
+
+
+@settings(max_examples=60, deadline=None)
+@given(state=states())
+def test_every_bit_of_a_state_comes_back(checkpoint, state):
+    checkpoint.save(*encode(state))
+    restored = decode(*checkpoint.load())
+    assert bits(restored) == bits(state)
+    assert restored.survey.draw.values.T.flags.c_contiguous  # feature-major, as it was
+
+
+@settings(max_examples=15, deadline=None)
+@given(state=states(), content=st.data())
+def test_a_state_with_a_part_missing_is_not_understood(state, content):
+    told, meta = encode(state)
+    name = content.draw(st.sampled_from([name for name in told if not name.endswith("counts")]))
+    if name == "fingerprints":
+        return
+    with pytest.raises((LookupError, TypeError, ValueError)):
+        decode({key: array for key, array in told.items() if key != name}, meta)
+    key = content.draw(st.sampled_from(sorted(meta.keys() - {"candidates"})))
+    with pytest.raises((LookupError, TypeError, ValueError)):
+        decode(told, {one: value for one, value in meta.items() if one != key})
+
+
+# Interruption
+
+SMALL = {"fit__search_rows": 300, "fit__n_init": 2, "fit__tol": 1e-7}
+MODES = {
+    "read again": (SMALL, 0),  # each iteration reads the files
+    "kept": (SMALL, 2**30),  # the scanner keeps their rows
+    # The sample holds all rows; without a search there are iterations left to do.
+    "in memory": ({"fit__search_rows": "none", "fit__n_init": 2, "fit__tol": 1e-7}, 0),
+}
+
+
+class StopError(Exception):
+    """What a test raises in the middle of a fit."""
+
+
+@pytest.fixture
+def _saves_always(monkeypatch):
+    monkeypatch.setattr(steps.fitting, "SAVE_SECONDS", 0.0)
+
+
+def at_stage(stage):
+    return lambda event: isinstance(event, StageStarted) and event.stage == stage
+
+
+def at_iteration(number):
+    return lambda event: isinstance(event, IterationFinished) and event.iteration == number
+
+
+def inside(stage, times):
+    """In the middle of the n-th scan of a stage."""
+    seen = []
+
+    def matches(event):
+        if isinstance(event, StageAdvanced) and event.stage == stage:
+            seen.append(event)
+        return len(seen) == times
+
+    return matches
+
+
+def fit(run, memory=0, until=lambda event: False):
+    """The fit step, up to an event; what it found, and the events of the way."""
+    events = []
+
+    def notify(event):
+        events.append(event)
+        if until(event):
+            raise StopError
+
+    plan = steps.inspect_input(run)
+    with out_of_core(plan, notify, memory=memory) as scanner:
+        return steps.fit(run, plan, scanner, notify), events
+
+
+def interrupt(run, until, memory=0):
+    with pytest.raises(StopError):
+        fit(run, memory, until)
+
+
+def scans(events):
+    return [
+        event.stage for event in events if isinstance(event, StageStarted) and event.unit == "rows"
+    ]
+
+
+@pytest.mark.usefixtures("_saves_always")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_fit_interrupted_after_any_step_ends_with_the_same_bits(tmp_path, kind, mode):
+    write_days(tmp_path)
+    keys, memory = MODES[mode]
+    run = make_run(tmp_path, model__covariance_type=kind, **keys)
+    whole, events = fit(run, memory)
+    checkpoint = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint
+    iterations = [event for event in events if isinstance(event, IterationFinished)]
+    assert len(iterations) >= 3
+    points = [at_iteration(one.iteration) for one in iterations]
+    if mode != "in memory":
+        points += [at_stage("search"), at_stage("polish"), inside("polish", 2), inside("polish", 3)]
+    for until in points:
+        (checkpoint / "state").unlink()
+        interrupt(run, until, memory)
+        resumed, after = fit(run, memory)
+        assert bits(resumed) == bits(whole)
+        assert len(after) < len(events)
+        assert "survey" not in scans(after)
+
+
+@pytest.mark.usefixtures("_saves_always")
+def test_a_fit_interrupted_after_every_step_in_turn_ends_with_the_same_bits(tmp_path):
+    write_days(tmp_path)
+    run = make_run(tmp_path, **SMALL)
+    whole, events = fit(run)
+    path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint / "state"
+    path.unlink()
+    interrupt(run, at_stage("search"))
+    interrupt(run, at_stage("polish"))
+    iterations = max(event.iteration for event in events if isinstance(event, IterationFinished))
+    for number in range(1, iterations + 1):
+        interrupt(run, at_iteration(number))
+    resumed, after = fit(run)
+    assert bits(resumed) == bits(whole)
+    assert after == []
+
+
+@pytest.mark.usefixtures("_saves_always")
+def test_the_model_of_a_resumed_fit_is_the_same_bytes_and_no_checkpoint_remains(tmp_path):
+    write_days(tmp_path)
+    run = make_run(tmp_path, **SMALL)
+    plan = steps.inspect_input(run)
+    digests = []
+    for number, until in enumerate([None, at_iteration(2)]):
+        if until is not None:
+            interrupt(run, until)
+        with out_of_core(plan) as scanner:
+            fitted = steps.fit(run, plan, scanner, silent)
+            evaluation = steps.evaluate(run, plan, scanner, fitted)
+        digests.append(evaluation.model.sha256)
+        steps.publish(run, evaluation, f"run-{number}")
+        left = files_below(tmp_path / "models" / "boxes" / CHECKPOINTS)
+        assert left == {}
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.usefixtures("_saves_always")
+def test_a_refused_candidate_leaves_no_checkpoint(tmp_path):
+    write_days(tmp_path)
+    run = make_run(tmp_path, retrain__min_rows=10_000)
+    plan = steps.inspect_input(run)
+    with out_of_core(plan) as scanner:
+        fitted = steps.fit(run, plan, scanner, silent)
+        evaluation = steps.evaluate(run, plan, scanner, fitted)
+    assert files_below(tmp_path / "models" / "boxes" / CHECKPOINTS) != {}
+    steps.reject(run, evaluation, steps.decide(run, evaluation), "r1")
+    assert files_below(tmp_path / "models" / "boxes" / CHECKPOINTS) == {}
+
+
+@pytest.mark.usefixtures("_saves_always")
+@pytest.mark.parametrize("change", ["tolerance", "seed", "components", "data"])
+def test_a_checkpoint_of_other_data_or_configuration_is_not_used(tmp_path, change):
+    write_days(tmp_path)
+    interrupt(make_run(tmp_path, **SMALL), at_iteration(2))
+    if change == "data":
+        write_day(tmp_path, 2, shift=0.25)
+    keys = {
+        "tolerance": {"fit__tol": 1e-6},
+        "seed": {"fit__random_state": 1},
+        "components": {"model__n_components": 2},
+        "data": {},
+    }[change]
+    other = make_run(tmp_path, **(SMALL | keys))
+    found, events = fit(other)
+    assert scans(events)[0] == "survey"
+    (tmp_path / "models").rename(tmp_path / "gone")
+    assert bits(fit(other)[0]) == bits(found)
+
+
+def damage_the_file(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return "is damaged (its sha256 does not fit); it is not used, the fit starts from the beginning"
+
+
+def save_the_state_of_another_version(path):
+    with open_checkpoint(path.parents[3], "boxes", path.parent.name) as opened:
+        arrays, meta = opened.load()
+        del meta["survey"]["wanted"]
+        opened.save(arrays, meta)
+    return (
+        "is not the state of a fit of this version (KeyError: 'wanted'); it is not used, "
+        "the fit starts from the beginning"
+    )
+
+
+@pytest.mark.usefixtures("_saves_always")
+@pytest.mark.parametrize("damage", [damage_the_file, save_the_state_of_another_version])
+def test_a_damaged_checkpoint_is_ignored_with_a_warning(tmp_path, caplog, damage):
+    write_days(tmp_path)
+    run = make_run(tmp_path, **SMALL)
+    whole, _ = fit(run)
+    path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint / "state"
+    said = damage(path)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "gmm_dask"):
+        again, events = fit(run)
+    assert caplog.messages == [f"{path}: {said}"]
+    assert scans(events)[0] == "survey"
+    assert bits(again) == bits(whole)
+
+
+@pytest.mark.usefixtures("_saves_always")
+def test_a_disk_that_refuses_the_checkpoint_stops_the_fit_and_keeps_the_one_before(
+    tmp_path, monkeypatch
+):
+    write_days(tmp_path)
+    run = make_run(tmp_path, **SMALL)
+    whole, _ = fit(run)
+    path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint / "state"
+    path.unlink()
+    interrupt(run, at_iteration(1))
+    before = path.read_bytes()
+
+    def full(descriptor, block):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        saved = Checkpoint.save
+
+        def save(self, arrays, meta):
+            patched.setattr("gmm_dask.storage.atomic.write_all", full)
+            saved(self, arrays, meta)
+
+        patched.setattr(Checkpoint, "save", save)
+        with pytest.raises(StorageError, match=r"state: cannot be written: no space is left"):
+            fit(run)
+    assert path.read_bytes() == before
+    assert bits(fit(run)[0]) == bits(whole)
+
+
+def test_the_same_fit_in_another_process_is_refused_before_anything_is_read(tmp_path):
+    write_days(tmp_path)
+    script = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[1])
+        from test_fit_state import SMALL, at_stage, fit
+        from tables import make_run
+
+        def until(event):
+            if at_stage("search")(event):
+                print("searching", flush=True)
+                sys.stdin.read()
+            return False
+
+        fit(make_run(Path(sys.argv[2]), **SMALL), until=until)
+        """
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, Path(__file__).parent, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "searching\n"
+        events = []
+        run = make_run(tmp_path, **SMALL)
+        plan = steps.inspect_input(run)
+        with (
+            out_of_core(plan, events.append) as scanner,
+            pytest.raises(
+                StorageError,
+                match=rf"of model boxes is in use by process {other.pid} on .*; wait until that "
+                "run has ended, or stop it, then run again",
+            ),
+        ):
+            steps.fit(run, plan, scanner, events.append)
+        assert events == []
+        other.stdin.close()
+        assert other.wait() == 0
+
+
+# What a checkpoint costs
+
+
+def test_a_quick_fit_saves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps.fitting, "SAVE_SECONDS", 3600.0)
+    saved = []
+    monkeypatch.setattr(Checkpoint, "save", lambda self, *state: saved.append(state))
+    write_days(tmp_path)
+    fit(make_run(tmp_path, **SMALL))
+    assert saved == []
+    assert files_below(tmp_path / "models") == {}
+
+
+def test_at_most_a_tenth_of_the_time_goes_into_saving(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    class Slow:
+        saves = 0
+
+        def save(self, arrays, meta):
+            clock[0] += 0.5
+            self.saves += 1
+
+    monkeypatch.setattr(steps.fitting.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(steps.fitting, "encode", lambda state: ({}, {}))
+    slow = Slow()
+    save = steps.fitting._Saver(slow)
+    for _ in range(100):
+        clock[0] += 0.9
+        save(None)
+    assert 90 / 6 <= slow.saves <= 90 / 5
