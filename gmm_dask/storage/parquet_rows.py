@@ -174,7 +174,8 @@ class ParquetChunks:
                 target = _Target(self, first, last)
                 for piece in pieces:
                     target.write(piece)
-                    if piece.stop == last:
+                    # At the very end go on, for the file's own check of what it delivered.
+                    if piece.stop == last < bounds[-1]:
                         break
                 yield target.rows(chunk + place)
 
@@ -201,7 +202,7 @@ class ParquetChunks:
                             yield _Piece(position, stop, part, opened)
                             position = stop
                         row += batch.num_rows
-                        if position == bounds[-1]:
+                        if position == bounds[-1] and row < group.first + group.rows:
                             return
 
     def _names(self) -> tuple[str, ...]:
