@@ -1,0 +1,99 @@
+"""The retrain flow: skips, refuses, publishes, predicts; and what its states say."""
+
+import numpy as np
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from runs import model_files, read_run, write_part, write_run
+from typer.testing import CliRunner
+
+from gmm_dask.storage.registry import current_version, load, versions
+from pipelines import deployed
+from pipelines.command import app
+from pipelines.retrain import retrain
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    return write_run(tmp_path)
+
+
+def state_of(run_file, *overrides, **options):
+    return retrain(read_run(run_file, *overrides), return_state=True, **options)
+
+
+def test_it_publishes_skips_and_publishes_again_when_forced_or_something_is_new(
+    run_file, tmp_path, prefect_server
+):
+    def names(**options):
+        return state_of(run_file, **options).name, versions(tmp_path / "models", "boxes")
+
+    assert names() == ("Completed", (1,))
+    assert names() == ("Skipped", (1,))
+    assert names(force=True) == ("Completed", (1, 2))
+    write_part(tmp_path, day=4, seed=4)
+    assert names() == ("Completed", (1, 2, 3))
+    # Yesterday's components are today's, whatever they weigh now.
+    old, new = (load(tmp_path / "models", "boxes", version) for version in (1, 3))
+    place = [new.component_ids.index(identity) for identity in old.component_ids]
+    np.testing.assert_allclose(new.parameters.means[place], old.parameters.means, atol=0.3)
+
+
+def test_a_refused_candidate_changes_nothing_but_is_kept(run_file, tmp_path, prefect_server):
+    assert state_of(run_file).is_completed()
+    registry = tmp_path / "models" / "boxes"
+    before = model_files(registry / "v000001"), (registry / "current.json").read_bytes()
+    write_part(tmp_path, day=4, seed=4)
+
+    state = state_of(run_file, "retrain.min_rows=5000")
+
+    assert (state.name, state.is_failed()) == ("Refused", True)
+    assert "3,960 rows were used, 5,000 are needed" in state.message
+    assert before == (
+        model_files(registry / "v000001"),
+        (registry / "current.json").read_bytes(),
+    )
+    assert versions(tmp_path / "models", "boxes") == (1,)
+    outcome = state.result(raise_on_failure=False)
+    assert (outcome.rejected / "manifest.json").exists()
+    # The rows of the new day are predicted all the same, by the model that stays.
+    assert outcome.predictions.total_rows == 4000
+    assert outcome.predictions.model.version == 1
+
+    run_id = state.state_details.flow_run_id
+    with get_client(sync_client=True) as client:
+        of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+        artifacts = {a.key: a.data for a in client.read_artifacts(artifact_filter=of_run)}
+    assert '"check": "rows", "found": 3960' in artifacts["decision"]
+    assert "refused; version 1 is in use" in artifacts["report"]
+
+
+def test_the_command_refuses_with_the_reason_and_exit_code_1(run_file, tmp_path):
+    result = CliRunner().invoke(
+        app, ["retrain", str(run_file), "--direct", "--set", "retrain.min_rows=5000"]
+    )
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        "gmm-dask: the candidate was refused: 2,970 rows were used, 5,000 are needed; kept in "
+    )
+    assert "refused; no model is in use" in result.stdout
+    assert current_version(tmp_path / "models", "boxes") is None
+
+
+def test_trouble_is_told_to_the_command_of_the_environment(
+    run_file, tmp_path, prefect_server, monkeypatch
+):
+    told = tmp_path / "told"
+    monkeypatch.setenv("GMM_DASK_ON_TROUBLE", f"tee {told}")
+    run = read_run(run_file, "retrain.min_rows=5000")
+    deployed.retrain(run, return_state=True)
+    assert told.read_text() == (
+        f"retrain boxes on {run.input.path}: Refused: 2,970 rows were used, 5,000 are needed"
+    )
+
+
+def test_a_time_limit_ends_an_unattended_run(run_file, tmp_path, prefect_server):
+    run = read_run(run_file, "fit.tol=0", "fit.max_iter=100000000", "fit.search_rows=100")
+    state = deployed.retrain.with_options(timeout_seconds=2)(run, return_state=True)
+    assert (state.name, state.is_failed()) == ("TimedOut", True)
+    assert versions(tmp_path / "models", "boxes") == ()
