@@ -129,31 +129,42 @@ class Tied(CovarianceType):
         return _assign
 
 
-# Squared distance, in standard deviations, of the means from their centre up to which residuals
+# Squared distance, in standard deviations, of the means from the central one up to which residuals
 # are taken from rows whitened once for all components: products then lose less than 1e-13.
 _NEAR = 256.0
 
 
 @inlined
 def _shifts(means, U, centre, shifts):  # type: ignore[no-untyped-def]
-    """Write the centre of the means and a = Uᵀ(μ − centre), (k, d); return the largest |a|²."""
+    """Write a = Uᵀ(μ − centre), (k, d)."""
     k, d = means.shape
-    for j in range(d):
-        total = 0.0
-        for c in range(k):
-            total += means[c, j] / k
-        centre[j] = total
-    farthest = 0.0
     for c in range(k):
-        square = 0.0
         for j in range(d):
             total = 0.0
             for m in range(j + 1):
                 total += U[m, j] * (means[c, m] - centre[m])
             shifts[c, j] = total
-            square += total * total
-        farthest = max(farthest, square)
-    return farthest
+
+
+@inlined
+def _central(means, U, shifts):  # type: ignore[no-untyped-def]
+    """Choose the mean nearest to the middle; write the shifts from it and return it, (d,).
+
+    One of the means, not their average: differences to it are exact wherever the data lie.
+    """
+    k, d = means.shape
+    _shifts(means, U, means[0], shifts)
+    nearest = 0
+    least = np.inf
+    for c in range(k):
+        square = 0.0
+        for j in range(d):
+            square += (shifts[c, j] - shifts[:, j].mean()) ** 2
+        if square < least:
+            least = square
+            nearest = c
+    _shifts(means, U, means[nearest], shifts)
+    return means[nearest]
 
 
 @inlined
@@ -176,9 +187,9 @@ def _statistics(  # type: ignore[no-untyped-def]
 ):
     wide()
     k, d = means.shape
-    centre = np.empty(d)
     shifts = np.empty((k, d))
-    near = _shifts(means, factors, centre, shifts) <= _NEAR
+    centre = _central(means, factors, shifts)
+    near = (shifts * shifts).sum(axis=1).max() <= _NEAR
     tile = aligned(d * ROWS)
     residuals = aligned(d * ROWS)
     whitened = aligned((1 if near else k) * d * ROWS).reshape((1 if near else k, d * ROWS))
@@ -226,9 +237,9 @@ def _assign(  # type: ignore[no-untyped-def]
 ):
     wide()
     k, d = means.shape
-    centre = np.empty(d)
     shifts = np.empty((k, d))
-    near = _shifts(means, factors, centre, shifts) <= _NEAR
+    centre = _central(means, factors, shifts)
+    near = (shifts * shifts).sum(axis=1).max() <= _NEAR
     tile = aligned(d * ROWS)
     residuals = aligned(d * ROWS)
     whitened = aligned(d * ROWS)
