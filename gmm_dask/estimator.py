@@ -19,7 +19,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from gmm_dask.chunked.array import array_chunks, predict_array
 from gmm_dask.chunked.evaluation import evaluate
-from gmm_dask.chunked.fit import FitOptions, FitResult, fit, memory_scanner
+from gmm_dask.chunked.fit import fit, memory_scanner
+from gmm_dask.chunked.fit_records import FitOptions, FitResult
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores

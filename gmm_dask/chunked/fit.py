@@ -10,22 +10,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
+from gmm_dask.chunked.conclusion import conclude
+from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.rows import MemoryChunks, Rows
 from gmm_dask.chunked.scan import Scanner, group_rows
-from gmm_dask.chunked.survey import Survey, frequent_values, survey
+from gmm_dask.chunked.survey import Survey, survey
 from gmm_dask.chunked.threads import Threads, available_cores
-from gmm_dask.errors import NumericalError, TooFewRowsError
+from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import IterationFinished, Notify, StageAdvanced, StageFinished, StageStarted
-from gmm_dask.mixture.covariance.base import FloatArray
-from gmm_dask.mixture.criteria import Health, health, rank
-from gmm_dask.mixture.em import Candidate, EMOptions, EMState, em_steps, start_em
+from gmm_dask.mixture.em import EMState, em_steps, start_em
 from gmm_dask.mixture.initialization import (
-    GivenParameters,
     check_given,
     given_start,
     initial_parameters,
@@ -40,119 +38,6 @@ logger = logging.getLogger("gmm_dask")
 #: Rows of the sample when nothing is searched: for the pictures and the warnings.
 LOOK_ROWS = 20_000
 LEAST_SEARCH_ROWS = 65_536
-
-
-@dataclass(frozen=True, eq=False)
-class FitOptions:
-    """What to fit and how.
-
-    Attributes
-    ----------
-    n_components, covariance_type
-        The mixture.
-    em
-        Tolerance, iterations at the most, and the floor under the covariances.
-    n_init
-        Candidates that are polished on all rows; they share every scan.
-    init_params
-        A key of `INITIALIZATIONS`.
-    random_state
-        Seed of the sample and of every start.
-    search_rows
-        Rows sampled for the search, ``"auto"`` for max(65,536, 50·k·d); None: no search, the
-        starts are polished as they are.
-    nulls
-        ``"error"`` or ``"drop"``.
-    given
-        What the caller fixed of the first parameters.
-    """
-
-    n_components: int = 1
-    covariance_type: str = "full"
-    em: EMOptions = field(default_factory=EMOptions)
-    n_init: int = 1
-    init_params: str = "kmeans"
-    random_state: int = 0
-    search_rows: int | Literal["auto"] | None = "auto"
-    nulls: str = "error"
-    given: GivenParameters = field(default_factory=GivenParameters)
-
-
-@dataclass(frozen=True, eq=False)
-class FitState:
-    """All that a fit has found so far: what a checkpoint holds, and where it resumes.
-
-    Attributes
-    ----------
-    survey
-        Of all rows.
-    fingerprints
-        Of the values of the first scan; None where they cannot change.
-    starts
-        First parameters of the polish; empty until the search is over.
-    fresh
-        For each start, whether its components have no order yet that must be kept.
-    search
-        What the search did, if there was one.
-    em
-        The polish; None before it.
-    scans
-        So far.
-    """
-
-    survey: Survey
-    fingerprints: tuple[int, ...] | None
-    starts: tuple[MixtureParameters, ...] = ()
-    fresh: tuple[bool, ...] = ()
-    search: SearchRecord | None = None
-    em: EMState | None = None
-    scans: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class FitResult:
-    """A fitted mixture and how it came about.
-
-    Attributes
-    ----------
-    best
-        The candidate that won: its parameters, status and history. A fresh fit's components are
-        in order of weight, the heaviest first, then of mean.
-    initial
-        Where its polish began, in the same order.
-    candidates
-        All that were polished, as they ended.
-    survey
-        Of all rows.
-    search
-        What the search did, or None.
-    health
-        Which components collapsed or starved.
-    scans
-        Readings of all rows so far.
-    in_memory
-        Whether the polish ran on rows held in memory, so that it read nothing.
-    warnings
-        Sentences that a person should read.
-    start
-        Parameters that the caller wanted polished.
-    """
-
-    best: Candidate
-    initial: MixtureParameters
-    candidates: tuple[Candidate, ...]
-    survey: Survey
-    search: SearchRecord | None
-    health: Health
-    scans: int
-    in_memory: bool
-    warnings: tuple[str, ...]
-    start: tuple[MixtureParameters, ...] = ()
-
-    @property
-    def parameters(self) -> MixtureParameters:
-        """Of the winner."""
-        return self.best.parameters
 
 
 def fit(
@@ -203,7 +88,7 @@ def fit(
             state = _starts(scanner, state, options, tuple(start), search_too)
             save(state)
         state, in_memory = _polish(scanner, state, options, save)
-    result = _result(scanner, state, options, in_memory)
+    result = conclude(scanner, state, options, in_memory)
     return replace(result, start=tuple(start))
 
 
@@ -348,75 +233,3 @@ def _tell(notify: Notify, em: EMState, rows: int, seconds: float) -> None:
     notify(
         IterationFinished(em.iteration, best.log_likelihood, change, len(em.running), rows, seconds)
     )
-
-
-def _result(scanner: Scanner, state: FitState, options: FitOptions, in_memory: bool) -> FitResult:
-    em = state.em
-    assert em is not None
-    variances = state.survey.variances
-    order = rank(em.candidates, variances, options.em.reg_covar)
-    best, initial = em.candidates[order[0]], state.starts[order[0]]
-    if best.problem:
-        raise NumericalError(f"every start broke down: {best.problem}")
-    if state.fresh[order[0]]:
-        places = component_order(best.parameters)
-        initial = initial.reordered(places)
-        best = replace(
-            best,
-            parameters=best.parameters.reordered(places),
-            counts=None if best.counts is None else best.counts[places],
-            history=tuple(
-                replace(one, weights=one.weights[places], means=one.means[places])
-                for one in best.history
-            ),
-        )
-    judged = health(best.parameters, best.counts, variances, options.em.reg_covar)
-    return FitResult(
-        best,
-        initial,
-        em.candidates,
-        state.survey,
-        state.search,
-        judged,
-        scanner.scans,
-        in_memory,
-        tuple(_warnings(scanner, state.survey, best, judged, options)),
-    )
-
-
-def component_order(parameters: MixtureParameters) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """Heaviest first; equal weights by their means."""
-    return np.lexsort((*parameters.means.T[::-1], -parameters.weights))
-
-
-def _warnings(
-    scanner: Scanner, found: Survey, best: Candidate, judged: Health, options: FitOptions
-) -> list[str]:
-    columns = scanner.chunks.columns
-    sentences = []
-    variances: FloatArray = found.variances
-    reg_covar = options.em.reg_covar
-    for column, variance in zip(columns, variances, strict=True):
-        if variance > 0 and reg_covar > 1e-3 * variance:
-            sentences.append(
-                f"reg_covar {reg_covar:g} is {reg_covar / variance:.2g} times the variance of "
-                f"column {column!r} and flattens it; try {variance * 1e-6:.1g}"
-            )
-    for column, value, share in frequent_values(found.sample, columns):
-        sentences.append(
-            f"{share:.1%} of the rows have {column} = {value:g}; a component can collapse on it"
-        )
-    for name, which in (("collapsed", judged.collapsed), ("starved", judged.starved)):
-        if which.any():
-            numbers = ", ".join(str(number) for number in np.flatnonzero(which))
-            sentences.append(
-                f"component {numbers} {name}; try fewer components"
-                + (" or a larger reg_covar" if name == "collapsed" else "")
-            )
-    guarded = best.history[-1].guarded if best.history else ()
-    if guarded:
-        sentences.append(
-            f"the covariance of component {', '.join(map(str, guarded))} was still kept in the "
-            "last iteration; run more iterations"
-        )
-    return sentences

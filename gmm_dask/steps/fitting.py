@@ -16,8 +16,9 @@ import numpy as np
 
 from gmm_dask.chunked.evaluation import DensityRecord
 from gmm_dask.chunked.evaluation import evaluate as evaluate_mixtures
-from gmm_dask.chunked.fit import LOOK_ROWS, FitOptions, FitResult, FitState, memory_scanner
+from gmm_dask.chunked.fit import LOOK_ROWS, memory_scanner
 from gmm_dask.chunked.fit import fit as fit_rows
+from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ConflictError, StorageError

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.chunked.fit import FitState
+from gmm_dask.chunked.fit_records import FitState
 from gmm_dask.chunked.survey import Defects, Draw, Moments, Survey
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters

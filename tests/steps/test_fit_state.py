@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from tables import files_below, make_run, out_of_core, write_day, write_days
 
 from gmm_dask import steps
-from gmm_dask.chunked.fit import FitState
+from gmm_dask.chunked.fit_records import FitState
 from gmm_dask.chunked.survey import Defects, Draw, Moments, Survey
 from gmm_dask.errors import StorageError
 from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
