@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -20,8 +20,14 @@ from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.parameters import MixtureParameters
 
-#: A graph, and the key in it that is a block.
-Block = tuple[dict[Any, Any], Any]
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """What computes one block: a graph, the key in it, and the persisted results it needs."""
+
+    graph: dict[Any, Any]
+    key: Any
+    needs: tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +36,12 @@ class ArrayChunks:
 
     Attributes
     ----------
-    blocks, weight_blocks
-        Per block, (graph, key) of what must be computed.
     sizes
         Rows of each block.
     persisted
-        Whether a graph holds results that lie on the workers of a cluster.
+        Results that the blocks need and that lie on the workers of a cluster: futures of them
+        here, the results themselves where a task has brought them. They do not travel with the
+        rest.
     """
 
     blocks: tuple[Block, ...]
@@ -44,9 +50,12 @@ class ArrayChunks:
     columns: tuple[str, ...]
     dtype: np.dtype[np.floating]
     digest: str
-    persisted: bool
+    persisted: Mapping[Any, Any]
 
     volatile = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"persisted": {}}
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -68,8 +77,8 @@ class ArrayChunks:
         for chunk in range(start, stop):
             weight = None
             if self.weight_blocks is not None:
-                weight = np.asarray(_compute(self.weight_blocks[chunk]), dtype=np.float64)
-            values = as_rows(_compute(self.blocks[chunk]))
+                weight = np.asarray(self._compute(self.weight_blocks[chunk]), dtype=np.float64)
+            values = as_rows(self._compute(self.blocks[chunk]))
             yield Rows(values, weight, chunk, self._first(chunk))
 
     def describe(self, chunk: int, row: int | None = None) -> str:
@@ -81,6 +90,16 @@ class ArrayChunks:
 
     def check(self) -> None:
         """Nothing can be known of a graph before it is computed."""
+
+    def needs(self, start: int, stop: int) -> list[Any]:
+        """Names of the persisted results that chunks start … stop − 1 need, always in one order."""
+        blocks = [*self.blocks[start:stop], *(self.weight_blocks or ())[start:stop]]
+        return list(dict.fromkeys(name for block in blocks for name in block.needs))
+
+    def _compute(self, block: Block) -> Any:
+        found = {name: self.persisted[name] for name in block.needs}
+        found = {name: one.result() if _is_future(one) else one for name, one in found.items()}
+        return dask.get({**block.graph, **found}, block.key)
 
     @cached_property
     def _bounds(self) -> tuple[int, ...]:
@@ -137,7 +156,7 @@ def array_chunks(
         if weights.ndim != 1 or weights.shape[0] != sum(sizes):
             raise SchemaError(f"sample_weight has shape {weights.shape}; X has {sum(sizes):,} rows")
         weight_blocks, also = _blocks(weights.rechunk((sizes,)))
-        persisted = persisted or also
+        persisted |= also
     return ArrayChunks(
         blocks,
         weight_blocks,
@@ -149,26 +168,24 @@ def array_chunks(
     )
 
 
-def _blocks(array: da.Array) -> tuple[tuple[Block, ...], bool]:
-    """Graph and key of each block, and whether some of it is persisted on a cluster."""
+def _blocks(array: da.Array) -> tuple[tuple[Block, ...], dict[Any, Any]]:
+    """What computes each block, and what of it is persisted on a cluster."""
     graph = dict(array.__dask_graph__())
-    persisted = any(_is_future(node) for node in graph.values())
-    if not persisted:  # an optimized graph has lost its futures
+    persisted = {name: node for name, node in graph.items() if _is_future(node)}
+    if not persisted:  # optimizing would lose the futures
         (array,) = dask.optimize(array)
         graph = dict(array.__dask_graph__())
-    keys = list(dask.core.flatten(array.__dask_keys__()))
-    return tuple((cull(graph, [key])[0], key) for key in keys), persisted
+    blocks = []
+    for key in dask.core.flatten(array.__dask_keys__()):
+        needed = cull(graph, [key])[0]
+        there = tuple(name for name in needed if name in persisted)
+        here = {name: node for name, node in needed.items() if name not in persisted}
+        blocks.append(Block(here, key, there))
+    return tuple(blocks), persisted
 
 
 def _is_future(node: Any) -> bool:
     return type(node).__module__.startswith("distributed")
-
-
-def _compute(block: Block) -> Any:
-    graph, key = block
-    # What a worker holds already is fetched from it; the rest is computed on this thread.
-    there = {name: node.result() for name, node in graph.items() if _is_future(node)}
-    return dask.get({**graph, **there}, key)
 
 
 def predict_array(X: da.Array, parameters: MixtureParameters, what: str) -> da.Array:

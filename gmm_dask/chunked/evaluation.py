@@ -17,6 +17,8 @@ from gmm_dask.mixture.parameters import MixtureParameters
 
 #: Bins of the density histogram; the resolution of a quantile is a bin's width.
 BINS = 8192
+#: Share of the rows fitted that lie below a model's low-density threshold: its outliers.
+LOW_DENSITY_SHARE = 0.001
 #: How far below its highest possible value the histogram of log-densities reaches, nats.
 DEPTH = 120.0
 

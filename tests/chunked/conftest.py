@@ -26,8 +26,8 @@ def client() -> Iterator[Client]:
             n_workers=2,
             threads_per_worker=1,
             memory_limit="2GiB",
-            dashboard_address=None,
-            silence_logs=logging.ERROR,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -15,9 +15,9 @@ import dask
 
 from gmm_dask.chunked.array import ArrayChunks
 from gmm_dask.chunked.cluster.scan import LOOK, ClusterScan, Trouble, Worker, require_scheduler
-from gmm_dask.chunked.cluster.worker import Facts, Source, facts, sum_groups
+from gmm_dask.chunked.cluster.worker import Facts, facts
 from gmm_dask.chunked.rows import MemoryChunks, RowChunks
-from gmm_dask.chunked.scan import Group, GroupResult, Lane, Work
+from gmm_dask.chunked.scan import GroupResult, Lane, Work
 from gmm_dask.config import Deadlines
 from gmm_dask.errors import ClusterError
 
@@ -98,8 +98,10 @@ class ClusterExecutor:
             self._digest, self._parcel = chunks.digest, _Parcel(self.client, chunks)
         assert self._parcel is not None
         self.look(self.ask())
+        if isinstance(chunks, ArrayChunks) and chunks.persisted:
+            keep = False  # they are in the workers' memory already
         parcel = _Parcel(self.client, work)
-        scan = ClusterScan(self, chunks, lanes, self._parcel, parcel, keep, run_task)
+        scan = ClusterScan(self, chunks, lanes, self._parcel, parcel, keep)
         try:
             yield from scan.results(self._owners)
             self._owners = scan.owners
@@ -249,13 +251,3 @@ class _Parcel:
                     pure=False,
                 )
         return self._first
-
-
-def run_task(source: Source, work: Work, keep: bool, groups: Sequence[Group]) -> list[GroupResult]:
-    """On a worker: read and sum groups."""
-    if isinstance(source.chunks, ArrayChunks) and source.chunks.persisted:
-        # What it waits for may have to be computed here: leave the worker's thread to that.
-        import distributed
-
-        distributed.secede()
-    return sum_groups(source, work, keep, groups)

@@ -30,6 +30,9 @@ from gmm_dask.config import (
 )
 from gmm_dask.errors import ClusterError, ConfigError
 
+#: Where Dask's pages of figures are served: to this machine only, not on every interface.
+NEAR = "127.0.0.1:0"
+
 
 @contextmanager
 def open_executor(kind: ClusterKind) -> Iterator[Executor]:
@@ -78,8 +81,9 @@ def _local(stack: ExitStack, kind: LocalProcesses) -> Any:
         threads_per_worker=kind.threads_per_worker,
         memory_limit=kind.memory_limit,
         processes=True,
-        dashboard_address=None,  # it would listen for everyone
-        silence_logs=logging.ERROR,
+        dashboard_address=NEAR,
+        worker_dashboard_address=NEAR,
+        silence_logs=logging.CRITICAL,
     )
     stack.enter_context(cluster)
     return stack.enter_context(Client(cluster, set_as_default=False))
@@ -185,8 +189,8 @@ def _slurm(stack: ExitStack, kind: SlurmJobs) -> Any:
         # Made anew for each run; the jobs read it from files that only their owner can.
         security=None if kind.allow_insecure else Security.temporary(),
         shared_temp_directory=str(Path.cwd()),
-        scheduler_options={"dashboard": False, "dashboard_address": None},
-        silence_logs="error",
+        scheduler_options={"dashboard_address": NEAR},
+        silence_logs="critical",
     )
     stack.enter_context(cluster)
     cluster.scale(jobs=kind.jobs)

@@ -68,7 +68,7 @@ def cut_tasks(lanes: Sequence[Lane], threads: int, most_groups: int) -> list[Tas
         size = -(-len(lane.groups) // parts)
         for first in range(0, len(lane.groups), size):
             piece = lane.groups[first : first + size]
-            full = sum(group.rows for group in held) >= wanted
+            full = sum(group.rows for group in (*held, *piece)) > wanted
             if held and (parts > 1 or full or len(held) + len(piece) > most_groups):
                 tasks.append(Task(tuple(held)))
                 held = []

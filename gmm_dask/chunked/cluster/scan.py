@@ -11,13 +11,14 @@ import itertools
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from gmm_dask.chunked.array import ArrayChunks
 from gmm_dask.chunked.cluster.placement import Placement, Task, cut_tasks
-from gmm_dask.chunked.cluster.worker import Facts, greet, open_source, open_work
+from gmm_dask.chunked.cluster.worker import Facts, greet, open_source, open_work, sum_groups
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import GroupResult, Lane
 from gmm_dask.config import Deadlines
@@ -125,8 +126,6 @@ class ClusterScan:
     ----------
     source, work
         What the workers need: the recipe of the rows, and the `Work`.
-    sum_groups
-        ``sum_groups(source, work, keep, groups)``, run on a worker.
     """
 
     def __init__(
@@ -137,7 +136,6 @@ class ClusterScan:
         source: Parcel,
         work: Parcel,
         keep: bool,
-        sum_groups: Callable[..., list[GroupResult]],
     ) -> None:
         self.cluster = cluster
         self.client = cluster.client
@@ -147,7 +145,6 @@ class ClusterScan:
         self.source = source
         self.work = work
         self.keep = keep
-        self.sum_groups = sum_groups
         self.placement: Placement | None = None
         self.flights: dict[int, Flight] = {}
         self.works: dict[Worker, Any] = {}
@@ -214,16 +211,20 @@ class ClusterScan:
                     self.works[worker] = self._submit(
                         worker, open_work, self.work.for_worker(worker)
                     )
+                work = self.works[worker]
+                needs = self._persisted(task)
                 future = self._submit(
-                    worker,
-                    self.sum_groups,
-                    worker.source,
-                    self.works[worker],
-                    self.keep,
-                    task.groups,
+                    worker, sum_groups, worker.source, work, self.keep, task.groups, needs
                 )
                 self._follow(task, worker, future)
                 tasks.append(task)
+
+    def _persisted(self, task: Task) -> list[Any]:
+        """Futures of what the task's blocks need: Dask brings it, and makes it anew if lost."""
+        if not isinstance(self.chunks, ArrayChunks):
+            return []
+        needs = self.chunks.needs(task.start, task.stop)
+        return [self.chunks.persisted[name] for name in needs]
 
     def _submit(self, worker: Worker, function: Any, *arguments: Any) -> Any:
         # On this worker and no other: if it is lost, we know, and place the task anew.

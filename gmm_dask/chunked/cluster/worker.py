@@ -11,10 +11,11 @@ import platform
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
+from gmm_dask.chunked.array import ArrayChunks
 from gmm_dask.chunked.reading import KeptRows, Reader, sum_group
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import Group, GroupResult, Work
@@ -116,10 +117,18 @@ def greet(source: Source) -> Facts:
 
 
 def sum_groups(
-    source: Source, work: Work, keep: bool, groups: Sequence[Group]
+    source: Source, work: Work, keep: bool, groups: Sequence[Group], persisted: Sequence[Any]
 ) -> list[GroupResult]:
-    """Read and sum groups, one after the other, on the calling thread."""
-    reader = Reader(source.chunks, work, groups[-1].stop, source.kept if keep else None)
+    """Read and sum groups, one after the other, on the calling thread.
+
+    ``persisted`` are the results, brought by Dask, that blocks of a dask array need.
+    """
+    chunks, stop = source.chunks, groups[-1].stop
+    if persisted:
+        assert isinstance(chunks, ArrayChunks)
+        names = chunks.needs(groups[0].start, stop)
+        chunks = replace(chunks, persisted=dict(zip(names, persisted, strict=True)))
+    reader = Reader(chunks, work, stop, source.kept if keep else None)
     with _limit:
         return [sum_group(reader, group) for group in groups]
 

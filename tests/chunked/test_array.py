@@ -1,0 +1,200 @@
+"""Dask arrays as row chunks, on threads and on a cluster, and predictions as lazy arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client
+from row_sources import row_sums
+
+from gmm_dask.chunked.array import ArrayChunks, array_chunks, predict_array
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.threads import Threads
+from gmm_dask.errors import InputChangedError, NonFiniteError, SchemaError
+from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.parameters import MixtureParameters
+
+X = np.random.default_rng(0).normal(size=(1000, 4))
+SUMS = X.sum(axis=0)
+
+
+def values_of(chunks: ArrayChunks) -> np.ndarray:
+    return np.concatenate([rows.values for rows in chunks.read(0, len(chunks.rows))])
+
+
+@pytest.mark.parametrize(
+    "rows", [(1000,), (300, 300, 300, 100), (0, 1, 998, 0, 1), (999, 1)], ids=str
+)
+def test_blocks_are_chunks_however_ragged(any_executor: Any, rows: tuple[int, ...]) -> None:
+    chunks = array_chunks(da.from_array(X, chunks=(rows, 4)))
+    assert chunks.rows == rows
+    assert chunks.entries == tuple(range(len(rows)))
+    assert chunks.columns == ("x0", "x1", "x2", "x3")
+    np.testing.assert_array_equal(values_of(chunks), X)
+    firsts = [read.first for read in chunks.read(0, len(rows))]
+    assert firsts == [sum(rows[:chunk]) for chunk in range(len(rows))]
+    found = Scanner(chunks, any_executor).reduce(row_sums, 1.0)
+    np.testing.assert_allclose(found, SUMS)
+
+
+def test_blocks_of_columns_are_joined() -> None:
+    chunks = array_chunks(da.from_array(X, chunks=(300, (1, 3))), columns=tuple("abcd"))
+    assert chunks.rows == (300, 300, 300, 100)
+    assert chunks.columns == ("a", "b", "c", "d")
+    np.testing.assert_array_equal(values_of(chunks), X)
+
+
+def test_rows_of_unknown_number_are_counted() -> None:
+    array = da.from_array(X, chunks=(300, 4))
+    positive = array[array[:, 0] > 0]
+    assert np.isnan(positive.shape[0])
+    chunks = array_chunks(positive)
+    expected = X[X[:, 0] > 0]
+    assert sum(chunks.rows) == len(expected)
+    np.testing.assert_array_equal(values_of(chunks), expected)
+    weighted = array_chunks(positive, np.arange(len(expected)))
+    np.testing.assert_array_equal(weights_of(weighted), np.arange(float(len(expected))))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [
+        ("float64", "float64"),
+        ("float32", "float32"),
+        ("float16", "float64"),
+        ("int8", "float64"),
+        ("uint32", "float64"),
+        ("bool", "float64"),
+    ],
+)
+def test_numbers_of_any_type_are_read(dtype: str, kept: str) -> None:
+    values = (X * 10).astype(dtype)
+    chunks = array_chunks(da.from_array(values, chunks=(400, 4)))
+    assert chunks.dtype == np.dtype(kept)
+    read = values_of(chunks)
+    assert read.dtype == np.dtype(kept)
+    np.testing.assert_array_equal(read, values.astype(kept))
+
+
+def weights_of(chunks: ArrayChunks) -> np.ndarray:
+    assert chunks.weighted
+    read = [rows.sample_weight for rows in chunks.read(0, len(chunks.rows))]
+    assert all(weights.dtype == np.float64 for weights in read if weights is not None)
+    return np.concatenate([weights for weights in read if weights is not None])
+
+
+@pytest.mark.parametrize("how", ["list", "numpy", "dask", "dask in other chunks"])
+def test_weights_travel_with_their_rows(how: str) -> None:
+    weights = np.arange(1000)
+    given: Any = {
+        "list": weights.tolist(),
+        "numpy": weights,
+        "dask": da.from_array(weights, chunks=300),
+        "dask in other chunks": da.from_array(weights, chunks=77),
+    }[how]
+    chunks = array_chunks(da.from_array(X, chunks=(300, 4)), given)
+    np.testing.assert_array_equal(weights_of(chunks), weights)
+    assert chunks.digest != array_chunks(da.from_array(X, chunks=(300, 4))).digest
+
+
+@pytest.mark.parametrize(
+    ("array", "weights", "message"),
+    [
+        (da.ones(10), None, r"Expected 2D array, got 1D array instead; .* use X\.reshape\(-1, 1\)"),
+        (da.ones((2, 2, 2)), None, "Expected 2D array, got 3D array instead"),
+        (da.from_array(np.array([["a"]])), None, "X has dtype <U1; only numbers can be clustered"),
+        (da.ones((10, 2)) * 1j, None, "X has dtype complex128; only numbers"),
+        (da.ones((10, 2)), np.ones(9), r"sample_weight has shape \(9,\); X has 10 rows"),
+        (da.ones((10, 2)), da.ones((10, 1)), r"sample_weight has shape \(10, 1\); X has 10 rows"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(array: da.Array, weights: Any, message: str) -> None:
+    with pytest.raises(SchemaError, match=message):
+        array_chunks(array, weights)
+
+
+def test_a_block_that_is_not_as_long_as_it_says_is_an_error() -> None:
+    array = da.from_array(X, chunks=(500, 4)).map_blocks(lambda block: block[:-1], dtype=float)
+    with pytest.raises(InputChangedError, match=r"block 0 rows 0–500: 499 rows were read where"):
+        Scanner(array_chunks(array), Threads(1)).reduce(row_sums, 1.0)
+
+
+def test_a_graph_that_gives_other_values_the_second_time_is_an_error() -> None:
+    calls = []
+
+    def moody(block: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        return block + len(calls)
+
+    array = da.from_array(X, chunks=(1000, 4)).map_blocks(moody, dtype=float, meta=X[:0])
+    scanner = Scanner(array_chunks(array), Threads(1, memory=0))
+    scanner.reduce(row_sums, 1.0)
+    with pytest.raises(InputChangedError, match=r"block 0 .* the values are not those of the"):
+        scanner.reduce(row_sums, 1.0)
+
+
+def test_a_block_is_described_by_its_rows() -> None:
+    chunks = array_chunks(da.from_array(X, chunks=(300, 4)))
+    assert chunks.describe(3) == "block 3 rows 900–1,000"
+    assert chunks.describe(3, 5) == "block 3 row 905"
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_a_persisted_array_is_read_from_the_workers(
+    client: Client, executor: Any, derived: bool
+) -> None:
+    with client.as_current():
+        array = da.from_array(X, chunks=(130, 4)).persist()
+        weights = da.ones(1000, chunks=130).persist() * 2.0
+    if derived:
+        array = array[:, ::-1] + 1.0
+    expected = X[:, ::-1] + 1.0 if derived else X
+    chunks = array_chunks(array, weights)
+    assert chunks.persisted
+    np.testing.assert_array_equal(values_of(chunks), expected)
+    np.testing.assert_array_equal(weights_of(chunks), np.full(1000, 2.0))
+    # Every worker has one thread, and its blocks lie with both.
+    found = Scanner(chunks, executor).reduce(row_sums, 1.0)
+    np.testing.assert_allclose(found, expected.sum(axis=0))
+
+
+def test_arrays_persisted_here_are_read_here() -> None:
+    with dask.config.set(scheduler="synchronous"):
+        array = da.from_array(X, chunks=(300, 4)).persist()
+    chunks = array_chunks(array)
+    assert not chunks.persisted
+    np.testing.assert_array_equal(values_of(chunks), X)
+
+
+@pytest.fixture
+def mixture() -> MixtureParameters:
+    return MixtureParameters.from_covariances(
+        "diag", np.array([0.3, 0.7]), np.array([[-1.0] * 4, [1.0] * 4]), np.ones((2, 4))
+    )
+
+
+@pytest.mark.parametrize("chunks", [(1000, 4), ((0, 600, 400), (2, 2))])
+@pytest.mark.parametrize("what", ["labels", "log_densities", "responsibilities"])
+def test_predictions_are_lazy_and_those_of_the_array(
+    mixture: MixtureParameters, what: str, chunks: Any
+) -> None:
+    predicted = predict_array(da.from_array(X, chunks=chunks), mixture, what)
+    expected = getattr(assign(mixture, X, responsibilities=True), what)
+    assert isinstance(predicted, da.Array)
+    assert predicted.shape == expected.shape
+    found = predicted.compute(scheduler="synchronous")
+    assert predicted.dtype == found.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_row_that_cannot_be_predicted_is_named(mixture: MixtureParameters) -> None:
+    bad = X.copy()
+    bad[700, 2] = np.nan
+    predicted = predict_array(da.from_array(bad, chunks=(500, 4)), mixture, "labels")
+    message = r"contains NaN: column 'x2', in a block of X, first at row 200; remove or impute"
+    with pytest.raises(NonFiniteError, match=message):
+        predicted.compute(scheduler="synchronous")

@@ -1,0 +1,255 @@
+"""The workers of a cluster as the executor: the same bits, rows kept where they were read."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client, Future
+from row_sources import DrawnRows, chunk_numbers, drawn, process_ids, row_sums, until
+
+from gmm_dask import GaussianMixture
+from gmm_dask.chunked.cluster import ClusterExecutor, open_executor
+from gmm_dask.chunked.cluster.worker import Source
+from gmm_dask.chunked.fit import FitOptions, FitResult, fit
+from gmm_dask.chunked.rows import MemoryChunks, Rows
+from gmm_dask.chunked.scan import Executor, Scanner, Work
+from gmm_dask.chunked.threads import Threads
+from gmm_dask.config import Deadlines, LocalProcesses
+from gmm_dask.errors import ClusterError
+from gmm_dask.mixture.em import EMOptions
+
+OPTIONS = FitOptions(
+    n_components=3, em=EMOptions(tol=1e-6, max_iter=4), n_init=2, search_rows=500, nulls="drop"
+)
+
+
+def fitted(executor: Executor, source: DrawnRows, kept: bool) -> FitResult:
+    scanner = Scanner(source, executor)
+    scanner.kept = kept
+    return fit(scanner, OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def source() -> DrawnRows:
+    return drawn(40, 600, missing=0.01, weighted=True)
+
+
+@pytest.fixture
+def reference(source: DrawnRows, small_groups: int) -> FitResult:
+    result = fitted(Threads(1), source, kept=False)
+    assert not result.in_memory
+    assert result.scans == 5
+    return result
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_threads_give_the_same_bits(source: DrawnRows, reference: FitResult, kept: bool) -> None:
+    assert fitted(Threads(3), source, kept).parameters.digest == reference.parameters.digest
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_two_processes_give_the_same_bits(
+    source: DrawnRows, reference: FitResult, executor: ClusterExecutor, kept: bool
+) -> None:
+    found = fitted(executor, source, kept)
+    assert found.parameters.digest == reference.parameters.digest
+    assert found.best.lower_bounds == reference.best.lower_bounds
+    assert found.scans == reference.scans
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "threads"), [(1, 1), (1, 3), (4, 1)])
+def test_any_number_of_processes_gives_the_same_bits(
+    source: DrawnRows, reference: FitResult, workers: int, threads: int
+) -> None:
+    kind = LocalProcesses(
+        kind="local", workers=workers, threads_per_worker=threads, memory_limit="1GiB"
+    )
+    with open_executor(kind) as executor:
+        assert executor.threads == workers * threads
+        found = fitted(executor, source, kept=True)
+    assert found.parameters.digest == reference.parameters.digest
+
+
+def test_the_estimator_takes_a_client(client: Client) -> None:
+    X = da.random.default_rng(0).normal(size=(4000, 3), chunks=(300, 3))
+    here = GaussianMixture(2, random_state=0, search_rows=1000).fit(X)
+    there = GaussianMixture(2, random_state=0, search_rows=1000).fit(X, client=client)
+    np.testing.assert_array_equal(here.means_, there.means_)
+    np.testing.assert_array_equal(here.covariances_, there.covariances_)
+
+
+def test_both_workers_work_and_keep_what_they_read(
+    executor: ClusterExecutor, small_groups: int, tmp_path: Path
+) -> None:
+    source = drawn(64, 300, place=str(tmp_path))
+    scanner = Scanner(source, executor)
+    assert scanner.kept
+    first = scanner.reduce(process_ids, None)
+    assert len(set(first)) == 2
+    assert min(first.count(process) for process in set(first)) >= 16
+    sums = scanner.reduce(row_sums, 1.0)
+    np.testing.assert_array_equal(scanner.reduce(row_sums, 1.0), sums)
+    # A worker that idles may read some of the other's rows once more, but no more than that.
+    assert len(source.readings()) <= 64 * 2
+    readers = [source.readings(chunk) for chunk in range(64)]
+    assert sum(len(one) == 1 for one in readers) >= 32
+    assert all(len(set(one)) == len(one) for one in readers)
+
+
+def sources_alive() -> int:
+    gc.collect()
+    return sum(isinstance(one, Source) for one in gc.get_objects())
+
+
+def test_rows_are_freed_when_the_executor_is_closed(
+    client: Client, executor: ClusterExecutor, small_groups: int
+) -> None:
+    Scanner(drawn(20, 500), executor).reduce(chunk_numbers, None)
+    assert sum(client.run(sources_alive).values()) == 2
+    Scanner(drawn(20, 500, seed=1), executor).reduce(chunk_numbers, None)
+    until(lambda: sum(client.run(sources_alive).values()) == 2, "the first source is still there")
+    executor.close()
+    until(lambda: sum(client.run(sources_alive).values()) == 0, "rows are still kept")
+
+
+def test_a_source_moves_without_its_rows() -> None:
+    source = Source(drawn(3, 100), 10**9)
+    rows = next(source.chunks.read(0, 1))
+    source.kept.put(0, rows, 1)
+    moved = pickle.loads(pickle.dumps(source))
+    assert moved.kept.get(0) is None
+    assert (moved.budget, moved.chunks.rows) == (10**9, (100,) * 3)
+
+
+def test_workers_keep_no_more_than_their_budget(small_groups: int) -> None:
+    source = Source(drawn(10, 100), 3 * 100 * 24)
+    for rows in source.chunks.read(0, 10):
+        source.kept.put(rows.chunk, rows, 0)
+    assert [source.kept.get(chunk) is not None for chunk in range(10)] == [True] * 3 + [False] * 7
+    assert source.kept.size == 3 * 100 * 24
+
+
+def test_half_of_the_workers_memory_is_for_rows(executor: ClusterExecutor) -> None:
+    assert executor.memory == 2 * ((2 << 30) - (256 << 20)) // 2
+    assert executor.threads == 2
+
+
+def norm_of(rows: Rows, argument: np.ndarray) -> np.ndarray:
+    return np.array([argument.sum()])
+
+
+def test_a_large_argument_reaches_every_worker(
+    executor: ClusterExecutor, small_groups: int
+) -> None:
+    large = np.ones(3 << 20)  # 24 MiB, beyond what Dask takes in a message without a warning
+    scanner = Scanner(drawn(12, 500), executor)
+    for _ in range(2):
+        assert scanner.reduce(norm_of, large).tolist() == [12 * large.sum()]
+
+
+def test_functions_without_a_module_are_sent_whole(
+    executor: ClusterExecutor, small_groups: int
+) -> None:
+    assert (
+        Scanner(drawn(9, 500), executor).reduce(lambda rows, by: len(rows.values) * by, 2) == 9000
+    )
+
+
+def test_one_row_group_is_shared_among_the_workers(
+    executor: ClusterExecutor, small_groups: int
+) -> None:
+    source = DrawnRows((500,) * 20, (0,))
+    found = Scanner(source, executor).reduce(process_ids, None)
+    assert len(set(found)) == 2
+
+
+def test_an_abandoned_scan_does_not_hinder_the_next(
+    executor: ClusterExecutor, small_groups: int
+) -> None:
+    scanner = Scanner(drawn(40, 500), executor)
+    work = Work(chunk_numbers, None, False, None, True)
+    results = executor.run(scanner.chunks, scanner.lanes, work, keep=False)
+    assert next(results).total == (0, 1)
+    results.close()
+    assert scanner.reduce(chunk_numbers, None) == tuple(range(40))
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle this result")
+
+    def __add__(self, other: Any) -> Any:
+        return self
+
+
+def unpicklable(rows: Rows, argument: Any) -> Unpicklable:
+    return Unpicklable()
+
+
+def test_a_result_that_cannot_travel_is_an_error(
+    executor: ClusterExecutor, small_groups: int
+) -> None:
+    with pytest.raises(TypeError, match=r"[Cc]ould not serialize|cannot pickle"):
+        Scanner(drawn(4, 500), executor).reduce(unpicklable, None)
+
+
+def test_an_array_in_memory_is_not_sent(executor: ClusterExecutor) -> None:
+    chunks = MemoryChunks(np.zeros((10, 1)), None, 5, ("a",))
+    with pytest.raises(ClusterError, match="an array in this process's memory is not sent to a"):
+        Scanner(chunks, executor).reduce(chunk_numbers, None)
+
+
+def test_a_client_that_is_closed_or_asynchronous_is_refused(client: Client) -> None:
+    executor = ClusterExecutor(Client(client.scheduler.address, set_as_default=False))
+    executor.client.close()
+    with pytest.raises(ClusterError, match="the connection to the scheduler is lost; start it and"):
+        Scanner(drawn(4, 500), executor).reduce(chunk_numbers, None)
+    with pytest.raises(ClusterError, match="the connection to the scheduler is lost"):
+        ClusterExecutor(executor.client)
+
+    class Asynchronous:
+        asynchronous = True
+
+    with pytest.raises(ClusterError, match=r"give a Client\(asynchronous=False\)"):
+        ClusterExecutor(Asynchronous())
+
+
+def test_cancelling_from_outside_is_an_error(
+    client: Client, executor: ClusterExecutor, small_groups: int, tmp_path: Path
+) -> None:
+    source = drawn(8, 500, place=str(tmp_path))
+    source.rule("hold", 0).touch()
+
+    def cancel() -> None:
+        until(lambda: source.rule("at", 0).exists(), "the reading did not begin")
+        tasks = [Future(key, client) for key in client.futures if "sum_groups" in str(key)]
+        client.cancel(tasks)
+        source.rule("hold", 0).unlink()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    with pytest.raises(ClusterError, match="tasks were cancelled from outside; start again"):
+        Scanner(source, executor).reduce(chunk_numbers, None)
+    thread.join()
+
+
+def test_no_progress_is_an_error_that_names_who_is_at_work(
+    client: Client, small_groups: int, tmp_path: Path
+) -> None:
+    source = drawn(8, 500, place=str(tmp_path))
+    source.rule("hold", 5).touch()
+    executor = ClusterExecutor(client, Deadlines(no_progress=1.0))
+    message = r"no group of rows was finished for 1 s; at work: tcp://127\.0\.0\.1:\d+ \(running\);"
+    with pytest.raises(ClusterError, match=message):
+        Scanner(source, executor).reduce(chunk_numbers, None)
+    source.rule("hold", 5).unlink()
+    assert Scanner(source, executor).reduce(chunk_numbers, None) == tuple(range(8))
+    executor.close()

@@ -1,0 +1,225 @@
+"""Who gets which groups, and what becomes of the work of a lost worker: no cluster needed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from row_sources import DrawnRows, drawn
+
+from gmm_dask.chunked.cluster.placement import (
+    DEPTH,
+    MOST_TASK_ROWS,
+    TASKS_PER_THREAD,
+    Placement,
+    Task,
+    cut_tasks,
+)
+from gmm_dask.chunked.scan import Group, GroupResult, lanes_of
+
+
+def result(group: Group) -> GroupResult:
+    chunks = tuple(range(group.start, group.stop))
+    return GroupResult(group, chunks, chunks)
+
+
+def results(task: Task) -> list[GroupResult]:
+    return [result(group) for group in task.groups]
+
+
+def tasks_of(chunks: int, threads: int = 2) -> list[Task]:
+    return cut_tasks(lanes_of(drawn(chunks, 40_000)), threads, 1000)
+
+
+@given(
+    st.lists(st.integers(1, 2_000_000), min_size=1, max_size=60),
+    st.sets(st.integers(1, 59)),
+    st.integers(1, 9),
+    st.integers(1, 50),
+)
+def test_tasks_are_the_plan_in_order(
+    rows: list[int], starts: set[int], threads: int, most: int
+) -> None:
+    source = DrawnRows(tuple(rows), (0, *sorted(one for one in starts if one < len(rows))))
+    lanes = lanes_of(source)
+    tasks = cut_tasks(lanes, threads, most)
+    groups = [group for lane in lanes for group in lane.groups]
+    assert [group for task in tasks for group in task.groups] == groups
+    longest = max(len(lane.groups) for lane in lanes)
+    assert all(len(task.groups) <= max(most, longest) for task in tasks)
+    if len(lanes) >= threads:  # then no lane is decoded twice
+        assert {task.start for task in tasks} <= {lane.start for lane in lanes}
+
+
+def test_tasks_are_few_and_even() -> None:
+    tasks = tasks_of(512)
+    assert len(tasks) == 2 * TASKS_PER_THREAD
+    assert {len(task.groups) for task in tasks} == {512 // (2 * TASKS_PER_THREAD) // 2}
+
+
+def test_tasks_of_many_rows_are_short_enough_to_be_heard_of() -> None:
+    tasks = cut_tasks(lanes_of(drawn(1000, 1_000_000)), 2, 1000)
+    assert all(sum(group.rows for group in task.groups) <= MOST_TASK_ROWS for task in tasks)
+    assert len(tasks) > 100
+
+
+def test_one_row_group_is_cut_for_every_thread() -> None:
+    lanes = lanes_of(DrawnRows((40_000,) * 64, (0,)))
+    assert len(lanes) == 1
+    assert [len(task.groups) for task in cut_tasks(lanes, 4, 1000)] == [16] * 4
+
+
+def finish(placement: Placement, held: dict[str, list[Task]], threads: int = 1) -> list[int]:
+    """Serve every worker until all is done; what comes out, in the order of coming."""
+    found: list[int] = []
+    while not placement.done:
+        for address, tasks in held.items():
+            while (task := placement.next_for(address, threads, tasks)) is not None:
+                tasks.append(task)
+        assert any(held.values()), "nobody has anything to do, and yet it is not done"
+        address = max(held, key=lambda one: len(held[one]))
+        task = held[address].pop(0)
+        placement.finished(task, address, results(task))
+        for one in placement.in_order():
+            found.extend(one.total)
+    return found
+
+
+def test_work_is_dealt_out_evenly_and_goes_back_to_who_had_it() -> None:
+    tasks = tasks_of(256)
+    placement = Placement(tasks, {}, {"a": 1, "b": 1})
+    assert [len(queue) for queue in placement.queues.values()] == [4, 4]
+    owners = {task.start: "ab"[number < 4] for number, task in enumerate(tasks)}
+    again = Placement(tasks, owners, {"a": 1, "b": 1})
+    assert {task.start for task in again.queues["b"]} == {task.start for task in tasks[:4]}
+    # One who had all of it shares with one who has joined.
+    shared = Placement(tasks, {task.start: "a" for task in tasks}, {"a": 1, "c": 1})
+    assert [len(queue) for queue in shared.queues.values()] == [4, 4]
+    assert [len(queue) for queue in Placement(tasks, {}, {"a": 3, "b": 1}).queues.values()] == [
+        6,
+        2,
+    ]
+
+
+def test_a_worker_holds_little_and_helps_when_it_idles() -> None:
+    placement = Placement(tasks_of(256), {}, {"a": 1, "b": 1})
+    held: list[Task] = []
+    while (task := placement.next_for("a", 1, held)) is not None:
+        held.append(task)
+    assert len(held) == DEPTH
+    for _ in range(2):
+        assert placement.next_for("a", 1, []) is not None
+    assert not placement.queues["a"]
+    assert placement.next_for("a", 1, [held[0]]) is None  # it is busy: b keeps what is b's
+    assert placement.next_for("a", 1, []) is not None
+    assert len(placement.queues["b"]) == 3
+
+
+def test_what_waits_for_its_turn_is_bounded() -> None:
+    placement = Placement(tasks_of(2560, threads=100), {}, {"a": 1, "b": 1})
+    slow = placement.next_for("b", 1, [])
+    first = placement.next_for("a", 1, [])
+    assert slow is not None
+    assert first is not None
+    assert min(slow.start, first.start) == 0
+    waits = first if first.start == 0 else slow
+    ahead = 0
+    while (task := placement.next_for("a", 1, [])) is not None:
+        placement.finished(task, "a", results(task))
+        assert not list(placement.in_order())
+        ahead += 1
+    assert 0 < ahead <= 4 * DEPTH
+    placement.finished(waits, "b", results(waits))
+    assert list(placement.in_order())
+    assert placement.next_for("a", 1, []) is not None
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 4))
+def test_every_chunk_comes_out_once_and_in_order_whatever_dies(
+    seed: int, chunks: int, workers: int
+) -> None:
+    chance = random.Random(seed)
+    addresses = [f"w{number}" for number in range(workers)]
+    placement = Placement(tasks_of(chunks, workers), {}, dict.fromkeys(addresses, 1))
+    held: dict[str, list[Task]] = {address: [] for address in addresses}
+    found: list[int] = []
+    deaths = 0
+    while not placement.done:
+        for address, tasks in held.items():
+            while (task := placement.next_for(address, 1, tasks)) is not None:
+                tasks.append(task)
+        address = chance.choice([one for one in held if held[one]])
+        if deaths < 2 and chance.random() < 0.2:
+            deaths += 1
+            assert placement.lost(held.pop(address), died=True) is None
+            held[f"new{deaths}"] = []
+        elif chance.random() < 0.1:
+            assert placement.lost(held[address], died=False) is None
+            held[address] = []
+        else:
+            task = held[address].pop(chance.randrange(len(held[address])))
+            placement.finished(task, address, results(task))
+        for one in placement.in_order():
+            assert one.total == one.fingerprints
+            found.extend(one.total)
+    assert found == list(range(chunks))
+
+
+def test_a_chunk_that_kills_three_workers_is_found_alone() -> None:
+    poison, killed, culprit = 37, 0, None
+    placement = Placement(tasks_of(64), {}, {"w0": 1, "w1": 1})
+    held: dict[str, list[Task]] = {"w0": [], "w1": []}
+    while culprit is None:
+        for address, tasks in held.items():
+            while (task := placement.next_for(address, 1, tasks)) is not None:
+                tasks.append(task)
+        for address in list(held):
+            task = held[address].pop(0) if held[address] else None
+            if task is None:
+                continue
+            if any(group.start <= poison < group.stop for group in task.groups):
+                killed += 1
+                culprit = placement.lost([task, *held.pop(address)], died=True)
+                held[f"new{killed}"] = []
+            else:
+                placement.finished(task, address, results(task))
+        list(placement.in_order())
+    assert killed == 3
+    assert (culprit.start, culprit.stop) == (poison, poison + 1)
+
+
+def test_while_something_is_suspect_nothing_runs_beside_it() -> None:
+    placement = Placement(tasks_of(64), {}, {"w0": 4, "w1": 4})
+    task = placement.next_for("w0", 4, [])
+    assert task is not None
+    assert placement.lost([replace(task, strikes=1)], died=True) is None
+    suspect = placement.next_for("w0", 4, [])
+    assert suspect is not None
+    assert suspect.stop == suspect.start + 1
+    assert placement.next_for("w0", 4, [suspect]) is None
+    assert placement.next_for("w1", 4, [task]) is None  # it ends what it has first
+    placement.suspects.clear()
+    assert placement.next_for("w0", 4, [suspect]) is None
+    assert placement.next_for("w1", 4, [task]) is not None
+
+
+class Words(str):
+    """Adds by concatenation: shows the order."""
+
+    def __add__(self, other: Any) -> Words:
+        return Words(f"({self} {other})")
+
+
+def test_chunks_summed_apart_add_up_as_a_worker_would_have() -> None:
+    group = Group(0, 0, 4, 4)
+    placement = Placement([Task((group,))], {}, {"a": 1})
+    for chunk in (2, 0, 3, 1):
+        assert not list(placement.in_order())
+        part = replace(group, start=chunk, stop=chunk + 1)
+        placement.finished(Task((part,)), "a", [GroupResult(part, Words(chunk), (chunk,))])
+    (whole,) = placement.in_order()
+    assert whole.total == "(((0 1) 2) 3)"
+    assert (whole.group, whole.fingerprints) == (group, (0, 1, 2, 3))

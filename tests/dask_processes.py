@@ -1,0 +1,99 @@
+"""Real schedulers and workers as processes of their own, for the tests that connect or kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from row_sources import until
+
+TESTS = Path(__file__).parent
+
+
+@dataclass
+class Processes:
+    """A scheduler and its workers, started from a directory that holds their logs."""
+
+    place: Path
+    file: Path
+    address: str
+    options: tuple[str, ...]
+    stack: ExitStack
+    scheduler: subprocess.Popen[bytes]
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start_worker(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+        """A worker without a nanny, so that it stays dead when it is killed."""
+        process = self.stack.enter_context(
+            dask_process(
+                self.place / f"worker-{len(self.workers)}.log",
+                "worker",
+                self.address,
+                "--no-nanny",
+                "--no-dashboard",
+                "--nthreads=1",
+                "--memory-limit=2GiB",
+                f"--local-directory={self.place}",
+                f"--name=w{len(self.workers)}",
+                *self.options,
+                *options,
+                **environment,
+            )
+        )
+        self.workers.append(process)
+        return process
+
+
+@contextmanager
+def dask_process(log: Path, *command: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dask", *command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONPATH": str(TESTS)} | environment,
+        )
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def processes(place: Path, workers: int, *options: str, host: str = "127.0.0.1") -> Iterator[Any]:
+    """Start a scheduler and some workers, and wait for the scheduler's address."""
+    with ExitStack() as stack:
+        file = place / "scheduler.json"
+        scheduler = stack.enter_context(
+            dask_process(
+                place / "scheduler.log",
+                "scheduler",
+                f"--host={host}",
+                "--port=0",
+                "--no-dashboard",
+                f"--scheduler-file={file}",
+                *options,
+            )
+        )
+
+        def address() -> str:
+            assert scheduler.poll() is None, (place / "scheduler.log").read_text()
+            with suppress(OSError, ValueError):
+                return str(json.loads(file.read_text())["address"])
+            return ""
+
+        found = until(address, "the scheduler did not start")
+        started = Processes(place, file, found, options, stack, scheduler)
+        for _ in range(workers):
+            started.start_worker()
+        yield started
