@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from gmm_dask.chunked.array import array_chunks, predict_array
-from gmm_dask.chunked.evaluation import evaluate
+from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, evaluate
 from gmm_dask.chunked.fit import fit, memory_scanner
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
 from gmm_dask.chunked.rows import MemoryChunks
@@ -34,9 +34,6 @@ from gmm_dask.mixture.initialization import INITIALIZATIONS, GivenParameters
 from gmm_dask.mixture.parameters import MixtureParameters
 
 logger = logging.getLogger("gmm_dask")
-
-#: The rows of lowest density, by this share, lie below ``low_density_threshold_``.
-LOW_DENSITY_SHARE = 0.001
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,12 +20,12 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ConflictError, StorageError
 from gmm_dask.events import Notify
-from gmm_dask.mixture.criteria import aic, bic
 from gmm_dask.mixture.em import EMOptions
 from gmm_dask.mixture.matching import Match, match, matched_ids
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report.pictures import fit_pictures
 from gmm_dask.steps.inputs import given_parameters
+from gmm_dask.steps.manifest import compose_manifest, fit_key
 from gmm_dask.storage import registry
 from gmm_dask.storage.checkpoint import Checkpoint, open_checkpoint
 from gmm_dask.storage.fit_state import decode, encode
@@ -37,14 +34,8 @@ from gmm_dask.storage.plan import InputPlan
 
 logger = logging.getLogger("gmm_dask")
 
-#: Probabilities of the log-density's quantiles in a manifest.
-QUANTILES = (0.0001, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-#: Rows below this quantile are outliers.
-LOW_DENSITY_SHARE = 0.001
 #: Seconds of work that are worth a checkpoint: shorter ones are done again sooner than saved.
 SAVE_SECONDS = 1.0
-#: Distributions whose versions decide the bits of a result.
-RECORDED = ("gmm-dask", "numpy", "scipy", "numba", "scikit-learn", "pyarrow", "dask")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,22 +82,6 @@ class Published:
 
     version: int
     path: Path
-
-
-def fit_key(run: RunConfig, plan: InputPlan) -> str:
-    """Digest of all that a run file and its data say of a fit, and of the package version.
-
-    Where the input lies and where the model goes play no part.
-    """
-    content = {
-        "model": run.model.model_dump(mode="json"),
-        "fit": run.fit.model_dump(mode="json"),
-        "input": run.input.model_dump(mode="json", exclude={"path"}),
-        "snapshot": plan.digest,
-        "version": version("gmm-dask"),
-    }
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def checkpoint_key(
@@ -244,7 +219,7 @@ def evaluate(
         ids = matched_ids(matches, k, current.component_ids, next_id)
         next_id = max(next_id, max(ids) + 1)
     manifest = {
-        **_manifest(run, plan, scanner, result, records[0]),
+        **compose_manifest(run, plan, scanner, result, records[0]),
         "fit_key": fit_key(run, plan),
         "next_component_id": next_id,
     }
@@ -312,55 +287,3 @@ def clear_checkpoint(run: RunConfig, evaluation: Evaluation) -> None:
 def read_model(run: RunConfig) -> StoredModel:
     """Read the current model of a run file's output; raises `ModelError` if there is none."""
     return registry.load(run.output.models, run.output.name)
-
-
-def _manifest(
-    run: RunConfig, plan: InputPlan, scanner: Scanner, fitted: FitResult, record: DensityRecord
-) -> dict[str, Any]:
-    best, found, parameters = fitted.best, fitted.survey, fitted.parameters
-    moments = found.moments
-    weight = found.weight
-    search = fitted.search
-    return {
-        "configuration": run.model_dump(mode="json", include={"input", "model", "fit"}),
-        "snapshot": plan.digest,
-        "files": len(plan.files),
-        "rows": found.rows,
-        "rows_dropped": found.dropped,
-        "weight": weight,
-        "status": best.status.value,
-        "n_iter": best.n_iter,
-        "history": list(best.lower_bounds),
-        "last_moved": best.history[-1].moved if best.history else None,
-        "counts": None if best.counts is None else best.counts.tolist(),
-        "log_likelihood": record.mean_log_likelihood,
-        "aic": aic(parameters, record.log_likelihood),
-        "bic": bic(parameters, record.log_likelihood, weight),
-        "collapsed": np.flatnonzero(fitted.health.collapsed).tolist(),
-        "starved": np.flatnonzero(fitted.health.starved).tolist(),
-        "occupancy": record.shares.tolist(),
-        "quantiles": {str(share): record.quantile(share) for share in QUANTILES},
-        "low_density_threshold": record.quantile(LOW_DENSITY_SHARE),
-        "scans": scanner.scans,
-        "search": search
-        and {
-            "rows": search.rows,
-            "starts": search.starts,
-            "failed": search.failed,
-            "iterations": search.iterations,
-            "log_likelihoods": list(search.log_likelihoods),
-        },
-        "features": {
-            name: {
-                "minimum": moments.minimum[j],
-                "maximum": moments.maximum[j],
-                "mean": moments.mean[j],
-                "standard_deviation": float(np.sqrt(found.variances[j])),
-            }
-            for j, name in enumerate(plan.names)
-        },
-        "warnings": list(fitted.warnings),
-        "versions": {name: version(name) for name in RECORDED},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }

@@ -115,7 +115,7 @@ def open_executor(cluster: ClusterKind) -> Iterator[Executor]:
             threads.close()
     else:
         # Here, because a run on threads need not wait half a second for this import.
-        from gmm_dask.chunked import cluster as clusters
+        from gmm_dask.chunked.cluster import open_executor as open_workers
 
-        with clusters.open_executor(cluster) as executor:
+        with open_workers(cluster) as executor:
             yield executor

@@ -10,7 +10,8 @@ from gmm_dask.config import RunConfig
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.drift import Check
-from gmm_dask.steps.fitting import Evaluation, clear_checkpoint, fit_key
+from gmm_dask.steps.fitting import Evaluation, clear_checkpoint
+from gmm_dask.steps.manifest import fit_key
 from gmm_dask.storage import registry
 from gmm_dask.storage.model import StoredModel
 from gmm_dask.storage.plan import InputPlan

@@ -99,7 +99,7 @@ def test_the_manifest_says_what_a_reader_wants_to_know(run):
         run.model_dump_json(include={"input", "model", "fit"})
     )
     quantiles = {float(share): value for share, value in manifest["quantiles"].items()}
-    assert list(quantiles) == list(steps.fitting.QUANTILES)
+    assert list(quantiles) == list(steps.manifest.QUANTILES)
     assert list(quantiles.values()) == sorted(quantiles.values())
     assert manifest["low_density_threshold"] == quantiles[0.001]
     heights = np.array(pq.read_table(run.input.path)["height"].drop_null())
@@ -318,8 +318,8 @@ def test_the_fit_key_is_of_what_decides_the_fit(tmp_path):
     write_days(tmp_path)
     run = make_run(tmp_path)
     plan = steps.inspect_input(run)
-    key = steps.fitting.fit_key(run, plan)
-    assert key == steps.fitting.fit_key(
+    key = steps.manifest.fit_key(run, plan)
+    assert key == steps.manifest.fit_key(
         make_run(tmp_path, output__models=str(tmp_path / "m"), predict__probabilities=True), plan
     )
     others = [
@@ -330,7 +330,7 @@ def test_the_fit_key_is_of_what_decides_the_fit(tmp_path):
         make_run(tmp_path, input__nulls="error"),
         make_run(tmp_path, input__columns=["width", "height"]),
     ]
-    keys = [steps.fitting.fit_key(other, plan) for other in others]
+    keys = [steps.manifest.fit_key(other, plan) for other in others]
     write_day(tmp_path, 4)
-    keys.append(steps.fitting.fit_key(run, steps.inspect_input(run)))
+    keys.append(steps.manifest.fit_key(run, steps.inspect_input(run)))
     assert len({key, *keys}) == len(keys) + 1
