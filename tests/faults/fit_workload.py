@@ -1,0 +1,196 @@
+"""A fit and a prediction that kill themselves at a chosen point, and then are run again.
+
+``python fit_workload.py WORK SEED COUNT`` runs both once undisturbed, counting the points: every
+event that a step tells, every write and every other change of the disk. Then, COUNT times, a
+child is killed by SIGKILL at a point drawn from the seed, and the same run is started again.
+One line of JSON each says what was found.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gmm_dask import steps
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.threads import Threads
+from gmm_dask.config import RunConfig, ThreadsCluster, check_config
+from gmm_dask.events import StageStarted
+from gmm_dask.storage import atomic, locks, registry
+from gmm_dask.storage.model import verify_model
+from gmm_dask.storage.reader import parquet_chunks
+
+ROWS = 60_000  # per file, with three files: six groups
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
+#: Steps to be killed in, in turn; a point within is drawn.
+STEPS = ("fit", "evaluate", "fit", "publish", "fit", "predict", "fit", "publish_predictions")
+
+
+def write_input(path):
+    random_state = np.random.default_rng(1)
+    for day in range(3):
+        centres = np.array([[0, 0, 0, 0], [4, 4, 0, 0], [0, 4, 4, 0], [4, 0, 4, 4.0]])
+        component = random_state.choice(4, ROWS, p=[0.4, 0.3, 0.2, 0.1])
+        values = random_state.normal(size=(ROWS, 4)) + centres[component]
+        columns = {name: values[:, j] for j, name in enumerate("abcd")}
+        columns["a"] = pa.array(values[:, 0], mask=np.arange(ROWS) % 997 == 5)
+        (path / f"day={day}").mkdir(parents=True)
+        pq.write_table(pa.table(columns), path / f"day={day}" / "part.parquet")
+
+
+def run_config(root, **fit):
+    tables = {
+        "input": {"path": str(root.parent / "input"), "columns": list("abcd"), "nulls": "drop"},
+        "model": {"n_components": 4},
+        "fit": {"search_rows": 500, "n_init": 2, "tol": 1e-7, "max_iter": 6} | fit,
+        "output": {
+            "models": str(root / "models"),
+            "name": "m",
+            "predictions": str(root / "predictions"),
+        },
+    }
+    return check_config(RunConfig, tables, "run.toml")
+
+
+class Points:
+    """Counts what happens, and kills this process at the chosen point."""
+
+    def __init__(self, root, chosen=None):
+        self.step, self.stages, self.labels = "", [], []
+        self.chosen, self.numbers = chosen, itertools.count()
+        self.root, self.write_all = str(root), atomic.write_all
+        atomic.write_all = locks.write_all = self.write
+        sys.addaudithook(self.on_audit)
+
+    def passed(self):
+        self.labels.append((self.step, len(self.stages)))
+        return next(self.numbers) == self.chosen
+
+    def notify(self, event):
+        if isinstance(event, StageStarted):
+            self.stages.append(event.stage)
+        if self.passed():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def write(self, descriptor, block):
+        if self.passed():
+            view = memoryview(block).cast("B")
+            self.write_all(descriptor, view[: len(view) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.write_all(descriptor, block)
+
+    def on_audit(self, event, arguments):
+        creates = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT
+        if (event in CHANGES or creates) and self.passed():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_all(run, run_id, points):
+    """A fit and a prediction by their steps; every scan reads the files."""
+    points.step = "inspect"
+    plan = steps.inspect_input(run)
+    with Scanner(parquet_chunks(plan), Threads(2, memory=0), points.notify) as scanner:
+        points.step = "fit"
+        fitted = steps.fit(run, plan, scanner, points.notify)
+        points.step = "evaluate"
+        evaluation = steps.evaluate(run, plan, scanner, fitted)
+    points.step = "publish"
+    steps.publish(run, evaluation, run_id)
+    points.step = "predict"
+    model = steps.read_model(run)
+    threads = ThreadsCluster(threads=2)
+    with steps.open_predictions(run, plan, model, threads, points.notify, run_id) as prediction:
+        predicted = steps.predict(run, prediction)
+        assert steps.verify_predictions(run, prediction, predicted) == plan.rows
+        points.step = "publish_predictions"
+        steps.publish_predictions(run, prediction, predicted)
+
+
+def in_child(run, run_id, report, chosen=None):
+    """Run in a child process; its exit status, 0 or −9."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            steps.fitting.SAVE_SECONDS = 0.0  # after every step, however short
+            steps.fitting.fit_pictures = lambda *arguments: {"picture.png": b"picture"}
+            points = Points(report.parent, chosen)
+            run_all(run, run_id, points)
+            report.write_text(json.dumps([points.labels, points.stages]))
+            code = 0
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def look(run):
+    """What readers find: the current model and the predictions, both whole, or an exception."""
+    models = Path(run.output.models, run.output.name)
+    for version in registry.versions(run.output.models, run.output.name):
+        verify_model(models / f"v{version:06d}")
+    model = registry.load(run.output.models, run.output.name)
+    table = pq.read_table(run.output.predictions)
+    assert table.num_rows == 3 * ROWS
+    assert table["row"].to_pylist() == list(range(ROWS)) * 3
+    densities = table["log_density"].to_numpy()
+    return [model.version, model.sha256, hashlib.sha256(densities.tobytes()).hexdigest()]
+
+
+def litter(root):
+    """What a finished run should not leave: all but models, predictions and their records."""
+    expected = re.compile(
+        r"models(/m(/\.checkpoints|/current\.json|/v\d{6}(/[a-z_]+\.(json|png|safetensors))?)?)?"
+        r"|predictions(\.versions(/\w+(\.json|/part-[\w-]+\.parquet)?)?)?"
+    )
+    names = [path.relative_to(root).as_posix() for path in root.rglob("*")]
+    return sorted(name for name in names if not expected.fullmatch(name))
+
+
+def main(work, seed, count):
+    write_input(work / "input")
+    before = work / "before"
+    before.mkdir()
+    report = work / "report.json"
+    # What stands before each kill: version 1, of another fit.
+    assert in_child(run_config(before, max_iter=1), "old", report) == 0
+
+    def begin(name):
+        shutil.copytree(before, work / name, symlinks=True)
+        return run_config(work / name)
+
+    whole = begin("whole")
+    assert in_child(whole, "run", report) == 0
+    labels, stages = json.loads(report.read_text())
+    said = {"old": look(run_config(before)), "new": look(whole), "stages": stages}
+    print(json.dumps(said | {"litter": litter(work / "whole")}), flush=True)
+    draw = random.Random(seed)
+    for number in range(count):
+        step = STEPS[number % len(STEPS)]
+        chosen = draw.choice([place for place, label in enumerate(labels) if label[0] == step])
+        run = begin(f"kill-{number}")
+        status = in_child(run, "run", report, chosen)
+        killed = {"step": step, "point": chosen, "begun": labels[chosen][1], "status": status}
+        killed |= {"after": look(run), "versions": len(registry.versions(run.output.models, "m"))}
+        # Started again by hand it has another run id; by Prefect, as a retry, the same.
+        again = "run" if draw.random() < 0.5 else "again"
+        status = in_child(run, again, report)
+        stages = json.loads(report.read_text())[1]
+        killed |= {"again": again, "status again": status, "stages": stages, "end": look(run)}
+        print(json.dumps(killed | {"litter": litter(work / f"kill-{number}")}), flush=True)
+        shutil.rmtree(work / f"kill-{number}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
