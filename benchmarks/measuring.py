@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sets import MixtureKind
 
-from gmm_dask.chunked.rows import RowChunks, Rows
-from gmm_dask.chunked.scan import lanes_of
+from gmm_dask.chunked.rows import RowChunks
+from gmm_dask.chunked.scan import Lane, lanes_of
 from gmm_dask.mixture.threads import single_threaded
 
 PACKAGES = ("gmm-dask", "numpy", "numba", "pyarrow", "scikit-learn", "dask", "prefect")
@@ -122,14 +121,14 @@ def write_parquet(
     return directory
 
 
-def decode(chunks: RowChunks, threads: int, use: Callable[[Rows], object] = id) -> None:
-    """Read every chunk once, and do no more with it than ``use``; lanes in turn on threads."""
+def decode(chunks: RowChunks, threads: int, lanes: Sequence[Lane] | None = None) -> None:
+    """Read every chunk, or those of some lanes, once and do no more; lanes in turn on threads."""
 
-    def read(edges: tuple[int, int]) -> None:
-        for rows in chunks.read(*edges):
-            use(rows)
+    def read(lane: Lane) -> None:
+        for _ in chunks.read(lane.start, lane.stop):
+            pass
 
-    on_threads(threads, read, [(lane.start, lane.stop) for lane in lanes_of(chunks)])
+    on_threads(threads, read, lanes_of(chunks) if lanes is None else lanes)
 
 
 def on_threads(threads: int, function: Callable[[Any], object], pieces: Sequence[Any]) -> None:
@@ -141,10 +140,6 @@ def on_threads(threads: int, function: Callable[[Any], object], pieces: Sequence
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(alone, pieces))
-
-
-def slices(n: int, step: int) -> list[slice]:
-    return [slice(a, b) for a, b in pairwise([*range(0, n, step), n])]
 
 
 def peak_bytes(pid: int | str = "self") -> int:
