@@ -92,7 +92,7 @@ class DrawnRows:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.rule("hog", chunk).exists():
             hog: list[Any] = []
-            until(lambda: hog.append(np.ones(4 << 20)) is not None, "nobody ended the hog")
+            until(lambda: hog.append(np.ones(1 << 20)) is not None, "nobody ended the hog")
 
 
 def drawn(chunks: int, rows: int, **keywords: Any) -> DrawnRows:

@@ -97,14 +97,10 @@ def _running(
     if "://" not in address:
         address = f"tls://{address}" if kind.tls else f"tcp://{address}"
     _require_safety(address, kind, key)
+    security = None if kind.tls is None else _security(kind.tls)
     seconds = kind.deadlines.connect
     try:
-        client = Client(
-            address,
-            security=None if kind.tls is None else _security(kind.tls),
-            timeout=seconds,
-            set_as_default=False,
-        )
+        client = Client(address, security=security, timeout=seconds, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"{key}: no scheduler answers at {address} within {seconds:g} s; is it running (dask "

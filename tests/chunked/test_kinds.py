@@ -1,0 +1,304 @@
+"""What a cluster file names, opened for real: processes of this machine, TLS, and refusals."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from dask_processes import Processes, processes
+from row_sources import chunk_numbers, drawn, process_ids, until
+
+from gmm_dask.chunked.cluster import ClusterExecutor, kinds, open_executor
+from gmm_dask.chunked.cluster.worker import Facts, facts
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.threads import Threads
+from gmm_dask.config import (
+    Deadlines,
+    LocalProcesses,
+    RunningScheduler,
+    SchedulerFile,
+    SlurmJobs,
+    ThreadsCluster,
+    TlsSection,
+)
+from gmm_dask.errors import ClusterError, ConfigError
+
+SOON = Deadlines(connect=20, no_progress=20, worker_lost=20)
+NOW = Deadlines(connect=0.3)
+
+
+def opened(kind: Any) -> Any:
+    """Open a kind that is expected to be refused."""
+    with open_executor(kind) as executor:
+        return executor
+
+
+def test_threads_need_no_cluster() -> None:
+    with open_executor(ThreadsCluster(threads=2, deadlines=Deadlines(no_progress=5))) as executor:
+        assert isinstance(executor, Threads)
+        assert (executor.threads, executor.no_progress) == (2, 5.0)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    with processes(tmp_path_factory.mktemp("running"), 2) as started:
+        yield started
+
+
+@pytest.mark.slow
+def test_a_running_scheduler_is_used_by_address_and_left_running(
+    running: Processes, small_groups: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = RunningScheduler(kind="address", address=running.address, deadlines=SOON)
+    for _ in range(2):
+        with caplog.at_level(logging.INFO, "gmm_dask"), open_executor(kind) as executor:
+            until(lambda: len(executor.workers) == 2 or executor.look(executor.ask()), "no workers")
+            source = drawn(12, 500)
+            assert Scanner(source, executor).reduce(chunk_numbers, None) == tuple(range(12))
+        assert "GiB for rows kept between scans: tcp://127.0.0.1:" in caplog.text
+    assert running.scheduler.poll() is None
+    assert [worker.poll() for worker in running.workers] == [None, None]
+
+
+@pytest.mark.slow
+def test_a_running_scheduler_is_found_by_its_file(running: Processes, small_groups: int) -> None:
+    kind = SchedulerFile(kind="scheduler_file", path=str(running.file), deadlines=SOON)
+    with open_executor(kind) as executor:
+        assert Scanner(drawn(12, 500), executor).reduce(chunk_numbers, None) == tuple(range(12))
+
+
+@pytest.mark.slow
+def test_workers_unlike_this_process_are_refused_by_name_unless_allowed(
+    tmp_path: Path, small_groups: int
+) -> None:
+    with processes(tmp_path, 0) as started:
+        started.start_worker(NUMBA_CPU_NAME="generic")
+        kind = RunningScheduler(kind="address", address=started.address, deadlines=SOON)
+        message = (
+            r"these workers would not compute the same bits: tcp://127\.0\.0\.1:\d+: cpu generic, "
+            r"here \S+; CPU features differ in .*; give them what this process has, or set "
+            r"allow_mixed = true"
+        )
+        with pytest.raises(ClusterError, match=message):
+            opened(kind)
+        with open_executor(kind.model_copy(update={"allow_mixed": True})) as executor:
+            assert isinstance(executor, ClusterExecutor)
+            assert len(executor.mixed) == 1
+            assert "cpu generic" in executor.mixed[0]
+            found = Scanner(drawn(6, 500), executor).reduce(chunk_numbers, None)
+            assert found == tuple(range(6))
+            assert len(executor.mixed) == 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_see_the_input_is_refused_before_the_first_scan(
+    tmp_path: Path, small_groups: int
+) -> None:
+    source = drawn(30, 500, place=str(tmp_path))
+    with processes(tmp_path, 0) as started:
+        started.start_worker(DRAWN_ROWS_HIDDEN="1")
+        kind = RunningScheduler(kind="address", address=started.address, deadlines=SOON)
+        with open_executor(kind) as executor:
+            message = (
+                r"worker tcp://127\.0\.0\.1:\d+: drawn chunk 0: is not there; every worker must "
+                r"see the input under the same path"
+            )
+            with pytest.raises(ClusterError, match=message):
+                Scanner(source, executor).reduce(chunk_numbers, None)
+    assert not source.readings()
+
+
+@pytest.mark.slow
+def test_workers_that_join_late_help_unless_they_are_unfit(
+    tmp_path: Path, small_groups: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = drawn(30, 500, place=str(tmp_path))
+    source.rule("hold", 29).touch()
+    with processes(tmp_path, 1) as started:
+        kind = RunningScheduler(kind="address", address=started.address, deadlines=SOON)
+        joined = []
+
+        def join(event: Any) -> None:
+            if not joined:
+                joined.append(started.start_worker(DRAWN_ROWS_HIDDEN="1"))
+                joined.append(started.start_worker())
+
+        def release_when_both_are_known() -> bool:
+            words = caplog.text
+            return "it gets no work" in words and "has joined" in words
+
+        import threading
+
+        def release() -> None:
+            until(release_when_both_are_known, f"not both have joined: {caplog.text}")
+            source.rule("hold", 29).unlink()
+
+        with caplog.at_level(logging.INFO, "gmm_dask"), open_executor(kind) as executor:
+            thread = threading.Thread(target=release)
+            thread.start()
+            scanner = Scanner(source, executor, join)
+            found = scanner.reduce(process_ids, None)
+            thread.join()
+            assert "worker tcp://127.0.0.1:" in caplog.text
+            assert joined[0].pid not in found
+            again = scanner.reduce(process_ids, None)
+            assert joined[0].pid not in again
+            assert set(again) == {started.workers[0].pid, joined[1].pid}
+
+
+def write_certificates(place: Path) -> TlsSection:
+    """One key that signs itself, for everybody: what TLS with a private authority needs."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gmm-dask tests")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = place / "cert.pem"
+    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    secret = place / "key.pem"
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return TlsSection(ca_file=str(pem), cert=str(pem), key=str(secret))
+
+
+@pytest.mark.slow
+def test_tls_lets_in_who_has_the_certificates(tmp_path: Path, small_groups: int) -> None:
+    tls = write_certificates(tmp_path)
+    options = (
+        "--protocol=tls",
+        f"--tls-ca-file={tls.ca_file}",
+        f"--tls-cert={tls.cert}",
+        f"--tls-key={tls.key}",
+    )
+    with processes(tmp_path, 1, *options) as started:
+        assert started.address.startswith("tls://127.0.0.1:")
+        kind = SchedulerFile(kind="scheduler_file", path=str(started.file), tls=tls, deadlines=SOON)
+        with open_executor(kind) as executor:
+            assert Scanner(drawn(6, 500), executor).reduce(chunk_numbers, None) == tuple(range(6))
+        elsewhere = tmp_path / "strangers"
+        elsewhere.mkdir()
+        stranger = kind.model_copy(
+            update={"tls": write_certificates(elsewhere), "deadlines": Deadlines(connect=2)}
+        )
+        with pytest.raises(
+            ClusterError, match=r"no scheduler answers at tls://.* TLS files belong"
+        ):
+            opened(stranger)
+
+
+@pytest.mark.parametrize("address", ["tcp://192.0.2.7:8786", "192.0.2.7:8786", "no-such-host:8786"])
+def test_beyond_this_machine_only_with_tls(address: str, tmp_path: Path) -> None:
+    message = (
+        r"^cluster\.address = 'tcp://.*' is beyond this machine, and without TLS whoever reaches "
+        r"it can run code there and here; set \[cluster\.tls\], or allow_insecure = true"
+    )
+    with pytest.raises(ConfigError, match=message):
+        opened(RunningScheduler(kind="address", address=address, deadlines=NOW))
+    file = tmp_path / "scheduler.json"
+    file.write_text('{"address": "tcp://192.0.2.7:8786"}')
+    with pytest.raises(ConfigError, match=r"^cluster\.path = 'tcp://192\.0\.2\.7:8786' is beyond"):
+        opened(SchedulerFile(kind="scheduler_file", path=str(file), deadlines=NOW))
+    # TEST-NET-1 is never routed: allowed, it is tried and not found.
+    allowed = RunningScheduler(
+        kind="address", address="tcp://192.0.2.7:8786", allow_insecure=True, deadlines=NOW
+    )
+    with pytest.raises(
+        ClusterError, match=r"no scheduler answers at tcp://192\.0\.2\.7:8786 withi"
+    ):
+        opened(allowed)
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1:1", "tcp://[::1]:1"])
+def test_nobody_at_the_address_is_an_error_in_time(address: str) -> None:
+    message = r"^cluster\.address: no scheduler answers at tcp://\S+ within 0\.3 s; is it running"
+    with pytest.raises(ClusterError, match=message):
+        opened(RunningScheduler(kind="address", address=address, deadlines=NOW))
+
+
+def test_addresses_and_tls_files_are_checked(tmp_path: Path) -> None:
+    tls = write_certificates(tmp_path)
+    together = r"a tls:// address and the \[cluster\.tls\] files go together"
+    for address, files, message in (
+        ("tls://127.0.0.1:1", None, together),
+        ("tcp://127.0.0.1:1", tls, together),
+        ("http://127.0.0.1:1", None, r"cluster\.address = 'http:.*write tcp://host:port or tls://"),
+        (
+            "127.0.0.1:1",
+            tls.model_copy(update={"key": "/gone.pem"}),
+            r"^cluster\.tls\.key = '/gone\.pem': there is no such file",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            opened(RunningScheduler(kind="address", address=address, tls=files, deadlines=NOW))
+
+
+def test_a_scheduler_file_that_never_comes_is_an_error_in_time(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    kind = SchedulerFile(kind="scheduler_file", path=str(file), deadlines=NOW)
+    for written, why in ((None, "FileNotFoundError"), ("{", "JSONDecodeError"), ("[]", "TypeErr")):
+        if written is not None:
+            file.write_text(written)
+        message = rf"holds no scheduler's address after 0\.3 s \({why}.*dask scheduler --scheduler"
+        with pytest.raises(ClusterError, match=message):
+            opened(kind)
+
+
+@pytest.mark.slow
+def test_a_scheduler_without_workers_is_an_error_in_time(tmp_path: Path) -> None:
+    with processes(tmp_path, 0) as started:
+        deadlines = Deadlines(connect=2)
+        kind = RunningScheduler(kind="address", address=started.address, deadlines=deadlines)
+        with pytest.raises(
+            ClusterError, match=r"no worker has joined the scheduler within 2 s; st"
+        ):
+            opened(kind)
+
+
+def test_a_memory_limit_is_checked() -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.memory_limit = 'plenty': .*write '4GiB'"):
+        opened(LocalProcesses(kind="local", memory_limit="plenty"))
+
+
+def test_slurm_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(ConfigError, match=r"pip install 'gmm-dask\[slurm\]'"):
+        opened(SlurmJobs(kind="slurm", jobs=2, cores=1, memory="1GiB"))
+
+
+def test_facts_differ_in_what_decides_the_bits() -> None:
+    mine = facts()
+    assert mine.unlike(facts()) == ""
+    other = Facts(mine.gmm_dask, mine.python, "1.26.4", mine.numba, mine.cpu, "-avx512f,+sse2")
+    found = other.unlike(Facts(*(vars(mine) | {"features": "+avx512f,+sse2"}).values()))
+    assert found == f"numpy 1.26.4, here {mine.numpy}; CPU features differ in avx512f"
+
+
+def test_loopback_is_told_by_all_addresses_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def both(host: str, port: None) -> list[Any]:
+        return [(0, 0, 0, "", ("127.0.0.1", 0)), (0, 0, 0, "", ("192.0.2.7", 0))]
+
+    monkeypatch.setattr(kinds.socket, "getaddrinfo", both)
+    with pytest.raises(ConfigError, match="is beyond this machine"):
+        opened(RunningScheduler(kind="address", address="two-faced:1", deadlines=NOW))
