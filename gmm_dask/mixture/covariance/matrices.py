@@ -103,7 +103,7 @@ def upper_factors_of_precisions(precisions: FloatArray) -> FloatArray:
     for c, precision in enumerate(precisions):
         if not np.isfinite(precision).all():
             raise ConfigError(f"precisions_init of component {c} is not finite")
-        if not np.allclose(precision, precision.T):
+        if np.abs(precision - precision.T).max() > 1e-8 * np.abs(precision).max():
             raise ConfigError(f"precisions_init of component {c} is not symmetric")
     flipped = precisions[:, ::-1, ::-1]
     definite = positive_definite(flipped)
@@ -121,7 +121,9 @@ def inverse_deviations(variances: FloatArray) -> FloatArray:
     if not usable.all():
         component = int(np.argmin(usable))
         finite = np.isfinite(rows[component]).all()
-        raise ill_conditioned(component, "has a variance of 0" if finite else "is not finite")
+        smallest = rows[component].min()
+        what = f"has a variance of {smallest:g}" if finite else "is not finite"
+        raise ill_conditioned(component, what)
     return 1.0 / np.sqrt(variances)
 
 

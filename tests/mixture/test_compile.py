@@ -1,0 +1,155 @@
+"""Compiling: once per installation, announced, from many processes, and where nothing is writable.
+
+Each test runs real processes with a cache directory of their own. The kernels of a copy of the
+package are compiled where the package itself matters, a kernel of one line where it does not.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gmm_dask
+
+FIT = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+logging.getLogger("gmm_dask").setLevel(logging.INFO)
+import numpy as np
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.statistics import sum_statistics
+parameters = MixtureParameters.from_covariances(
+    "spherical", np.array([0.5, 0.5]), np.array([[0.0], [4.0]]), np.ones(2)
+)
+X = np.repeat([[0.0], [4.0]], [30, 10], axis=0)
+print("counts", sum_statistics(parameters, X).counts.round(1))
+"""
+SMALL = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+logging.getLogger("gmm_dask").setLevel(logging.INFO)
+from small import double
+print("result", double(21.0))
+"""
+KERNEL = """
+from gmm_dask.mixture.covariance.compile import kernel
+
+@kernel("kernel of one line")
+def double(x):
+    return 2.0 * x
+"""
+STATISTICS = "INFO compiling the statistics kernel of the spherical covariance"
+COMPILING = f"{STATISTICS}, once per installation"
+
+
+def environment(**changes):
+    """Of a process that keeps nothing and finds only what it is told."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "XDG_"))}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", **{k: str(v) for k, v in changes.items()}}
+
+
+def start(code, **changes):
+    return subprocess.Popen(
+        [sys.executable, "-P", "-W", "error", "-c", code],
+        env=environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lines_of(started):
+    out, err = started.communicate(timeout=120)
+    assert started.returncode == 0, err
+    return out.splitlines()
+
+
+def run(code, **changes):
+    return lines_of(start(code, **changes))
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A module of one kernel, in a directory that can be written."""
+    place = tmp_path / "module"
+    place.mkdir()
+    (place / "small.py").write_text(KERNEL)
+    return place
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package, installed where nothing can be written beside its kernels."""
+    place = tmp_path / "installed"
+    source = Path(gmm_dask.__file__).parent
+    shutil.copytree(
+        source, place / "gmm_dask", ignore=shutil.ignore_patterns("__pycache__", "*.nbi", "*.nbc")
+    )
+    # A file where the directory would be stops even root, who runs the tests in a container.
+    (place / "gmm_dask/mixture/covariance/__pycache__").write_text("")
+    return place
+
+
+def test_of_processes_that_start_together_one_compiles_and_all_are_right(tmp_path):
+    together = [start(FIT, NUMBA_CACHE_DIR=tmp_path) for _ in range(3)]
+    outputs = [lines_of(process) for process in together]
+    assert [output[-1] for output in outputs] == ["counts [30. 10.]"] * 3
+    assert sum(COMPILING in output for output in outputs) == 1
+    assert run(FIT, NUMBA_CACHE_DIR=tmp_path) == ["counts [30. 10.]"]  # nothing is compiled
+
+
+def test_a_read_only_installation_keeps_its_code_in_the_users_cache(package, tmp_path):
+    home = tmp_path / "cache"
+    first = run(FIT, PYTHONPATH=package, XDG_CACHE_HOME=home)
+    assert first == [COMPILING, "counts [30. 10.]"]
+    assert list(home.rglob("*.nbc"))
+    assert run(FIT, PYTHONPATH=package, XDG_CACHE_HOME=home) == ["counts [30. 10.]"]
+    # A kernel is made of more files than its own: a change in another one is noticed.
+    tile = package / "gmm_dask/mixture/covariance/tile.py"
+    tile.write_text(tile.read_text() + "\n# a new version\n")
+    assert run(FIT, PYTHONPATH=package, XDG_CACHE_HOME=home) == first
+
+
+def test_where_nothing_can_be_written_it_works_without_a_cache(package, tmp_path):
+    nowhere = tmp_path / "file"
+    nowhere.write_text("")
+    output = run(FIT, PYTHONPATH=package, XDG_CACHE_HOME=nowhere, NUMBA_CACHE_DIR=nowhere / "x")
+    assert output == [
+        f"{STATISTICS} for this process only: no cache directory can be written; "
+        "set NUMBA_CACHE_DIR to one",
+        "counts [30. 10.]",
+    ]
+
+
+def test_a_damaged_cache_is_replaced(small, tmp_path):
+    places = {"PYTHONPATH": small, "NUMBA_CACHE_DIR": tmp_path / "cache"}
+    announced = ["INFO compiling the kernel of one line, once per installation", "result 42.0"]
+    assert run(SMALL, **places) == announced
+    (code,) = (tmp_path / "cache").rglob("*.nbc")
+    code.write_bytes(code.read_bytes()[:500])
+    first, *rest = run(SMALL, **places)
+    assert first.startswith(f"WARNING compiled code in {code.parent} cannot be read: ")
+    assert rest == announced
+    assert run(SMALL, **places) == ["result 42.0"]
+
+
+def test_a_cache_that_fills_up_is_done_without(small, tmp_path):
+    places = {"PYTHONPATH": small, "NUMBA_CACHE_DIR": tmp_path / "cache"}
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+    ignoring = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    announced, warned, result = run(ignoring + limited + SMALL, **places)
+    assert announced.startswith("INFO compiling the kernel of one line")
+    assert warned.startswith("WARNING compiled code cannot be kept in ")
+    assert result == "result 42.0"
+
+
+def test_another_processor_has_a_cache_of_its_own(small, tmp_path):
+    places = {"PYTHONPATH": small, "NUMBA_CACHE_DIR": tmp_path / "cache"}
+    assert len(run(SMALL, **places)) == 2
+    # Two processors that share a home: the other must neither load nor overwrite this code.
+    assert len(run(SMALL, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", **places)) == 2
+    assert len(list((tmp_path / "cache").rglob("*.nbc"))) == 2
+    assert run(SMALL, **places) == ["result 42.0"]
