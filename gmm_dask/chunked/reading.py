@@ -138,6 +138,8 @@ class Reader:
                 f"{self.chunks.rows[chunk]:,}; the input has changed, start again"
             )
         self._next = chunk + 1
+        if self._next == self.stop:
+            self._decoding = iter(())  # or its file stays open, with what it has decoded
         return rows, None
 
     def use(self, rows: Rows, known: int | None) -> tuple[Rows, int]:

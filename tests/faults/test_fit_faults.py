@@ -29,7 +29,7 @@ def findings(tmp_path_factory):
     whole, *killed = map(json.loads, done.stdout.splitlines())
     assert len(killed) == KILLS
     assert {finding["status"] for finding in killed} == {-9}
-    assert {finding["status again"] for finding in killed} == {0}
+    assert {finding["status again"] for finding in killed} == {0}, done.stderr
     return whole, killed
 
 

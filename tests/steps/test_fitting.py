@@ -4,6 +4,7 @@ import json
 import logging
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tables import (
@@ -334,3 +335,21 @@ def test_the_fit_key_is_of_what_decides_the_fit(tmp_path):
     write_day(tmp_path, 4)
     keys.append(steps.manifest.fit_key(run, steps.inspect_input(run)))
     assert len({key, *keys}) == len(keys) + 1
+
+
+def test_a_scan_lets_go_of_what_it_has_decoded(tmp_path):
+    for day in range(12):
+        write_day(tmp_path, day, rows=33_000)
+    plan = steps.inspect_input(make_run(tmp_path))
+    held = []
+
+    def look(event):
+        held.append(pa.total_allocated_bytes())
+
+    batch = 33_000 * 2 * 8  # of one file: bytes
+    for threads in (1, 2):
+        before = pa.total_allocated_bytes()
+        with out_of_core(plan, look, threads=threads) as scanner:
+            assert len(scanner.lanes) == 12
+            scanner.reduce(lambda rows, argument: rows.source_rows, None)
+        assert max(held) - before < (threads + 2) * batch

@@ -21,7 +21,7 @@ from tables import (
 
 from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
-from gmm_dask.errors import ConflictError, InputChangedError, StorageError
+from gmm_dask.errors import InputChangedError, StorageError
 from gmm_dask.events import silent
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.storage import registry
@@ -99,6 +99,7 @@ def test_large_files_are_cut_and_empty_ones_have_no_part(tmp_path, monkeypatch):
     write_day(tmp_path, 2, rows=70_000, row_group_size=20_000)
     write_day(tmp_path, 4, rows=0)
     write_day(tmp_path, 5, rows=1, nulls=False)
+    monkeypatch.setattr("gmm_dask.steps.predicting.PART_ROWS", 1)
     predicted, rows = run_predict(run)
     assert rows == 71_001
     assert len(predicted.parts) > 5
@@ -205,6 +206,13 @@ def test_a_part_that_was_lost_is_predicted_anew(run, monkeypatch):
     assert read_predictions(run).num_rows == 1500
 
 
+def test_a_record_that_was_lost_costs_a_prediction_of_everything(run, tmp_path):
+    run_predict(run)
+    (tmp_path / "predictions.versions" / "predict-1.json").write_text("{}")
+    assert run_predict(run, "predict-2")[0].reused == 0
+    assert read_predictions(run).num_rows == 1500
+
+
 def test_permanent_ids_are_written(run):
     model = steps.read_model(run)
     renamed = replace(model, component_ids=(7, 3, 11), run={}, path=None)
@@ -241,7 +249,19 @@ def test_an_interrupted_prediction_leaves_what_was_there(run, tmp_path):
     assert files_below(tmp_path) == before
 
 
-def test_two_predictions_at_once_and_a_run_id_used_again_are_refused(run):
+def test_a_run_that_is_tried_again_publishes_once(run, tmp_path, monkeypatch):
+    run_predict(run, "one")
+    before = files_below(tmp_path)
+    write_day(tmp_path, 1, shift=0.5)  # whatever has happened since
+    before["input/day=1/part.parquet"] = (tmp_path / "input/day=1/part.parquet").read_bytes()
+    read_from = count_files_read(monkeypatch)
+    predicted, rows = run_predict(run, "one")
+    assert (predicted.parts, predicted.reused, predicted.drift, rows) == ((), 3, None, 1500)
+    assert read_from == []
+    assert files_below(tmp_path) == before
+
+
+def test_two_predictions_at_once_are_refused(run):
     plan = steps.inspect_input(run, for_fit=False)
     model = steps.read_model(run)
     with (
@@ -250,9 +270,6 @@ def test_two_predictions_at_once_and_a_run_id_used_again_are_refused(run):
         steps.open_predictions(run, plan, model, THREADS, silent, "two"),
     ):
         pass
-    run_predict(run, "three")
-    with pytest.raises(ConflictError, match="run three is published already"):
-        run_predict(run, "three")
 
 
 def test_a_file_that_changes_after_the_plan_is_named(run, tmp_path):
