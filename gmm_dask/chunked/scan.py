@@ -160,6 +160,8 @@ class Scanner:
         Source rows in all.
     kept
         Whether the rows stay in memory after the first scan, because they fit.
+    volatile
+        Whether readings are held to the first one's values; set to False by who reads once.
     """
 
     def __init__(self, chunks: RowChunks, executor: Executor, notify: Notify = silent) -> None:
@@ -172,6 +174,7 @@ class Scanner:
         self.drop = False
         size = self.rows * (len(chunks.columns) * chunks.dtype.itemsize + 8 * chunks.weighted)
         self.kept = chunks.volatile and size <= executor.memory
+        self.volatile = chunks.volatile
         self.fingerprints: tuple[int, ...] | None = None
 
     def reduce(
@@ -190,7 +193,7 @@ class Scanner:
         """
         if not self.lanes:
             raise TooFewRowsError("the input has no rows")
-        work = Work(function, argument, self.drop, self.fingerprints, self.chunks.volatile)
+        work = Work(function, argument, self.drop, self.fingerprints, self.volatile)
         began = time.perf_counter()
         self.notify(StageStarted(stage, self.rows, "rows"))
         total: Any = None
@@ -202,7 +205,7 @@ class Scanner:
             done += result.group.rows
             self.notify(StageAdvanced(stage, done))
         self.scans += 1
-        if self.chunks.volatile and self.fingerprints is None:
+        if self.volatile and self.fingerprints is None:
             self.fingerprints = tuple(prints)
         seconds = time.perf_counter() - began
         rate = self.rows / max(seconds, 1e-9)

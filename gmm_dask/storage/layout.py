@@ -13,9 +13,9 @@ from gmm_dask.storage.plan import InputPlan
 CHUNK_BYTES = 31 << 20
 
 
-def chunk_rows(n: int, d: int, chunk_bytes: int = CHUNK_BYTES) -> int:
+def chunk_rows(n: int, d: int, chunk_bytes: int = CHUNK_BYTES, least: int = 1) -> int:
     """Rows of a chunk, at the most, for n rows of d features."""
-    return max(1, min(chunk_bytes // (8 * d), group_rows(n)))
+    return max(1, min(chunk_bytes // (8 * d), max(group_rows(n), least)))
 
 
 @dataclass(frozen=True, eq=False)

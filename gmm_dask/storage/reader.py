@@ -43,6 +43,7 @@ def parquet_chunks(
     split_files: bool = False,
     key_columns: Sequence[str] = (),
     chunk_bytes: int = CHUNK_BYTES,
+    least_rows: int = 1,
 ) -> ParquetChunks:
     """Cut an input plan into row chunks; reads nothing.
 
@@ -56,6 +57,8 @@ def parquet_chunks(
         Columns of any type, or keys of partitions, to hand on with the rows.
     chunk_bytes
         Bytes of a chunk when every value takes 8.
+    least_rows
+        Rows that a chunk should hold, where bytes allow, even if the input is small.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def parquet_chunks(
             )
         if list(key_columns).count(name) > 1:
             raise ConfigError(f"key_columns names {name!r} twice; name each column once")
-    most = chunk_rows(plan.rows, len(plan.columns), chunk_bytes)
+    most = chunk_rows(plan.rows, len(plan.columns), chunk_bytes, least_rows)
     return ParquetChunks(plan, most, split_files, tuple(key_columns))
 
 
