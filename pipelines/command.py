@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import uuid
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ ClusterFile = Annotated[
 Direct = Annotated[bool, typer.Option("--direct", help="The same steps without Prefect.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's own log.")]
 
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+FAILED, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 def main() -> None:
@@ -261,6 +262,13 @@ def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
     from gmm_dask.errors import GmmDaskError
     from pipelines.terminal import print_error
 
+    def terminate(number: int, frame: Any) -> None:
+        print_error("terminated; the same command goes on where it was")
+        sys.exit(TERMINATED)
+
+    # SIGTERM, from a scheduler or a shutdown, unwinds like an exception: what is half written is
+    # removed, and the embedded server is stopped, which would otherwise stay.
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except KeyboardInterrupt:
@@ -274,5 +282,11 @@ def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        print_error(f"{type(error).__name__}: {error}; run it again with --debug for the traceback")
+        what, advice = f"{type(error).__name__}: {error}", "--debug shows the traceback"
+        if type(error).__module__.partition(".")[0] in {"httpx", "prefect"}:
+            what = f"the Prefect server did not answer ({what})"
+            advice = "what the log calls published is published; " + advice
+        print_error(f"{what}; {advice}")
         sys.exit(FAILED)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -40,6 +40,7 @@ def prepare_environment(debug: bool = False) -> None:
         os.environ.setdefault(name, value)
     if not debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
 
 
 def require_server(embedded: bool = True) -> str | None:

@@ -1,15 +1,11 @@
 """A real Prefect server for the session, on loopback, with a home of its own."""
 
 import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-import httpx
 import pytest
+from services import prefect_server_process
 
 from pipelines.settings import prepare_environment
 
@@ -21,35 +17,13 @@ os.environ["PREFECT_HOME"] = HOME.name
 os.environ["PREFECT_LOGGING_TO_API_BATCH_INTERVAL"] = "0.1"
 prepare_environment()
 
-DEADLINE = 120.0
-
 
 @pytest.fixture(scope="session")
 def server():
-    """The address of a Prefect server as an operator would start it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    quick = {
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
-        "PREFECT_SERVER_UI_ENABLED": "false",
-    }
-    with (Path(HOME.name) / "server.log").open("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *arguments],
-            env={**os.environ, **quick},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        address = f"http://127.0.0.1:{port}/api"
-        try:
-            _wait_until_it_answers(address, process, log)
-            yield address
-            _send_what_is_left(address)
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
+    """The address of a Prefect server."""
+    with prefect_server_process(Path(HOME.name) / "server") as (address, _):
+        yield address
+        _send_what_is_left(address)
 
 
 def _send_what_is_left(address):
@@ -61,19 +35,6 @@ def _send_what_is_left(address):
     with temporary_settings({PREFECT_API_URL: address}):
         APILogWorker.instance().drain()
         EventsWorker.drain_all()
-
-
-def _wait_until_it_answers(address, process, log):
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        try:
-            if httpx.get(f"{address}/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-        if process.poll() is not None or time.monotonic() > deadline:
-            log.seek(0)
-            pytest.fail(f"the Prefect server did not start: {log.read()}")
 
 
 @pytest.fixture
@@ -88,3 +49,12 @@ def prefect_server(server):
     # The heartbeat's thread costs each run a second at its end.
     with temporary_settings({PREFECT_API_URL: server, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield server
+
+
+@pytest.fixture
+def client(prefect_server):
+    """What the server knows."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        yield client

@@ -1,55 +1,23 @@
 """Schedules that really fire, on a real server, by a served process and by a worker."""
 
 import os
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import ObjectNotFound
 from runs import eventually, write_run
+from services import running
 
 from gmm_dask.config import RunConfig, read_config
 from gmm_dask.storage.registry import versions
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def client(prefect_server):
-    with get_client(sync_client=True) as client:
-        yield client
-
-
-@contextmanager
-def running(arguments, server, cwd, log):
-    """A service started as from a shell, and stopped as by an operator: with SIGTERM."""
-    quick = {
-        "PREFECT_API_URL": server,
-        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-    }
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *map(str, arguments)],
-            env={**os.environ, **quick},
-            cwd=cwd,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=60)
 
 
 def runs_of(client, name):

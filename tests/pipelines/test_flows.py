@@ -2,7 +2,6 @@
 
 import pyarrow.dataset as ds
 import pytest
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
@@ -30,12 +29,6 @@ def run(tmp_path):
 def directly(name, run, run_id="direct"):
     sequence = getattr(sequences, name)
     return sequence(run, ThreadsCluster(), sequences.directly, silent, run_id)
-
-
-@pytest.fixture
-def client(prefect_server):
-    with get_client(sync_client=True) as client:
-        yield client
 
 
 def test_a_flow_and_a_direct_run_write_the_same_model(run, prefect_server):

@@ -1,0 +1,79 @@
+"""Prefect servers, workers and served flows as processes of their own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+DEADLINE = 180.0
+
+
+@contextmanager
+def prefect_server_process(home):
+    """A Prefect server as an operator would start it; yields its address and its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
+        "PREFECT_SERVER_UI_ENABLED": "false",
+    }
+    home.mkdir()
+    with (home / "server.log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
+            env={**os.environ, **settings},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        address = f"http://127.0.0.1:{port}/api"
+        try:
+            _wait_until_it_answers(address, process, log)
+            yield address, process
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def _wait_until_it_answers(address, process, log):
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            if httpx.get(f"{address}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+        if process.poll() is not None or time.monotonic() > deadline:
+            log.seek(0)
+            pytest.fail(f"the Prefect server did not start: {log.read()}")
+
+
+@contextmanager
+def running(arguments, server, cwd, log):
+    """A service started as from a shell, and stopped as by an operator: with SIGTERM."""
+    quick = {
+        "PREFECT_API_URL": server,
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *map(str, arguments)],
+            env={**os.environ, **quick},
+            cwd=cwd,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)

@@ -1,0 +1,112 @@
+"""Runs that are ended from outside: nothing half written, no process left, the next goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import psutil
+import pytest
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling
+from runs import eventually, read_run, write_run
+from services import prefect_server_process, running
+
+from gmm_dask.storage.registry import versions
+
+ENDLESS = ("fit.tol=0", "fit.max_iter=100000000", "fit.search_rows=100")
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    return write_run(tmp_path)
+
+
+def command(name, run_file, *arguments, overrides=()):
+    options = [option for override in overrides for option in ("--set", override)]
+    return [sys.executable, "-m", "pipelines", name, str(run_file), *options, *arguments]
+
+
+@contextmanager
+def fitting(arguments, **environment):
+    """A fit without an end, once it has begun."""
+    process = subprocess.Popen(
+        arguments,
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        for line in process.stderr:
+            if "iteration 3:" in line:
+                break
+        yield process
+
+
+def nothing_is_left(root, process):
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert not [path for path in root.rglob("*") if ".partial-" in path.name]
+    assert versions(root / "models", "boxes") == ()
+
+
+@pytest.mark.parametrize(
+    ("how", "number", "code", "word"),
+    [
+        (["--direct"], signal.SIGTERM, 143, "terminated"),
+        (["--direct"], signal.SIGINT, 130, "interrupted"),
+        ([], signal.SIGTERM, 143, "terminated"),
+    ],
+    ids=["SIGTERM", "SIGINT", "SIGTERM with an embedded server"],
+)
+def test_a_signal_ends_a_run_and_all_that_it_started(run_file, tmp_path, how, number, code, word):
+    with fitting(command("fit", run_file, *how, overrides=ENDLESS)) as process:
+        process.send_signal(number)
+        said = process.stderr.read()  # ends when the last process that could write has ended
+        assert process.wait() == code, said
+    assert f"gmm-dask: {word}; the same command goes on where it was" in said
+    nothing_is_left(tmp_path, process)
+
+
+def test_a_cancelled_run_leaves_nothing_and_the_next_one_works(tmp_path, client, server):
+    run_file = write_run(tmp_path)
+    arguments = ["pipelines", "serve", run_file]
+    with running(arguments, server, tmp_path, tmp_path / "serve.log") as service:
+        deployment = eventually(lambda: deployment_named(client, "retrain/boxes"))
+        endless = read_run(run_file, *ENDLESS).model_dump(mode="json")
+        run = client.create_flow_run_from_deployment(deployment.id, parameters={"run": endless})
+        checkpoints = tmp_path / "models" / "boxes" / ".checkpoints"
+        eventually(lambda: checkpoints.is_dir() and list(checkpoints.iterdir()))
+
+        client.set_flow_run_state(run.id, Cancelling())
+        eventually(lambda: client.read_flow_run(run.id).state.is_cancelled())
+        eventually(lambda: not psutil.Process(service.pid).children(recursive=True))
+        assert versions(tmp_path / "models", "boxes") == ()
+
+        run = client.create_flow_run_from_deployment(deployment.id)
+        eventually(lambda: client.read_flow_run(run.id).state.is_final())
+    assert client.read_flow_run(run.id).state.name == "Completed"
+    assert versions(tmp_path / "models", "boxes") == (1,)
+
+
+def deployment_named(client, name):
+    try:
+        return client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return None
+
+
+def test_a_server_lost_in_the_middle_does_not_lose_the_model(run_file, tmp_path):
+    """The fit goes on and publishes; only then the run says that nobody could be told."""
+    overrides = ("fit.tol=0", "fit.max_iter=500", "fit.search_rows=100")
+    with prefect_server_process(tmp_path / "prefect") as (address, server):
+        environment = {"PREFECT_API_URL": address, "PREFECT_CLIENT_MAX_RETRIES": "1"}
+        with fitting(command("fit", run_file, overrides=overrides), **environment) as process:
+            server.kill()
+            said = process.stderr.read()
+            assert process.wait() == 1, said
+    assert versions(tmp_path / "models", "boxes") == (1,)
+    assert "published" in said
+    assert "gmm-dask: the Prefect server did not answer (ConnectError: " in said
