@@ -44,7 +44,7 @@ def print_machine() -> None:
 
 @dataclass
 class Times:
-    """Seconds of each round: by the clock, and of the processor in all threads of this process."""
+    """Seconds of each round: by the clock, and of the processor in this process and its own."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -60,11 +60,20 @@ def in_turns(repetitions: int, functions: Mapping[str, Callable[[], object]]) ->
     for turn in range(repetitions):
         first = turn % len(names)
         for name in (*names[first:], *names[:first]):
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall, cpu = time.perf_counter(), cpu_seconds()
             functions[name]()
             times[name].wall.append(time.perf_counter() - wall)
-            times[name].cpu.append(time.process_time() - cpu)
+            times[name].cpu.append(cpu_seconds() - cpu)
     return times
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it has started and that still run."""
+    seconds = time.process_time()
+    for child in psutil.Process().children(recursive=True):
+        used = child.cpu_times()
+        seconds += used.user + used.system
+    return seconds
 
 
 def ratio(times: Mapping[str, Times], whole: str, *parts: str, clock: str = "wall") -> str:

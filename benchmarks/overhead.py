@@ -7,8 +7,8 @@ milliseconds; and two workers against one.
 
 So that neither disk nor memory is measured, every chunk is the same block, made once in each
 process. The kernel alone is a plain loop over as many blocks, half of them in each thread or
-process, and its time that of the slower half. Dask's share is the pass minus the kernel, over the
-pass.
+process. Dask's share is the pass minus the kernel, over the pass. By the clock, and in the
+processor's time of all processes, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def kernel(parameters: MixtureParameters, number: int) -> float:
 
 
 def kernel_on_workers(client: Any, parameters: MixtureParameters, number: int) -> float:
-    """Seconds of the slower half, or of the whole on one worker."""
+    """Run the kernel on all workers at once; seconds of the slowest."""
     addresses = list(client.scheduler_info(n_workers=-1)["workers"])
     share = number // len(addresses)
     asked = [
@@ -111,7 +111,7 @@ def kernel_on_workers(client: Any, parameters: MixtureParameters, number: int) -
 
 
 def passes(
-    executor: Executor, alone: Callable[[int], float], numbers: Sequence[int], repetitions: int
+    executor: Executor, alone: Callable[[int], object], numbers: Sequence[int], repetitions: int
 ) -> list[tuple[str, ...]]:
     """Rows of the table for one executor."""
     parameters = start()
@@ -119,28 +119,24 @@ def passes(
     for number in numbers:
         scanner = Scanner(SameBlock(number), executor)
         scanner.reduce(sum_batch, (parameters,))
-        whole, empty, kernels = [], [], []
-        for turn in range(repetitions):
-            for what in ("whole", "kernel") if turn % 2 else ("kernel", "whole"):
-                if what == "kernel":
-                    kernels.append(alone(number))
-                    continue
-                began = time.perf_counter()
-                scanner.reduce(sum_batch, (parameters,))
-                whole.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            scanner.reduce(nothing, None)
-            empty.append(time.perf_counter() - began)
-        pairs = list(zip(whole, kernels, strict=True))
+        times = in_turns(
+            repetitions,
+            {
+                "pass": functools.partial(scanner.reduce, sum_batch, (parameters,)),
+                "kernel": functools.partial(alone, number),
+                "empty": functools.partial(scanner.reduce, nothing, None),
+            },
+        )
+        rest = [1 - b / a for a, b in zip(times["pass"].wall, times["kernel"].wall, strict=True)]
         lines.append(
             (
                 str(number),
-                f"{np.median(whole) * 1e3:.0f}",
-                f"{np.median(kernels) * 1e3:.0f}",
-                spread([one / other for one, other in pairs]),
-                f"{100 * np.median([1 - other / one for one, other in pairs]):.1f} %",
-                spread([one * 1e3 for one in empty], 1),
-                f"{100 * np.median(empty) / np.median(whole):.1f} %",
+                f"{np.median(times['pass'].wall) * 1e3:.0f}",
+                ratio(times, "pass", "kernel"),
+                ratio(times, "pass", "kernel", clock="cpu"),
+                f"{100 * np.median(rest):.1f} %",
+                spread([one * 1e3 for one in times["empty"].wall], 1),
+                f"{np.median(times['empty'].cpu) * 1e3:.0f}",
             )
         )
     return lines
@@ -156,10 +152,8 @@ def main() -> None:
     print_machine()
     parameters = start()
 
-    def on_two_threads(number: int) -> float:
-        began = time.perf_counter()
+    def on_two_threads(number: int) -> None:
         on_threads(2, lambda half: kernel(parameters, half), [number // 2] * 2)
-        return time.perf_counter() - began
 
     threads = Threads(2, memory=0)
     lines = [
@@ -175,8 +169,8 @@ def main() -> None:
             ("two processes", *line)
             for line in passes(two, alone, options.chunks, options.repetitions)
         ]
-        head = ("", "chunks", "pass, ms", "kernel, ms", "pass over kernel",
-                "share not kernel", "empty pass, ms", "empty over pass")  # fmt: skip
+        head = ("", "chunks", "pass, ms", "pass over kernel", "CPU", "share not kernel",
+                "empty pass, ms", "CPU, ms")  # fmt: skip
         print_table(f"A pass over chunks of {ROWS:,} × {D}, k = {K}, full", head, lines)
         chunks = SameBlock(max(options.chunks))
         scanners = [Scanner(chunks, executor) for executor in (one, two)]

@@ -125,10 +125,12 @@ def predict_script(run: RunConfig, mixture: GaussianMixture, root: Path) -> None
 def against_script(run: RunConfig, root: Path, repetitions: int) -> None:
     """Print the two tables against scikit-learn."""
     evaluation = fit_ours(run)
-    mixture, X = fit_script(run, root)
+    scripts = []
     times = in_turns(
-        repetitions, {"ours": lambda: fit_ours(run), "script": lambda: fit_script(run, root)}
+        repetitions,
+        {"ours": lambda: fit_ours(run), "script": lambda: scripts.append(fit_script(run, root))},
     )
+    mixture, X = scripts[0]
     manifest = evaluation.model.manifest
     print_table(
         f"Parquet to model, {len(X):,} × {D}, k = {K}, full",
