@@ -8,6 +8,7 @@ from gmm_dask.mixture.covariance.tile import (
     Vector,
     bits_of,
     double_of,
+    fill,
     store,
     store_labels,
     wide,
@@ -77,7 +78,7 @@ def normalise(log_joint, weights, top, total):  # type: ignore[no-untyped-def]
     """
     wide()
     k = log_joint.shape[0]
-    total[:] = 0.0
+    fill(total, 0.0, 0)
     for c in range(k):
         joint = log_joint[c]
         for i in range(ROWS):
@@ -128,7 +129,7 @@ def sum_of(a):  # type: ignore[no-untyped-def]
 def _labels(log_joint, top, labels):  # type: ignore[no-untyped-def]
     """Write the first component that reaches the top of each row, as a double."""
     wide()
-    labels[:] = 0.0
+    fill(labels, 0.0, 0)
     for c in range(log_joint.shape[0] - 1, -1, -1):
         joint = log_joint[c]
         this = float(c)

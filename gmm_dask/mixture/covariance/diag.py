@@ -23,7 +23,9 @@ from gmm_dask.mixture.covariance.matrices import (
 from gmm_dask.mixture.covariance.tile import (
     ROWS,
     aligned,
+    aligned_rows,
     clip_far,
+    fill,
     largest,
     load_tile,
     load_weights,
@@ -118,7 +120,8 @@ def _distances(tile, means, factors, squares):  # type: ignore[no-untyped-def]
     wide()
     k, d = means.shape
     blocks = d // 4 * 4
-    squares[:] = 0.0
+    for c in range(k):
+        fill(squares[c], 0.0, 0)
     for j in range(0, blocks, 4):
         x = tile[j * ROWS : (j + 4) * ROWS]
         for c in range(k):
@@ -201,8 +204,8 @@ def _statistics(  # type: ignore[no-untyped-def]
     wide()
     k, d = means.shape
     tile = aligned(d * ROWS)
-    log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(k * ROWS).reshape((k, ROWS))
+    log_joint = aligned_rows(k, ROWS)
+    squares = aligned_rows(k, ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
     largest_factor = largest(factors)
@@ -221,8 +224,10 @@ def _statistics(  # type: ignore[no-untyped-def]
         for c in range(k):
             counts[c] += sum_of(log_joint[c])
         _add(tile, means, log_joint, residual_sums, residual_products)
-    residual_sums *= factors
-    residual_products *= factors * factors
+    for c in range(k):
+        for j in range(d):
+            residual_sums[c, j] *= factors[c, j]
+            residual_products[c, j] *= factors[c, j] * factors[c, j]
     return log_likelihood
 
 
@@ -233,12 +238,13 @@ def _assign(  # type: ignore[no-untyped-def]
     wide()
     k, d = means.shape
     tile = aligned(d * ROWS)
-    log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(k * ROWS).reshape((k, ROWS))
+    log_joint = aligned_rows(k, ROWS)
+    squares = aligned_rows(k, ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
     largest_factor = largest(factors)
-    ones = np.ones(ROWS)
+    ones = aligned(ROWS)
+    fill(ones, 1.0, 0)
     for start in range(0, source.n, ROWS):
         rows = min(ROWS, source.n - start)
         magnitude = load_tile(tile, source, start, rows)

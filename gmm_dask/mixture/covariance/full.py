@@ -24,7 +24,9 @@ from gmm_dask.mixture.covariance.matrices import (
 from gmm_dask.mixture.covariance.tile import (
     ROWS,
     aligned,
+    aligned_rows,
     clip_far,
+    fill,
     largest,
     load_tile,
     load_weights,
@@ -132,8 +134,8 @@ def _statistics(  # type: ignore[no-untyped-def]
     k, d = means.shape
     tile = aligned(d * ROWS)
     residuals = aligned(d * ROWS)
-    whitened = aligned(k * d * ROWS).reshape((k, d * ROWS))
-    log_joint = aligned(k * ROWS).reshape((k, ROWS))
+    whitened = aligned_rows(k, d * ROWS)
+    log_joint = aligned_rows(k, ROWS)
     squares = aligned(ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
@@ -171,12 +173,13 @@ def _assign(  # type: ignore[no-untyped-def]
     tile = aligned(d * ROWS)
     residuals = aligned(d * ROWS)
     whitened = aligned(d * ROWS)
-    log_joint = aligned(k * ROWS).reshape((k, ROWS))
+    log_joint = aligned_rows(k, ROWS)
     squares = aligned(ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
     largest_factor = largest(factors)
-    ones = np.ones(ROWS)
+    ones = aligned(ROWS)
+    fill(ones, 1.0, 0)
     for start in range(0, source.n, ROWS):
         rows = min(ROWS, source.n - start)
         magnitude = load_tile(tile, source, start, rows)

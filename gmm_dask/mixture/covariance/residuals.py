@@ -7,7 +7,7 @@ first-level cache is read once and not once for each component.
 from __future__ import annotations
 
 from gmm_dask.mixture.covariance.compile import inlined
-from gmm_dask.mixture.covariance.tile import ROWS, wide
+from gmm_dask.mixture.covariance.tile import ROWS, fill, wide
 
 
 @inlined
@@ -16,7 +16,8 @@ def distances(tile, means, squares):  # type: ignore[no-untyped-def]
     wide()
     k, d = means.shape
     blocks = d // 4 * 4
-    squares[:] = 0.0
+    for c in range(k):
+        fill(squares[c], 0.0, 0)
     for j in range(0, blocks, 4):
         x = tile[j * ROWS : (j + 4) * ROWS]
         for c in range(k):

@@ -24,7 +24,9 @@ from gmm_dask.mixture.covariance.residuals import add_residuals, distances
 from gmm_dask.mixture.covariance.tile import (
     ROWS,
     aligned,
+    aligned_rows,
     clip_far,
+    fill,
     largest,
     load_tile,
     load_weights,
@@ -121,8 +123,8 @@ def _statistics(  # type: ignore[no-untyped-def]
     wide()
     k, d = means.shape
     tile = aligned(d * ROWS)
-    log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(k * ROWS).reshape((k, ROWS))
+    log_joint = aligned_rows(k, ROWS)
+    squares = aligned_rows(k, ROWS)
     room = aligned(ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
@@ -137,7 +139,7 @@ def _statistics(  # type: ignore[no-untyped-def]
         distances(tile, means, squares)
         for c in range(k):
             joint_densities(
-                log_joint[c], constants[c], 0.5 * factors[c] ** 2, squares[c], top, c == 0
+                log_joint[c], constants[c], 0.5 * factors[c] * factors[c], squares[c], top, c == 0
             )
         normalise(log_joint, weights, top, room)
         log_likelihood += dot(weights, top)
@@ -146,8 +148,9 @@ def _statistics(  # type: ignore[no-untyped-def]
             residual_products[c] += dot(log_joint[c], squares[c])
         add_residuals(tile, means, log_joint, residual_sums)
     for c in range(k):
-        residual_sums[c] *= factors[c]
-        residual_products[c] *= factors[c] ** 2
+        for j in range(d):
+            residual_sums[c, j] *= factors[c]
+        residual_products[c] *= factors[c] * factors[c]
     return log_likelihood
 
 
@@ -158,13 +161,14 @@ def _assign(  # type: ignore[no-untyped-def]
     wide()
     k, d = means.shape
     tile = aligned(d * ROWS)
-    log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(k * ROWS).reshape((k, ROWS))
+    log_joint = aligned_rows(k, ROWS)
+    squares = aligned_rows(k, ROWS)
     room = aligned(ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
     largest_factor = largest(factors)
-    ones = np.ones(ROWS)
+    ones = aligned(ROWS)
+    fill(ones, 1.0, 0)
     for start in range(0, source.n, ROWS):
         rows = min(ROWS, source.n - start)
         magnitude = load_tile(tile, source, start, rows)
@@ -172,6 +176,6 @@ def _assign(  # type: ignore[no-untyped-def]
         distances(tile, means, squares)
         for c in range(k):
             joint_densities(
-                log_joint[c], constants[c], 0.5 * factors[c] ** 2, squares[c], top, c == 0
+                log_joint[c], constants[c], 0.5 * factors[c] * factors[c], squares[c], top, c == 0
             )
         assign_tile(log_joint, ones, top, room, start, rows, labels, densities, responsibilities)

@@ -25,7 +25,9 @@ from gmm_dask.mixture.covariance.residuals import add_residuals, distances
 from gmm_dask.mixture.covariance.tile import (
     ROWS,
     aligned,
+    aligned_rows,
     clip_far,
+    fill,
     largest,
     load_tile,
     load_weights,
@@ -129,9 +131,9 @@ class Tied(CovarianceType):
         return _assign
 
 
-# Squared distance, in standard deviations, of the means from the central one up to which residuals
-# are taken from rows whitened once for all components: products then lose less than 1e-13.
-_NEAR = 256.0
+# How far the means may lie from the central one, in standard deviations along each whitened axis,
+# for rows whitened once to serve all components: entries of S then lose less than 1e-13.
+_NEAR = 16.0
 
 
 @inlined
@@ -154,12 +156,16 @@ def _central(means, U, shifts):  # type: ignore[no-untyped-def]
     """
     k, d = means.shape
     _shifts(means, U, means[0], shifts)
+    middle = np.zeros(d)
+    for c in range(k):
+        for j in range(d):
+            middle[j] += shifts[c, j] / k
     nearest = 0
     least = np.inf
     for c in range(k):
         square = 0.0
         for j in range(d):
-            square += (shifts[c, j] - shifts[:, j].mean()) ** 2
+            square += (shifts[c, j] - middle[j]) * (shifts[c, j] - middle[j])
         if square < least:
             least = square
             nearest = c
@@ -189,12 +195,12 @@ def _statistics(  # type: ignore[no-untyped-def]
     k, d = means.shape
     shifts = np.empty((k, d))
     centre = _central(means, factors, shifts)
-    near = (shifts * shifts).sum(axis=1).max() <= _NEAR
+    near = largest(shifts) <= _NEAR
     tile = aligned(d * ROWS)
     residuals = aligned(d * ROWS)
-    whitened = aligned((1 if near else k) * d * ROWS).reshape((1 if near else k, d * ROWS))
-    log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(k * ROWS).reshape((k, ROWS))
+    whitened = aligned_rows(1 if near else k, d * ROWS)
+    log_joint = aligned_rows(k, ROWS)
+    squares = aligned_rows(k, ROWS)
     room = aligned(ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
@@ -239,17 +245,18 @@ def _assign(  # type: ignore[no-untyped-def]
     k, d = means.shape
     shifts = np.empty((k, d))
     centre = _central(means, factors, shifts)
-    near = (shifts * shifts).sum(axis=1).max() <= _NEAR
+    near = largest(shifts) <= _NEAR
     tile = aligned(d * ROWS)
     residuals = aligned(d * ROWS)
     whitened = aligned(d * ROWS)
-    log_joint = aligned(k * ROWS).reshape((k, ROWS))
-    squares = aligned(k * ROWS).reshape((k, ROWS))
+    log_joint = aligned_rows(k, ROWS)
+    squares = aligned_rows(k, ROWS)
     room = aligned(ROWS)
     top = aligned(ROWS)
     largest_mean = largest(means)
     largest_factor = largest(factors)
-    ones = np.ones(ROWS)
+    ones = aligned(ROWS)
+    fill(ones, 1.0, 0)
     for start in range(0, source.n, ROWS):
         rows = min(ROWS, source.n - start)
         magnitude = load_tile(tile, source, start, rows)

@@ -103,6 +103,19 @@ def aligned(size):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def aligned_rows(k, size):  # type: ignore[no-untyped-def]
+    """Allocate (k, size) doubles whose rows start at cache lines; size is a multiple of 8."""
+    return aligned(k * size).reshape((k, size))
+
+
+@inlined
+def fill(values, value, start):  # type: ignore[no-untyped-def]
+    """Set the values from start on: numba's own slice assignment takes a second to compile."""
+    for i in range(start, values.size):
+        values[i] = value
+
+
+@inlined
 def load_tile(tile, source, start, rows):  # type: ignore[no-untyped-def]
     """Copy rows, feature-major, into a tile; return Σ|x|, which is not finite if an x is not."""
     wide()
@@ -144,17 +157,17 @@ def load(values, source, start, rows):  # type: ignore[no-untyped-def]
 def load_weights(weights, source, start, rows):  # type: ignore[no-untyped-def]
     """Read the sample weights of a tile, 1 if there are none; rows that fill it up weigh 0."""
     if source.address == 0:
-        weights[:rows] = 1.0
+        fill(weights, 1.0, 0)
     else:
         load(weights, source, start, rows)
-    weights[rows:] = 0.0
+    fill(weights, 0.0, rows)
 
 
 @inlined
 def largest(values):  # type: ignore[no-untyped-def]
     """Return the largest magnitude of an array of any shape."""
     result = 0.0
-    for value in values.flat:
+    for value in values.ravel():
         result = max(result, abs(value))
     return result
 
