@@ -38,6 +38,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefec
 
 FAILED, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
+AGAIN = "run the same command again: a fit goes on from its last checkpoint"
+
 
 def main() -> None:
     """Run the command."""
@@ -225,7 +227,7 @@ def _run_as_flow(
     options: dict[str, bool],
 ) -> Any:
     from pipelines.progress import fan_out, listening, log
-    from pipelines.settings import prepare_environment, require_server
+    from pipelines.settings import prepare_environment, require_server, start_embedded_server
     from pipelines.terminal import watch
 
     prepare_environment(debug)
@@ -235,6 +237,7 @@ def _run_as_flow(
 
         if not require_server():
             log.info("starting Prefect's embedded server, which takes some seconds")
+            start_embedded_server()
         flow = getattr(importlib.import_module(f"pipelines.{name}"), name)
         outcome = flow(run, cluster, return_state=True, **options).result(raise_on_failure=False)
     if isinstance(outcome, BaseException):
@@ -263,7 +266,7 @@ def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
     from pipelines.terminal import print_error
 
     def terminate(number: int, frame: Any) -> None:
-        print_error("terminated; the same command goes on where it was")
+        print_error(f"terminated; {AGAIN}")
         sys.exit(TERMINATED)
 
     # SIGTERM, from a scheduler or a shutdown, unwinds like an exception: what is half written is
@@ -272,7 +275,7 @@ def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print_error("interrupted; the same command goes on where it was")
+        print_error(f"interrupted; {AGAIN}")
         sys.exit(INTERRUPTED)
     except GmmDaskError as error:
         if debug:

@@ -6,6 +6,8 @@ Prefect reads its environment once, when it is imported; so it is not imported a
 from __future__ import annotations
 
 import os
+import signal
+import threading
 
 from gmm_dask.errors import ConfigError
 
@@ -75,3 +77,32 @@ def require_server(embedded: bool = True) -> str | None:
             "unset the address for an embedded server, or run with --direct"
         )
     return address
+
+
+def start_embedded_server() -> None:
+    """Start the server that Prefect starts where none is named, out of reach of Ctrl-C.
+
+    A terminal interrupts every process of a command. The server is to be told that the run was
+    interrupted, and without it Prefect tries for minutes; it is stopped when this process exits.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
+
+    if not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        return  # Prefect says so itself
+    problems: list[Exception] = []
+
+    def start() -> None:
+        # What is blocked where a process is started stays blocked in it. In a thread of its own,
+        # so that this process can still be interrupted while it waits.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            SubprocessASGIServer().start()
+        except Exception as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    thread.join()
+    for problem in problems:
+        raise problem

@@ -66,7 +66,17 @@ def test_a_signal_ends_a_run_and_all_that_it_started(run_file, tmp_path, how, nu
         process.send_signal(number)
         said = process.stderr.read()  # ends when the last process that could write has ended
         assert process.wait() == code, said
-    assert f"gmm-dask: {word}; the same command goes on where it was" in said
+    assert f"gmm-dask: {word}; run the same command again" in said
+    nothing_is_left(tmp_path, process)
+
+
+def test_ctrl_c_interrupts_a_run_but_not_the_server_that_hears_of_it(run_file, tmp_path):
+    """A terminal sends SIGINT to every process of the command."""
+    with fitting(command("fit", run_file, overrides=ENDLESS)) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait() == 130, said
+    assert said.splitlines()[-1].startswith("gmm-dask: interrupted; run the same command again")
     nothing_is_left(tmp_path, process)
 
 
