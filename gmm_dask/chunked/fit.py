@@ -51,8 +51,8 @@ def fit(
 ) -> FitResult:
     """Fit a mixture to all rows of a scanner.
 
-    Scans: one for the survey, then one for each iteration of the polish; none for the polish if
-    the sample holds all rows.
+    Scans: one for the survey (two where most rows hold nulls), then one for each iteration of
+    the polish; none for the polish if the sample holds all rows.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def _starts(
     if options.given.complete:
         start = (*start, given_start(options.given, options.covariance_type))
     elif not start or search_too:
-        sample = _positive(state.survey.sample)
+        sample = _positive(state.survey.sample, options.n_components)
         if options.search_rows is None:
             found = _plain_starts(sample, options)
         else:
@@ -130,11 +130,16 @@ def _starts(
     return replace(state, starts=(*found, *start), fresh=fresh, search=record, scans=scanner.scans)
 
 
-def _positive(sample: Sample) -> Sample:
+def _positive(sample: Sample, k: int) -> Sample:
     """Rows that count: a start may not be placed on a row of weight 0."""
     if sample.sample_weight is None or (sample.sample_weight > 0).all():
         return sample
     counted = np.flatnonzero(sample.sample_weight > 0)
+    if len(counted) < k:
+        raise TooFewRowsError(
+            f"only {len(counted)} of {len(sample.sample_weight):,} sampled rows have a weight "
+            f"above 0, for n_components = {k}; fit fewer components, or leave rows of weight 0 out"
+        )
     return Sample(sample.X.T[:, counted].T, sample.sample_weight[counted])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -180,13 +180,13 @@ class SurveyRequest:
 
 
 def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: str) -> Survey:
-    """Look at all rows once.
+    """Look at all rows once; twice where most hold nulls, or else the sample would be small.
 
     Parameters
     ----------
     sample_rows
-        Rows wanted in the sample: exactly so many, or all if there are fewer (a few less where
-        many rows hold nulls).
+        Rows wanted in the sample: exactly so many, or all if there are fewer (down to half as
+        many where many rows hold nulls).
     seed
         Of the sample.
     nulls
@@ -201,16 +201,25 @@ def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: str) -> Survey:
     InputError
         A sample weight is negative, or all are 0.
     """
-    # Six deviations above the expected number: the sample is short once in a billion surveys.
-    expected = sample_rows + 6.0 * np.sqrt(sample_rows) + 10.0
-    share = min(1.0, expected / max(scanner.rows, 1))
-    request = SurveyRequest(
-        seed, sample_rows, min(int(share * 2.0**64), 2**64 - 1), scanner.chunks.weighted
+    found = scanner.reduce(
+        survey_rows, _request(scanner, sample_rows, seed, scanner.rows), "survey"
     )
-    found = scanner.reduce(survey_rows, request, "survey")
     _refuse(found, scanner.chunks, nulls)
     scanner.drop = found.dropped > 0
+    if 2 * len(found.draw.numbers) < min(sample_rows, found.rows):
+        again = _request(scanner, sample_rows, seed, found.rows)
+        drawn = scanner.reduce(survey_rows, again, "survey").draw
+        found = replace(found, draw=drawn)
     return found
+
+
+def _request(scanner: Scanner, sample_rows: int, seed: int, usable: int) -> SurveyRequest:
+    """Draw ``sample_rows`` of so many usable rows."""
+    # Six deviations above the expected number: the sample is short once in a billion surveys.
+    expected = sample_rows + 6.0 * np.sqrt(sample_rows) + 10.0
+    share = min(1.0, expected / max(usable, 1))
+    threshold = min(int(share * 2.0**64), 2**64 - 1)
+    return SurveyRequest(seed, sample_rows, threshold, scanner.chunks.weighted)
 
 
 @np.errstate(over="ignore", invalid="ignore")

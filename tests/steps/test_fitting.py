@@ -183,6 +183,23 @@ def test_small_data_is_read_once(tmp_path, monkeypatch):
     assert len(decoded) == len(scanner.chunks.rows)
 
 
+def test_the_sample_is_whole_though_most_rows_hold_nulls(tmp_path):
+    path = write_day(tmp_path, 1, rows=40_000)
+    table = pq.read_table(path, partitioning=None)
+    widths = pa.array(table["width"].to_numpy(), mask=np.arange(40_000) % 50 != 0)
+    pq.write_table(table.set_column(2, "width", widths), path)
+    run = make_run(tmp_path, fit__search_rows=300)
+    plan = steps.inspect_input(run)
+    fitted, evaluation = fit_and_evaluate(run, out_of_core(plan), plan)
+    manifest = evaluation.model.manifest
+    assert (manifest["rows"], manifest["rows_dropped"]) == (800, 39_200)
+    assert fitted.result.survey.defects.missing.tolist() == [800, 39_200, 0]
+    assert manifest["search"]["rows"] == 300
+    assert manifest["scans"] == 2 + manifest["n_iter"] + 1  # the survey looked twice
+    means = np.sort(evaluation.model.parameters.means[:, 0])
+    np.testing.assert_allclose(means, [-6, 0, 6], atol=0.5)
+
+
 def test_given_parameters_are_polished_in_their_order_without_a_search(tmp_path):
     write_days(tmp_path)
     run = make_run(

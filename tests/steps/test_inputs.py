@@ -226,6 +226,15 @@ def weights_of_nothing(root):
     return make_run(root, input__sample_weight="share")
 
 
+def two_rows_that_count(root):
+    for day in (1, 2, 3):
+        replace_column(
+            root / f"input/day={day}/part.parquet", "share", 1.0 * (np.arange(500) == 100 * day)
+        )
+    with_value(root / "input/day=3/part.parquet", "share", 300, 0.0)
+    return make_run(root, input__sample_weight="share")
+
+
 # Refused by the survey, the first look at the rows.
 BY_THE_SURVEY = {
     null_as_an_error: (
@@ -253,6 +262,10 @@ BY_THE_SURVEY = {
         "sample weights: 1 are negative or infinite, the first at day=1/part.parquet row 3",
     ),
     no_weight: (NonFiniteError, "the first at day=1/part.parquet row 3"),
+    two_rows_that_count: (
+        TooFewRowsError,
+        "only 2 of 1,470 sampled rows have a weight above 0, for n_components = 3; fit fewer",
+    ),
     weights_of_nothing: (InputError, "sample weights: all are 0; at least one row must count"),
 }
 
