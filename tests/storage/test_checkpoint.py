@@ -137,9 +137,12 @@ def test_a_checkpoint_that_cannot_be_read_is_not_used(tmp_path, caplog):
 
 
 def test_the_same_fit_runs_once(tmp_path):
-    with open_checkpoint(tmp_path, "stars", "key"), pytest.raises(
-        StorageError,
-        match=rf"the fit key of model stars is in use by process {os.getpid()} on",
+    with (
+        open_checkpoint(tmp_path, "stars", "key"),
+        pytest.raises(
+            StorageError,
+            match=rf"the fit key of model stars is in use by process {os.getpid()} on",
+        ),
     ):
         open_checkpoint(tmp_path, "stars", "key")
     open_checkpoint(tmp_path, "stars", "key").close()
