@@ -79,6 +79,7 @@ def test_predict_inspect_and_use(run_file, tmp_path):
     assert predicted.returncode == 0, predicted.stderr
     assert "2,970 predicted, 30 with nulls left null" in predicted.stdout
     assert "version 1" in predicted.stdout
+    assert "3 read, 0 unchanged" in predicted.stdout
 
 
 def test_a_direct_run_does_not_import_prefect(run_file):
@@ -98,6 +99,7 @@ def test_a_direct_run_does_not_import_prefect(run_file):
         (["model.n_components=0"], "run.toml: model.n_components = 0: input should be greater"),
         (["fit.tol"], "--set fit.tol: write section.key=value"),
         (["input.path=nowhere"], "nowhere"),
+        (["input.path="], "run.toml: input.path = '': string should have at least 1 character"),
         (['input.columns=["height", "depth"]'], "'depth'"),
         (['input.columns=["day"]', "output.models=input"], "input"),
         (["model.n_components=5000"], "3,000 rows are too few for model.n_components = 5000"),

@@ -1,0 +1,53 @@
+"""The commands of docs/operations.md, run as they stand there, one after the other."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from prefect.client.schemas.sorting import FlowRunSort
+from services import running
+
+from gmm_dask.storage.registry import current_version, versions
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "operations.md").read_text()
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
+STAYING = "prefect worker start"
+
+
+def test_every_command_of_the_guide(tmp_path, client, server):
+    for name in ("configs", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PREFECT_API_URL": server,
+        "PWD": str(tmp_path),
+    }
+    with ExitStack() as services:
+        for command in "".join(BLOCKS).splitlines():
+            if command.startswith(STAYING):
+                log = tmp_path / "worker.log"
+                services.enter_context(running(shlex.split(command), server, tmp_path, log))
+                continue
+            if "RUN" in command.split():
+                (latest,) = client.read_flow_runs(sort=FlowRunSort.END_TIME_DESC, limit=1)
+                command = command.replace("RUN", str(latest.id))
+            run = subprocess.run(
+                ["bash", "-euc", command],
+                cwd=tmp_path,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert run.returncode == 0, f"{command}: {run.stdout}{run.stderr}"
+    assert versions(tmp_path / "demo/models", "hipparcos")[:2] == (1, 2)
+    assert current_version(tmp_path / "demo/models", "hipparcos") is not None
+    assert (tmp_path / "demo/predictions").is_dir()
+    assert (tmp_path / "backup.tar").stat().st_size > 0
