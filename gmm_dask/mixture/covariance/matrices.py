@@ -41,20 +41,17 @@ def cancelled_matrices(
     if reg_covar > 0.0:
         V = V + reg_covar * np.matmul(precisions_cholesky.mT, precisions_cholesky)
     variances = np.diagonal(V, axis1=1, axis2=2)  # (k, d)
-    negligible = squares <= 1e-20
-    lost = np.any(~negligible & (64.0 * _EPS * squares > 1e-10 * variances), axis=1)
-    singular = np.any(variances <= 0.0, axis=1) & ~lost
-    safe = np.where(variances > 0.0, variances, 1.0)
-    judged = ~negligible & ~lost[:, None]
-    ratio = np.max(np.where(judged, squares, 0.0) / safe, axis=1)  # (k,)
-    # Below 1e-10 the subtraction costs less than the rounding of S itself.
-    suspects = np.flatnonzero(~lost & ~singular & (ratio > 1e-10))
-    if len(suspects):
-        scale = 1.0 / np.sqrt(safe[suspects])
-        correlation = V[suspects] * scale[:, :, None] * scale[:, None, :]
-        threshold = 64e10 * _EPS * ratio[suspects]
-        d = V.shape[1]
-        shifted = correlation - threshold[:, None, None] * np.eye(d)
+    subtracted = np.where(squares > 1e-20, squares, 0.0)
+    with np.errstate(over="ignore"):  # something was subtracted and nothing is left
+        ratio = np.max(subtracted / np.maximum(variances, 1e-300), axis=1)  # (k,)
+        threshold = 64e10 * _EPS * ratio
+    lost = threshold >= 1.0
+    # Below 64·eps the subtraction costs less than the rounding of S itself.
+    suspects = (threshold > 64.0 * _EPS) & ~lost & np.all(variances > 0.0, axis=1)
+    if suspects.any():
+        # λ > threshold after scaling to a unit diagonal, without the scaling.
+        shifted = V[suspects]
+        add_to_diagonals(shifted, -threshold[suspects, None] * variances[suspects])
         lost[suspects] = ~positive_definite(shifted)
     return lost
 
@@ -72,8 +69,8 @@ def positive_definite(matrices: FloatArray) -> npt.NDArray[np.bool_]:
     return np.ones(len(matrices), dtype=np.bool_)
 
 
-def add_to_diagonals(matrices: FloatArray, value: float) -> None:
-    """Add a value to the diagonal of each of (m, d, d) matrices, in place."""
+def add_to_diagonals(matrices: FloatArray, value: float | FloatArray) -> None:
+    """Add a value, or (m, d) of them, to the diagonals of (m, d, d) matrices, in place."""
     d = matrices.shape[1]
     matrices.reshape(len(matrices), d * d)[:, :: d + 1] += value
 
