@@ -100,7 +100,7 @@ def drawn(chunks: int, rows: int, **keywords: Any) -> DrawnRows:
     return DrawnRows((rows,) * chunks, tuple(range(chunks)), **keywords)
 
 
-def until(holds: Callable[[], Any], otherwise: str, seconds: float = 30.0) -> Any:
+def until(holds: Callable[[], Any], otherwise: str, seconds: float = 60.0) -> Any:
     """Wait until something holds, and no longer than some seconds."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):

@@ -37,9 +37,9 @@ KILLS = 20 if os.environ.get("GMM_DASK_FAULT_ROUNDS") == "large" else 5
 CHUNKS = 40
 SCANS = 5
 OPTIONS = FitOptions(n_components=3, em=EMOptions(tol=0.0, max_iter=SCANS - 1), search_rows=500)
-DEADLINES = Deadlines(connect=30, no_progress=20, worker_lost=3)
+DEADLINES = Deadlines(connect=60, no_progress=120, worker_lost=4)
 #: Seconds beyond a deadline that a loaded machine may take.
-SLACK = 15
+SLACK = 10
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +52,8 @@ def source(tmp_path: Path) -> DrawnRows:
     return drawn(CHUNKS, 600, weighted=True, place=str(tmp_path))
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
+@contextmanager
+def two_workers() -> Iterator[Client]:
     """Two workers that are started anew when they die."""
     with (
         LocalCluster(
@@ -68,12 +68,25 @@ def client() -> Iterator[Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with two_workers() as client:
+        yield client
+
+
 @pytest.fixture
 def executor(client: Client) -> Iterator[ClusterExecutor]:
     executor = ClusterExecutor(client, DEADLINES)
     until(lambda: len(executor.workers) == 2 or executor.look(executor.ask()), "not two workers")
     yield executor
     executor.close()
+
+
+@pytest.fixture
+def short_lived() -> Iterator[ClusterExecutor]:
+    """On workers of its own: Dask forgets to restart one that dies the moment it has come."""
+    with two_workers() as client:
+        yield ClusterExecutor(client, DEADLINES)
 
 
 @pytest.fixture
@@ -105,8 +118,13 @@ def fitted(
     return result
 
 
-def undisturbed(source: DrawnRows) -> str:
-    return fitted(Threads(1), source, lambda event: None).parameters.digest
+@pytest.fixture(scope="module")
+def undisturbed() -> str:
+    """Digest of the parameters that a fit on one thread finds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "LEAST_GROUP_ROWS", 1000)
+        source = drawn(CHUNKS, 600, weighted=True)
+        return fitted(Threads(1), source, lambda event: None).parameters.digest
 
 
 class At:
@@ -119,6 +137,7 @@ class At:
         self.do = do
         self.started = 0
         self.done: list[int] = []
+        self.when = 0.0
         self.thread = threading.Thread(target=self._wait)
 
     def __call__(self, event: Event) -> None:
@@ -131,6 +150,7 @@ class At:
     def _wait(self) -> None:
         note = self.source.rule("at", self.chunk)
         pid = int(until(lambda: note.exists() and note.read_text(), "the chunk was not read"))
+        self.when = time.monotonic()
         self.do(pid)
         self.done.append(pid)
         self.source.rule("hold", self.chunk).unlink()
@@ -147,17 +167,17 @@ def kill(pid: int) -> None:
 
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_a_killed_worker_costs_no_bit(
-    executor: ClusterExecutor, source: DrawnRows, seed: int
+    executor: ClusterExecutor, source: DrawnRows, undisturbed: str, seed: int
 ) -> None:
     chance = random.Random(seed)
     at = At(source, chance.randrange(SCANS), chance.randrange(CHUNKS), kill)
     result = fitted(executor, source, at)
     at.happened()
-    assert result.parameters.digest == undisturbed(source)
+    assert result.parameters.digest == undisturbed
 
 
 def test_rows_kept_by_a_killed_worker_are_read_again(
-    executor: ClusterExecutor, source: DrawnRows
+    executor: ClusterExecutor, source: DrawnRows, undisturbed: str
 ) -> None:
     def kill_one(event: Event) -> None:
         if isinstance(event, StageStarted) and event.stage == "polish" and not killed:
@@ -169,11 +189,11 @@ def test_rows_kept_by_a_killed_worker_are_read_again(
     assert set(source.readings()) - set(killed)
     readings = len(source.readings())
     assert CHUNKS < readings < CHUNKS * SCANS
-    assert result.parameters.digest == undisturbed(source)
+    assert result.parameters.digest == undisturbed
 
 
 def test_a_worker_that_is_retired_hands_its_work_over(
-    started: Processes, source: DrawnRows, caplog: pytest.LogCaptureFixture
+    started: Processes, source: DrawnRows, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     at = At(source, 1, 11, lambda pid: os.kill(pid, signal.SIGTERM))
     with connected(started) as executor:
@@ -181,43 +201,42 @@ def test_a_worker_that_is_retired_hands_its_work_over(
     retired = at.happened()
     (process,) = [worker for worker in started.workers if worker.pid == retired]
     until(lambda: process.poll() is not None, "the worker did not end")
-    assert result.parameters.digest == undisturbed(source)
+    assert result.parameters.digest == undisturbed
     assert "is gone" in caplog.text
 
 
 def test_a_stopped_worker_is_given_up_in_time_and_used_again_when_it_goes_on(
-    started: Processes, source: DrawnRows, caplog: pytest.LogCaptureFixture
+    started: Processes, source: DrawnRows, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     at = At(source, 1, 11, lambda pid: os.kill(pid, signal.SIGSTOP))
     with connected(started) as executor:
-        began = time.monotonic()
         result = fitted(executor, source, at)
-        assert time.monotonic() - began < DEADLINES.worker_lost + SLACK
-        assert "was not heard of for 3 s" in caplog.text
+        assert time.monotonic() - at.when < DEADLINES.worker_lost + SLACK
+        assert "was not heard of for 4 s" in caplog.text
         os.kill(at.happened(), signal.SIGCONT)
         scanner = Scanner(source, executor)
         until(lambda: len(set(scanner.reduce(process_ids, None))) == 2, "only one worker works")
-    assert result.parameters.digest == undisturbed(source)
+    assert result.parameters.digest == undisturbed
 
 
 def test_a_chunk_that_kills_its_workers_is_named(
-    executor: ClusterExecutor, source: DrawnRows
+    short_lived: ClusterExecutor, source: DrawnRows
 ) -> None:
     source.rule("kill", 17).touch()
     message = r"^drawn chunk 17: 3 workers died while they worked on these rows; do they fit in a"
     with pytest.raises(ClusterError, match=message):
-        Scanner(source, executor).reduce(chunk_numbers, None)
+        Scanner(source, short_lived).reduce(chunk_numbers, None)
     assert len(set(source.readings(17))) == 3
     source.rule("kill", 17).unlink()
-    assert Scanner(source, executor).reduce(chunk_numbers, None) == tuple(range(CHUNKS))
+    assert Scanner(source, short_lived).reduce(chunk_numbers, None) == tuple(range(CHUNKS))
 
 
 def test_a_chunk_that_does_not_fit_in_memory_is_named(
-    executor: ClusterExecutor, source: DrawnRows
+    short_lived: ClusterExecutor, source: DrawnRows
 ) -> None:
     source.rule("hog", 23).touch()
     with pytest.raises(ClusterError, match=r"^drawn chunk 23: 3 workers died while they worked on"):
-        Scanner(source, executor).reduce(chunk_numbers, None)
+        Scanner(source, short_lived).reduce(chunk_numbers, None)
 
 
 def test_no_worker_left_is_an_error_in_time(started: Processes, source: DrawnRows) -> None:
@@ -227,18 +246,19 @@ def test_no_worker_left_is_an_error_in_time(started: Processes, source: DrawnRow
 
     at = At(source, 1, 11, kill_all)
     message = (
-        r"^no worker is there for 3 s, the last died at drawn chunk \d+ or near; start workers and "
+        r"^no worker is there for 4 s, the last died at drawn chunk \d+ or near; start workers and "
         r"run again; deadlines\.worker_lost sets the limit"
     )
     with connected(started) as executor:
-        began = time.monotonic()
         with pytest.raises(ClusterError, match=message):
             fitted(executor, source, at)
-        assert time.monotonic() - began < DEADLINES.worker_lost + SLACK
+        assert time.monotonic() - at.when < DEADLINES.worker_lost + SLACK
     at.happened()
 
 
-def test_a_worker_that_comes_in_time_saves_the_fit(started: Processes, source: DrawnRows) -> None:
+def test_a_worker_that_comes_in_time_saves_the_fit(
+    started: Processes, source: DrawnRows, undisturbed: str
+) -> None:
     def replace_all(pid: int) -> None:
         for worker in list(started.workers):
             worker.kill()
@@ -253,29 +273,27 @@ def test_a_worker_that_comes_in_time_saves_the_fit(started: Processes, source: D
     with open_executor(kind) as executor:
         result = fitted(executor, source, at)
     at.happened()
-    assert result.parameters.digest == undisturbed(source)
+    assert result.parameters.digest == undisturbed
 
 
 def test_a_killed_scheduler_is_an_error_at_once(started: Processes, source: DrawnRows) -> None:
     at = At(source, 1, 11, lambda pid: started.scheduler.kill())
     with connected(started) as executor:
-        began = time.monotonic()
         with pytest.raises(
             ClusterError, match=r"^the connection to the scheduler is lost; start it"
         ):
             fitted(executor, source, at)
-        assert time.monotonic() - began < SLACK
+        assert time.monotonic() - at.when < SLACK
     at.happened()
 
 
 def test_a_stopped_scheduler_is_an_error_in_time(started: Processes, source: DrawnRows) -> None:
     at = At(source, 1, 11, lambda pid: started.scheduler.send_signal(signal.SIGSTOP))
     with connected(started) as executor:
-        began = time.monotonic()
         with pytest.raises(
-            ClusterError, match=r"^the scheduler has not answered for 3 s; is it stop"
+            ClusterError, match=r"^the scheduler has not answered for 4 s; is it stop"
         ):
             fitted(executor, source, at)
-        assert time.monotonic() - began < DEADLINES.worker_lost + SLACK
+        assert time.monotonic() - at.when < DEADLINES.worker_lost + SLACK
         started.scheduler.send_signal(signal.SIGCONT)
     at.happened()

@@ -168,9 +168,14 @@ class ClusterExecutor:
         """What the failure of a task says of the cluster."""
         import distributed
 
-        if isinstance(error, distributed.KilledWorker):
-            return Trouble.DIED
-        return Trouble.CANCELLED if isinstance(error, distributed.CancelledError) else None
+        for kind, trouble in (
+            (distributed.KilledWorker, Trouble.DIED),
+            (distributed.CancelledError, Trouble.CANCELLED),
+            (distributed.comm.CommClosedError, Trouble.CUT_OFF),
+        ):
+            if isinstance(error, kind):
+                return trouble
+        return None
 
     def _await_workers(self) -> None:
         deadline = time.monotonic() + self.deadlines.connect

@@ -75,6 +75,7 @@ class Trouble(Enum):
 
     DIED = "died"
     CANCELLED = "cancelled"
+    CUT_OFF = "cut off"
 
 
 class Parcel(Protocol):
@@ -285,12 +286,12 @@ class ClusterScan:
             return
         del self.flights[ticket]
         self.landed = time.monotonic()
-        if trouble is Trouble.CANCELLED:
-            require_scheduler(self.client)
+        if trouble is not None:
+            require_scheduler(self.client, trouble is not Trouble.CUT_OFF)
             raise ClusterError(
                 "the cluster was restarted or its tasks were cancelled from outside; start again"
             ) from error
-        elif flight.task is None:
+        if flight.task is None:
             self._welcome(flight.worker, value, error)
         elif error is not None:
             raise error
@@ -336,21 +337,25 @@ class ClusterScan:
 
     def _hold_to_deadlines(self) -> None:
         require_scheduler(self.client)
-        now = time.monotonic()
-        limit = self.deadlines.worker_lost
-        for worker in self.cluster.workers.values():
-            self.heard = max(self.heard, worker.heard)
-            if now - worker.heard > limit and worker not in self.lost:
-                self._lose(worker, f"was not heard of for {limit:g} s", died=False)
-                self._fetch_again()
-            elif now - worker.heard < limit and worker in self.lost:
-                self.lost.discard(worker)
+        now, limit = time.monotonic(), self.deadlines.worker_lost
         if now - self.answered > limit:
             raise ClusterError(
                 f"the scheduler has not answered for {limit:g} s; is it stopped or overloaded? "
                 "deadlines.worker_lost sets the limit"
             )
-        if now - self.heard > limit:
+        for worker in self.cluster.workers.values():
+            # One that has just come is busy importing: it has as long as for connecting.
+            patience = limit if worker.welcome else max(limit, self.deadlines.connect)
+            # Of the workers we know what the scheduler said when it last answered.
+            silent = self.answered - worker.heard > patience
+            known = worker.heard if worker.welcome or silent else self.answered
+            self.heard = max(self.heard, known)
+            if silent and worker not in self.lost:
+                self._lose(worker, f"was not heard of for {patience:g} s", died=False)
+                self._fetch_again()
+            elif not silent and worker in self.lost:
+                self.lost.discard(worker)
+        if self.answered - self.heard > limit:
             raise ClusterError(
                 f"no worker is there for {limit:g} s{self._last_words()}; start workers and run "
                 "again; deadlines.worker_lost sets the limit"
@@ -382,7 +387,7 @@ class ClusterScan:
             self.client.loop.add_callback(self._fetch, ticket, flight.future)
 
 
-def require_scheduler(client: Any) -> None:
+def require_scheduler(client: Any, connected: bool = True) -> None:
     """Refuse to go on without the connection to the scheduler.
 
     Raises
@@ -390,7 +395,7 @@ def require_scheduler(client: Any) -> None:
     ClusterError
         It is lost.
     """
-    if client.status != "running":
+    if client.status != "running" or not connected:
         raise ClusterError(
             "the connection to the scheduler is lost; start it and its workers, and run again"
         )
