@@ -24,6 +24,7 @@ from gmm_dask.chunked.fit_records import FitOptions, FitResult
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
+from gmm_dask.errors import ConfigError
 from gmm_dask.events import Event, IterationFinished, Notify, StageFinished, silent
 from gmm_dask.mixture.assignment import Assignment, assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
@@ -153,12 +154,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             Fewer rows than components.
         NonFiniteError
             X holds NaN or infinity.
+        ConfigError
+            ``warm_start``, but the last fit had other components, features or covariances.
         NumericalError
             Every start broke down.
         """
-        warm = self.warm_start and hasattr(self, "converged_")
-        start = (self._parameters(),) if warm else ()
         with self._scanner(X, sample_weight, client) as scanner:
+            start = self._last_parameters() if self.warm_start else ()
             result = fit(scanner, self._options(), start=start)
             rows = memory_scanner(result.survey) if result.in_memory else scanner
             (record,) = evaluate(rows, [result.parameters])
@@ -196,13 +198,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def aic(self, X: Any) -> float:
         """Akaike's criterion on X; lower is better. One scan."""
-        parameters = self._parameters()
-        return aic(parameters, self.score(X) * X.shape[0])
+        log_likelihood, _ = self._log_likelihood(X)
+        return aic(self._parameters(), log_likelihood)
 
     def bic(self, X: Any) -> float:
         """Schwarz's criterion on X; lower is better. One scan."""
-        parameters = self._parameters()
-        return bic(parameters, self.score(X) * X.shape[0], X.shape[0])
+        log_likelihood, rows = self._log_likelihood(X)
+        return bic(self._parameters(), log_likelihood, rows)
 
     def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""
@@ -219,6 +221,29 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         noise = random.standard_normal((n_samples, parameters.n_features))
         X = parameters.means[labels] + np.einsum("nij,nj->ni", lower[labels], noise)  # (n, d)
         return X, labels
+
+    def _log_likelihood(self, X: Any) -> tuple[float, int]:
+        """Log p(X), nats, and the number of rows, which a dask array need not know."""
+        found = self.score_samples(X)
+        if not isinstance(found, da.Array):
+            return float(found.sum()), len(found)
+        ones = found.map_blocks(np.ones_like, dtype=found.dtype)
+        log_likelihood, rows = da.compute(found.sum(), ones.sum())
+        return float(log_likelihood), int(rows)
+
+    def _last_parameters(self) -> tuple[MixtureParameters, ...]:
+        """Parameters of the last fit, if there is one; `_scanner` has seen the new rows."""
+        if not hasattr(self, "means_"):
+            return ()
+        k, d = self.n_components, self.n_features_in_
+        shape = COVARIANCE_TYPES[self.covariance_type].shape(k, d)
+        if self.means_.shape != (k, d) or self.covariances_.shape != shape:
+            raise ConfigError(
+                f"warm_start: the last fit left means of shape {self.means_.shape} and "
+                f"covariances of shape {self.covariances_.shape}; {k} {self.covariance_type} "
+                f"components of {d} features have {(k, d)} and {shape}: set warm_start=False"
+            )
+        return (self._parameters(),)
 
     def _parameters(self) -> MixtureParameters:
         check_is_fitted(self)
@@ -382,4 +407,9 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     model.component_ids_ = np.asarray(stored.component_ids)
     model.low_density_threshold_ = float(stored.manifest["low_density_threshold"])
     model.log_likelihood_ = float(stored.manifest["log_likelihood"])
+    model.converged_ = stored.manifest["status"] == Status.CONVERGED.value
+    model.n_iter_ = int(stored.manifest["n_iter"])
+    model.lower_bounds_ = [float(bound) for bound in stored.manifest["history"]]
+    model.lower_bound_ = model.lower_bounds_[-1] if model.lower_bounds_ else -np.inf
+    model.scans_ = int(stored.manifest["scans"])
     return model

@@ -52,6 +52,7 @@ def test_column_chunks_and_unknown_row_chunks(X: np.ndarray, fitted: GaussianMix
     counted = GaussianMixture(**KEYWORDS).fit(unknown)
     np.testing.assert_allclose(counted.means_, fitted.means_, rtol=1e-12)
     assert counted.scans_ == counted.n_iter_ + 3  # and one that counted the rows
+    assert counted.bic(unknown) == pytest.approx(counted.bic(X))
 
 
 @pytest.mark.parametrize("lazy", [True, False])

@@ -230,6 +230,26 @@ def test_infinity_is_refused(X: np.ndarray) -> None:
     assert issubclass(NonFiniteError, ValueError)
 
 
+@pytest.mark.parametrize(
+    ("change", "columns"),
+    [({}, 2), ({"n_components": 2}, 3), ({"covariance_type": "diag"}, 3)],
+    ids=["features", "components", "covariances"],
+)
+def test_a_warm_start_from_another_model_is_refused(
+    X: np.ndarray, change: dict[str, object], columns: int
+) -> None:
+    model = GaussianMixture(3, warm_start=True, random_state=0).fit(X)
+    with pytest.raises(ConfigError, match="warm_start: the last fit left means of shape"):
+        model.set_params(**change).fit(X[:, :columns])
+    model.set_params(warm_start=False).fit(X[:, :columns])
+
+
+def test_criteria_take_what_predict_takes(X: np.ndarray) -> None:
+    model = GaussianMixture(3, random_state=0).fit(X)
+    assert model.bic(X.tolist()) == model.bic(X)
+    assert model.aic(X.tolist()) == model.aic(X)
+
+
 def test_load_model_gives_a_fitted_estimator(tmp_path: Path, X: np.ndarray) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -262,3 +282,7 @@ def test_load_model_gives_a_fitted_estimator(tmp_path: Path, X: np.ndarray) -> N
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "X does not have valid feature names")
         assert model.score(X) == pytest.approx(direct.score(X))
+    assert (model.n_iter_, model.converged_, model.scans_) == (direct.n_iter_, True, 1)
+    np.testing.assert_allclose(model.lower_bounds_, direct.lower_bounds_, rtol=1e-12)
+    went_on = model.set_params(warm_start=True, max_iter=0).fit(X)
+    np.testing.assert_array_equal(went_on.means_, same.means_)
