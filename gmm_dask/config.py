@@ -31,7 +31,9 @@ class Section(BaseModel):
 class InputSection(Section):
     """``[input]``: the Parquet data and which columns of it."""
 
-    path: str = Field(description="file, directory, glob or s3:// address of Parquet data")
+    path: str = Field(
+        min_length=1, description="file, directory, glob or s3:// address of Parquet data"
+    )
     columns: list[str] = Field(min_length=1, description="numeric columns, the features")
     nulls: Literal["error", "drop"] = Field(
         "error", description="what to do with rows that hold a null or NaN"
@@ -103,11 +105,11 @@ class PredictSection(Section):
 class OutputSection(Section):
     """``[output]``: where models and predictions go."""
 
-    models: str = Field("models", description="directory of the model registry")
+    models: str = Field("models", min_length=1, description="directory of the model registry")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
         description="name of the model in the registry"
     )
-    predictions: str | None = Field(None, description="where the predict flow writes")
+    predictions: str | None = Field(None, min_length=1, description="where the predict flow writes")
 
 
 class RunConfig(Section):
@@ -240,7 +242,10 @@ def check_config(kind: type[Config], tables: dict[str, Any], where: str) -> Conf
 
 
 def _problem(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
+    place = list(detail["loc"])
+    if place[:1] == ["cluster"] and len(place) > 2:
+        del place[1]  # its kind, which is no key of the file
+    key = ".".join(str(part) for part in place)
     if detail["type"] == "extra_forbidden":
         return f"unknown key {key}"
     if detail["type"] == "missing":

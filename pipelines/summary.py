@@ -101,10 +101,11 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     rows = f"{predicted.rows:,} predicted, {predicted.dropped:,} with nulls left null"
     if not predicted.parts:
         rows = "none: the predictions there are were made from these files by this model"
+    files = len({part.input_file for part in predicted.parts})  # a file may have many parts
     facts = [
         ("model", f"{output.models}/{output.name}, version {model.version}"),
         ("new rows", rows),
-        ("input files", f"{len(predicted.parts):,} read, {predicted.reused:,} unchanged"),
+        ("input files", f"{files:,} read, {predicted.reused:,} unchanged"),
         ("predictions", f"{output.predictions}: {outcome.total_rows:,} rows, as in the input"),
     ]
     title = f"predictions for {outcome.run.input.path}"

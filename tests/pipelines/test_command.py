@@ -4,14 +4,19 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
-from runs import model_files, write_part, write_run
+from runs import model_files, read_run, write_part, write_run
 from typer.testing import CliRunner
 
 from gmm_dask.errors import InputError
+from gmm_dask.steps import Predicted
+from gmm_dask.storage.parts import Part
 from gmm_dask.storage.registry import current_version
 from pipelines.command import app
+from pipelines.sequences import PredictOutcome
+from pipelines.summary import predict_summary
 
 
 @dataclass
@@ -79,7 +84,20 @@ def test_predict_inspect_and_use(run_file, tmp_path):
     assert predicted.returncode == 0, predicted.stderr
     assert "2,970 predicted, 30 with nulls left null" in predicted.stdout
     assert "version 1" in predicted.stdout
-    assert "3 read, 0 unchanged" in predicted.stdout
+
+
+def test_input_files_are_counted_not_the_parts_made_of_them(run_file, tmp_path):
+    parts = tuple(Part(name, "a.parquet", 0, 5, 100) for name in ("part-0", "part-1"))
+    predicted = Predicted(parts, rows=10, dropped=0, reused=1, drift=None)
+    model = SimpleNamespace(version=1)
+    summary = predict_summary(PredictOutcome(read_run(run_file), model, predicted, 15, tmp_path))
+    assert ("input files", "1 read, 1 unchanged") in summary.facts
+
+
+def test_a_cluster_key_is_named_as_in_its_file(run_file, tmp_path):
+    (tmp_path / "cluster.toml").write_text('[cluster]\nkind = "threads"\nthreads = 0\n')
+    message = refused(gmm_dask("fit", run_file, "--direct", "--cluster", tmp_path / "cluster.toml"))
+    assert message.startswith(f"{tmp_path}/cluster.toml: cluster.threads = 0: input should be")
 
 
 def test_a_direct_run_does_not_import_prefect(run_file):
