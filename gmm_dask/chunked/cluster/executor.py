@@ -14,7 +14,8 @@ from typing import Any
 import dask
 
 from gmm_dask.chunked.array import ArrayChunks
-from gmm_dask.chunked.cluster.scan import LOOK, ClusterScan, Trouble, Worker, require_scheduler
+from gmm_dask.chunked.cluster.roster import Trouble, Worker, require_scheduler
+from gmm_dask.chunked.cluster.scan import LOOK, ClusterScan
 from gmm_dask.chunked.cluster.worker import Facts, facts
 from gmm_dask.chunked.rows import MemoryChunks, RowChunks
 from gmm_dask.chunked.scan import GroupResult, Lane, Work

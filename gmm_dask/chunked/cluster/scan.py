@@ -12,16 +12,15 @@ import logging
 import queue
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from gmm_dask.chunked.array import ArrayChunks
 from gmm_dask.chunked.cluster.placement import Placement, Task, cut_tasks
+from gmm_dask.chunked.cluster.roster import Cluster, Parcel, Trouble, Worker, require_scheduler
 from gmm_dask.chunked.cluster.worker import Facts, greet, open_source, open_work, sum_groups
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import GroupResult, Lane
-from gmm_dask.config import Deadlines
 from gmm_dask.errors import ClusterError
 
 logger = logging.getLogger("gmm_dask")
@@ -30,85 +29,6 @@ logger = logging.getLogger("gmm_dask")
 LOOK = 0.25
 #: Bytes of results that a task may send back, taking a result to be as large as its argument.
 RESULT_BYTES = 16 << 20
-#: Bytes that a worker needs before it holds any row: Python, numpy, numba, pyarrow, Dask.
-OVERHEAD = 256 << 20
-
-
-@dataclass(eq=False)
-class Worker:
-    """A worker as last seen, and what it was given.
-
-    Attributes
-    ----------
-    incarnation
-        Tells a worker from its successor at the same address.
-    memory_limit
-        Bytes; 0 for none.
-    beat
-        When it last reported to the scheduler, by the scheduler's clock.
-    heard
-        When it last reported to be running, by ours.
-    source
-        Future of the rows' source on it.
-    welcome
-        Whether it sees the input and may be used.
-    """
-
-    address: str
-    incarnation: str
-    threads: int = 0
-    memory_limit: int = 0
-    status: str = ""
-    beat: float = 0.0
-    heard: float = field(default_factory=time.monotonic)
-    source: Any = None
-    welcome: bool = False
-
-    @property
-    def budget(self) -> int:
-        """Bytes of rows that it may keep: half of what it has; without a limit, none."""
-        return max(self.memory_limit - OVERHEAD, 0) // 2
-
-
-class Trouble(Enum):
-    """What a failed task says of the cluster, where it says something."""
-
-    DIED = "died"
-    CANCELLED = "cancelled"
-    CUT_OFF = "cut off"
-
-
-class Parcel(Protocol):
-    """Something that every worker needs once."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        ...
-
-    def for_worker(self, worker: Worker) -> Any:
-        """Give what to submit so that the worker receives it."""
-        ...
-
-
-class Cluster(Protocol):
-    """What a scan needs of the executor that it runs for."""
-
-    client: Any
-    deadlines: Deadlines
-    workers: dict[str, Worker]
-
-    def look(self, info: dict[str, Any]) -> list[Worker]:
-        """Take the scheduler's list of workers; returns those that are gone."""
-        ...
-
-    def check(self, worker: Worker, found: Facts) -> str:
-        """In what a worker is unfit, or nothing."""
-        ...
-
-    def trouble(self, error: BaseException) -> Trouble | None:
-        """What the failure of a task says of the cluster."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +103,8 @@ class ClusterScan:
         self.over = True
         for flight in self.flights.values():
             flight.future.release()
+            if flight.task is None:
+                flight.worker.source = None  # the next scan greets it anew
         self.flights.clear()
         self.works.clear()
 
@@ -308,6 +230,7 @@ class ClusterScan:
             if self.placement is not None:
                 logger.info("worker %s has joined", worker.address)
         elif self.placement is None:
+            worker.source = None
             raise ClusterError(
                 f"worker {unfit}; every worker must see the input under the same path and be "
                 "installed alike"
@@ -385,17 +308,3 @@ class ClusterScan:
         # Results are fetched in batches: one from a worker that is stopped holds up the others.
         for ticket, flight in self.flights.items():
             self.client.loop.add_callback(self._fetch, ticket, flight.future)
-
-
-def require_scheduler(client: Any, connected: bool = True) -> None:
-    """Refuse to go on without the connection to the scheduler.
-
-    Raises
-    ------
-    ClusterError
-        It is lost.
-    """
-    if client.status != "running" or not connected:
-        raise ClusterError(
-            "the connection to the scheduler is lost; start it and its workers, and run again"
-        )
