@@ -235,6 +235,22 @@ def test_a_covariance_far_below_the_jump_of_the_mean_is_kept(covariance_type, di
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_covariance_that_rounding_made_negative_is_kept(covariance_type):
+    parameters = random_mixture(covariance_type, 2, 3, np.random.default_rng(7))
+    counts = np.array([100.0, 50.0])
+    delta = np.array([[1e8, -1e8, 1e8], [0.0, 0.1, 0.0]])
+    left = np.array([-2.0 * np.eye(3), np.eye(3)])  # of 1e16, about an ulp
+    products = moments(covariance_type, counts, delta, left)
+    covariances, _, guarded = parameters.covariance.update(
+        parameters.covariances, parameters.precisions_cholesky, counts, delta, products, 1e-6
+    )
+    assert guarded.tolist() == [True, covariance_type == "tied"]
+    held = slice(None) if covariance_type == "tied" else 0
+    np.testing.assert_array_equal(covariances[held], parameters.covariances[held])
+    parameters.covariance.precisions_cholesky(covariances)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
 def test_a_start_at_0_with_data_at_1e9_is_exact_at_the_second_step(covariance_type):
     rng = np.random.default_rng(8)
     X = rng.normal(size=(500, 3)) * [1.0, 2.0, 0.5] + 1e9
