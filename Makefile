@@ -4,6 +4,7 @@
 #   make test          the whole test suite
 #   make test-faults   the fault tests again, with the larger counts
 #   make test-lowest   the fast tests with the oldest versions allowed
+#   make bench         the benchmarks, a quarter of an hour on two idle cores
 #   make lint          formatting, style, types and the architecture
 #   make format        rewrite the sources to the project's formatting
 #   make clean         remove the environment and the demo's files
@@ -17,9 +18,10 @@ BIN := .venv/bin
 DEMO := .venv/installed-demo
 TEST := .venv/installed-test
 RUN ?= configs/hipparcos.toml
+BENCHMARKS ?= kernel pipeline overhead memory startup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-lowest lint format clean
+.PHONY: help demo test test-faults test-lowest bench lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -36,6 +38,10 @@ test: $(TEST)
 
 test-faults: $(TEST)
 	GMM_DASK_FAULT_ROUNDS=large $(BIN)/python -m pytest -m faults
+
+# benchmarks/release.py, on data larger than memory, is left to whoever makes a release.
+bench: $(TEST)
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lint: $(TEST)
 	$(BIN)/ruff check
