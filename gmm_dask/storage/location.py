@@ -24,7 +24,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -147,13 +147,17 @@ def _absolute(address: str) -> tuple[str, str]:
     """Absolute path or ``s3://bucket/key``, and the options that follow it."""
     scheme = address.partition("://")[0] if "://" in address else ""
     if scheme == "s3":
-        if "@" in urlsplit(address).netloc:
+        parts = urlsplit(address)
+        options = [name.lower() for name in parse_qs(parts.query, keep_blank_values=True)]
+        if "@" in parts.netloc or any(
+            word in name for name in options for word in ("key", "secret", "token", "password")
+        ):
             raise InputError(
                 "s3:// address with credentials in it: give them by the environment "
                 "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), addresses are logged and stored"
             )
-        location, mark, options = address.partition("?")
-        return location.rstrip("/"), mark + options
+        location, mark, query = address.partition("?")
+        return location.rstrip("/"), mark + query
     if scheme == "file":
         address = unquote(urlsplit(address).path)
     elif scheme:

@@ -398,8 +398,15 @@ def test_addresses_that_cannot_be_read():
     assert message == "gs://bucket/x: gs:// cannot be read; give a local path or s3://"
 
 
-def test_credentials_in_an_address_are_refused_and_not_repeated():
-    message = refused(InputError, "s3://AKIAKEY:secret@bucket/x")
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://AKIAKEY:secret@bucket/x",
+        "s3://bucket/x?region=eu&access_key=AKIAKEY&secret_key=secret",
+    ],
+)
+def test_credentials_in_an_address_are_refused_and_not_repeated(address):
+    message = refused(InputError, address)
     assert "AWS_SECRET_ACCESS_KEY" in message
     assert "AKIAKEY" not in message
     assert "secret@" not in message
