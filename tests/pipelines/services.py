@@ -75,5 +75,6 @@ def running(arguments, server, cwd, log):
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGTERM)
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)

@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
+import yaml
+from prefect.automations import Automation
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 from runs import eventually, read_run, write_run
@@ -15,6 +18,7 @@ from services import prefect_server_process, running
 
 from gmm_dask.storage.registry import versions
 
+AUTOMATIONS = Path(__file__).parents[2] / "configs" / "automations.yaml"
 ENDLESS = ("fit.tol=0", "fit.max_iter=100000000", "fit.search_rows=100")
 
 
@@ -99,6 +103,26 @@ def test_a_cancelled_run_leaves_nothing_and_the_next_one_works(tmp_path, client,
         eventually(lambda: client.read_flow_run(run.id).state.is_final())
     assert client.read_flow_run(run.id).state.name == "Completed"
     assert versions(tmp_path / "models", "boxes") == (1,)
+
+
+def test_the_automation_marks_a_run_whose_process_and_worker_were_killed(tmp_path, client, server):
+    (tables,) = yaml.safe_load(AUTOMATIONS.read_text())["automations"]
+    tables["trigger"]["within"] = 10
+    automation = Automation.model_validate(tables).create()
+    run_file = write_run(tmp_path)
+    arguments = ["pipelines", "serve", run_file]
+    for override in ENDLESS:
+        arguments += ["--set", override]
+    with running(arguments, server, tmp_path, tmp_path / "serve.log") as service:
+        deployment = eventually(lambda: deployment_named(client, "retrain/boxes"))
+        run = client.create_flow_run_from_deployment(deployment.id)
+        eventually(lambda: client.read_flow_run(run.id).state.is_running())
+        os.killpg(service.pid, signal.SIGKILL)
+        service.wait()
+    state = eventually(lambda: (now := client.read_flow_run(run.id).state).is_final() and now)
+    automation.delete()
+    assert (state.name, state.type.value) == ("Crashed", "CRASHED")
+    assert "No heartbeat for five minutes" in state.message
 
 
 def deployment_named(client, name):
