@@ -29,7 +29,7 @@ from gmm_dask.mixture.initialization import (
     initial_parameters,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import Sample, SearchRecord, effort_for, search
+from gmm_dask.mixture.search import Sample, SearchRecord, effort_for, search, worth_searching
 from gmm_dask.mixture.statistics import StatisticsBatch, SufficientStatistics, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
 
@@ -122,10 +122,13 @@ def _starts(
         start = (*start, given_start(options.given, options.covariance_type))
     elif not start or search_too:
         sample = _positive(state.survey.sample, options.n_components)
-        if options.search_rows is None:
+        if options.search_rows is None or not worth_searching(
+            sample.X.shape[0], options.n_components
+        ):
             found = _plain_starts(sample, options)
         else:
-            found, record = _search(scanner.notify, sample, options)
+            whole = len(state.survey.draw.numbers) == state.survey.rows
+            found, record = _search(scanner.notify, sample, options, whole)
     fresh = (True,) * len(found) + (False,) * len(start)
     return replace(state, starts=(*found, *start), fresh=fresh, search=record, scans=scanner.scans)
 
@@ -161,21 +164,22 @@ def _plain_starts(sample: Sample, options: FitOptions) -> tuple[MixtureParameter
 
 
 def _search(
-    notify: Notify, sample: Sample, options: FitOptions
+    notify: Notify, sample: Sample, options: FitOptions, whole: bool
 ) -> tuple[tuple[MixtureParameters, ...], SearchRecord]:
-    effort = effort_for(sample.X.shape[0], options.n_components)
-    runs = max(effort.starts, options.n_init) + max(effort.finalists, options.n_init)
-    notify(StageStarted("search", runs, "runs", f"on {sample.X.shape[0]:,} rows"))
+    m, d = sample.X.shape
+    runs = effort_for(m, options.n_components, d, options.n_init).runs + whole
+    notify(StageStarted("search", runs, "runs", f"on {m:,} rows"))
     found, record = search(
         sample,
         options.n_components,
         options.covariance_type,
         init_params=options.init_params,
-        reg_covar=options.em.reg_covar,
+        em=options.em,
         random_state=options.random_state,
         given=options.given,
         keep=options.n_init,
         threads=available_cores(),
+        whole=whole,
         advanced=lambda done: notify(StageAdvanced("search", done)),
     )
     best = record.log_likelihoods[0]

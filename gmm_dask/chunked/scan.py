@@ -127,6 +127,11 @@ class Executor(Protocol):
         """Groups that are worked on at the same time."""
         ...
 
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """In what workers differ from this process; if in anything, the bits may differ too."""
+        ...
+
     def run(
         self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, keep: bool
     ) -> Iterator[GroupResult]:

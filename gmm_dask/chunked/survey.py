@@ -16,6 +16,9 @@ from gmm_dask.mixture.search import Sample
 
 Priorities = npt.NDArray[np.uint64]
 
+#: Values beyond this cannot be squared and summed over rows in float64.
+LARGEST_VALUE = 1e140
+
 #: Bytes of rows looked at together: they stay in the cache.
 _BLOCK_BYTES = 1 << 18
 
@@ -355,6 +358,13 @@ def _refuse(found: Survey, chunks: RowChunks, nulls: str) -> None:
         ]
         why = f"column {empty[0]!r} holds nothing but nulls" if empty else "every row has a null"
         raise TooFewRowsError(f"no complete row in {found.source_rows:,}: {why}; leave it out")
+    reach = np.maximum(np.abs(found.moments.minimum), np.abs(found.moments.maximum))  # (d,)
+    if reach.max() > LARGEST_VALUE:
+        column = chunks.columns[int(reach.argmax())]
+        raise InputError(
+            f"column {column!r} holds values up to {reach.max():.3g}, and their squares leave the "
+            f"range of float64; rescale the column, or leave out rows beyond {LARGEST_VALUE:g}"
+        )
     if not found.weight > 0:
         raise InputError("sample weights: all are 0; at least one row must count")
 

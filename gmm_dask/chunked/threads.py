@@ -40,6 +40,8 @@ class Threads:
         Seconds without a finished group after which the scan fails.
     """
 
+    mixed: tuple[str, ...] = ()
+
     def __init__(
         self,
         threads: int | None = None,

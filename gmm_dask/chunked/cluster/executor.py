@@ -185,7 +185,8 @@ class ClusterExecutor:
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"no worker has joined the scheduler within {self.deadlines.connect:g} s; "
-                    "start some (dask worker), or raise deadlines.connect"
+                    "start some (dask worker), see what jobs wait for (squeue), or raise "
+                    "deadlines.connect"
                 )
             time.sleep(LOOK)
             self.look(self.ask())
