@@ -155,7 +155,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         NonFiniteError
             X holds NaN or infinity.
         ConfigError
-            ``warm_start``, but the last fit had other components, features or covariances.
+            ``warm_start``, but the last fit had other components, features or covariances; or a
+            client for an array in memory.
         NumericalError
             Every start broke down.
         """
@@ -307,6 +308,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             # Rows of unknown number were counted by computing every block.
             scanner.scans = int(source is None and any(np.isnan(X.chunks[0])))
             return scanner
+        if client is not None:
+            raise ConfigError(
+                "client is for dask arrays: an array in memory is scanned by threads here; leave "
+                "it out, or give dask.array.from_array(X)"
+            )
         rows: RowsArray = validate_data(
             self, X, dtype=[np.float64, np.float32], ensure_min_samples=1
         )

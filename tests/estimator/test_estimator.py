@@ -286,3 +286,11 @@ def test_load_model_gives_a_fitted_estimator(tmp_path: Path, X: np.ndarray) -> N
     np.testing.assert_allclose(model.lower_bounds_, direct.lower_bounds_, rtol=1e-12)
     went_on = model.set_params(warm_start=True, max_iter=0).fit(X)
     np.testing.assert_array_equal(went_on.means_, same.means_)
+
+
+def test_values_that_cannot_be_squared_and_a_client_for_numpy_are_refused(X: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"column 'x1' holds values up to 1e\+149.*rescale"):
+        GaussianMixture(2).fit(np.where(np.arange(3) == 1, 1e149, X))
+    assert GaussianMixture(2, random_state=0).fit(X * 1e100).converged_
+    with pytest.raises(ConfigError, match="client is for dask arrays"):
+        GaussianMixture(2).fit(X, client=object())
