@@ -1,13 +1,14 @@
 # The everyday commands. Each works from a clean clone; what is already installed is kept.
 #
-#   make demo          fit and predict the Hipparcos stars through the Prefect flows
-#   make test          the whole test suite
-#   make test-faults   the fault tests again, with the larger counts
-#   make test-lowest   the fast tests with the oldest versions allowed
-#   make bench         the benchmarks, a quarter of an hour on two idle cores
-#   make lint          formatting, style, types and the architecture
-#   make format        rewrite the sources to the project's formatting
-#   make clean         remove the environment and the demo's files
+#   make demo           fit and predict the Hipparcos stars through the Prefect flows
+#   make test           the whole test suite
+#   make test-faults    the fault tests again, with the larger counts
+#   make test-postgres  the deployment tests with Prefect's history in PostgreSQL
+#   make test-lowest    the fast tests with the oldest versions allowed
+#   make bench          the benchmarks, a quarter of an hour on two idle cores
+#   make lint           formatting, style, types and the architecture
+#   make format         rewrite the sources to the project's formatting
+#   make clean          remove the environment and the demo's files
 #
 # PYTHON=python3.12 chooses the interpreter (3.11 or newer) that the environment is made from.
 
@@ -21,7 +22,7 @@ RUN ?= configs/hipparcos.toml
 BENCHMARKS ?= kernel pipeline overhead memory startup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-lowest bench lint format clean
+.PHONY: help demo test test-faults test-postgres test-lowest bench lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -38,6 +39,9 @@ test: $(TEST)
 
 test-faults: $(TEST)
 	GMM_DASK_FAULT_ROUNDS=large $(BIN)/python -m pytest -m faults
+
+test-postgres: $(TEST)
+	tests/pipelines/postgres.sh
 
 # benchmarks/release.py, on data larger than memory, is left to whoever makes a release.
 bench: $(TEST)

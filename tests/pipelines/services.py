@@ -25,6 +25,8 @@ def prefect_server_process(home):
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
         "PREFECT_SERVER_UI_ENABLED": "false",
     }
+    if "GMM_DASK_TEST_DATABASE" in os.environ:  # postgres.sh
+        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = os.environ["GMM_DASK_TEST_DATABASE"]
     home.mkdir()
     with (home / "server.log").open("w+") as log:
         process = subprocess.Popen(
