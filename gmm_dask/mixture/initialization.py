@@ -234,10 +234,10 @@ def wide_start(
     random_state: np.random.RandomState,
     given: GivenParameters,
 ) -> MixtureParameters:
-    """Random rows as means, all with the covariance of the whole: finds what k-means cannot.
+    """Random rows as means, with the covariance of the whole at random widths, e⁻³ to √e.
 
     K-means cuts overlapping or concentric components apart; from wide ones EM can settle on
-    them.
+    them. Of components that share a centre only different widths find the narrow ones.
     """
     d = X.shape[1]
     everything = np.ones((X.shape[0], k)) / k
@@ -253,10 +253,14 @@ def wide_start(
             means if given.means is None else given.means,
             given.precisions,
         )
-    return MixtureParameters(
+    covariances = pooled.covariances
+    # A tied covariance belongs to no single component: putting them in order changes nothing.
+    if pooled.covariance.reorder(covariances, np.zeros(1, dtype=np.intp)) is not covariances:
+        widths = np.exp(random_state.uniform(-3.0, 0.5, size=k))  # (k,)
+        covariances = (covariances.T * widths).T
+    return MixtureParameters.from_covariances(
         covariance_type,
         np.full(k, 1.0 / k) if given.weights is None else given.weights,
         means.reshape(k, d) if given.means is None else given.means,
-        pooled.covariances,
-        pooled.precisions_cholesky,
+        np.ascontiguousarray(covariances),
     )

@@ -1,9 +1,9 @@
 """The search for a good start: many short EM runs on a sample, the best few run on.
 
 Once a pass over all rows is fast, a poor start is what costs: it needs more passes and ends
-lower. So starts of different kinds compete on few rows, in the data's own units, and only the
-best of them sees all rows. Every start is seeded by its own number: the outcome does not depend
-on how many threads tried them.
+lower. So starts of different kinds compete on few rows, in the data's own units; the better ones
+go on with more rows, and only the best sees them all. Every start is seeded by its own number:
+the outcome does not depend on how many threads tried them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,6 +29,11 @@ from gmm_dask.mixture.initialization import (
 )
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
+from gmm_dask.mixture.threads import single_threaded
+
+#: Up to so many rows one start is run as scikit-learn would: more would cost more than its fit.
+PLAIN_ROWS = 2_000
+FINAL_ROWS = 50_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +62,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Round:
+    """Every run that is left gets some iterations on some rows, and the best ``keep`` go on."""
+
+    rows: int
+    iterations: int
+    keep: int
+
+
+@dataclass(frozen=True)
 class SearchEffort:
     """How much the search tries.
 
@@ -64,28 +78,38 @@ class SearchEffort:
     ----------
     starts
         EM runs that begin.
-    short_rows, short_iterations
-        Rows and iterations of each short run.
-    finalists
-        Runs that go on, on ``final_rows`` rows to ``final_tol`` (nats per row).
+    rounds
+        How they are thinned out.
+    final_rows, final_tol, final_iterations
+        Rows, tolerance (nats per row) and iterations at the most of those left.
     """
 
     starts: int
-    short_rows: int
-    short_iterations: int
-    finalists: int
+    rounds: tuple[Round, ...]
     final_rows: int
     final_tol: float
     final_iterations: int
 
+    @property
+    def runs(self) -> int:
+        """EM runs of all rounds together, the last included."""
+        return self.starts + sum(one.keep for one in self.rounds)
 
-def effort_for(m: int, k: int) -> SearchEffort:
-    """Effort by the size of the sample: a small one must not cost more than its fit."""
-    if k == 1:  # one Gaussian has one optimum
-        return SearchEffort(1, m, 1, 1, m, 1e-4, 2)
-    if m < 2_000:
-        return SearchEffort(3, m, 10, 1, m, 1e-3, 100)
-    return SearchEffort(24, 8_192, 15, 3, 50_000, 1e-4, 200)
+
+def worth_searching(m: int, k: int) -> bool:
+    """Whether m rows and k components leave anything to find: one Gaussian has one optimum."""
+    return m > PLAIN_ROWS and k > 1
+
+
+def effort_for(m: int, k: int, d: int, keep: int) -> SearchEffort:
+    """Effort for a sample of m rows, k components, d features and ``keep`` mixtures wanted.
+
+    Fewer rows than about ten per mean and feature let components of a short run collapse.
+    """
+    rows = max(4_096, 10 * k * d)
+    starts, left = max(16, keep), max(2, keep)
+    rounds = (Round(min(rows, m), 12, max(6, left)), Round(min(2 * rows, m), 8, left))
+    return SearchEffort(starts, rounds, min(FINAL_ROWS, m), 1e-4, 200)
 
 
 @dataclass(frozen=True)
@@ -122,26 +146,31 @@ def search(
     covariance_type: str,
     *,
     init_params: str,
-    reg_covar: float,
+    em: EMOptions,
     random_state: int,
     given: GivenParameters,
     keep: int,
     threads: int,
+    whole: bool = False,
     advanced: Callable[[int], None] = lambda done: None,
 ) -> tuple[tuple[MixtureParameters, ...], SearchRecord]:
     """Find the ``keep`` best mixtures of a sample, best first.
 
-    The first start is the one that scikit-learn would make of the sample with the same random
-    state. With ``init_params="kmeans"`` the others take turns between k-means on standardised
-    features, seeds of k-means++, and random rows with wide covariances; with any other they
-    are all of that kind.
+    With ``init_params="kmeans"`` the starts take turns between k-means on standardised features,
+    seeds of k-means++, and random rows with wide covariances; the first is made as scikit-learn
+    makes it, and with any other method all are of that kind.
 
     Parameters
     ----------
+    em
+        Of the polish: its ``reg_covar`` holds here too.
     keep
         Mixtures wanted (``n_init``).
     threads
         Starts tried at the same time; the outcome does not depend on it.
+    whole
+        Whether the sample holds all rows. Then the start that scikit-learn would make of them is
+        among the finalists and runs to ``em.tol``: the search ends no lower than scikit-learn.
     advanced
         Told how many runs are done.
 
@@ -151,82 +180,135 @@ def search(
         Every start broke down.
     """
     began = time.perf_counter()
-    effort = effort_for(sample.X.shape[0], k)
-    starts = max(effort.starts, keep)
-    effort = replace(effort, starts=starts, finalists=max(effort.finalists, keep))
-    short = sample.head(effort.short_rows, np.random.RandomState(random_state))
+    effort = effort_for(sample.X.shape[0], k, sample.X.shape[1], keep)
     variances = np.asarray(sample.X.var(axis=0, dtype=np.float64))  # (d,)
-    scaled = _standardised(short, variances)
-    done = 0
-
-    def begin(number: int) -> Candidate | NumericalError:
-        options = EMOptions(0.0, effort.short_iterations, reg_covar)
-        seeded = np.random.RandomState((random_state + number) % 2**32)
-        try:
-            if number == 0 or init_params != "kmeans":
-                parameters = initial_parameters(
-                    short.X,
-                    short.sample_weight,
-                    k,
-                    covariance_type,
-                    init_params,
-                    reg_covar,
-                    seeded,
-                    given,
-                )
-            elif number % 3 == 2:
-                parameters = wide_start(short.X, k, covariance_type, reg_covar, seeded, given)
-            else:
-                label = kmeans_labels if number % 3 == 0 else nearest_seed_labels
-                labels = label(scaled, short.sample_weight, k, seeded)
-                parameters = labelled_start(
-                    short.X, labels, short.sample_weight, k, covariance_type, reg_covar, given
-                )
-        except NumericalError as error:
-            return error
-        return _run(short, parameters, options)
-
-    def finish(candidate: Candidate) -> Candidate:
-        options = EMOptions(effort.final_tol, effort.final_iterations, reg_covar)
-        rows = sample.head(effort.final_rows, np.random.RandomState(random_state))
-        return _run(rows, candidate.parameters, options)
-
-    with ThreadPoolExecutor(threads) as pool:
-        began_runs: list[Candidate | NumericalError] = []
-        for outcome in pool.map(begin, range(effort.starts)):
-            began_runs.append(outcome)
-            done += 1
-            advanced(done)
-        runs = tuple(run for run in began_runs if isinstance(run, Candidate))
-        order = [
-            index
-            for index in rank(runs, variances, reg_covar)
-            if np.isfinite(runs[index].log_likelihood)
-        ]
-        if not order:
-            problems = [str(run) for run in began_runs if isinstance(run, NumericalError)]
-            problems += [run.problem for run in runs]
-            raise NumericalError(f"no start survived: {problems[0]}")
-        finals: list[Candidate] = []
-        for final in pool.map(finish, [runs[index] for index in order[: effort.finalists]]):
-            finals.append(final)
-            done += 1
-            advanced(done)
-    best = [
-        finals[index]
-        for index in rank(tuple(finals), variances, reg_covar)
-        if np.isfinite(finals[index].log_likelihood)
-    ]
-    chosen = tuple(candidate.parameters for candidate in best[:keep])
+    starts = _Starts(
+        sample.head(effort.rounds[0].rows, np.random.RandomState(random_state)),
+        variances, k, covariance_type, init_params, em.reg_covar, random_state, given,
+    )  # fmt: skip
+    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+        field = _Field(pool, variances, em.reg_covar, advanced)
+        runs = field.begin(starts.make, effort.starts)
+        for one in effort.rounds:
+            rows = sample.head(one.rows, np.random.RandomState(random_state))
+            options = EMOptions(0.0, one.iterations, em.reg_covar)
+            runs = field.run(rows, [run.parameters for run in runs], options)[: one.keep]
+        final_rows = sample.X.shape[0] if whole else effort.final_rows
+        rows = sample.head(final_rows, np.random.RandomState(random_state))
+        options = EMOptions(effort.final_tol, effort.final_iterations, em.reg_covar)
+        best = field.run(rows, [run.parameters for run in runs], options)
+        if whole:
+            own = field.begin(lambda number: starts.own(sample), 1)
+            best = field.ranked([*best, *field.run(sample, [run.parameters for run in own], em)])
     record = SearchRecord(
         rows=sample.X.shape[0],
         starts=effort.starts,
-        failed=effort.starts - len(order),
+        failed=field.failed,
         log_likelihoods=tuple(candidate.log_likelihood for candidate in best),
-        iterations=sum(run.n_iter for run in (*runs, *finals)),
+        iterations=field.iterations,
         seconds=time.perf_counter() - began,
     )
-    return chosen, record
+    return tuple(candidate.parameters for candidate in best[:keep]), record
+
+
+@dataclass(frozen=True, eq=False)
+class _Starts:
+    """First parameters by number, on the rows of the first round."""
+
+    rows: Sample
+    variances: FloatArray
+    k: int
+    covariance_type: str
+    init_params: str
+    reg_covar: float
+    random_state: int
+    given: GivenParameters
+
+    def own(self, rows: Sample, number: int = 0) -> MixtureParameters:
+        """As scikit-learn starts on these rows."""
+        seeded = np.random.RandomState((self.random_state + number) % 2**32)
+        return initial_parameters(
+            rows.X, rows.sample_weight, self.k, self.covariance_type, self.init_params,
+            self.reg_covar, seeded, self.given,
+        )  # fmt: skip
+
+    def make(self, number: int) -> MixtureParameters:
+        """Start ``number``; the kinds take turns."""
+        if number == 0 or self.init_params != "kmeans":
+            return self.own(self.rows, number)
+        X, weight, k = self.rows.X, self.rows.sample_weight, self.k
+        seeded = np.random.RandomState((self.random_state + number) % 2**32)
+        if number % 3 == 2:
+            return wide_start(X, k, self.covariance_type, self.reg_covar, seeded, self.given)
+        label = kmeans_labels if number % 3 == 0 else nearest_seed_labels
+        labels = label(_standardised(self.rows, self.variances), weight, k, seeded)
+        return labelled_start(
+            X, labels, weight, k, self.covariance_type, self.reg_covar, self.given
+        )
+
+
+class _Field:
+    """The runs that compete, on a pool of threads, and how it goes for them."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        variances: FloatArray,
+        reg_covar: float,
+        advanced: Callable[[int], None],
+    ) -> None:
+        self.pool = pool
+        self.variances = variances
+        self.reg_covar = reg_covar
+        self.advanced = advanced
+        self.done = self.failed = self.iterations = 0
+        self.problem = ""
+
+    def begin(self, make: Callable[[int], MixtureParameters], number: int) -> list[Candidate]:
+        """Make starts; one that cannot be made is counted and left out."""
+
+        def attempt(index: int) -> MixtureParameters | NumericalError:
+            # The limit of OpenMP, which k-means runs on, belongs to the calling thread.
+            with single_threaded():
+                try:
+                    return make(index)
+                except NumericalError as error:
+                    return error
+
+        made = []
+        for outcome in self.pool.map(attempt, range(number)):
+            if isinstance(outcome, NumericalError):
+                self._fail(str(outcome))
+            else:
+                made.append(Candidate(outcome))
+        return made
+
+    def run(
+        self, rows: Sample, starts: list[MixtureParameters], options: EMOptions
+    ) -> list[Candidate]:
+        """Run EM on every start; those that survive, best first."""
+        finished = []
+        for candidate in self.pool.map(lambda one: _run(rows, one, options), starts):
+            finished.append(candidate)
+            self.iterations += candidate.n_iter
+            self.done += 1
+            self.advanced(self.done)
+            if candidate.problem:
+                self._fail(candidate.problem)
+        return self.ranked(finished)
+
+    def ranked(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Best first, without those that broke down; raises `NumericalError` if none is left."""
+        order = rank(tuple(candidates), self.variances, self.reg_covar)
+        alive = [candidates[index] for index in order]
+        alive = [one for one in alive if np.isfinite(one.log_likelihood)]
+        if not alive and candidates:
+            raise NumericalError(f"no start survived: {self.problem}")
+        return alive
+
+    def _fail(self, problem: str) -> None:
+        self.failed += 1
+        self.problem = self.problem or problem
 
 
 def _run(sample: Sample, parameters: MixtureParameters, options: EMOptions) -> Candidate:
