@@ -74,6 +74,9 @@ def expectation(parameters, X, sample_weight=None):
 
     names = "residual_sums", "residual_products", "log_likelihood"
     sizes = dict(zip(names, sums(np.abs(y), np.abs(log_densities)), strict=True))
+    if covariance_type in ("full", "tied"):  # entry i, j has the scale of i times that of j
+        diagonal = np.sqrt(np.diagonal(sizes["residual_products"], axis1=-2, axis2=-1))
+        sizes["residual_products"] = diagonal[..., :, None] * diagonal[..., None, :]
     return Expected(
         r @ w, *sums(y, log_densities), {"counts": r @ w, **sizes}, log_densities, r.T, log_joint.T
     )

@@ -132,8 +132,10 @@ class Tied(CovarianceType):
 
 
 # How far the means may lie from the central one, in standard deviations along each whitened axis,
-# for rows whitened once to serve all components: entries of S then lose less than 1e-13.
+# for rows whitened once to serve all components.
 _NEAR = 16.0
+# How much larger than S what it is the difference of may be: it then loses less than 1e-13.
+_SHIFTED = 256.0
 
 
 @inlined
@@ -175,16 +177,25 @@ def _central(means, U, shifts):  # type: ignore[no-untyped-def]
 
 @inlined
 def _unshift(counts, F, shifts, S):  # type: ignore[no-untyped-def]
-    """Turn Σ w z zᵀ into S = Σ r y yᵀ, where y = z − a: subtract Σ F aᵀ + a Fᵀ + N a aᵀ."""
+    """Turn Σ w z zᵀ into S = Σ r y yᵀ, where y = z − a: subtract Σ F aᵀ + a Fᵀ + N a aᵀ.
+
+    Returns whether S kept its digits. It does not where the rows lie much closer to the means
+    than these lie apart: a single row on a mean, or a covariance about to shrink.
+    """
     k, d = shifts.shape
-    for c in range(k):
-        for j in range(d):
+    exact = True
+    for j in range(d):
+        before = S[j, j]
+        for c in range(k):
             for m in range(j + 1):
                 S[j, m] -= (
                     F[c, j] * shifts[c, m]
                     + shifts[c, j] * F[c, m]
                     + counts[c] * shifts[c, j] * shifts[c, m]
                 )
+        if before > _SHIFTED * S[j, j]:
+            exact = False
+    return exact
 
 
 @kernel("statistics kernel of the tied covariance")
@@ -195,7 +206,28 @@ def _statistics(  # type: ignore[no-untyped-def]
     k, d = means.shape
     shifts = np.empty((k, d))
     centre = _central(means, factors, shifts)
-    near = largest(shifts) <= _NEAR
+    parameters = (constants, means, factors, centre, shifts)
+    sums = (counts, residual_sums, residual_products)
+    if largest(shifts) <= _NEAR:
+        log_likelihood = _pass(source, sample_weight, parameters, sums, True)
+        if _unshift(counts, residual_sums, shifts, residual_products):
+            mirror(residual_products)
+            return log_likelihood
+        fill(counts, 0.0, 0)
+        fill(residual_sums.reshape(k * d), 0.0, 0)
+        fill(residual_products.reshape(d * d), 0.0, 0)
+    log_likelihood = _pass(source, sample_weight, parameters, sums, False)
+    mirror(residual_products)
+    return log_likelihood
+
+
+@inlined
+def _pass(source, sample_weight, parameters, sums, near):  # type: ignore[no-untyped-def]
+    """Add up all rows: whitened once about the centre if near, else once for each component."""
+    wide()
+    constants, means, factors, centre, shifts = parameters
+    counts, residual_sums, residual_products = sums
+    k, d = means.shape
     tile = aligned(d * ROWS)
     residuals = aligned(d * ROWS)
     whitened = aligned_rows(1 if near else k, d * ROWS)
@@ -231,9 +263,6 @@ def _statistics(  # type: ignore[no-untyped-def]
                 add_products(
                     whitened[c], log_joint[c], residuals, residual_sums[c], residual_products
                 )
-    if near:
-        _unshift(counts, residual_sums, shifts, residual_products)
-    mirror(residual_products)
     return log_likelihood
 
 
