@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -12,16 +13,28 @@ from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
 from gmm_dask import steps
-from gmm_dask.errors import ConflictError, ModelError
+from gmm_dask.errors import GmmDaskError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
+#: Errors of a disk or a network that may be gone in a minute; a missing permission will not be.
+PASSING = {
+    errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EAGAIN, errno.EBUSY,
+    errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
+    errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN,
+}  # fmt: skip
+
+
 def is_passing(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Tell whether an error may be gone in a minute: a disk or a network, not what they held."""
+    """Tell whether a failed task is worth trying again: what it met was the disk or the network.
+
+    The names of the parameters are Prefect's.
+    """
     error = state.result(raise_on_failure=False)
-    return isinstance(error, OSError) and not isinstance(error, (ModelError, ConflictError))
+    cause = error.__cause__ if isinstance(error, GmmDaskError) else error
+    return isinstance(cause, OSError) and cause.errno in PASSING
 
 
 # A long step is not tried again by its task: it has a checkpoint, and the next run goes on there.

@@ -1,5 +1,8 @@
 """The flows on a real Prefect server: what they write, and what the server shows of them."""
 
+import errno
+import os
+
 import pyarrow.dataset as ds
 import pytest
 from prefect.client.schemas.filters import (
@@ -12,13 +15,16 @@ from prefect.client.schemas.filters import (
 )
 from runs import ROWS, eventually, model_files, read_run, write_run
 
+from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
-from gmm_dask.errors import InputError
+from gmm_dask.errors import InputError, StorageError
 from gmm_dask.events import silent
-from gmm_dask.storage.registry import current_version, load_model_at
+from gmm_dask.storage import atomic
+from gmm_dask.storage.registry import current_version, load_model_at, versions
 from pipelines import sequences
 from pipelines.fit import fit
 from pipelines.predict import predict
+from pipelines.tasks import TASKS
 
 
 @pytest.fixture
@@ -102,3 +108,37 @@ def test_invalid_parameters_fail_before_the_run_with_the_dotted_key(run, prefect
     tables["model"]["n_component"] = 3
     with pytest.raises(ParameterTypeError, match=r"run\.model\.n_component: Extra inputs"):
         fit(tables)
+
+
+def failing_writes(monkeypatch, number, times):
+    """Let the first writes of storage fail; returns the list of those that did."""
+    failed, write = [], atomic.write_all
+
+    def write_or_fail(descriptor, block):
+        if len(failed) < times:
+            failed.append(number)
+            raise OSError(number, os.strerror(number))
+        write(descriptor, block)
+
+    monkeypatch.setattr(atomic, "write_all", write_or_fail)
+    at_once = TASKS[steps.publish].with_options(retry_delay_seconds=0)
+    monkeypatch.setitem(TASKS, steps.publish, at_once)
+    return failed
+
+
+def test_a_passing_fault_of_the_disk_is_tried_again_and_published_once(
+    run, prefect_server, monkeypatch
+):
+    failed = failing_writes(monkeypatch, errno.EIO, times=2)
+    outcome = fit(run)
+    assert failed == [errno.EIO] * 2
+    assert versions(run.output.models, run.output.name) == (1,)
+    assert load_model_at(outcome.published.path).version == 1
+
+
+def test_a_missing_permission_is_not_tried_again(run, prefect_server, monkeypatch):
+    failed = failing_writes(monkeypatch, errno.EACCES, times=2)
+    with pytest.raises(StorageError, match="permission denied"):
+        fit(run)
+    assert failed == [errno.EACCES]
+    assert versions(run.output.models, run.output.name) == ()
