@@ -174,12 +174,17 @@ def test_a_state_with_a_part_missing_is_not_understood(state, content):
 
 # Interruption
 
-SMALL = {"fit__search_rows": 300, "fit__n_init": 2, "fit__tol": 1e-7}
+DAYS = {"rows": 2000}
+SMALL = {"fit__search_rows": 2500, "fit__n_init": 2, "fit__tol": 1e-9}
 MODES = {
     "read again": (SMALL, 0),  # each iteration reads the files
     "kept": (SMALL, 2**30),  # the scanner keeps their rows
     # The sample holds all rows; without a search there are iterations left to do.
-    "in memory": ({"fit__search_rows": "none", "fit__n_init": 2, "fit__tol": 1e-7}, 0),
+    "in memory": (
+        {"fit__search_rows": "none", "fit__n_init": 2, "fit__init_params": "random"}
+        | {"fit__max_iter": 5, "fit__tol": 0.0},
+        0,
+    ),
 }
 
 
@@ -241,7 +246,7 @@ def scans(events):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_fit_interrupted_after_any_step_ends_with_the_same_bits(tmp_path, kind, mode):
-    write_days(tmp_path)
+    write_days(tmp_path, **DAYS)
     keys, memory = MODES[mode]
     run = make_run(tmp_path, model__covariance_type=kind, **keys)
     whole, events = fit(run, memory)
@@ -262,7 +267,7 @@ def test_a_fit_interrupted_after_any_step_ends_with_the_same_bits(tmp_path, kind
 
 @pytest.mark.usefixtures("_saves_always")
 def test_a_fit_interrupted_after_every_step_in_turn_ends_with_the_same_bits(tmp_path):
-    write_days(tmp_path)
+    write_days(tmp_path, **DAYS)
     run = make_run(tmp_path, **SMALL)
     whole, events = fit(run)
     path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint / "state"
@@ -279,7 +284,7 @@ def test_a_fit_interrupted_after_every_step_in_turn_ends_with_the_same_bits(tmp_
 
 @pytest.mark.usefixtures("_saves_always")
 def test_the_model_of_a_resumed_fit_is_the_same_bytes_and_no_checkpoint_remains(tmp_path):
-    write_days(tmp_path)
+    write_days(tmp_path, **DAYS)
     run = make_run(tmp_path, **SMALL)
     plan = steps.inspect_input(run)
     digests = []
@@ -298,7 +303,7 @@ def test_the_model_of_a_resumed_fit_is_the_same_bytes_and_no_checkpoint_remains(
 
 @pytest.mark.usefixtures("_saves_always")
 def test_a_refused_candidate_leaves_no_checkpoint(tmp_path):
-    write_days(tmp_path)
+    write_days(tmp_path, **DAYS)
     run = make_run(tmp_path, retrain__min_rows=10_000)
     plan = steps.inspect_input(run)
     with out_of_core(plan) as scanner:
@@ -312,10 +317,10 @@ def test_a_refused_candidate_leaves_no_checkpoint(tmp_path):
 @pytest.mark.usefixtures("_saves_always")
 @pytest.mark.parametrize("change", ["tolerance", "seed", "components", "data"])
 def test_a_checkpoint_of_other_data_or_configuration_is_not_used(tmp_path, change):
-    write_days(tmp_path)
+    write_days(tmp_path, **DAYS)
     interrupt(make_run(tmp_path, **SMALL), at_iteration(2))
     if change == "data":
-        write_day(tmp_path, 2, shift=0.25)
+        write_day(tmp_path, 2, shift=0.25, **DAYS)
     keys = {
         "tolerance": {"fit__tol": 1e-6},
         "seed": {"fit__random_state": 1},
@@ -350,7 +355,7 @@ def save_the_state_of_another_version(path):
 @pytest.mark.usefixtures("_saves_always")
 @pytest.mark.parametrize("damage", [damage_the_file, save_the_state_of_another_version])
 def test_a_damaged_checkpoint_is_ignored_with_a_warning(tmp_path, caplog, damage):
-    write_days(tmp_path)
+    write_days(tmp_path, **DAYS)
     run = make_run(tmp_path, **SMALL)
     whole, _ = fit(run)
     path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint / "state"
@@ -367,7 +372,7 @@ def test_a_damaged_checkpoint_is_ignored_with_a_warning(tmp_path, caplog, damage
 def test_a_disk_that_refuses_the_checkpoint_stops_the_fit_and_keeps_the_one_before(
     tmp_path, monkeypatch
 ):
-    write_days(tmp_path)
+    write_days(tmp_path, **DAYS)
     run = make_run(tmp_path, **SMALL)
     whole, _ = fit(run)
     path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint / "state"
@@ -393,7 +398,7 @@ def test_a_disk_that_refuses_the_checkpoint_stops_the_fit_and_keeps_the_one_befo
 
 
 def test_the_same_fit_in_another_process_is_refused_before_anything_is_read(tmp_path):
-    write_days(tmp_path)
+    write_days(tmp_path, **DAYS)
     script = textwrap.dedent(
         """
         import sys
@@ -442,7 +447,7 @@ def test_a_quick_fit_saves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(steps.fitting, "SAVE_SECONDS", 3600.0)
     saved = []
     monkeypatch.setattr(Checkpoint, "save", lambda self, *state: saved.append(state))
-    write_days(tmp_path)
+    write_days(tmp_path, **DAYS)
     fit(make_run(tmp_path, **SMALL))
     assert saved == []
     assert files_below(tmp_path / "models") == {}

@@ -28,12 +28,14 @@ from gmm_dask.storage.model import read_file, verify_model
 from gmm_dask.storage.reader import ParquetChunks
 
 KINDS = ("full", "tied", "diag", "spherical")
-SMALL_SEARCH = {"fit__search_rows": 300}  # so that the polish reads the files
+# Fewer rows than there are, so that the polish reads the files; enough to be worth a search.
+DAYS = {"rows": 2000}
+SMALL_SEARCH = {"fit__search_rows": 2500}
 
 
 @pytest.fixture
 def run(tmp_path):
-    write_days(tmp_path)
+    write_days(tmp_path, **DAYS)
     return make_run(tmp_path, **SMALL_SEARCH)
 
 
@@ -125,7 +127,7 @@ def test_what_is_stored_is_what_was_evaluated(run, drawn):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_fit_gives_the_same_bytes(tmp_path, kind):
-    write_days(tmp_path)
+    write_days(tmp_path, **DAYS)
     run = make_run(tmp_path, model__covariance_type=kind, **SMALL_SEARCH)
     versions = [
         run_fit(run, f"fit-{threads}", cluster=ThreadsCluster(threads=threads)).published
@@ -194,7 +196,7 @@ def test_the_sample_is_whole_though_most_rows_hold_nulls(tmp_path):
     manifest = evaluation.model.manifest
     assert (manifest["rows"], manifest["rows_dropped"]) == (800, 39_200)
     assert fitted.result.survey.defects.missing.tolist() == [800, 39_200, 0]
-    assert manifest["search"]["rows"] == 300
+    assert len(fitted.result.survey.draw.numbers) == 300
     assert manifest["scans"] == 2 + manifest["n_iter"] + 1  # the survey looked twice
     means = np.sort(evaluation.model.parameters.means[:, 0])
     np.testing.assert_allclose(means, [-6, 0, 6], atol=0.5)
@@ -268,7 +270,9 @@ def test_every_start_breaking_down_is_an_error_and_nothing_is_published(tmp_path
         model__n_components=8,
     )
     before = files_below(tmp_path)
-    with pytest.raises(NumericalError, match=r"no start survived|every start broke down"):
+    with pytest.raises(
+        NumericalError, match=r"covariance of component \d is not positive definite"
+    ):
         run_fit(run)
     assert files_below(tmp_path) == before
 
@@ -364,9 +368,8 @@ def test_a_scan_lets_go_of_what_it_has_decoded(tmp_path):
         held.append(pa.total_allocated_bytes())
 
     batch = 33_000 * 2 * 8  # of one file: bytes
-    for threads in (1, 2):
-        before = pa.total_allocated_bytes()
-        with out_of_core(plan, look, threads=threads) as scanner:
-            assert len(scanner.lanes) == 12
-            scanner.reduce(lambda rows, argument: rows.source_rows, None)
-        assert max(held) - before < (threads + 2) * batch
+    before = pa.total_allocated_bytes()
+    with out_of_core(plan, look, threads=1) as scanner:
+        assert len(scanner.lanes) == 12
+        scanner.reduce(lambda rows, argument: rows.source_rows, None)
+    assert max(held) - before < 2 * batch
