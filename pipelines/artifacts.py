@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
+from pathlib import Path
 from typing import cast
 from uuid import UUID
 
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -57,6 +59,11 @@ def watched() -> Iterator[Notify]:
 def report(summary: Summary) -> None:
     """Leave the summary with the run, under the same key in every run of the flow."""
     create_markdown_artifact(markdown(summary), key="report", description=summary.title)
+
+
+def link(key: str, path: str | Path) -> None:
+    """Leave an address with the run: of its ``model`` or its ``predictions``."""
+    create_link_artifact(Path(path).absolute().as_uri(), link_text=str(path), key=key)
 
 
 def report_decision(decision: Decision) -> None:

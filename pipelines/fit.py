@@ -7,7 +7,7 @@ from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from pipelines import sequences
-from pipelines.artifacts import announce, report, watched
+from pipelines.artifacts import announce, link, report, watched
 from pipelines.summary import fit_summary
 from pipelines.tasks import as_task
 
@@ -26,5 +26,6 @@ def fit(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequences.Fi
     with watched() as notify:
         outcome = sequences.fit(run, cluster, as_task, notify, run_id=str(flow_run.id))
     report(fit_summary(outcome))
+    link("model", outcome.published.path)
     announce(run, "fit", outcome.published)
     return outcome

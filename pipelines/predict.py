@@ -7,7 +7,7 @@ from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from pipelines import sequences
-from pipelines.artifacts import report, watched
+from pipelines.artifacts import link, report, watched
 from pipelines.summary import predict_summary
 from pipelines.tasks import as_task
 
@@ -26,4 +26,5 @@ def predict(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequence
     with watched() as notify:
         outcome = sequences.predict(run, cluster, as_task, notify, run_id=str(flow_run.id))
     report(predict_summary(outcome))
+    link("predictions", outcome.path)
     return outcome

@@ -11,7 +11,7 @@ from prefect.states import Completed, Failed
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from pipelines import sequences
-from pipelines.artifacts import announce, report, report_decision, watched
+from pipelines.artifacts import announce, link, report, report_decision, watched
 from pipelines.summary import retrain_summary
 from pipelines.tasks import as_task
 
@@ -40,6 +40,10 @@ def retrain(
         run_id = str(flow_run.id)
         outcome = sequences.retrain(run, cluster, as_task, notify, run_id, force)
     report(retrain_summary(outcome))
+    if outcome.published is not None:
+        link("model", outcome.published.path)
+    if outcome.predictions is not None:
+        link("predictions", outcome.predictions.path)
     if outcome.decision is None:
         return Completed(name="Skipped", message="nothing is new", data=outcome)
     report_decision(outcome.decision)

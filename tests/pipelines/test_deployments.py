@@ -17,6 +17,8 @@ from services import running
 from gmm_dask.config import RunConfig, read_config
 from gmm_dask.storage.registry import versions
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -18,6 +18,8 @@ from services import prefect_server_process, running
 
 from gmm_dask.storage.registry import versions
 
+pytestmark = pytest.mark.slow
+
 AUTOMATIONS = Path(__file__).parents[2] / "configs" / "automations.yaml"
 ENDLESS = ("fit.tol=0", "fit.max_iter=100000000", "fit.search_rows=100")
 

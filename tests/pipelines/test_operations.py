@@ -8,10 +8,13 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 from prefect.client.schemas.sorting import FlowRunSort
 from services import running
 
 from gmm_dask.storage.registry import current_version, versions
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "operations.md").read_text()
