@@ -52,7 +52,7 @@ def run_config(root, **fit):
     tables = {
         "input": {"path": str(root.parent / "input"), "columns": list("abcd"), "nulls": "drop"},
         "model": {"n_components": 4},
-        "fit": {"search_rows": 500, "n_init": 2, "tol": 1e-7, "max_iter": 6} | fit,
+        "fit": {"search_rows": 2500, "n_init": 2, "tol": 1e-7, "max_iter": 6} | fit,
         "output": {
             "models": str(root / "models"),
             "name": "m",
