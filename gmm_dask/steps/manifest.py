@@ -86,6 +86,8 @@ def compose_manifest(
             for j, name in enumerate(plan.names)
         },
         "warnings": list(fitted.warnings),
+        # Workers that differ from the client: where there are any, P1 does not hold.
+        "mixed": list(scanner.executor.mixed),
         "versions": {name: version(name) for name in RECORDED},
         "python": platform.python_version(),
         "machine": platform.machine(),
