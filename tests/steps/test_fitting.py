@@ -87,7 +87,8 @@ def test_the_manifest_says_what_a_reader_wants_to_know(run):
     manifest = fitted.manifest
     assert set(manifest) == {
         "aic", "bic", "collapsed", "configuration", "counts", "features", "files", "fit_key",
-        "history", "last_moved", "log_likelihood", "low_density_threshold", "machine", "n_iter",
+        "history", "last_moved", "log_likelihood", "low_density_threshold", "machine",
+        "mixed", "n_iter",
         "next_component_id", "occupancy", "python", "quantiles", "rows", "rows_dropped", "scans",
         "search", "snapshot", "starved", "status", "versions", "warnings", "weight",
     }  # fmt: skip
