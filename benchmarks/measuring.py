@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,8 +69,9 @@ def in_turns(repetitions: int, functions: Mapping[str, Callable[[], object]]) ->
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it has started and that still run."""
-    seconds = time.process_time()
+    """Of this process and of those that it has started, whether they still run or have ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.process_time() + ended.ru_utime + ended.ru_stime
     for child in psutil.Process().children(recursive=True):
         used = child.cpu_times()
         seconds += used.user + used.system
