@@ -41,6 +41,11 @@ class GivenParameters:
         """Whether nothing is left for the data to decide."""
         return self.weights is not None and self.means is not None and self.precisions is not None
 
+    @property
+    def free(self) -> bool:
+        """Whether everything is left for the data to decide."""
+        return self.weights is None and self.means is None and self.precisions is None
+
 
 def check_given(given: GivenParameters, covariance_type: str, k: int, d: int) -> None:
     """Refuse given parameters of the wrong shape or range.

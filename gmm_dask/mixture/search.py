@@ -18,7 +18,7 @@ import numpy as np
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.criteria import rank
-from gmm_dask.mixture.em import Candidate, EMOptions, fit_em
+from gmm_dask.mixture.em import Candidate, EMOptions
 from gmm_dask.mixture.initialization import (
     GivenParameters,
     initial_parameters,
@@ -27,13 +27,15 @@ from gmm_dask.mixture.initialization import (
     nearest_seed_labels,
     wide_start,
 )
+from gmm_dask.mixture.moves import fit_rows, moved
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.mixture.threads import single_threaded
 
 #: Up to so many rows one start is run as scikit-learn would: more would cost more than its fit.
 PLAIN_ROWS = 2_000
 FINAL_ROWS = 50_000
+#: Of starts that take turns: k-means, seeds of k-means++, wide.
+KINDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Round:
-    """Every run that is left gets some iterations on some rows, and the best ``keep`` go on."""
+    """Every run that is left gets some iterations on some rows, and the best ``keep`` go on.
+
+    The best of each kind of start is among them: a slow climb that ends higher is overtaken at
+    first by a quick one that does not.
+    """
 
     rows: int
     iterations: int
@@ -107,7 +113,7 @@ def effort_for(m: int, k: int, d: int, keep: int) -> SearchEffort:
     Fewer rows than about ten per mean and feature let components of a short run collapse.
     """
     rows = max(4_096, 10 * k * d)
-    starts, left = max(16, keep), max(2, keep)
+    starts, left = max(16, keep), max(KINDS, keep)
     rounds = (Round(min(rows, m), 12, max(6, left)), Round(min(2 * rows, m), 8, left))
     return SearchEffort(starts, rounds, min(FINAL_ROWS, m), 1e-4, 200)
 
@@ -192,23 +198,26 @@ def search(
         for one in effort.rounds:
             rows = sample.head(one.rows, np.random.RandomState(random_state))
             options = EMOptions(0.0, one.iterations, em.reg_covar)
-            runs = field.run(rows, [run.parameters for run in runs], options)[: one.keep]
+            runs = _thinned(field.run(rows, runs, options), one.keep)
+        # Parameters that the caller fixed in part are not to be moved away from.
+        if given.free:
+            runs = field.rested(rows, runs)[: max(2, keep)]
         final_rows = sample.X.shape[0] if whole else effort.final_rows
         rows = sample.head(final_rows, np.random.RandomState(random_state))
         options = EMOptions(effort.final_tol, effort.final_iterations, em.reg_covar)
-        best = field.run(rows, [run.parameters for run in runs], options)
+        best = field.run(rows, runs, options)
         if whole:
             own = field.begin(lambda number: starts.own(sample), 1)
-            best = field.ranked([*best, *field.run(sample, [run.parameters for run in own], em)])
+            best = field.ranked([*best, *field.run(sample, own, em)])
     record = SearchRecord(
         rows=sample.X.shape[0],
         starts=effort.starts,
         failed=field.failed,
-        log_likelihoods=tuple(candidate.log_likelihood for candidate in best),
+        log_likelihoods=tuple(run.candidate.log_likelihood for run in best),
         iterations=field.iterations,
         seconds=time.perf_counter() - began,
     )
-    return tuple(candidate.parameters for candidate in best[:keep]), record
+    return tuple(run.candidate.parameters for run in best[:keep]), record
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +256,21 @@ class _Starts:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A run and the kind of its start."""
+
+    kind: int
+    candidate: Candidate
+
+
+def _thinned(runs: list[_Run], keep: int) -> list[_Run]:
+    """The best ``keep`` of runs in order, the best of each kind among them."""
+    first = {run.kind: run for run in reversed(runs)}
+    chosen = [*first.values(), *(run for run in runs if first[run.kind] is not run)][:keep]
+    return [run for run in runs if run in chosen]
+
+
 class _Field:
     """The runs that compete, on a pool of threads, and how it goes for them."""
 
@@ -264,7 +288,7 @@ class _Field:
         self.done = self.failed = self.iterations = 0
         self.problem = ""
 
-    def begin(self, make: Callable[[int], MixtureParameters], number: int) -> list[Candidate]:
+    def begin(self, make: Callable[[int], MixtureParameters], number: int) -> list[_Run]:
         """Make starts; one that cannot be made is counted and left out."""
 
         def attempt(index: int) -> MixtureParameters | NumericalError:
@@ -276,20 +300,24 @@ class _Field:
                     return error
 
         made = []
-        for outcome in self.pool.map(attempt, range(number)):
+        for index, outcome in enumerate(self.pool.map(attempt, range(number))):
             if isinstance(outcome, NumericalError):
                 self._fail(str(outcome))
             else:
-                made.append(Candidate(outcome))
+                made.append(_Run(index % KINDS, Candidate(outcome)))
+        if not made:
+            raise NumericalError(f"no start survived: {self.problem}")
         return made
 
-    def run(
-        self, rows: Sample, starts: list[MixtureParameters], options: EMOptions
-    ) -> list[Candidate]:
-        """Run EM on every start; those that survive, best first."""
+    def run(self, rows: Sample, runs: list[_Run], options: EMOptions) -> list[_Run]:
+        """Go on with every run on these rows; those that survive, best first."""
         finished = []
-        for candidate in self.pool.map(lambda one: _run(rows, one, options), starts):
-            finished.append(candidate)
+        candidates = self.pool.map(
+            lambda one: fit_rows(rows.X, rows.sample_weight, one.candidate.parameters, options),
+            runs,
+        )
+        for before, candidate in zip(runs, candidates, strict=True):
+            finished.append(_Run(before.kind, candidate))
             self.iterations += candidate.n_iter
             self.done += 1
             self.advanced(self.done)
@@ -297,27 +325,36 @@ class _Field:
                 self._fail(candidate.problem)
         return self.ranked(finished)
 
-    def ranked(self, candidates: list[Candidate]) -> list[Candidate]:
+    def rested(self, rows: Sample, runs: list[_Run]) -> list[_Run]:
+        """Bring every run to rest on these rows, move on from there where that helps; rank."""
+        options = EMOptions(1e-4, 30, self.reg_covar)
+
+        def improve(one: _Run) -> tuple[Candidate, int]:
+            resting = fit_rows(rows.X, rows.sample_weight, one.candidate.parameters, options)
+            if resting.problem:
+                return one.candidate, resting.n_iter
+            better, iterations = moved(
+                rows.X, rows.sample_weight, resting, self.variances, self.reg_covar
+            )
+            return better, iterations + resting.n_iter
+
+        improved = []
+        for before, (candidate, iterations) in zip(runs, self.pool.map(improve, runs), strict=True):
+            improved.append(_Run(before.kind, candidate))
+            self.iterations += iterations
+        return self.ranked(improved)
+
+    def ranked(self, runs: list[_Run]) -> list[_Run]:
         """Best first, without those that broke down; raises `NumericalError` if none is left."""
-        order = rank(tuple(candidates), self.variances, self.reg_covar)
-        alive = [candidates[index] for index in order]
-        alive = [one for one in alive if np.isfinite(one.log_likelihood)]
-        if not alive and candidates:
+        order = rank(tuple(run.candidate for run in runs), self.variances, self.reg_covar)
+        alive = [runs[i] for i in order if np.isfinite(runs[i].candidate.log_likelihood)]
+        if not alive:
             raise NumericalError(f"no start survived: {self.problem}")
         return alive
 
     def _fail(self, problem: str) -> None:
         self.failed += 1
         self.problem = self.problem or problem
-
-
-def _run(sample: Sample, parameters: MixtureParameters, options: EMOptions) -> Candidate:
-    (candidate,) = fit_em(
-        lambda batch: [sum_statistics(one, sample.X, sample.sample_weight) for one in batch],
-        [parameters],
-        options,
-    )
-    return candidate
 
 
 def _standardised(sample: Sample, variances: FloatArray) -> RowsArray:
