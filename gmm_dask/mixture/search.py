@@ -86,12 +86,15 @@ class SearchEffort:
         EM runs that begin.
     rounds
         How they are thinned out.
+    finalists
+        Runs that go on after the rounds.
     final_rows, final_tol, final_iterations
-        Rows, tolerance (nats per row) and iterations at the most of those left.
+        Their rows, tolerance (nats per row) and iterations at the most.
     """
 
     starts: int
     rounds: tuple[Round, ...]
+    finalists: int
     final_rows: int
     final_tol: float
     final_iterations: int
@@ -99,7 +102,7 @@ class SearchEffort:
     @property
     def runs(self) -> int:
         """EM runs of all rounds together, the last included."""
-        return self.starts + sum(one.keep for one in self.rounds)
+        return self.starts + sum(one.keep for one in self.rounds[:-1]) + self.finalists
 
 
 def worth_searching(m: int, k: int) -> bool:
@@ -115,7 +118,7 @@ def effort_for(m: int, k: int, d: int, keep: int) -> SearchEffort:
     rows = max(4_096, 10 * k * d)
     starts, left = max(16, keep), max(KINDS, keep)
     rounds = (Round(min(rows, m), 12, max(6, left)), Round(min(2 * rows, m), 8, left))
-    return SearchEffort(starts, rounds, min(FINAL_ROWS, m), 1e-4, 200)
+    return SearchEffort(starts, rounds, max(2, keep), min(FINAL_ROWS, m), 1e-4, 200)
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,7 @@ def search(
             options = EMOptions(0.0, one.iterations, em.reg_covar)
             runs = _thinned(field.run(rows, runs, options), one.keep)
         # Parameters that the caller fixed in part are not to be moved away from.
-        if given.free:
-            runs = field.rested(rows, runs)[: max(2, keep)]
+        runs = (field.rested(rows, runs) if given.free else runs)[: effort.finalists]
         final_rows = sample.X.shape[0] if whole else effort.final_rows
         rows = sample.head(final_rows, np.random.RandomState(random_state))
         options = EMOptions(effort.final_tol, effort.final_iterations, em.reg_covar)
@@ -209,6 +211,8 @@ def search(
         if whole:
             own = field.begin(lambda number: starts.own(sample), 1)
             best = field.ranked([*best, *field.run(sample, own, em)])
+    if not best:
+        raise NumericalError(f"no start survived: {field.problem}")
     record = SearchRecord(
         rows=sample.X.shape[0],
         starts=effort.starts,
@@ -305,8 +309,6 @@ class _Field:
                 self._fail(str(outcome))
             else:
                 made.append(_Run(index % KINDS, Candidate(outcome)))
-        if not made:
-            raise NumericalError(f"no start survived: {self.problem}")
         return made
 
     def run(self, rows: Sample, runs: list[_Run], options: EMOptions) -> list[_Run]:
@@ -345,12 +347,9 @@ class _Field:
         return self.ranked(improved)
 
     def ranked(self, runs: list[_Run]) -> list[_Run]:
-        """Best first, without those that broke down; raises `NumericalError` if none is left."""
+        """Best first, without those that broke down."""
         order = rank(tuple(run.candidate for run in runs), self.variances, self.reg_covar)
-        alive = [runs[i] for i in order if np.isfinite(runs[i].candidate.log_likelihood)]
-        if not alive:
-            raise NumericalError(f"no start survived: {self.problem}")
-        return alive
+        return [runs[i] for i in order if np.isfinite(runs[i].candidate.log_likelihood)]
 
     def _fail(self, problem: str) -> None:
         self.failed += 1

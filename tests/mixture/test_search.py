@@ -1,0 +1,176 @@
+"""The search for a start: its outcome, what it does not depend on, and moves out of bad optima."""
+
+import numpy as np
+import pytest
+from sklearn.mixture import GaussianMixture as Reference
+from threadpoolctl import threadpool_info
+
+from benchmarks.sets import LADDER, iris
+from gmm_dask import GaussianMixture
+from gmm_dask.errors import NumericalError
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
+from gmm_dask.mixture.em import EMOptions
+from gmm_dask.mixture.initialization import GivenParameters, initial_parameters, kmeans_labels
+from gmm_dask.mixture.moves import fit_rows, moved
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.search import (
+    PLAIN_ROWS,
+    Sample,
+    effort_for,
+    search,
+    worth_searching,
+)
+
+TYPES = tuple(COVARIANCE_TYPES)
+
+
+def run(X, k, *, covariance_type="full", random_state=0, sample_weight=None, **changed):
+    settings = {
+        "init_params": "kmeans",
+        "em": EMOptions(),
+        "given": GivenParameters(),
+        "keep": 1,
+        "threads": 2,
+    } | changed
+    sample = Sample(X, sample_weight)
+    return search(sample, k, covariance_type, random_state=random_state, **settings)
+
+
+@pytest.fixture(scope="module")
+def X():
+    return LADDER["overlapping 4x6"].draw(6_000)
+
+
+def test_the_outcome_does_not_depend_on_the_number_of_threads(X):
+    alone, record = run(X, 6, threads=1, whole=True)
+    for threads in (2, 5):
+        together, other = run(X, 6, threads=threads, whole=True)
+        assert together[0].digest == alone[0].digest
+        assert other.log_likelihoods == record.log_likelihoods
+
+
+def test_k_means_runs_on_one_thread_inside_the_pool(X, monkeypatch):
+    """Its bits depend on the threads of OpenMP, whose limit each thread sets for itself."""
+    limits = []
+
+    def spied(*arguments):
+        limits.extend(
+            found["num_threads"] for found in threadpool_info() if found["user_api"] == "openmp"
+        )
+        return kmeans_labels(*arguments)
+
+    monkeypatch.setattr("gmm_dask.mixture.search.kmeans_labels", spied)
+    run(X, 6)
+    assert set(limits) == {1}
+
+
+def test_the_seed_decides(X):
+    (first,), _ = run(X, 6, random_state=3)
+    (again,), _ = run(X, 6, random_state=3)
+    (other,), _ = run(X, 6, random_state=4)
+    assert first.digest == again.digest
+    assert first.digest != other.digest
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_whole_sample_ends_no_lower_than_scikit_learns_own_start(X, covariance_type):
+    start = initial_parameters(
+        X, None, 6, covariance_type, "kmeans", 1e-6, np.random.RandomState(0), GivenParameters()
+    )
+    own = fit_rows(X, None, start, EMOptions())
+    _, record = run(X, 6, covariance_type=covariance_type, whole=True)
+    assert own.log_likelihood in record.log_likelihoods
+    assert record.log_likelihoods[0] >= own.log_likelihood
+
+
+def test_as_many_mixtures_as_wanted_best_first(X):
+    found, record = run(X, 6, keep=4)
+    assert len(found) == 4
+    assert len({one.digest for one in found}) == 4
+    assert list(record.log_likelihoods) == sorted(record.log_likelihoods, reverse=True)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_progress_counts_every_run(X, whole):
+    told = []
+    run(X, 6, whole=whole, advanced=told.append)
+    assert told == list(range(1, effort_for(len(X), 6, 4, 1).runs + whole + 1))
+
+
+def test_no_start_survives_where_a_column_is_constant():
+    X = np.random.default_rng(0).normal(size=(3_000, 2))
+    X[:, 1] = 7.0
+    with pytest.raises(NumericalError, match="no start survived: the covariance of component"):
+        run(X, 3, em=EMOptions(reg_covar=0.0))
+
+
+def test_weights_count_as_rows(X):
+    """Rows of another mixture that weigh next to nothing do not turn up in the result."""
+    far = X + 50.0
+    weights = np.concatenate([np.ones(len(X)), np.full(len(far), 1e-12)])
+    (found,), _ = run(np.concatenate([X, far]), 6, sample_weight=weights)
+    assert (np.abs(found.means) < 20).all()
+
+
+def test_small_data_and_one_component_are_not_searched():
+    assert not worth_searching(PLAIN_ROWS, 3)
+    assert worth_searching(PLAIN_ROWS + 1, 2)
+    assert not worth_searching(10**9, 1)
+
+
+def test_small_data_takes_scikit_learns_own_path():
+    theirs = Reference(3, random_state=0).fit(iris())
+    ours = GaussianMixture(3, random_state=0).fit(iris())
+    assert ours.n_iter_ == theirs.n_iter_
+    assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, rel=1e-9)
+
+
+def resting(X, labels, covariance_type):
+    """What EM makes of a start by labels."""
+    shares = np.eye(labels.max() + 1)[labels]
+    means = (shares.T @ X) / shares.sum(axis=0)[:, None]
+    matrices = np.stack([np.cov(X[labels == c].T, bias=True) for c in range(shares.shape[1])])
+    full = MixtureParameters.from_covariances("full", shares.mean(axis=0), means, matrices)
+    if covariance_type == "full":
+        return fit_rows(X, None, full, EMOptions(1e-6, 200))
+    spread = {
+        "tied": matrices.mean(axis=0),
+        "diag": np.einsum("kdd->kd", matrices),
+        "spherical": np.einsum("kdd->k", matrices) / X.shape[1],
+    }[covariance_type]
+    start = MixtureParameters.from_covariances(covariance_type, full.weights, means, spread)
+    return fit_rows(X, None, start, EMOptions(1e-6, 200))
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_move_takes_a_wasted_component_to_where_one_is_missing(covariance_type):
+    """Two components share one cluster while another has to cover two."""
+    random = np.random.default_rng(1)
+    centres = np.array([[0.0, 0.0], [30.0, 0.0], [30.0, 12.0]])
+    truth = np.repeat(np.arange(3), 1_000)
+    X = centres[truth] + random.normal(size=(3_000, 2))
+    wrong = np.where(truth == 0, X[:, 0] > 0, 2).astype(int)
+    stuck = resting(X, wrong, covariance_type)
+    right = resting(X, truth, covariance_type)
+    assert right.log_likelihood > stuck.log_likelihood + 0.1
+    better, iterations = moved(X, None, stuck, X.var(axis=0), 1e-6)
+    assert better.log_likelihood == pytest.approx(right.log_likelihood, abs=1e-3)
+    assert iterations > 0
+
+
+def test_a_good_mixture_is_left_as_it_is():
+    random = np.random.default_rng(2)
+    truth = np.repeat(np.arange(3), 1_000)
+    X = np.array([[0.0, 0.0], [30.0, 0.0], [0.0, 30.0]])[truth] + random.normal(size=(3_000, 2))
+    right = resting(X, truth, "full")
+    kept, _ = moved(X, None, right, X.var(axis=0), 1e-6)
+    assert kept is right
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_components_that_share_a_centre_are_told_apart(seed):
+    """Short runs favour mixtures that end lower here; without moves both seeds fail."""
+    kind = LADDER["concentric 5x4"]
+    X = np.asfortranarray(kind.draw(30_000))
+    reached = [run(X, 4, random_state=s)[1].log_likelihoods[0] for s in (0, seed)]
+    assert reached[0] == pytest.approx(reached[1], abs=2e-3)
