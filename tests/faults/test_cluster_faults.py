@@ -195,6 +195,7 @@ def test_rows_kept_by_a_killed_worker_are_read_again(
 def test_a_worker_that_is_retired_hands_its_work_over(
     started: Processes, source: DrawnRows, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="gmm_dask")
     at = At(source, 1, 11, lambda pid: os.kill(pid, signal.SIGTERM))
     with connected(started) as executor:
         result = fitted(executor, source, at)
@@ -208,6 +209,7 @@ def test_a_worker_that_is_retired_hands_its_work_over(
 def test_a_stopped_worker_is_given_up_in_time_and_used_again_when_it_goes_on(
     started: Processes, source: DrawnRows, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="gmm_dask")
     at = At(source, 1, 11, lambda pid: os.kill(pid, signal.SIGSTOP))
     with connected(started) as executor:
         result = fitted(executor, source, at)
