@@ -34,8 +34,10 @@ demo: $(DEMO)
 	$(BIN)/gmm-dask fit $(RUN)
 	$(BIN)/gmm-dask predict $(RUN)
 
+# The guide begins on an empty Prefect server, so it has a session of its own.
 test: $(TEST)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/pipelines/test_operations.py
+	$(BIN)/python -m pytest tests/pipelines/test_operations.py
 
 test-faults: $(TEST)
 	GMM_DASK_FAULT_ROUNDS=large $(BIN)/python -m pytest -m faults
