@@ -2,21 +2,72 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from datetime import timedelta
 from typing import Any, cast
+from uuid import UUID
 
-from prefect import serve as serve_deployments
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import (
+    ConcurrencyLimitConfig,
+    ConcurrencyLimitStrategy,
+    StateType,
+)
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
+from prefect.runner import Runner
 from prefect.schedules import Cron, Interval, Schedule
 from prefect.types.entrypoint import EntrypointType
+from rich.console import Console
 
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.errors import ConfigError
 from pipelines import deployed
 
 PUBLISHED = "gmm-dask.model.published"
+GOING_ON = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+
+
+class _Service(Runner):
+    """A runner that cancels its runs when it is stopped; a second signal ends it at once.
+
+    Prefect's own handler ends the process before the runs are cancelled: they stay "Running" on
+    the server and hold their deployment's only place, so the runs that follow are cancelled too.
+    """
+
+    serving: tuple[UUID, ...] = ()
+    stopping_runs: asyncio.Task[None] | None = None
+
+    def handle_sigterm(self, *args: Any, **kwargs: Any) -> None:
+        if self.stopping_runs is not None:
+            super().handle_sigterm(*args, **kwargs)
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(self._stop, loop)  # wakes the loop, create_task does not
+
+    def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.stopping_runs = loop.create_task(self.astop())
+
+    async def cancel_all(self) -> None:
+        """Cancel what is going on, by the server's word.
+
+        A run that has ended has a process for a moment more, and Prefect would call it cancelled.
+        """
+        async with get_client() as client:
+            going_on = await client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(
+                    deployment_id=FlowRunFilterDeploymentId(any_=list(self.serving)),
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=GOING_ON)),
+                )
+            )
+        if going_on:
+            await super().cancel_all()
 
 
 def schedule(cron: str | None, every: float | None) -> Schedule | None:
@@ -43,10 +94,10 @@ def serve(
     retrain_schedule: Schedule | None,
     predict_schedule: Schedule | None,
 ) -> None:
-    """Serve a retrain and a predict deployment of a run file until interrupted.
+    """Serve a retrain and a predict deployment of a run file until SIGTERM or SIGINT.
 
     A retrain that is due while one runs is cancelled; a predict waits its turn. A model that is
-    published by a plain fit starts a predict.
+    published by a plain fit starts a predict. A run in progress at the end is cancelled.
     """
     parameters = {"run": run.model_dump(mode="json"), "cluster": cluster.model_dump(mode="json")}
     common: dict[str, Any] = {
@@ -68,8 +119,14 @@ def serve(
     hourly = deployed.predict.to_deployment(
         schedule=predict_schedule, concurrency_limit=one("ENQUEUE"), triggers=[by_fit], **common
     )
+    service = _Service(pause_on_shutdown=True)
     # Outside of an event loop these are no coroutines.
-    serve_deployments(cast(RunnerDeployment, nightly), cast(RunnerDeployment, hourly))
+    for deployment in (cast(RunnerDeployment, nightly), cast(RunnerDeployment, hourly)):
+        service.serving += (cast(UUID, service.add_deployment(deployment)),)
+        Console().print(f"serving {deployment.full_name}", highlight=False)
+    # asyncio leaves alone a handler that is not Python's own. Prefect sets that of SIGTERM.
+    signal.signal(signal.SIGINT, service.handle_sigterm)
+    asyncio.run(service.start())
 
 
 def one(strategy: str) -> ConcurrencyLimitConfig:

@@ -107,6 +107,30 @@ def test_a_cancelled_run_leaves_nothing_and_the_next_one_works(tmp_path, client,
     assert versions(tmp_path / "models", "boxes") == (1,)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_service_that_is_stopped_cancels_its_run_and_blocks_no_later_one(
+    tmp_path, client, server, number
+):
+    run_file = write_run(tmp_path)
+    arguments = ["pipelines", "serve", run_file]
+    with running(arguments, server, tmp_path, tmp_path / "serve.log") as service:
+        deployment = eventually(lambda: deployment_named(client, "retrain/boxes"))
+        endless = read_run(run_file, *ENDLESS).model_dump(mode="json")
+        run = client.create_flow_run_from_deployment(deployment.id, parameters={"run": endless})
+        checkpoints = tmp_path / "models" / "boxes" / ".checkpoints"
+        eventually(lambda: checkpoints.is_dir() and list(checkpoints.iterdir()))
+        service.send_signal(number)
+        assert service.wait(timeout=60) == 0
+    state = client.read_flow_run(run.id).state
+    assert (state.name, state.message) == ("Cancelled", "Runner is shutting down.")
+    nothing_is_left(tmp_path, service)
+
+    with running(arguments, server, tmp_path, tmp_path / "serve.log"):
+        run = client.create_flow_run_from_deployment(deployment.id)
+        eventually(lambda: client.read_flow_run(run.id).state.is_final())
+    assert client.read_flow_run(run.id).state.name == "Completed"
+
+
 def test_the_automation_marks_a_run_whose_process_and_worker_were_killed(tmp_path, client, server):
     (tables,) = yaml.safe_load(AUTOMATIONS.read_text())["automations"]
     tables["trigger"]["within"] = 10
