@@ -19,7 +19,7 @@ BIN := .venv/bin
 DEMO := .venv/installed-demo
 TEST := .venv/installed-test
 RUN ?= configs/hipparcos.toml
-BENCHMARKS ?= kernel pipeline overhead memory startup
+BENCHMARKS ?= kernel fit pipeline overhead memory startup
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-faults test-postgres test-lowest bench lint format clean

@@ -120,9 +120,10 @@ def serve(
     with _exit_codes(Begun(), debug):
         run, cluster = _read(run_file, overrides, cluster_file)
 
-        from pipelines.settings import prepare_environment, require_server
+        from pipelines.settings import prepare_environment, require_home, require_server
 
         prepare_environment(debug=True)  # a service's log is Prefect's
+        require_home()
         require_server(embedded=False)
 
         from pipelines import serve as service
@@ -227,10 +228,16 @@ def _run_as_flow(
     options: dict[str, bool],
 ) -> Any:
     from pipelines.progress import fan_out, listening, log
-    from pipelines.settings import prepare_environment, require_server, start_embedded_server
+    from pipelines.settings import (
+        prepare_environment,
+        require_home,
+        require_server,
+        start_embedded_server,
+    )
     from pipelines.terminal import watch
 
     prepare_environment(debug)
+    require_home()
     # In a debugging session Prefect writes the library's lines, among its own.
     with watch(lines=not debug) as notify, listening(fan_out(begun, notify)):
         import importlib

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
+from pathlib import Path
 
 from gmm_dask.errors import ConfigError
 
@@ -43,6 +45,26 @@ def prepare_environment(debug: bool = False) -> None:
     if not debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
+
+
+def require_home() -> None:
+    """Check that Prefect can write its files; where it cannot, it tries for minutes.
+
+    Raises
+    ------
+    ConfigError
+        The directory that ``PREFECT_HOME`` names, or ``~/.prefect``, cannot be written.
+    """
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"PREFECT_HOME = {home}: Prefect cannot write there ({error.strerror}); set "
+            "PREFECT_HOME to a directory that can be written, or run with --direct"
+        ) from error
 
 
 def require_server(embedded: bool = True) -> str | None:

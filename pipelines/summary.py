@@ -112,7 +112,13 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     if predicted.drift is None:
         return Summary(title, facts)
     table = [
-        [check.name, f"{check.value:.4g}", f"{check.limit:.4g}", "yes" if check.passed else "NO"]
+        # Rounded, and no negative zero: what is left of a difference of equals says nothing.
+        [
+            check.name,
+            f"{round(check.value, 9) + 0.0:.4g}",
+            f"{check.limit:.4g}",
+            "yes" if check.passed else "NO",
+        ]
         for check in predicted.drift.checks
     ]
     notes = [check.explanation for check in predicted.drift.checks if not check.passed]

@@ -83,8 +83,8 @@ def _warnings(
         if which.any():
             numbers = ", ".join(str(number) for number in np.flatnonzero(which))
             sentences.append(
-                f"component {numbers} {name}; try fewer components"
-                + (" or a larger reg_covar" if name == "collapsed" else "")
+                f"{'component' if which.sum() == 1 else 'components'} {numbers} {name}; "
+                "try fewer components" + (" or a larger reg_covar" if name == "collapsed" else "")
             )
     guarded = best.history[-1].guarded if best.history else ()
     if guarded:

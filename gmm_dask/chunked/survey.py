@@ -346,9 +346,10 @@ def _refuse(found: Survey, chunks: RowChunks, nulls: str) -> None:
         if count and (nulls == "error" or index == len(chunks.columns)):
             column = (*chunks.columns, "sample_weight")[index]
             raise NonFiniteError(
-                f"Input X contains NaN: column {column!r} holds {count:,} nulls or NaN, the first "
-                f"at {_place(chunks, defects.first_missing[index])}; set nulls = 'drop' to leave "
-                "such rows out, or fill them in"
+                f"Input X contains NaN: column {column!r} holds {count:,} "
+                f"{'null' if count == 1 else 'nulls'} or NaN, the first at "
+                f"{_place(chunks, defects.first_missing[index])}; leave such rows out (with "
+                "nulls = 'drop' in a run file or in read_parquet), or fill them in"
             )
     if not found.rows:
         empty = [

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import psutil
 
@@ -25,6 +26,30 @@ from gmm_dask.mixture.threads import single_threaded
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process may still take: what is free, and what its container's limit leaves.
+
+    Parameters
+    ----------
+    cgroup
+        Where the limits of control groups, version 2 or 1, are mounted.
+    """
+    free = int(psutil.virtual_memory().available)
+    for directory, limit, used, idle in (
+        (cgroup, "memory.max", "memory.current", "inactive_file"),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+         "total_inactive_file"),
+    ):  # fmt: skip
+        try:
+            lines = (directory / "memory.stat").read_text().splitlines()
+            reclaimable = int(dict(line.split() for line in lines)[idle])
+            taken = int((directory / used).read_text()) - reclaimable
+            free = min(free, max(int((directory / limit).read_text()) - taken, 0))
+        except (OSError, ValueError, KeyError):  # not mounted, or "max": no limit
+            continue
+    return free
 
 
 class Threads:
@@ -57,7 +82,7 @@ class Threads:
     @property
     def memory(self) -> int:
         """Bytes of rows that may be kept."""
-        return psutil.virtual_memory().available // 2 if self._memory is None else self._memory
+        return free_memory() // 2 if self._memory is None else self._memory
 
     def run(
         self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, keep: bool

@@ -87,7 +87,7 @@ def log_likelihood_figure(lower_bounds: Sequence[float]) -> Figure:
             markersize=5,
         )  # fmt: skip
         bottom.set_yscale("log")
-        bottom.set_ylabel("gain")
+        bottom.set_ylabel("gain (log scale)")
         bottom.yaxis.set_major_formatter(FuncFormatter(lambda gain, _: f"{gain:.0e}"))
         bottom.yaxis.set_minor_formatter(NullFormatter())
     bottom.set_xlabel("iteration")

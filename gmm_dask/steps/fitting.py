@@ -18,7 +18,7 @@ from gmm_dask.chunked.fit import fit as fit_rows
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import RunConfig
-from gmm_dask.errors import ConflictError, StorageError
+from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.em import EMOptions
 from gmm_dask.mixture.matching import Match, match, matched_ids
@@ -27,7 +27,7 @@ from gmm_dask.report.pictures import fit_pictures
 from gmm_dask.steps.inputs import given_parameters
 from gmm_dask.steps.manifest import compose_manifest, fit_key
 from gmm_dask.storage import registry
-from gmm_dask.storage.checkpoint import Checkpoint, open_checkpoint
+from gmm_dask.storage.checkpoint import Checkpoint, open_checkpoint, remove_forgotten
 from gmm_dask.storage.fit_state import decode, encode
 from gmm_dask.storage.model import StoredModel
 from gmm_dask.storage.plan import InputPlan
@@ -215,7 +215,7 @@ def evaluate(
     if current is not None:
         if comparable:
             matches = match(result.parameters, current.parameters)
-        next_id = int(current.manifest["next_component_id"])
+        next_id = _next_component_id(run, current)
         ids = matched_ids(matches, k, current.component_ids, next_id)
         next_id = max(next_id, max(ids) + 1)
     manifest = {
@@ -242,6 +242,19 @@ def evaluate(
         matches,
         {**pictures, "input_plan.json": snapshot},
     )
+
+
+def _next_component_id(run: RunConfig, current: StoredModel) -> int:
+    """The least id never given: after a roll-back, a later version has given some too."""
+    given = int(current.manifest["next_component_id"])
+    newest = registry.versions(run.output.models, run.output.name)[-1]
+    if newest == current.version:
+        return given
+    try:
+        later = registry.load(run.output.models, run.output.name, newest)
+    except ModelError:  # damaged, which may be why it was rolled back
+        return given
+    return max(given, int(later.manifest["next_component_id"]))
 
 
 def publish(
@@ -275,11 +288,12 @@ def publish(
 
 
 def clear_checkpoint(run: RunConfig, evaluation: Evaluation) -> None:
-    """Remove the checkpoint of a fit whose outcome is stored."""
+    """Remove the checkpoint of a fit whose outcome is stored, and those long forgotten."""
     key = evaluation.fitted.checkpoint
     try:
         with open_checkpoint(run.output.models, run.output.name, key) as done:
             done.clear()
+        remove_forgotten(run.output.models, run.output.name)
     except StorageError as error:  # what was stored stands, so this is no failure
         logger.warning("the checkpoint is kept: %s", error)
 

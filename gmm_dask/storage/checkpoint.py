@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,8 @@ from gmm_dask.storage.sealed import plain
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = ".checkpoints"
+#: Seconds after which a checkpoint that nobody came back to is forgotten.
+FORGOTTEN = 30 * 24 * 3600.0
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -171,3 +174,16 @@ def open_checkpoint(root: str | Path, name: str, fit_key: str, deadline: float =
         lock.release()
         raise
     return Checkpoint(directory, fit_key, lock)
+
+
+def remove_forgotten(root: str | Path, name: str) -> None:
+    """Remove the checkpoints of a model that are a month old: their data have changed since.
+
+    One that a process holds stays, as does what the disk refuses to remove.
+    """
+    for state in (Path(root) / name / CHECKPOINTS).glob("*/state"):
+        with suppress(OSError, StorageError):
+            if time.time() - state.stat().st_mtime > FORGOTTEN:
+                with open_checkpoint(root, name, state.parent.name) as old:
+                    old.clear()
+                    logger.info("removed %s, of an interrupted fit a month ago", state)

@@ -113,7 +113,7 @@ def test_moments_are_the_same_bits_on_any_executor(small_groups: int, executor: 
 
 def test_nulls_are_counted_and_the_first_is_named(X: np.ndarray) -> None:
     X[[640, 130, 900], [1, 1, 0]] = np.nan
-    message = r"contains NaN: column 'c0' holds 1 nulls or NaN, the first at row 900; set nulls ="
+    message = r"contains NaN: column 'c0' holds 1 null or NaN, the first at row 900; leave such"
     with pytest.raises(NonFiniteError, match=message):
         surveyed(X)
     X[900, 0] = 0.0
@@ -144,7 +144,7 @@ def test_infinity_is_always_refused(X: np.ndarray, value: float, nulls: str) -> 
             r"sample weights: 2 are negative or infinite, the first at row 700",
         ),
         (17, np.inf, r"sample weights: 1 are negative or infinite, the first at row 17; weights"),
-        (17, np.nan, r"column 'sample_weight' holds 1 nulls or NaN, the first at row 17"),
+        (17, np.nan, r"column 'sample_weight' holds 1 null or NaN, the first at row 17"),
         (slice(None), 0.0, r"sample weights: all are 0; at least one row must count"),
     ],
 )

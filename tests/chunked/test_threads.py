@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from row_sources import DrawnRows, chunk_numbers, drawn
 from threadpoolctl import threadpool_info
 
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.threads import Threads
+from gmm_dask.chunked.threads import Threads, free_memory
 from gmm_dask.errors import ClusterError
 
 
@@ -84,3 +86,27 @@ def work_of(scanner: Scanner) -> Any:
     from gmm_dask.chunked.scan import Work
 
     return Work(chunk_numbers, None, False, None, True)
+
+
+@pytest.mark.parametrize(
+    ("names", "below"),
+    [
+        (("memory.max", "memory.current", "inactive_file"), "."),
+        (("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"), "memory"),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_a_container_s_limit_bounds_what_is_free(
+    tmp_path: Path, names: tuple[str, str, str], below: str
+) -> None:
+    limit, used, idle = names
+    directory = tmp_path / below
+    directory.mkdir(exist_ok=True)
+    (directory / limit).write_text("1000000\n")
+    (directory / used).write_text("700000\n")
+    (directory / "memory.stat").write_text(f"anon 500000\n{idle} 200000\n")
+    assert free_memory(tmp_path) == 500_000
+    (directory / used).write_text("1300000\n")
+    assert free_memory(tmp_path) == 0
+    (directory / limit).write_text("max\n")
+    assert free_memory(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.2)

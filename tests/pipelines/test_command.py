@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from gmm_dask.errors import InputError
 from gmm_dask.steps import Predicted
+from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.storage.parts import Part
 from gmm_dask.storage.registry import current_version
 from pipelines.command import app
@@ -92,6 +93,14 @@ def test_input_files_are_counted_not_the_parts_made_of_them(run_file, tmp_path):
     model = SimpleNamespace(version=1)
     summary = predict_summary(PredictOutcome(read_run(run_file), model, predicted, 15, tmp_path))
     assert ("input files", "1 read, 1 unchanged") in summary.facts
+
+
+def test_a_difference_of_equals_reads_as_zero(run_file, tmp_path):
+    drift = Drift((Check("log-likelihood drop", -4e-16, 0.5, True, ""),), {})
+    predicted = Predicted((), rows=0, dropped=0, reused=0, drift=drift)
+    model = SimpleNamespace(version=1)
+    summary = predict_summary(PredictOutcome(read_run(run_file), model, predicted, 15, tmp_path))
+    assert summary.rows == [["log-likelihood drop", "0", "0.5", "yes"]]
 
 
 def test_a_cluster_key_is_named_as_in_its_file(run_file, tmp_path):
@@ -176,6 +185,14 @@ def test_a_server_that_does_not_answer_is_named(run_file):
     with temporary_settings({PREFECT_API_URL: address}):
         message = refused(gmm_dask("fit", run_file))
     assert message.startswith(f"PREFECT_API_URL = {address}: no Prefect server answers")
+
+
+def test_a_home_that_prefect_cannot_write_is_refused(run_file, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    home = tmp_path / "file" / "prefect"
+    monkeypatch.setenv("PREFECT_HOME", str(home))
+    message = refused(gmm_dask("fit", run_file))
+    assert message.startswith(f"PREFECT_HOME = {home}: Prefect cannot write there (Not a directory")
 
 
 def test_version():

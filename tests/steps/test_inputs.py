@@ -240,11 +240,11 @@ BY_THE_SURVEY = {
     null_as_an_error: (
         NonFiniteError,
         "column 'height' holds 30 nulls or NaN, the first at day=1/part.parquet row 7; "
-        "set nulls = 'drop'",
+        "leave such rows out (with nulls = 'drop' in a run file or in read_parquet)",
     ),
     nan_as_an_error: (
         NonFiniteError,
-        "column 'width' holds 1 nulls or NaN, the first at day=2/part.parquet row 41",
+        "column 'width' holds 1 null or NaN, the first at day=2/part.parquet row 41",
     ),
     infinity: (
         NonFiniteError,

@@ -315,6 +315,27 @@ def test_ids_are_permanent_while_components_come_and_go(tmp_path):
     assert retrain("r7", 4, "both", a=160, e=210, c=500, d=600) == gone
 
 
+def test_after_a_roll_back_no_id_is_given_again(tmp_path):
+    def retrain(run_id, k, **rows):
+        write_clusters(tmp_path, **rows)
+        run = make_run(
+            tmp_path,
+            model__n_components=k,
+            retrain__start="scratch",
+            retrain__max_log_likelihood_drop=1e9,
+        )
+        return run, ids_by_centre(run_retrain(run, run_id)[0].model)
+
+    run, _ = retrain("r1", 2, a=500, b=300)
+    assert retrain("r2", 3, a=500, b=300, c=200)[1] == {"a": 0, "b": 1, "c": 2}
+    registry.use(run.output.models, run.output.name, 1)
+    assert retrain("r3", 3, a=500, b=300, d=400)[1] == {"a": 0, "b": 1, "d": 3}
+    # A damaged version is no obstacle: it may be why one has gone back.
+    (tmp_path / "models/boxes/v000003/manifest.json").write_text("{}")
+    registry.use(run.output.models, run.output.name, 2)
+    assert retrain("r4", 3, a=500, b=300, c=250)[1] == {"a": 0, "b": 1, "c": 2}
+
+
 def test_matches_say_how_far_components_moved(run, tmp_path):
     run_fit(run)
     write_day(tmp_path, 4)

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.checkpoint import open_checkpoint
+from gmm_dask.storage.checkpoint import FORGOTTEN, open_checkpoint, remove_forgotten
 
 ARRAYS = {
     "means": np.random.default_rng(0).normal(size=(3, 2)),
@@ -68,6 +69,21 @@ def test_an_unfinished_fit_leaves_its_checkpoint_only(tmp_path):
     with open_checkpoint(tmp_path, "stars", "key") as checkpoint:
         checkpoint.save(ARRAYS, META)
     assert entries(tmp_path / "stars" / ".checkpoints") == ["key", "key/state"]
+
+
+def test_a_checkpoint_is_forgotten_after_a_month_unless_its_fit_runs(tmp_path):
+    for key in ("old", "new", "held"):
+        with open_checkpoint(tmp_path, "stars", key) as checkpoint:
+            checkpoint.save(ARRAYS, META)
+            if key != "new":
+                then = time.time() - FORGOTTEN - 10.0
+                os.utime(checkpoint.path, (then, then))
+    with open_checkpoint(tmp_path, "stars", "held"):
+        remove_forgotten(tmp_path, "stars")
+    left = entries(tmp_path / "stars" / ".checkpoints")
+    assert left == ["held", "held/state", "new", "new/state"]
+    remove_forgotten(tmp_path, "stars")
+    assert entries(tmp_path / "stars" / ".checkpoints") == ["new", "new/state"]
 
 
 def test_another_fit_has_another_checkpoint(tmp_path):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import dask
 
+from gmm_dask.chunked.cluster import worker
 from gmm_dask.chunked.cluster.executor import ClusterExecutor
 from gmm_dask.chunked.cluster.scan import LOOK
 from gmm_dask.chunked.scan import Executor
@@ -84,6 +85,7 @@ def _local(stack: ExitStack, kind: LocalProcesses) -> Any:
         dashboard_address=NEAR,
         worker_dashboard_address=NEAR,
         silence_logs=logging.CRITICAL,
+        preload=[*dask.config.get("distributed.worker.preload"), worker.__name__],
     )
     stack.enter_context(cluster)
     return stack.enter_context(Client(cluster, set_as_default=False))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import platform
+import signal
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +21,14 @@ from gmm_dask.chunked.reading import KeptRows, Reader, sum_group
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import Group, GroupResult, Work
 from gmm_dask.mixture.threads import single_threaded
+
+
+def dask_setup(worker: Any) -> None:
+    """Ignore Ctrl-C: the preload of workers that a command starts itself, and ends itself.
+
+    A terminal interrupts every process of the command, and Dask's would answer with tracebacks.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

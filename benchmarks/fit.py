@@ -1,0 +1,180 @@
+"""Whole fits against scikit-learn's, defaults on both sides: ``python benchmarks/fit.py``.
+
+Each set has a million rows or more, C-ordered float64 in memory, as numpy users have them. Each
+fit is a process of its own on all cores, with ``random_state=0`` and nothing else set; the two
+libraries take turns. Before the clock starts a process has read the rows and fitted a few of
+them, so that imports and compiled kernels are loaded. Its peak is what Linux says (VmHWM) less
+what it had before the fit. Both log-likelihoods are of all rows, taken by the same kernel.
+
+The ratio of the times is explained by two factors and a rest:
+
+- a pass: scikit-learn's seconds per iteration (its k-means excluded) over ours;
+- passes: its iterations and last E-step over our scans of all rows;
+- the rest: what is not a pass, k-means there and the search here.
+
+The synthetic sets are named by how far their means lie apart (`sets.MixtureKind`). The real ones
+need two packages: see `sets.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from statistics import median
+
+import numpy as np
+from measuring import peak_bytes, print_machine, print_table
+from sets import MixtureKind, big_sky, two_catalogues
+
+from gmm_dask import GaussianMixture
+from gmm_dask.mixture.criteria import health
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.statistics import sum_statistics
+
+ROWS = 1_000_000
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+#: Rows and components, by name.
+SETS: dict[str, tuple[Callable[[], np.ndarray], int]] = {
+    **{
+        f"{word} {d}x{k}": (lambda d=d, k=k, apart=apart: MixtureKind(d, k, apart).draw(ROWS), k)
+        for d, k in ((2, 3), (8, 8), (16, 16))
+        for word, apart in (("overlapping", 1.0), ("heavily overlapping", 0.5))
+    },
+    "Big Sky 4x8": (big_sky, 8),
+    "two catalogues 3x6": (two_catalogues, 6),
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fit in a process of its own.
+
+    Attributes
+    ----------
+    seconds
+        Of the whole fit, by the clock.
+    passes, pass_seconds
+        Passes over all rows, and what one of them takes.
+    peak
+        Bytes that the fit took beyond what the process had.
+    """
+
+    seconds: float
+    passes: int
+    pass_seconds: float
+    converged: bool
+    peak: int
+    parameters: Arrays
+
+
+def fit_ours(name: str) -> Fit:
+    draw, k = SETS[name]
+    X = draw()
+    GaussianMixture(k, random_state=0).fit(X[:5000])
+    before = peak_bytes()
+    with redirect_stdout(StringIO()) as said:
+        model, seconds = timed(GaussianMixture(k, random_state=0, verbose=2), X)
+    passes = re.findall(r"Iteration .* ([\d.]+) s", said.getvalue())
+    return Fit(
+        seconds, model.scans_, median(map(float, passes)), model.converged_, peak_bytes() - before,
+        (model.weights_, model.means_, model.covariances_),
+    )  # fmt: skip
+
+
+def fit_scikit_learn(name: str) -> Fit:
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture as ScikitLearn
+
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    draw, k = SETS[name]
+    X = draw()
+    ScikitLearn(k, random_state=0).fit(X[:5000])
+    before = peak_bytes()
+    model, seconds = timed(ScikitLearn(k, random_state=0), X)
+    peak = peak_bytes() - before
+    _, started = timed(KMeans(k, n_init=1, random_state=0), X)  # as it starts
+    passes = model.n_iter_ + 1  # the last E-step labels the rows
+    return Fit(
+        seconds, passes, (seconds - started) / passes, model.converged_, peak,
+        (model.weights_, model.means_, model.covariances_),
+    )  # fmt: skip
+
+
+def timed(model, X):
+    began = time.perf_counter()
+    model.fit(X)
+    return model, time.perf_counter() - began
+
+
+def alone(function: Callable[[str], Fit], name: str) -> Fit:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, name).result()
+
+
+def judged(X: np.ndarray, fit: Fit) -> str:
+    """Mean log-likelihood of all rows, and whether a component has collapsed."""
+    parameters = MixtureParameters.from_covariances("full", *fit.parameters)
+    statistics = sum_statistics(parameters, X)
+    found = health(parameters, statistics.counts, X.var(axis=0), 1e-6)
+    note = "" if fit.converged else ", not converged"
+    if found.defects:
+        note += f", {found.defects} collapsed or starved"
+    return f"{statistics.mean_log_likelihood:.5f}{note}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--repetitions", type=int, default=1, help="of both, in turns")
+    options = parser.parse_args()
+    print_machine()
+    times, likelihoods = [], []
+    for name in options.sets:
+        pairs = [
+            (alone(fit_ours, name), alone(fit_scikit_learn, name), alone(fit_ours, name))
+            for _ in range(options.repetitions)
+        ]
+        ours = min((fit for one, _, other in pairs for fit in (one, other)), key=seconds_of)
+        theirs = min((fit for _, fit, _ in pairs), key=seconds_of)
+        whole = theirs.seconds / ours.seconds
+        a_pass = theirs.pass_seconds / ours.pass_seconds
+        passes = theirs.passes / ours.passes
+        line = (
+            name, f"{theirs.seconds:.1f}", f"{ours.seconds:.2f}", f"**{whole:.0f}**",
+            f"{a_pass:.0f}", f"{theirs.passes} / {ours.passes} = {passes:.1f}",
+            f"{whole / (a_pass * passes):.2f}",
+            f"{theirs.peak / 2**20:.0f}", f"{ours.peak / 2**20:.0f}",
+        )  # fmt: skip
+        times.append(line)
+        X = SETS[name][0]()
+        likelihoods.append((name, f"{len(X):,}", judged(X, theirs), judged(X, ours)))
+        print(times[-1], likelihoods[-1], flush=True)
+    print()
+    print_table(
+        f"Whole fits on {len(os.sched_getaffinity(0))} cores",
+        ("set, d×k", "scikit-learn, s", "gmm-dask, s", "ratio", "a pass", "passes", "the rest",
+         "its peak, MiB", "ours"),
+        times,
+    )  # fmt: skip
+    print_table(
+        "Mean log-likelihood of all rows", ("set", "rows", "scikit-learn", "gmm-dask"), likelihoods
+    )
+
+
+def seconds_of(fit: Fit) -> float:
+    return fit.seconds
+
+
+if __name__ == "__main__":
+    main()

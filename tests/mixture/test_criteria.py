@@ -1,0 +1,77 @@
+"""Information criteria as scikit-learn counts them; collapse, starvation and the ranking."""
+
+import numpy as np
+import pytest
+from sklearn.mixture import GaussianMixture as Reference
+
+from benchmarks.sets import iris
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
+from gmm_dask.mixture.criteria import aic, bic, health, n_parameters, rank
+from gmm_dask.mixture.em import Candidate, Iteration, Status
+from gmm_dask.mixture.parameters import MixtureParameters
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_criteria_equal_scikit_learns(covariance_type):
+    X = iris()
+    fitted = Reference(3, covariance_type=covariance_type, random_state=0).fit(X)
+    parameters = MixtureParameters.from_covariances(
+        covariance_type, fitted.weights_, fitted.means_, fitted.covariances_
+    )
+    total = fitted.score(X) * len(X)
+    assert n_parameters(parameters) == fitted._n_parameters()
+    assert aic(parameters, total) == pytest.approx(fitted.aic(X))
+    assert bic(parameters, total, len(X)) == pytest.approx(fitted.bic(X))
+
+
+def mixture(*variances):
+    """Components in two dimensions at 0, 1, 2, …, round with these variances."""
+    k = len(variances)
+    means = np.arange(k, dtype=float)[:, None] * np.ones(2)
+    covariances = np.stack([variance * np.eye(2) for variance in variances])
+    return MixtureParameters.from_covariances("full", np.full(k, 1 / k), means, covariances)
+
+
+def test_collapse_is_told_by_the_scale_of_the_data():
+    counts = np.array([100.0, 100.0])
+    narrow = mixture(1.0, 1e-9)
+    assert health(narrow, counts, np.ones(2), 0.0).collapsed.tolist() == [False, True]
+    assert health(narrow, counts, np.full(2, 1e-9), 0.0).collapsed.tolist() == [False, False]
+
+
+def test_a_covariance_at_the_floor_has_collapsed():
+    at_floor = mixture(1.0, 1.005e-6)
+    assert health(at_floor, None, np.ones(2), 1e-6).collapsed.tolist() == [False, True]
+    assert health(at_floor, None, np.ones(2), 1e-7).collapsed.tolist() == [False, False]
+
+
+def test_too_few_rows_for_a_covariance_are_starvation():
+    judged = health(mixture(1.0, 1.0), np.array([2.9, 3.0]), np.ones(2), 0.0)
+    assert judged.starved.tolist() == [True, False]
+    assert judged.defects == 1
+
+
+def test_a_component_with_both_defects_counts_once():
+    assert health(mixture(1e-12), np.array([1.0]), np.ones(2), 0.0).defects == 1
+
+
+def candidate(parameters, log_likelihood, status=Status.CONVERGED):
+    last = Iteration(log_likelihood, parameters.weights, parameters.means, (), 0.0)
+    counts = np.full(parameters.n_components, 100.0)
+    return Candidate(parameters, status, (last,), counts)
+
+
+def test_health_comes_before_likelihood_and_breakdown_last():
+    good, better = mixture(1.0, 2.0), mixture(1.0, 3.0)
+    runs = (
+        candidate(better, 99.0, Status.ILL_CONDITIONED),
+        candidate(mixture(1.0, 1e-12), 50.0),
+        candidate(good, -3.0),
+        candidate(better, -2.0),
+    )
+    assert rank(runs, np.ones(2), 1e-6) == [3, 2, 1, 0]
+
+
+def test_equals_keep_their_order():
+    runs = tuple(candidate(mixture(1.0), -1.0) for _ in range(4))
+    assert rank(runs, np.ones(2), 1e-6) == [0, 1, 2, 3]

@@ -1,0 +1,110 @@
+"""First parameters: what is refused, what scikit-learn's methods give, and wide starts."""
+
+import numpy as np
+import pytest
+from sklearn.mixture import GaussianMixture as Reference
+
+from benchmarks.sets import iris
+from gmm_dask.errors import ConfigError
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
+from gmm_dask.mixture.initialization import (
+    INITIALIZATIONS,
+    GivenParameters,
+    check_given,
+    given_start,
+    initial_parameters,
+    nearest_seed_labels,
+    one_hot,
+    wide_start,
+)
+
+TYPES = tuple(COVARIANCE_TYPES)
+FREE = GivenParameters()
+
+
+@pytest.mark.parametrize("init_params", INITIALIZATIONS)
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_same_start_as_scikit_learn(init_params, covariance_type):
+    X = iris()
+    reference = Reference(
+        3, covariance_type=covariance_type, init_params=init_params, random_state=0, max_iter=0
+    ).fit(X)
+    start = initial_parameters(
+        X, None, 3, covariance_type, init_params, 1e-6, np.random.RandomState(0), FREE
+    )
+    # scikit-learn leaves the weights of k seeds at k/n in all; the first E-step divides that out.
+    weights = reference.weights_ / reference.weights_.sum()
+    np.testing.assert_allclose(start.weights, weights, rtol=1e-9)
+    np.testing.assert_allclose(start.means, reference.means_, rtol=1e-9)
+    expected = reference.covariances_
+    if covariance_type == "tied" and init_params in ("k-means++", "random_from_data"):
+        # k seeds have no scatter. scikit-learn's formula, which takes for granted that the
+        # responsibilities sum to n, divides the scatter of all rows about 0 by k.
+        expected = 1e-6 * np.eye(4)
+    np.testing.assert_allclose(start.covariances, expected, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (GivenParameters(weights=np.ones(2) / 2), "'weights_init' should have the shape of"),
+        (GivenParameters(means=np.zeros((3, 5))), "'means_init' should have the shape of"),
+        (GivenParameters(precisions=np.ones((3, 4))), "'precisions_init' should have the shape"),
+        (GivenParameters(means=np.full((3, 4), np.nan)), "'means_init' holds NaN or infinity"),
+        (GivenParameters(weights=np.array([-0.5, 0.5, 1.0])), "in the range"),
+        (GivenParameters(weights=np.array([0.3, 0.3, 0.3])), "sum.weights. = 0.90000"),
+    ],
+)
+def test_given_parameters_that_do_not_fit_are_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        check_given(given, "full", 3, 4)
+
+
+def test_a_start_given_in_part_is_no_start():
+    with pytest.raises(ConfigError, match="are needed together"):
+        given_start(GivenParameters(means=np.zeros((2, 2))), "full")
+
+
+def test_what_is_free_and_what_is_complete():
+    assert FREE.free
+    assert not FREE.complete
+    part = GivenParameters(means=np.zeros((2, 1)))
+    assert not part.free
+    assert not part.complete
+
+
+def test_given_means_replace_what_the_rows_say():
+    means = np.arange(12.0).reshape(3, 4)
+    for start in (
+        initial_parameters(
+            iris(), None, 3, "full", "kmeans", 1e-6, np.random.RandomState(0),
+            GivenParameters(means=means),
+        ),
+        wide_start(
+            iris(), 3, "full", 1e-6, np.random.RandomState(0), GivenParameters(means=means)
+        ),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(start.means, means)
+
+
+def test_labels_are_those_of_the_nearest_seed():
+    X = np.array([[0.0, 0.0], [0.1, 0.0], [9.0, 9.0], [9.1, 9.0], [0.0, 0.2]])
+    labels = nearest_seed_labels(X, None, 2, np.random.RandomState(0))
+    assert labels[0] == labels[1] == labels[4] != labels[2]
+    assert labels[2] == labels[3]
+
+
+def test_weights_go_into_responsibilities():
+    shares = one_hot(np.array([1, 0]), 2, np.array([0.25, 3.0]))
+    np.testing.assert_array_equal(shares, [[0.0, 0.25], [3.0, 0.0]])
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_wide_starts_stand_on_rows_and_differ_in_width(covariance_type):
+    X = np.random.default_rng(0).normal(size=(2_000, 3))
+    start = wide_start(X, 5, covariance_type, 0.0, np.random.RandomState(0), FREE)
+    assert all((mean == X).all(axis=1).any() for mean in start.means)
+    widths = np.trace(start.matrices, axis1=1, axis2=2) / 3
+    assert ((widths > 0.9 * np.exp(-3)) & (widths < 1.1 * np.exp(0.5))).all()
+    # A tied covariance has one width for all.
+    assert len(np.unique(widths.round(12))) == (1 if covariance_type == "tied" else 5)
