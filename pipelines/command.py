@@ -266,6 +266,10 @@ class Begun:
         self.value = self.value or getattr(event, "stage", None) not in {"survey", "scan"}
 
 
+class Terminated(SystemExit):
+    """SIGTERM has come."""
+
+
 @contextmanager
 def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
     """Turn an error into one line and an exit code: 1 failed while running, 2 refused."""
@@ -273,14 +277,17 @@ def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
     from pipelines.terminal import print_error
 
     def terminate(number: int, frame: Any) -> None:
-        print_error(f"terminated; {AGAIN}")
-        sys.exit(TERMINATED)
+        raise Terminated(TERMINATED)
 
     # SIGTERM, from a scheduler or a shutdown, unwinds like an exception: what is half written is
-    # removed, and the embedded server is stopped, which would otherwise stay.
+    # removed, and the embedded server is stopped, which would otherwise stay. Nothing is printed
+    # before: a handler may have interrupted a write to the terminal.
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
+    except Terminated:
+        print_error(f"terminated; {AGAIN}")
+        raise
     except KeyboardInterrupt:
         print_error(f"interrupted; {AGAIN}")
         sys.exit(INTERRUPTED)
