@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ _BLOCK_BYTES = 1 << 18
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Count, mean and centred products of rows; merge by Chan, Golub and LeVeque (1983).
+    """Count, mean and centred squares of rows; merge by Chan, Golub and LeVeque (1983).
 
     Attributes
     ----------
@@ -33,15 +34,15 @@ class Moments:
         Complete rows.
     mean
         (d,).
-    products
-        Σ (x − mean)(x − mean)ᵀ, (d, d).
+    squares
+        Σ (x − mean)², (d,).
     minimum, maximum
         (d,).
     """
 
     rows: int
     mean: FloatArray
-    products: FloatArray
+    squares: FloatArray
     minimum: FloatArray
     maximum: FloatArray
 
@@ -55,7 +56,7 @@ class Moments:
         return Moments(
             rows,
             self.mean + shift * (other.rows / rows),
-            self.products + other.products + cross * np.outer(shift, shift),
+            self.squares + other.squares + cross * (shift * shift),
             np.minimum(self.minimum, other.minimum),
             np.maximum(self.maximum, other.maximum),
         )
@@ -63,7 +64,7 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """The rows of smallest priority so far, a uniform sample; merges by keeping the smallest.
+    """The rows of smallest priority so far, a uniform sample.
 
     A row's priority is a hash of the seed and its number in the whole input, so the sample does
     not depend on chunks, workers or arrival.
@@ -75,18 +76,21 @@ class Draw:
     values: RowsArray
     weights: FloatArray
 
-    def __add__(self, other: Draw) -> Draw:
+    @classmethod
+    def of(cls, parts: Sequence[Draw]) -> Draw:
+        """Merge by keeping the smallest."""
+        wanted = parts[0].wanted
         # (m,), (m,), (d, m) and (m,)
-        priorities = np.concatenate([self.priorities, other.priorities])
-        numbers = np.concatenate([self.numbers, other.numbers])
-        values = np.concatenate([self.values.T, other.values.T], axis=1)
-        weights = np.concatenate([self.weights, other.weights])
-        if len(priorities) > self.wanted:
-            chosen = np.sort(np.argpartition(priorities, self.wanted)[: self.wanted])
+        priorities = np.concatenate([part.priorities for part in parts])
+        numbers = np.concatenate([part.numbers for part in parts])
+        values = np.concatenate([part.values.T for part in parts], axis=1)
+        weights = np.concatenate([part.weights for part in parts])
+        if len(priorities) > wanted:
+            chosen = np.sort(np.argpartition(priorities, wanted)[:wanted])
             priorities, numbers = priorities[chosen], numbers[chosen]
             values = values[:, chosen]
             weights = weights[chosen] if len(weights) else weights
-        return Draw(self.wanted, priorities, numbers, values.T, weights)
+        return cls(wanted, priorities, numbers, values.T, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,15 +133,15 @@ class Survey:
         Sum of the sample weights of complete rows; their number without weights.
     defects
         Nulls and infinities.
-    draw
-        The sample.
+    draws
+        Of each chunk: few more rows than the sample in all, merged once and not at each addition.
     """
 
     source_rows: int
     moments: Moments
     weight: float
     defects: Defects
-    draw: Draw
+    draws: tuple[Draw, ...]
 
     def __add__(self, other: Survey) -> Survey:
         return Survey(
@@ -145,8 +149,13 @@ class Survey:
             self.moments + other.moments,
             self.weight + other.weight,
             self.defects + other.defects,
-            self.draw + other.draw,
+            self.draws + other.draws,
         )
+
+    @cached_property
+    def draw(self) -> Draw:
+        """The sample in the order of arrival."""
+        return Draw.of(self.draws)
 
     @property
     def rows(self) -> int:
@@ -161,7 +170,7 @@ class Survey:
     @property
     def variances(self) -> FloatArray:
         """Of each feature, (d,)."""
-        return np.diagonal(self.moments.products) / max(self.rows, 1)
+        return self.moments.squares / max(self.rows, 1)
 
     @property
     def sample(self) -> Sample:
@@ -211,9 +220,8 @@ def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: str) -> Survey:
     scanner.drop = found.dropped > 0
     if 2 * len(found.draw.numbers) < min(sample_rows, found.rows):
         again = _request(scanner, sample_rows, seed, found.rows)
-        drawn = scanner.reduce(survey_rows, again, "survey").draw
-        found = replace(found, draw=drawn)
-    return found
+        return replace(found, draws=(scanner.reduce(survey_rows, again, "survey").draw,))
+    return replace(found, draws=(found.draw,))
 
 
 def _request(scanner: Scanner, sample_rows: int, seed: int, usable: int) -> SurveyRequest:
@@ -228,8 +236,14 @@ def _request(scanner: Scanner, sample_rows: int, seed: int, usable: int) -> Surv
 @np.errstate(over="ignore", invalid="ignore")
 def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
     """The survey of one chunk; infinities in it are counted, not warned about."""
-    defects = _defects(rows)
-    usable = complete(rows) if defects.missing.any() else rows
+    moments = _moments(rows.values)
+    # No NaN or infinity survives a sum.
+    clean = rows.sample_weight is None and bool(np.isfinite(moments.mean).all())
+    defects = _no_defects(rows.values.shape[1]) if clean else _defects(rows)
+    usable = rows
+    if defects.missing.any():
+        usable = complete(rows)
+        moments = _moments(usable.values)
     weights = usable.sample_weight
     if weights is not None and np.isnan(weights).any():
         weights = np.nan_to_num(weights)
@@ -238,14 +252,6 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
     )  # (m,)
     priorities = row_priorities(request.seed, numbers)
     below = np.flatnonzero(priorities <= np.uint64(request.threshold))
-    d = rows.values.shape[1]
-    empty = Draw(
-        request.sample_rows,
-        np.empty(0, np.uint64),
-        np.empty(0, np.int64),
-        np.empty((d, 0), rows.values.dtype).T,
-        np.empty(0),
-    )
     drawn = Draw(
         request.sample_rows,
         priorities[below],
@@ -255,10 +261,10 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
     )
     return Survey(
         rows.source_rows,
-        _moments(usable.values),
+        moments,
         float(usable.values.shape[0]) if weights is None else float(weights.sum()),
         defects,
-        empty + drawn,
+        (Draw.of([drawn]),),
     )
 
 
@@ -287,15 +293,22 @@ def frequent_values(sample: Sample, columns: Sequence[str]) -> list[tuple[str, f
 
 def _moments(values: RowsArray) -> Moments:
     m, d = values.shape
-    total = Moments(0, np.zeros(d), np.zeros((d, d)), np.full(d, np.inf), np.full(d, -np.inf))
+    total = Moments(0, np.zeros(d), np.zeros(d), np.full(d, np.inf), np.full(d, -np.inf))
     step = max(_BLOCK_BYTES // (8 * d), 256)
     for start in range(0, m, step):
-        block = values[start : start + step].T.astype(np.float64)  # (d, b)
+        # Feature-major whatever the order of the rows: sums along a stride take ten times longer.
+        block = values[start : start + step].T.astype(np.float64, order="C")  # (d, b)
         mean = block.mean(axis=1)
         minimum, maximum = block.min(axis=1), block.max(axis=1)
         block -= mean[:, None]
-        total = total + Moments(block.shape[1], mean, block @ block.T, minimum, maximum)
+        squares = np.einsum("db,db->d", block, block)
+        total = total + Moments(block.shape[1], mean, squares, minimum, maximum)
     return total
+
+
+def _no_defects(d: int) -> Defects:
+    nothing, nowhere = np.zeros(d + 1, np.int64), (None,) * (d + 1)
+    return Defects(nothing, nothing, nowhere, nowhere)
 
 
 def _defects(rows: Rows) -> Defects:

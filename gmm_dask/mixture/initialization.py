@@ -259,8 +259,7 @@ def wide_start(
             given.precisions,
         )
     covariances = pooled.covariances
-    # A tied covariance belongs to no single component: putting them in order changes nothing.
-    if pooled.covariance.reorder(covariances, np.zeros(1, dtype=np.intp)) is not covariances:
+    if pooled.covariance.by_component:
         widths = np.exp(random_state.uniform(-3.0, 0.5, size=k))  # (k,)
         covariances = (covariances.T * widths).T
     return MixtureParameters.from_covariances(

@@ -9,16 +9,17 @@ the outcome does not depend on how many threads tried them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.criteria import rank
-from gmm_dask.mixture.em import Candidate, EMOptions
+from gmm_dask.mixture.em import Candidate, EMOptions, fit_em
 from gmm_dask.mixture.initialization import (
     GivenParameters,
     initial_parameters,
@@ -27,13 +28,16 @@ from gmm_dask.mixture.initialization import (
     nearest_seed_labels,
     wide_start,
 )
-from gmm_dask.mixture.moves import fit_rows, moved
+from gmm_dask.mixture.moves import moved
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.statistics import SufficientStatistics, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
 
 #: Up to so many rows one start is run as scikit-learn would: more would cost more than its fit.
 PLAIN_ROWS = 2_000
 FINAL_ROWS = 50_000
+#: Fewer rows of all runs together are summed sooner than threads are woken.
+_ROWS_WORTH_THREADS = 20_000
 #: Of starts that take turns: k-means, seeds of k-means++, wide.
 KINDS = 3
 
@@ -117,7 +121,7 @@ def effort_for(m: int, k: int, d: int, keep: int) -> SearchEffort:
     """
     rows = max(4_096, 10 * k * d)
     starts, left = max(16, keep), max(KINDS, keep)
-    rounds = (Round(min(rows, m), 12, max(6, left)), Round(min(2 * rows, m), 8, left))
+    rounds = (Round(min(rows, m), 8, max(6, left)), Round(min(2 * rows, m), 8, left))
     return SearchEffort(starts, rounds, max(2, keep), min(FINAL_ROWS, m), 1e-4, 200)
 
 
@@ -196,7 +200,7 @@ def search(
         variances, k, covariance_type, init_params, em.reg_covar, random_state, given,
     )  # fmt: skip
     with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        field = _Field(pool, variances, em.reg_covar, advanced)
+        field = _Field(pool, threads, variances, em.reg_covar, advanced)
         runs = field.begin(starts.make, effort.starts)
         for one in effort.rounds:
             rows = sample.head(one.rows, np.random.RandomState(random_state))
@@ -281,11 +285,13 @@ class _Field:
     def __init__(
         self,
         pool: ThreadPoolExecutor,
+        threads: int,
         variances: FloatArray,
         reg_covar: float,
         advanced: Callable[[int], None],
     ) -> None:
         self.pool = pool
+        self.threads = threads
         self.variances = variances
         self.reg_covar = reg_covar
         self.advanced = advanced
@@ -313,38 +319,55 @@ class _Field:
 
     def run(self, rows: Sample, runs: list[_Run], options: EMOptions) -> list[_Run]:
         """Go on with every run on these rows; those that survive, best first."""
-        finished = []
-        candidates = self.pool.map(
-            lambda one: fit_rows(rows.X, rows.sample_weight, one.candidate.parameters, options),
-            runs,
-        )
-        for before, candidate in zip(runs, candidates, strict=True):
-            finished.append(_Run(before.kind, candidate))
-            self.iterations += candidate.n_iter
-            self.done += 1
-            self.advanced(self.done)
-            if candidate.problem:
-                self._fail(candidate.problem)
+        finished = self._climb(rows, runs, options)
+        for one in finished:
+            if one.candidate.problem:
+                self._fail(one.candidate.problem)
+        self.done += len(finished)
+        self.advanced(self.done)
         return self.ranked(finished)
 
     def rested(self, rows: Sample, runs: list[_Run]) -> list[_Run]:
-        """Bring every run to rest on these rows, move on from there where that helps; rank."""
-        options = EMOptions(1e-4, 30, self.reg_covar)
+        """Bring every run to rest on these rows; move the best on from there where that helps."""
+        resting = self._climb(rows, runs, EMOptions(1e-4, 30, self.reg_covar))
+        ranked = self.ranked(
+            [
+                before if after.candidate.problem else after
+                for before, after in zip(runs, resting, strict=True)
+            ]
+        )
+        if not ranked:
+            return []
+        first, *others = ranked
+        # To move them all took a third of the search and gained nothing (benchmarks/RESULTS.md).
+        better, iterations = moved(
+            rows.X, rows.sample_weight, first.candidate, self.variances, self.reg_covar
+        )
+        self.iterations += iterations
+        return [_Run(first.kind, better), *others]
 
-        def improve(one: _Run) -> tuple[Candidate, int]:
-            resting = fit_rows(rows.X, rows.sample_weight, one.candidate.parameters, options)
-            if resting.problem:
-                return one.candidate, resting.n_iter
-            better, iterations = moved(
-                rows.X, rows.sample_weight, resting, self.variances, self.reg_covar
-            )
-            return better, iterations + resting.n_iter
+    def _climb(self, rows: Sample, runs: list[_Run], options: EMOptions) -> list[_Run]:
+        """EM of all runs together: small M-steps cost little more for many than for one."""
+        X, sample_weight = rows.X, rows.sample_weight
 
-        improved = []
-        for before, (candidate, iterations) in zip(runs, self.pool.map(improve, runs), strict=True):
-            improved.append(_Run(before.kind, candidate))
-            self.iterations += iterations
-        return self.ranked(improved)
+        def sums(part: Sequence[MixtureParameters]) -> list[SufficientStatistics]:
+            return [sum_statistics(one, X, sample_weight) for one in part]
+
+        def expectation(batch: Sequence[MixtureParameters]) -> list[SufficientStatistics]:
+            width = min(self.threads, len(batch))
+            if len(batch) * X.shape[0] < _ROWS_WORTH_THREADS:
+                width = 1
+            found: list[Any] = [None] * len(batch)
+            parts = [batch[first::width] for first in range(width)]
+            for first, part in enumerate(
+                self.pool.map(sums, parts) if width > 1 else map(sums, parts)
+            ):
+                found[first::width] = part
+            return found
+
+        candidates = fit_em(expectation, [one.candidate.parameters for one in runs], options)
+        self.iterations += sum(one.n_iter for one in candidates)
+        return [_Run(one.kind, c) for one, c in zip(runs, candidates, strict=True)]
 
     def ranked(self, runs: list[_Run]) -> list[_Run]:
         """Best first, without those that broke down."""

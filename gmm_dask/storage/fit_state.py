@@ -23,7 +23,7 @@ Meta = dict[str, Any]
 
 _PARAMETERS = ("weights", "means", "covariances", "precisions_cholesky")
 _HISTORY = ("log_likelihood", "weights", "means", "moved")
-_MOMENTS = ("mean", "products", "minimum", "maximum")
+_MOMENTS = ("mean", "squares", "minimum", "maximum")
 _DRAW = ("priorities", "numbers", "weights")
 
 
@@ -163,11 +163,13 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
             tuple(place and (place[0], place[1]) for place in meta["first_missing"]),
             tuple(place and (place[0], place[1]) for place in meta["first_infinite"]),
         ),
-        Draw(
-            meta["wanted"],
-            arrays["draw.priorities"],
-            arrays["draw.numbers"],
-            arrays["draw.columns"].T,
-            arrays["draw.weights"],
+        (
+            Draw(
+                meta["wanted"],
+                arrays["draw.priorities"],
+                arrays["draw.numbers"],
+                arrays["draw.columns"].T,
+                arrays["draw.weights"],
+            ),
         ),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +26,7 @@ def client() -> Iterator[Client]:
             threads_per_worker=1,
             memory_limit="2GiB",
             dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
+            silence_logs=False,  # it would silence caplog's handlers, too, in all later tests
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

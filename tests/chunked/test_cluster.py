@@ -138,7 +138,7 @@ def test_workers_keep_no_more_than_their_budget(small_groups: int) -> None:
 
 
 def test_half_of_the_workers_memory_is_for_rows(executor: ClusterExecutor) -> None:
-    assert executor.memory == 2 * ((2 << 30) - (256 << 20)) // 2
+    assert executor.memory == 2 * ((2 << 30) - (352 << 20)) // 2
     assert executor.threads == 2
 
 

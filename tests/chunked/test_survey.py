@@ -45,9 +45,6 @@ def test_moments_are_numpys(X: np.ndarray, small_groups: int, chunk_rows: int, o
     np.testing.assert_allclose(found.moments.mean, X.mean(axis=0), rtol=1e-13)
     np.testing.assert_array_equal(found.moments.minimum, X.min(axis=0))
     np.testing.assert_array_equal(found.moments.maximum, X.max(axis=0))
-    scale = np.outer(X.std(axis=0), X.std(axis=0))
-    covariance = found.moments.products / 1000
-    np.testing.assert_allclose(covariance / scale, np.corrcoef(X.T), rtol=0, atol=1e-9)
     np.testing.assert_allclose(found.variances, X.var(axis=0), rtol=1e-9)
 
 
@@ -105,7 +102,7 @@ def test_moments_are_the_same_bits_on_any_executor(small_groups: int, executor: 
         survey(Scanner(source, one), 500, 0, "drop") for one in (Threads(1), Threads(3), executor)
     ]
     for other in runs[1:]:
-        np.testing.assert_array_equal(runs[0].moments.products, other.moments.products)
+        np.testing.assert_array_equal(runs[0].moments.squares, other.moments.squares)
         np.testing.assert_array_equal(runs[0].moments.mean, other.moments.mean)
         np.testing.assert_array_equal(runs[0].sample.X, other.sample.X)
         assert runs[0].weight == other.weight

@@ -61,7 +61,7 @@ def two_workers() -> Iterator[Client]:
             threads_per_worker=1,
             memory_limit="1GiB",
             dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
+            silence_logs=False,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

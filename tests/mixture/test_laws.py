@@ -14,11 +14,12 @@ from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import (
     Candidate,
     EMOptions,
+    EMState,
     Iteration,
     Status,
+    em_steps,
     fit_em,
     maximize,
-    step,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import SufficientStatistics, empty_statistics, sum_statistics
@@ -384,11 +385,12 @@ def test_a_guarded_iteration_never_satisfies_tol(covariance_type):
     before = Iteration(0.0, start.weights, start.means, (), 0.0)
     candidate = Candidate(start, history=(before,))
     options = EMOptions(np.inf, 20, 0.0)
-    guarded = step(candidate, sum_statistics(start, X), options)
+    guarded, exact = (
+        state.candidates[0] for state in em_steps(in_memory(X), EMState((candidate,)), options)
+    )
     assert guarded.history[-1].guarded == (0,)
     assert guarded.status is Status.RUNNING
     np.testing.assert_array_equal(guarded.parameters.covariances, start.covariances)
-    exact = step(guarded, sum_statistics(guarded.parameters, X), options)
     assert exact.history[-1].guarded == ()
     assert exact.status is Status.CONVERGED
 
@@ -423,3 +425,33 @@ def test_a_point_mass_without_regularisation_is_said_by_name(covariance_type):
     assert fitted.status is Status.ILL_CONDITIONED
     assert "component 1" in fitted.problem
     assert "reg_covar" in fitted.problem
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_batch_ends_with_the_bits_that_each_has_alone(covariance_type):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 3)) + rng.integers(0, 3, size=(500, 1)) * 2.0
+    starts = []
+    for number in range(5):
+        means = X[rng.choice(500, 4, replace=False)]
+        matrices = np.array([np.eye(3) * (0.5 + number)] * 4)
+        covariances = covariances_of(covariance_type, matrices)
+        starts.append(
+            MixtureParameters.from_covariances(
+                covariance_type, np.full(4, 0.25), means, covariances
+            )
+        )
+    # One breaks down in the middle of them and says which of its own components it was.
+    broken = MixtureParameters.from_covariances(
+        covariance_type, np.full(4, 0.25), np.full((4, 3), 1e170),
+        covariances_of(covariance_type, np.array([np.eye(3) * 1e-12] * 4)),
+    )  # fmt: skip
+    starts.insert(2, broken)
+    options = EMOptions(1e-4, 30, 1e-6)
+    together = fit_em(in_memory(X), starts, options)
+    assert len({one.n_iter for one in together}) > 1
+    for start, one in zip(starts, together, strict=True):
+        (alone,) = fit_em(in_memory(X), [start], options)
+        assert one.parameters.digest == alone.parameters.digest
+        assert (one.status, one.problem) == (alone.status, alone.problem)
+        assert one.lower_bounds == alone.lower_bounds

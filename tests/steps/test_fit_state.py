@@ -108,18 +108,20 @@ def states(draw):
         Moments(
             draw(st.integers(0, 2**53)),
             draw(arrays(D)),
-            draw(arrays(D, D)),
+            draw(arrays(D)),
             draw(arrays(D)),
             draw(arrays(D)),
         ),
         draw(FLOATS),
         Defects(draw(counts), draw(counts), draw(places), draw(places)),
-        Draw(
-            draw(st.integers(1, 2**40)),
-            draw(arrays(M, dtype=np.uint64)),
-            draw(arrays(M, dtype=np.int64)),
-            draw(arrays(D, M, dtype=np.float32 if single else np.float64)).T,
-            draw(arrays(M)) if weighted else np.empty(0),
+        (
+            Draw(
+                draw(st.integers(M, 2**40)),
+                draw(arrays(M, dtype=np.uint64)),
+                draw(arrays(M, dtype=np.int64)),
+                draw(arrays(D, M, dtype=np.float32 if single else np.float64)).T,
+                draw(arrays(M)) if weighted else np.empty(0),
+            ),
         ),
     )
     starts = draw(st.lists(parameters(kind), max_size=2).map(tuple))

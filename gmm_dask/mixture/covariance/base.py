@@ -46,6 +46,8 @@ class CovarianceType(ABC):
     """One form of the covariances of a mixture. Stateless; takes and returns arrays."""
 
     name: ClassVar[str]
+    #: Whether each component has a covariance of its own: all arrays begin with an axis of k.
+    by_component: ClassVar[bool] = True
 
     @abstractmethod
     def shape(self, k: int, d: int) -> tuple[int, ...]:
@@ -93,7 +95,7 @@ class CovarianceType(ABC):
 
     def reorder(self, values: FloatArray, order: npt.NDArray[np.intp]) -> FloatArray:
         """Covariances, factors or precisions with the components in another order."""
-        return values[order]
+        return values[order] if self.by_component else values
 
     @abstractmethod
     def estimate(

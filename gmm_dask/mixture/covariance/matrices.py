@@ -88,11 +88,13 @@ def upper_factors(covariances: FloatArray) -> FloatArray:
     finite = np.isfinite(covariances).all(axis=(1, 2))
     if not finite.all():
         raise ill_conditioned(int(np.argmin(finite)), "is not finite")
-    definite = positive_definite(covariances)
-    if not definite.all():
-        raise ill_conditioned(int(np.argmin(definite)), "is not positive definite")
+    try:
+        lower = np.linalg.cholesky(covariances)  # (m, d, d)
+    except np.linalg.LinAlgError as error:
+        component = int(np.argmin(positive_definite(covariances)))
+        raise ill_conditioned(component, "is not positive definite") from error
     # The inverse of an upper triangular matrix is exactly upper triangular: no row is exchanged.
-    return np.linalg.inv(np.linalg.cholesky(covariances).mT)
+    return np.linalg.inv(lower.mT)
 
 
 def upper_factors_of_precisions(precisions: FloatArray) -> FloatArray:

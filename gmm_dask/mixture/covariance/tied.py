@@ -40,6 +40,7 @@ class Tied(CovarianceType):
     """All components share one covariance matrix; all arrays are (d, d)."""
 
     name = "tied"
+    by_component = False
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         """Shape of covariance, factor and S: (d, d)."""
@@ -73,10 +74,6 @@ class Tied(CovarianceType):
     def matrices(self, covariances: FloatArray, k: int, d: int) -> FloatArray:
         """Return the covariance k times, (k, d, d)."""
         return np.broadcast_to(covariances, (k, d, d)).copy()
-
-    def reorder(self, values: FloatArray, order: npt.NDArray[np.intp]) -> FloatArray:
-        """Return the values: they do not depend on the component."""
-        return values
 
     def estimate(
         self,
