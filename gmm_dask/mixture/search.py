@@ -354,15 +354,12 @@ class _Field:
             return [sum_statistics(one, X, sample_weight) for one in part]
 
         def expectation(batch: Sequence[MixtureParameters]) -> list[SufficientStatistics]:
-            width = min(self.threads, len(batch))
             if len(batch) * X.shape[0] < _ROWS_WORTH_THREADS:
-                width = 1
+                return sums(batch)
             found: list[Any] = [None] * len(batch)
-            parts = [batch[first::width] for first in range(width)]
-            for first, part in enumerate(
-                self.pool.map(sums, parts) if width > 1 else map(sums, parts)
-            ):
-                found[first::width] = part
+            parts = [batch[first :: self.threads] for first in range(self.threads)]
+            for first, part in enumerate(self.pool.map(sums, parts)):
+                found[first :: self.threads] = part
             return found
 
         candidates = fit_em(expectation, [one.candidate.parameters for one in runs], options)
