@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -232,7 +233,7 @@ def _run_as_flow(
         prepare_environment,
         require_home,
         require_server,
-        start_embedded_server,
+        starting_embedded_server,
     )
     from pipelines.terminal import watch
 
@@ -240,12 +241,12 @@ def _run_as_flow(
     require_home()
     # In a debugging session Prefect writes the library's lines, among its own.
     with watch(lines=not debug) as notify, listening(fan_out(begun, notify)):
-        import importlib
-
+        starting: AbstractContextManager[None] = nullcontext()
         if not require_server():
             log.info("starting Prefect's embedded server, which takes some seconds")
-            start_embedded_server()
-        flow = getattr(importlib.import_module(f"pipelines.{name}"), name)
+            starting = starting_embedded_server()
+        with starting:  # the imports take two seconds, too
+            flow = getattr(importlib.import_module(f"pipelines.{name}"), name)
         outcome = flow(run, cluster, return_state=True, **options).result(raise_on_failure=False)
     if isinstance(outcome, BaseException):
         raise outcome

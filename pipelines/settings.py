@@ -9,6 +9,8 @@ import os
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gmm_dask.errors import ConfigError
@@ -101,17 +103,20 @@ def require_server(embedded: bool = True) -> str | None:
     return address
 
 
-def start_embedded_server() -> None:
+@contextmanager
+def starting_embedded_server() -> Iterator[None]:
     """Start the server that Prefect starts where none is named, out of reach of Ctrl-C.
 
-    A terminal interrupts every process of a command. The server is to be told that the run was
-    interrupted, and without it Prefect tries for minutes; it is stopped when this process exits.
+    It starts while the block runs, and is there at its end. A terminal interrupts every process
+    of a command. The server is to be told that the run was interrupted, and without it Prefect
+    tries for minutes; it is stopped when this process exits.
     """
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
 
     if not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
-        return  # Prefect says so itself
+        yield  # Prefect says so itself
+        return
     problems: list[Exception] = []
 
     def start() -> None:
@@ -125,6 +130,7 @@ def start_embedded_server() -> None:
 
     thread = threading.Thread(target=start, daemon=True)
     thread.start()
+    yield
     thread.join()
     for problem in problems:
         raise problem
