@@ -59,15 +59,15 @@ class _Service(Runner):
 
         A run that has ended has a process for a moment more, and Prefect would call it cancelled.
         """
+        going_on = FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=list(self.serving)),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=GOING_ON)),
+        )
         async with get_client() as client:
-            going_on = await client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(
-                    deployment_id=FlowRunFilterDeploymentId(any_=list(self.serving)),
-                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=GOING_ON)),
-                )
-            )
-        if going_on:
-            await super().cancel_all()
+            answers = await client.api_healthcheck() is None
+            if answers and not await client.read_flow_runs(flow_run_filter=going_on):
+                return
+        await super().cancel_all()
 
 
 def schedule(cron: str | None, every: float | None) -> Schedule | None:
