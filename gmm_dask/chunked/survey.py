@@ -13,15 +13,13 @@ from gmm_dask.chunked.rows import RowChunks, Rows, complete
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
+from gmm_dask.mixture.covariance.moments import column_moments
 from gmm_dask.mixture.search import Sample
 
 Priorities = npt.NDArray[np.uint64]
 
 #: Values beyond this cannot be squared and summed over rows in float64.
 LARGEST_VALUE = 1e140
-
-#: Bytes of rows looked at together: they stay in the cache.
-_BLOCK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,18 +290,7 @@ def frequent_values(sample: Sample, columns: Sequence[str]) -> list[tuple[str, f
 
 
 def _moments(values: RowsArray) -> Moments:
-    m, d = values.shape
-    total = Moments(0, np.zeros(d), np.zeros(d), np.full(d, np.inf), np.full(d, -np.inf))
-    step = max(_BLOCK_BYTES // (8 * d), 256)
-    for start in range(0, m, step):
-        # Feature-major whatever the order of the rows: sums along a stride take ten times longer.
-        block = values[start : start + step].T.astype(np.float64, order="C")  # (d, b)
-        mean = block.mean(axis=1)
-        minimum, maximum = block.min(axis=1), block.max(axis=1)
-        block -= mean[:, None]
-        squares = np.einsum("db,db->d", block, block)
-        total = total + Moments(block.shape[1], mean, squares, minimum, maximum)
-    return total
+    return Moments(values.shape[0], *column_moments(values))
 
 
 def _no_defects(d: int) -> Defects:

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import KMeans, kmeans_plusplus
 
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.em import COUNT_FLOOR
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.threads import single_threaded
 
 Labels = npt.NDArray[np.integer]
+
+# scikit-learn's clustering is imported where it is used: it takes a second and 90 MiB, which
+# predictions, warm starts and the workers of a cluster do not need.
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,17 +126,33 @@ def kmeans_labels(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
 ) -> Labels:
     """Label rows by scikit-learn's k-means, one start."""
+    from sklearn.cluster import KMeans
+
     kmeans = KMeans(n_clusters=k, n_init=1, random_state=random_state)
-    return kmeans.fit(X, sample_weight=sample_weight).labels_
+    with single_threaded():
+        return kmeans.fit(X, sample_weight=sample_weight).labels_
 
 
 def nearest_seed_labels(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
 ) -> Labels:
     """Label rows by the nearest of k seeds drawn by k-means++: k-means without its iterations."""
-    seeds, _ = kmeans_plusplus(X, k, sample_weight=sample_weight, random_state=random_state)
+    seeds, _ = _seeds(X, sample_weight, k, random_state)
     distances = (seeds * seeds).sum(axis=1) - 2.0 * (X @ seeds.T)  # (n, k), up to |x|²
     return distances.argmin(axis=1)
+
+
+def _seeds(
+    X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
+) -> tuple[RowsArray, Labels]:
+    """Draw k rows by k-means++: their values (k, d) and their numbers (k,)."""
+    from sklearn.cluster import kmeans_plusplus
+
+    with single_threaded():
+        values, numbers = kmeans_plusplus(
+            X, k, sample_weight=sample_weight, random_state=random_state
+        )
+    return values, numbers
 
 
 def one_hot(labels: Labels, k: int, sample_weight: FloatArray | None) -> FloatArray:
@@ -154,7 +173,7 @@ def _kmeans(
 def _kmeans_plusplus(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
 ) -> FloatArray:
-    _, indices = kmeans_plusplus(X, k, sample_weight=sample_weight, random_state=random_state)
+    _, indices = _seeds(X, sample_weight, k, random_state)
     return _rows_as_components(X.shape[0], indices, k)
 
 

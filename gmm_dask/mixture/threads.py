@@ -7,15 +7,16 @@ with other thread counts.
 from __future__ import annotations
 
 import functools
+import sys
 from contextlib import AbstractContextManager
 
 from threadpoolctl import ThreadpoolController
 
 
 @functools.cache
-def _controller() -> ThreadpoolController:
-    import scipy.linalg  # noqa: F401  the libraries to be limited must be loaded by now
-    import sklearn.cluster  # noqa: F401
+def _controller(k_means: bool) -> ThreadpoolController:
+    """Make what knows the libraries that are loaded; k-means brings OpenMP, when it is needed."""
+    import scipy.linalg  # noqa: F401
 
     return ThreadpoolController()
 
@@ -23,7 +24,9 @@ def _controller() -> ThreadpoolController:
 def single_threaded() -> AbstractContextManager[object]:
     """Limit BLAS and OpenMP to one thread while the context is open.
 
-    OpenMP's limit belongs to the calling thread alone: each thread of a pool needs its own.
+    OpenMP's limit belongs to the calling thread alone: each thread of a pool needs its own. And
+    it reaches only what is loaded: open it after the import of what it is for.
     """
-    limit: AbstractContextManager[object] = _controller().limit(limits=1)
+    controller = _controller("sklearn.cluster" in sys.modules)
+    limit: AbstractContextManager[object] = controller.limit(limits=1)
     return limit
