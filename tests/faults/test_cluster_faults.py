@@ -68,25 +68,13 @@ def two_workers() -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with two_workers() as client:
-        yield client
-
-
 @pytest.fixture
-def executor(client: Client) -> Iterator[ClusterExecutor]:
-    executor = ClusterExecutor(client, DEADLINES)
-    until(lambda: len(executor.workers) == 2 or executor.look(executor.ask()), "not two workers")
-    yield executor
-    executor.close()
-
-
-@pytest.fixture
-def short_lived() -> Iterator[ClusterExecutor]:
+def executor() -> Iterator[ClusterExecutor]:
     """On workers of its own: Dask forgets to restart one that dies the moment it has come."""
     with two_workers() as client:
-        yield ClusterExecutor(client, DEADLINES)
+        executor = ClusterExecutor(client, DEADLINES)
+        yield executor
+        executor.close()
 
 
 @pytest.fixture
@@ -222,23 +210,23 @@ def test_a_stopped_worker_is_given_up_in_time_and_used_again_when_it_goes_on(
 
 
 def test_a_chunk_that_kills_its_workers_is_named(
-    short_lived: ClusterExecutor, source: DrawnRows
+    executor: ClusterExecutor, source: DrawnRows
 ) -> None:
     source.rule("kill", 17).touch()
     message = r"^drawn chunk 17: 3 workers died while they worked on these rows; do they fit in a"
     with pytest.raises(ClusterError, match=message):
-        Scanner(source, short_lived).reduce(chunk_numbers, None)
+        Scanner(source, executor).reduce(chunk_numbers, None)
     assert len(set(source.readings(17))) == 3
     source.rule("kill", 17).unlink()
-    assert Scanner(source, short_lived).reduce(chunk_numbers, None) == tuple(range(CHUNKS))
+    assert Scanner(source, executor).reduce(chunk_numbers, None) == tuple(range(CHUNKS))
 
 
 def test_a_chunk_that_does_not_fit_in_memory_is_named(
-    short_lived: ClusterExecutor, source: DrawnRows
+    executor: ClusterExecutor, source: DrawnRows
 ) -> None:
     source.rule("hog", 23).touch()
     with pytest.raises(ClusterError, match=r"^drawn chunk 23: 3 workers died while they worked on"):
-        Scanner(source, short_lived).reduce(chunk_numbers, None)
+        Scanner(source, executor).reduce(chunk_numbers, None)
 
 
 def test_no_worker_left_is_an_error_in_time(started: Processes, source: DrawnRows) -> None:
