@@ -20,8 +20,9 @@ def column_moments(X: RowsArray) -> tuple[FloatArray, FloatArray, FloatArray, Fl
     """
     d = X.shape[1]
     moments = np.zeros(d), np.zeros(d), np.full(d, np.inf), np.full(d, -np.inf)
+    X = native_rows(X)  # bound to a name: the kernel is given its address only
     if len(X):
-        _column_moments(rows_at(native_rows(X)), *moments)
+        _column_moments(rows_at(X), *moments)
     return moments
 
 
