@@ -1,5 +1,9 @@
 """First parameters: what is refused, what scikit-learn's methods give, and wide starts."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture as Reference
@@ -108,3 +112,30 @@ def test_wide_starts_stand_on_rows_and_differ_in_width(covariance_type):
     assert ((widths > 0.9 * np.exp(-3)) & (widths < 1.1 * np.exp(0.5))).all()
     # A tied covariance has one width for all.
     assert len(np.unique(widths.round(12))) == (1 if covariance_type == "tied" else 5)
+
+
+SPY = """
+import numpy as np
+from gmm_dask.mixture.initialization import kmeans_labels
+from gmm_dask.mixture.threads import single_threaded
+
+with single_threaded():
+    import sklearn.cluster
+    from threadpoolctl import threadpool_info
+
+    fit = sklearn.cluster.KMeans.fit
+    def spied(*arguments, **keywords):
+        print(max(found["num_threads"] for found in threadpool_info()))
+        return fit(*arguments, **keywords)
+    sklearn.cluster.KMeans.fit = spied
+    kmeans_labels(np.arange(20.0)[:, None], None, 2, np.random.RandomState(0))
+"""
+
+
+def test_k_means_runs_on_one_thread_though_it_is_imported_late():
+    """A limit set before reaches no library that is loaded after."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "4"}
+    run = subprocess.run(
+        [sys.executable, "-c", SPY], capture_output=True, text=True, check=True, env=environment
+    )
+    assert run.stdout == "1\n"
