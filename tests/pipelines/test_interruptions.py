@@ -107,15 +107,21 @@ def test_ctrl_c_does_not_make_local_workers_complain(run_file, tmp_path):
     nothing_is_left(tmp_path, process)
 
 
+def endless_run(client, run_file):
+    """Let a service work on a run without an end; it and its deployment, once it has begun."""
+    deployment = eventually(lambda: deployment_named(client, "retrain/boxes"))
+    endless = read_run(run_file, *ENDLESS).model_dump(mode="json")
+    run = client.create_flow_run_from_deployment(deployment.id, parameters={"run": endless})
+    checkpoints = run_file.parent / "models" / "boxes" / ".checkpoints"
+    eventually(lambda: checkpoints.is_dir() and list(checkpoints.iterdir()))
+    return deployment, run
+
+
 def test_a_cancelled_run_leaves_nothing_and_the_next_one_works(tmp_path, client, server):
     run_file = write_run(tmp_path)
     arguments = ["pipelines", "serve", run_file]
     with running(arguments, server, tmp_path, tmp_path / "serve.log") as service:
-        deployment = eventually(lambda: deployment_named(client, "retrain/boxes"))
-        endless = read_run(run_file, *ENDLESS).model_dump(mode="json")
-        run = client.create_flow_run_from_deployment(deployment.id, parameters={"run": endless})
-        checkpoints = tmp_path / "models" / "boxes" / ".checkpoints"
-        eventually(lambda: checkpoints.is_dir() and list(checkpoints.iterdir()))
+        deployment, run = endless_run(client, run_file)
 
         client.set_flow_run_state(run.id, Cancelling())
         eventually(lambda: client.read_flow_run(run.id).state.is_cancelled())
@@ -135,11 +141,7 @@ def test_a_service_that_is_stopped_cancels_its_run_and_blocks_no_later_one(
     run_file = write_run(tmp_path)
     arguments = ["pipelines", "serve", run_file]
     with running(arguments, server, tmp_path, tmp_path / "serve.log") as service:
-        deployment = eventually(lambda: deployment_named(client, "retrain/boxes"))
-        endless = read_run(run_file, *ENDLESS).model_dump(mode="json")
-        run = client.create_flow_run_from_deployment(deployment.id, parameters={"run": endless})
-        checkpoints = tmp_path / "models" / "boxes" / ".checkpoints"
-        eventually(lambda: checkpoints.is_dir() and list(checkpoints.iterdir()))
+        deployment, run = endless_run(client, run_file)
         service.send_signal(number)
         assert service.wait(timeout=60) == 0
     state = client.read_flow_run(run.id).state
