@@ -76,7 +76,7 @@ class Draw:
 
     @classmethod
     def of(cls, parts: Sequence[Draw]) -> Draw:
-        """Merge by keeping the smallest."""
+        """Merge by keeping the smallest; ``parts`` and the outcome in the order of the input."""
         wanted = parts[0].wanted
         # (m,), (m,), (d, m) and (m,)
         priorities = np.concatenate([part.priorities for part in parts])
@@ -86,7 +86,7 @@ class Draw:
         if len(priorities) > wanted:
             chosen = np.sort(np.argpartition(priorities, wanted)[:wanted])
             priorities, numbers = priorities[chosen], numbers[chosen]
-            values = values[:, chosen]
+            values = values.take(chosen, axis=1)  # (d, wanted), feature-major as before
             weights = weights[chosen] if len(weights) else weights
         return cls(wanted, priorities, numbers, values.T, weights)
 
@@ -152,7 +152,7 @@ class Survey:
 
     @cached_property
     def draw(self) -> Draw:
-        """The sample in the order of arrival."""
+        """The sample, in the order of the input: sums are added in the order of the plan."""
         return Draw.of(self.draws)
 
     @property
@@ -172,11 +172,8 @@ class Survey:
 
     @property
     def sample(self) -> Sample:
-        """The sample, in the order of the input."""
-        order = np.argsort(self.draw.numbers, kind="stable")
-        values = np.ascontiguousarray(self.draw.values.T[:, order]).T  # (m, d), feature-major
-        weights = self.draw.weights[order] if len(self.draw.weights) else None
-        return Sample(values, weights)
+        """The values drawn, (m, d) feature-major, and their weights."""
+        return Sample(self.draw.values, self.draw.weights if len(self.draw.weights) else None)
 
 
 @dataclass(frozen=True)
@@ -278,14 +275,16 @@ def row_priorities(seed: int, numbers: npt.NDArray[np.int64]) -> Priorities:
 
 def frequent_values(sample: Sample, columns: Sequence[str]) -> list[tuple[str, float, float]]:
     """Columns with a value that ≥ 1 % of the sample share: (column, value, share)."""
+    m = sample.X.shape[0]
+    # In a handful of rows, a value that stands twice says nothing.
+    least = max(20, -(-m // 100))
+    ordered = np.sort(sample.X.T, axis=1)  # (d, m)
+    repeated = (ordered[:, least - 1 :] == ordered[:, : max(m - least + 1, 0)]).any(axis=1)
     found = []
-    for column, values in zip(columns, sample.X.T, strict=True):
-        distinct, counts = np.unique(values, return_counts=True)
+    for column in np.flatnonzero(repeated):
+        distinct, counts = np.unique(ordered[column], return_counts=True)
         most = int(counts.argmax())
-        share = counts[most] / len(values)
-        # In a handful of rows, a value that stands twice says nothing.
-        if share >= 0.01 and counts[most] >= 20:
-            found.append((column, float(distinct[most]), float(share)))
+        found.append((columns[column], float(distinct[most]), float(counts[most] / m)))
     return found
 
 

@@ -90,12 +90,16 @@ class Threads:
         """Yield the result of every group, in the order of the plan."""
         if self._kept is None or self._kept[0] != chunks.digest:
             self._kept = chunks.digest, KeptRows()
-        run = _Run(chunks, lanes, work, self._kept[1] if keep else None)
+        kept = self._kept[1] if keep else None
         groups = sum(len(lane.groups) for lane in lanes)
         with single_threaded():
             if self.threads == 1 or groups == 1:
-                yield from run.inline()
+                for lane in lanes:
+                    reader = Reader(chunks, work, lane.stop, kept)
+                    for group in lane.groups:
+                        yield sum_group(reader, group)
                 return
+            run = _Run(chunks, lanes, work, kept)
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="gmm-dask-scan")
             for _ in range(min(self.threads, groups)):
@@ -138,12 +142,6 @@ class _Run:
         self.results: dict[int, GroupResult] = {}
         self.failure: BaseException | None = None
         self.stopped = False
-
-    def inline(self) -> Iterator[GroupResult]:
-        """Every group in turn, on the caller's own thread."""
-        for lane in self.lanes:
-            for group in lane.groups:
-                yield sum_group(lane.reader, group)
 
     def work_on(self) -> None:
         """Take groups until there are none, on one thread of the pool."""

@@ -76,8 +76,8 @@ def health(
     k, d = parameters.means.shape
     scale = np.sqrt(np.where(variances > 0, variances, 1.0))  # (d,)
     scaled = parameters.matrices / (scale[:, None] * scale)  # (k, d, d)
-    smallest_share = np.linalg.eigvalsh(scaled)[:, 0]  # (k,)
-    smallest = np.linalg.eigvalsh(parameters.matrices)[:, 0]  # (k,)
+    both = np.concatenate([scaled, parameters.matrices])  # (2k, d, d)
+    smallest_share, smallest = np.linalg.eigvalsh(both)[:, 0].reshape(2, k)
     # A covariance is never below reg_covar, so within a per cent of it nothing else is left.
     collapsed = (smallest_share < COLLAPSE_SHARE) | (smallest <= 1.01 * reg_covar)
     starved = np.zeros(k, dtype=bool) if counts is None else counts < d + 1
@@ -90,6 +90,9 @@ def rank(candidates: tuple[Candidate, ...], variances: FloatArray, reg_covar: fl
     The bare likelihood would reward collapse: it grows without bound as a component shrinks
     onto a repeated value.
     """
+
+    if len(candidates) == 1:
+        return [0]
 
     def key(index: int) -> tuple[float, float, int]:
         candidate = candidates[index]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 
@@ -130,7 +131,7 @@ class EMState:
     candidates: tuple[Candidate, ...]
     iteration: int = 0
 
-    @property
+    @cached_property
     def running(self) -> tuple[int, ...]:
         """Indices of the candidates that need another scan."""
         return tuple(

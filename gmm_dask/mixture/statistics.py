@@ -92,19 +92,12 @@ def sum_statistics(
     sample_weight
         (n,) float64, ≥ 0, or None.
     """
-    k, d = parameters.means.shape
-    counts = np.zeros(k)
-    residual_sums = np.zeros((k, d))
-    residual_products = np.zeros(parameters.covariance.shape(k, d))
-    log_likelihood = parameters.covariance.sum_statistics(
+    counts, residual_sums, residual_products, log_likelihood = parameters.covariance.sum_statistics(
         X,
         sample_weight,
         parameters.log_weights,
         parameters.means,
         parameters.precisions_cholesky,
-        counts,
-        residual_sums,
-        residual_products,
     )
     weight = float(X.shape[0]) if sample_weight is None else float(np.sum(sample_weight))
     return SufficientStatistics(

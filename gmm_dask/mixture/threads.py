@@ -8,25 +8,72 @@ from __future__ import annotations
 
 import functools
 import sys
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import LibController, ThreadpoolController
+
+
+class _Limit:
+    """A limit that whoever comes first sets and the last one lifts.
+
+    Setting it each time would cost more than a small scan; and of two that overlap in threads,
+    the one that ends last would restore the limit of the other for good.
+    """
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._users = 0
+        self._before: list[tuple[LibController, int]] = []
+
+    def enter(self, libraries: Sequence[LibController]) -> None:
+        with self._changing:
+            self._users += 1
+            if self._users == 1:
+                self._before = [(one, one.get_num_threads()) for one in libraries]
+                for one in libraries:
+                    one.set_num_threads(1)
+
+    def leave(self) -> None:
+        with self._changing:
+            self._users -= 1
+            if not self._users:
+                for one, threads in self._before:
+                    one.set_num_threads(threads)
+
+
+class _OfThread(threading.local):
+    """OpenMP's limit, which belongs to the calling thread alone."""
+
+    def __init__(self) -> None:
+        self.openmp = _Limit()
+
+
+_blas = _Limit()
+_of_thread = _OfThread()
 
 
 @functools.cache
-def _controller(k_means: bool) -> ThreadpoolController:
-    """Make what knows the libraries that are loaded; k-means brings OpenMP, when it is needed."""
+def _libraries(api: str) -> tuple[LibController, ...]:
+    """Find the libraries of a kind; it must not be asked before they are loaded."""
     import scipy.linalg  # noqa: F401
 
-    return ThreadpoolController()
+    return tuple(ThreadpoolController().select(user_api=api).lib_controllers)
 
 
-def single_threaded() -> AbstractContextManager[object]:
-    """Limit BLAS and OpenMP to one thread while the context is open.
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Limit BLAS, and OpenMP on the calling thread, to one thread while the context is open.
 
-    OpenMP's limit belongs to the calling thread alone: each thread of a pool needs its own. And
-    it reaches only what is loaded: open it after the import of what it is for.
+    Each thread of a pool needs its own. And it reaches only what is loaded: k-means, which
+    brings OpenMP, opens it once more after its import.
     """
-    controller = _controller("sklearn.cluster" in sys.modules)
-    limit: AbstractContextManager[object] = controller.limit(limits=1)
-    return limit
+    with ExitStack() as limits:
+        _blas.enter(_libraries("blas"))
+        limits.callback(_blas.leave)
+        if hasattr(sys.modules.get("sklearn.cluster"), "KMeans"):  # and not half imported
+            openmp = _of_thread.openmp
+            openmp.enter(_libraries("openmp"))
+            limits.callback(openmp.leave)
+        yield

@@ -182,31 +182,6 @@ def test_odd_bytes_are_read_right(covariance_type):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_statistics_are_added_to_what_is_there(covariance_type):
-    rng = np.random.default_rng(2)
-    parameters = mixture(covariance_type, 2, 5, rng)
-    X = rows_of(parameters, 150, rng)
-    once = sum_statistics(parameters, X)
-    counts = np.ones(2)
-    residual_sums = np.asfortranarray(np.ones((2, 5)))
-    residual_products = np.ones(parameters.covariance.shape(2, 5))
-    log_likelihood = parameters.covariance.sum_statistics(
-        X,
-        None,
-        parameters.log_weights,
-        parameters.means,
-        parameters.precisions_cholesky,
-        counts,
-        residual_sums,
-        residual_products,
-    )
-    np.testing.assert_array_equal(counts, once.counts + 1.0)
-    np.testing.assert_array_equal(residual_sums, once.residual_sums + 1.0)
-    np.testing.assert_array_equal(residual_products, once.residual_products + 1.0)
-    assert log_likelihood == once.log_likelihood
-
-
-@pytest.mark.parametrize("covariance_type", TYPES)
 def test_no_rows_are_the_neutral_element(covariance_type):
     parameters = mixture(covariance_type, 3, 4, np.random.default_rng(0))
     statistics = sum_statistics(parameters, np.empty((0, 4)))

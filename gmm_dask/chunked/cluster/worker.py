@@ -9,9 +9,7 @@ from __future__ import annotations
 import pickle
 import platform
 import signal
-import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
@@ -138,31 +136,6 @@ def sum_groups(
         names = chunks.needs(groups[0].start, stop)
         chunks = replace(chunks, persisted=dict(zip(names, persisted, strict=True)))
     reader = Reader(chunks, work, stop, source.kept if keep else None)
-    with _limit:
+    with single_threaded():
         return [sum_group(reader, group) for group in groups]
 
-
-class _Limit:
-    """One thread for BLAS while any task of this process runs; the last one lifts the limit."""
-
-    def __init__(self) -> None:
-        self._changing = threading.Lock()
-        self._users = 0
-        self._limit: AbstractContextManager[object] | None = None
-
-    def __enter__(self) -> None:
-        with self._changing:
-            if self._limit is None:
-                self._limit = single_threaded()
-                self._limit.__enter__()
-            self._users += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self._changing:
-            self._users -= 1
-            if self._limit is not None and not self._users:
-                self._limit.__exit__(None, None, None)
-                self._limit = None
-
-
-_limit = _Limit()

@@ -39,6 +39,8 @@ def native_rows(X: RowsArray) -> RowsArray:
 
 def writable(array: FloatArray) -> FloatArray:
     """Return a C-ordered float64 array that may be written, a copy only if need be."""
+    if array.flags.carray and array.dtype == np.float64:  # `np.require` takes ten times longer
+        return array
     return np.require(array, np.float64, ["C", "W"])
 
 
@@ -164,11 +166,8 @@ class CovarianceType(ABC):
         log_weights: FloatArray,
         means: FloatArray,
         precisions_cholesky: FloatArray,
-        counts: FloatArray,
-        residual_sums: FloatArray,
-        residual_products: FloatArray,
-    ) -> float:
-        """One fused pass over rows: adds to N (k,), F (k, d) and S in place.
+    ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+        """One fused pass over rows.
 
         Parameters
         ----------
@@ -181,7 +180,9 @@ class CovarianceType(ABC):
 
         Returns
         -------
-        float
+        counts, residual_sums, residual_products
+            N (k,), F (k, d) and S.
+        log_likelihood
             Σ w log p(x), nats.
         """
         k, d = means.shape
@@ -195,10 +196,7 @@ class CovarianceType(ABC):
             writable(precisions_cholesky),
             *sums,
         )
-        counts += sums[0]
-        residual_sums += sums[1]
-        residual_products += sums[2]
-        return log_likelihood
+        return *sums, log_likelihood
 
     def assign(
         self,
