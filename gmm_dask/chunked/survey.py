@@ -281,7 +281,7 @@ def frequent_values(sample: Sample, columns: Sequence[str]) -> list[tuple[str, f
     ordered = np.sort(sample.X.T, axis=1)  # (d, m)
     repeated = (ordered[:, least - 1 :] == ordered[:, : max(m - least + 1, 0)]).any(axis=1)
     found = []
-    for column in np.flatnonzero(repeated):
+    for column in np.flatnonzero(repeated).tolist():
         distinct, counts = np.unique(ordered[column], return_counts=True)
         most = int(counts.argmax())
         found.append((columns[column], float(distinct[most]), float(counts[most] / m)))

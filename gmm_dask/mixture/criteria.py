@@ -90,7 +90,6 @@ def rank(candidates: tuple[Candidate, ...], variances: FloatArray, reg_covar: fl
     The bare likelihood would reward collapse: it grows without bound as a component shrinks
     onto a repeated value.
     """
-
     if len(candidates) == 1:
         return [0]
 

@@ -24,6 +24,8 @@ Expectation = Callable[[Sequence[MixtureParameters]], Sequence[SufficientStatist
 
 #: Added to every count, as scikit-learn does, so that an empty component divides by no zero.
 COUNT_FLOOR = 10 * float(np.finfo(np.float64).eps)
+#: Numbers in the covariances of a mixture up to which numpy's calls take longer than its work.
+_SMALL = 2_048
 
 
 class Status(StrEnum):
@@ -229,7 +231,8 @@ def _maximize_each(
 ) -> list[Maximized | NumericalError]:
     """M-steps of a batch; one that breaks down does not touch the others."""
     forms = {(one.covariance_type, one.means.shape) for one in batch}
-    if len(batch) > 1 and len(forms) == 1 and batch[0].covariance.by_component:
+    small = batch[0].covariance.by_component and batch[0].covariances.size <= _SMALL
+    if len(batch) > 1 and len(forms) == 1 and small:
         with suppress(NumericalError):  # of one of them: which?
             return [*_maximize_together(batch, sums, reg_covar)]
     outcomes: list[Maximized | NumericalError] = []

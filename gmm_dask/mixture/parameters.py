@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES, CovarianceType
 from gmm_dask.mixture.covariance.base import FloatArray
@@ -100,9 +100,9 @@ class MixtureParameters:
     @cached_property
     def digest(self) -> str:
         """Of the exact bits: statistics carry it, so that no others are ever added to them."""
-        digest = hashlib.blake2b(self.covariance_type.encode(), digest_size=16)
+        digest = xxhash.xxh3_128(self.covariance_type.encode())
         for array in (self.weights, self.means, self.covariances, self.precisions_cholesky):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def reordered(self, order: npt.NDArray[np.intp]) -> MixtureParameters:

@@ -138,4 +138,3 @@ def sum_groups(
     reader = Reader(chunks, work, stop, source.kept if keep else None)
     with single_threaded():
         return [sum_group(reader, group) for group in groups]
-

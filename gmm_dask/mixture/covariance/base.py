@@ -44,6 +44,17 @@ def writable(array: FloatArray) -> FloatArray:
     return np.require(array, np.float64, ["C", "W"])
 
 
+def belonging(X: RowsArray, shares: FloatArray) -> tuple[RowsArray, FloatArray]:
+    """Rows with a share in a component, (m, d), and those shares, (m,).
+
+    Most starts put each row into one component: then the others need not look at it.
+    """
+    own = np.flatnonzero(shares)
+    if len(own) == len(shares):
+        return X, shares
+    return X.T.take(own, axis=1).T, shares[own]  # feature-major
+
+
 class CovarianceType(ABC):
     """One form of the covariances of a mixture. Stateless; takes and returns arrays."""
 

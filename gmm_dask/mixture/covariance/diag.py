@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.mixture.covariance.base import CovarianceType, FloatArray, RowsArray
+from gmm_dask.mixture.covariance.base import (
+    CovarianceType,
+    FloatArray,
+    RowsArray,
+    belonging,
+)
 from gmm_dask.mixture.covariance.compile import KernelFunction, inlined, kernel
 from gmm_dask.mixture.covariance.densities import (
     assign_tile,
@@ -81,7 +86,8 @@ class Diag(CovarianceType):
         """Weighted variances of the rows about each mean, (k, d)."""
         variances = np.empty(means.shape)
         for c in range(len(means)):
-            variances[c] = responsibilities[:, c] @ np.square(X - means[c]) / counts[c]
+            rows, shares = belonging(X, responsibilities[:, c])
+            variances[c] = shares @ np.square(rows - means[c]) / counts[c]
         return variances + reg_covar
 
     def update(

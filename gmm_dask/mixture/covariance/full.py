@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.mixture.covariance.base import CovarianceType, FloatArray, RowsArray
+from gmm_dask.mixture.covariance.base import (
+    CovarianceType,
+    FloatArray,
+    RowsArray,
+    belonging,
+)
 from gmm_dask.mixture.covariance.compile import KernelFunction, kernel
 from gmm_dask.mixture.covariance.densities import (
     assign_tile,
@@ -18,6 +23,7 @@ from gmm_dask.mixture.covariance.matrices import (
     EMPTY,
     add_to_diagonals,
     cancelled_matrices,
+    lower_factors,
     upper_factors,
     upper_factors_of_precisions,
 )
@@ -58,8 +64,8 @@ class Full(CovarianceType):
 
     def covariances(self, precisions_cholesky: FloatArray) -> FloatArray:
         """Σ = U⁻ᵀ U⁻¹."""
-        inverse = np.linalg.inv(precisions_cholesky)
-        return np.matmul(inverse.mT, inverse)
+        lower = lower_factors(precisions_cholesky)
+        return np.matmul(lower, lower.mT)
 
     def precisions(self, precisions_cholesky: FloatArray) -> FloatArray:
         """Σ⁻¹ = U Uᵀ."""
@@ -85,8 +91,9 @@ class Full(CovarianceType):
         k, d = means.shape
         covariances = np.empty((k, d, d))
         for c in range(k):
-            residuals = X - means[c]  # (n, d)
-            covariances[c] = (responsibilities[:, c] * residuals.T) @ residuals / counts[c]
+            rows, shares = belonging(X, responsibilities[:, c])
+            residuals = rows - means[c]  # (m, d)
+            covariances[c] = (shares * residuals.T) @ residuals / counts[c]
         add_to_diagonals(covariances, reg_covar)
         return covariances
 
@@ -100,7 +107,7 @@ class Full(CovarianceType):
         reg_covar: float,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         """Σ' = L (S/Ñ − δδᵀ) Lᵀ + reg_covar; Σ is kept where that cancels."""
-        lower = np.linalg.inv(precisions_cholesky).mT  # L, (k, d, d)
+        lower = lower_factors(precisions_cholesky)  # L, (k, d, d)
         squares = residual_means[:, :, None] * residual_means[:, None, :]  # δδᵀ, (k, d, d)
         spread = residual_products / counts[:, None, None] - squares
         guarded = cancelled_matrices(

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from gmm_dask.errors import ConfigError, IllConditionedError
 from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.covariance.factors import cholesky, inverse_of_lower
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -52,21 +53,9 @@ def cancelled_matrices(
         # λ > threshold after scaling to a unit diagonal, without the scaling.
         shifted = V[suspects]
         add_to_diagonals(shifted, -threshold[suspects, None] * variances[suspects])
-        lost[suspects] = ~positive_definite(shifted)
+        _, definite = cholesky(shifted)
+        lost[suspects] = ~definite
     return lost
-
-
-def positive_definite(matrices: FloatArray) -> npt.NDArray[np.bool_]:
-    """Which of (m, d, d) symmetric matrices have a Cholesky factor, (m,)."""
-    try:
-        np.linalg.cholesky(matrices)
-    except np.linalg.LinAlgError:
-        if len(matrices) == 1:
-            return np.zeros(1, dtype=np.bool_)
-        return np.concatenate(
-            [positive_definite(matrices[c : c + 1]) for c in range(len(matrices))]
-        )
-    return np.ones(len(matrices), dtype=np.bool_)
 
 
 def add_to_diagonals(matrices: FloatArray, value: float | FloatArray) -> None:
@@ -88,13 +77,15 @@ def upper_factors(covariances: FloatArray) -> FloatArray:
     finite = np.isfinite(covariances).all(axis=(1, 2))
     if not finite.all():
         raise ill_conditioned(int(np.argmin(finite)), "is not finite")
-    try:
-        lower = np.linalg.cholesky(covariances)  # (m, d, d)
-    except np.linalg.LinAlgError as error:
-        component = int(np.argmin(positive_definite(covariances)))
-        raise ill_conditioned(component, "is not positive definite") from error
-    # The inverse of an upper triangular matrix is exactly upper triangular: no row is exchanged.
-    return np.linalg.inv(lower.mT)
+    lower, definite = cholesky(covariances)  # (m, d, d), (m,)
+    if not definite.all():
+        raise ill_conditioned(int(np.argmin(definite)), "is not positive definite")
+    return np.ascontiguousarray(inverse_of_lower(lower).mT)
+
+
+def lower_factors(precisions_cholesky: FloatArray) -> FloatArray:
+    """L = U⁻ᵀ, Σ = L Lᵀ, of each of (m, d, d) factors U."""
+    return inverse_of_lower(precisions_cholesky.mT)
 
 
 def upper_factors_of_precisions(precisions: FloatArray) -> FloatArray:
@@ -104,13 +95,12 @@ def upper_factors_of_precisions(precisions: FloatArray) -> FloatArray:
             raise ConfigError(f"precisions_init of component {c} is not finite")
         if np.abs(precision - precision.T).max() > 1e-8 * np.abs(precision).max():
             raise ConfigError(f"precisions_init of component {c} is not symmetric")
-    flipped = precisions[:, ::-1, ::-1]
-    definite = positive_definite(flipped)
+    lower, definite = cholesky(precisions[:, ::-1, ::-1])
     if not definite.all():
         raise ConfigError(
             f"precisions_init of component {int(np.argmin(definite))} is not positive definite"
         )
-    return np.ascontiguousarray(np.linalg.cholesky(flipped)[:, ::-1, ::-1])
+    return np.ascontiguousarray(lower[:, ::-1, ::-1])
 
 
 def inverse_deviations(variances: FloatArray) -> FloatArray:

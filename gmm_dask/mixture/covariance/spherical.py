@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.mixture.covariance.base import CovarianceType, FloatArray, RowsArray
+from gmm_dask.mixture.covariance.base import (
+    CovarianceType,
+    FloatArray,
+    RowsArray,
+    belonging,
+)
 from gmm_dask.mixture.covariance.compile import KernelFunction, kernel
 from gmm_dask.mixture.covariance.densities import (
     assign_tile,
@@ -82,8 +87,9 @@ class Spherical(CovarianceType):
         """Weighted variance of the rows about each mean, averaged over features, (k,)."""
         variances = np.empty(len(means))
         for c in range(len(means)):
-            squares = np.square(X - means[c]).mean(axis=1)  # (n,)
-            variances[c] = responsibilities[:, c] @ squares / counts[c]
+            rows, shares = belonging(X, responsibilities[:, c])
+            squares = np.square(rows - means[c]).mean(axis=1)  # (m,)
+            variances[c] = shares @ squares / counts[c]
         return variances + reg_covar
 
     def update(

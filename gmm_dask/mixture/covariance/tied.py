@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.mixture.covariance.base import CovarianceType, FloatArray, RowsArray
+from gmm_dask.mixture.covariance.base import (
+    CovarianceType,
+    FloatArray,
+    RowsArray,
+    belonging,
+)
 from gmm_dask.mixture.covariance.compile import KernelFunction, inlined, kernel
 from gmm_dask.mixture.covariance.densities import (
     assign_tile,
@@ -18,6 +23,7 @@ from gmm_dask.mixture.covariance.matrices import (
     EMPTY,
     add_to_diagonals,
     cancelled_matrices,
+    lower_factors,
     upper_factors,
     upper_factors_of_precisions,
 )
@@ -60,8 +66,8 @@ class Tied(CovarianceType):
 
     def covariances(self, precisions_cholesky: FloatArray) -> FloatArray:
         """Σ = U⁻ᵀ U⁻¹."""
-        inverse = np.linalg.inv(precisions_cholesky)
-        return inverse.T @ inverse
+        lower = lower_factors(precisions_cholesky[None])[0]
+        return lower @ lower.T
 
     def precisions(self, precisions_cholesky: FloatArray) -> FloatArray:
         """Σ⁻¹ = U Uᵀ."""
@@ -87,8 +93,9 @@ class Tied(CovarianceType):
         k, d = means.shape
         covariance = np.zeros((1, d, d))
         for c in range(k):
-            residuals = X - means[c]  # (n, d)
-            covariance[0] += (responsibilities[:, c] * residuals.T) @ residuals
+            rows, shares = belonging(X, responsibilities[:, c])
+            residuals = rows - means[c]  # (m, d)
+            covariance[0] += (shares * residuals.T) @ residuals
         covariance /= counts.sum()
         add_to_diagonals(covariance, reg_covar)
         return covariance[0]
@@ -103,7 +110,7 @@ class Tied(CovarianceType):
         reg_covar: float,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         """Σ' = L [(S − Σ Ñ δδᵀ) / Σ Ñ] Lᵀ + reg_covar; Σ is kept where that cancels."""
-        lower = np.linalg.inv(precisions_cholesky).T  # L, (d, d)
+        lower = lower_factors(precisions_cholesky[None])[0]  # L, (d, d)
         total = counts.sum()
         squares = (counts[:, None] * residual_means).T @ residual_means  # Σ Ñ δδᵀ, (d, d)
         spread = (residual_products - squares) / total
@@ -205,17 +212,16 @@ def _statistics(  # type: ignore[no-untyped-def]
     centre = _central(means, factors, shifts)
     parameters = (constants, means, factors, centre, shifts)
     sums = (counts, residual_sums, residual_products)
-    if largest(shifts) <= _NEAR:
-        log_likelihood = _pass(source, sample_weight, parameters, sums, True)
-        if _unshift(counts, residual_sums, shifts, residual_products):
+    near = largest(shifts) <= _NEAR
+    while True:
+        log_likelihood = _pass(source, sample_weight, parameters, sums, near)
+        if not near or _unshift(counts, residual_sums, shifts, residual_products):
             mirror(residual_products)
             return log_likelihood
+        near = False
         fill(counts, 0.0, 0)
         fill(residual_sums.reshape(k * d), 0.0, 0)
         fill(residual_products.reshape(d * d), 0.0, 0)
-    log_likelihood = _pass(source, sample_weight, parameters, sums, False)
-    mirror(residual_products)
-    return log_likelihood
 
 
 @inlined
@@ -227,7 +233,8 @@ def _pass(source, sample_weight, parameters, sums, near):  # type: ignore[no-unt
     k, d = means.shape
     tile = aligned(d * ROWS)
     residuals = aligned(d * ROWS)
-    whitened = aligned_rows(1 if near else k, d * ROWS)
+    parts = 1 if near else k
+    whitened = aligned_rows(parts, d * ROWS)
     log_joint = aligned_rows(k, ROWS)
     squares = aligned_rows(k, ROWS)
     room = aligned(ROWS)
@@ -242,24 +249,24 @@ def _pass(source, sample_weight, parameters, sums, near):  # type: ignore[no-unt
         magnitude = load_tile(tile, source, start, rows)
         clip_far(tile, magnitude, largest_mean, largest_factor)
         load_weights(weights, sample_weight, start, rows)
+        # Each part of a kernel is called at one place: it is compiled for each place anew.
+        for c in range(parts):
+            origin = centre if near else means[c]
+            whiten(tile, origin, factors, residuals, whitened[c], squares[c])
         if near:
-            whiten(tile, centre, factors, residuals, whitened[0], room)
             distances(whitened[0], shifts, squares)
         for c in range(k):
-            if not near:
-                whiten(tile, means[c], factors, residuals, whitened[c], squares[c])
             joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
         normalise(log_joint, weights, top, room)
         log_likelihood += dot(weights, top)
         if near:
             add_residuals(whitened[0], shifts, log_joint, residual_sums)
-            add_products(whitened[0], weights, residuals, totals, residual_products)
+        for c in range(parts):
+            shares = weights if near else log_joint[c]
+            sums_of_part = totals if near else residual_sums[c]
+            add_products(whitened[c], shares, residuals, sums_of_part, residual_products)
         for c in range(k):
             counts[c] += sum_of(log_joint[c])
-            if not near:
-                add_products(
-                    whitened[c], log_joint[c], residuals, residual_sums[c], residual_products
-                )
     return log_likelihood
 
 
@@ -287,11 +294,11 @@ def _assign(  # type: ignore[no-untyped-def]
         rows = min(ROWS, source.n - start)
         magnitude = load_tile(tile, source, start, rows)
         clip_far(tile, magnitude, largest_mean, largest_factor)
+        for c in range(1 if near else k):
+            origin = centre if near else means[c]
+            whiten(tile, origin, factors, residuals, whitened, squares[c])
         if near:
-            whiten(tile, centre, factors, residuals, whitened, room)
             distances(whitened, shifts, squares)
         for c in range(k):
-            if not near:
-                whiten(tile, means[c], factors, residuals, whitened, squares[c])
             joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
         assign_tile(log_joint, ones, top, room, start, rows, labels, densities, responsibilities)
