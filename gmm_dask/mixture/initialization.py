@@ -264,7 +264,7 @@ def wide_start(
     them. Of components that share a centre only different widths find the narrow ones.
     """
     d = X.shape[1]
-    everything = np.ones((X.shape[0], k)) / k
+    everything = np.ones((X.shape[0], 1))
     pooled = start_from_responsibilities(
         X, everything, covariance_type, reg_covar, GivenParameters()
     )
@@ -280,7 +280,7 @@ def wide_start(
     covariances = pooled.covariances
     if pooled.covariance.by_component:
         widths = np.exp(random_state.uniform(-3.0, 0.5, size=k))  # (k,)
-        covariances = (covariances.T * widths).T
+        covariances = (covariances.T * widths).T  # (1, …) becomes (k, …)
     return MixtureParameters.from_covariances(
         covariance_type,
         np.full(k, 1.0 / k) if given.weights is None else given.weights,

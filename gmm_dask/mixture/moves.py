@@ -7,6 +7,8 @@ describe two things, no iteration helps, but a move does (Ueda and others, 2000:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.criteria import rank
 from gmm_dask.mixture.em import Candidate, EMOptions, fit_em
+from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import GivenParameters, start_from_responsibilities
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
@@ -28,24 +31,8 @@ _LEAST_SHARE = 0.02
 _FREE = GivenParameters()
 
 
-def fit_rows(
-    X: RowsArray,
-    sample_weight: FloatArray | None,
-    parameters: MixtureParameters,
-    options: EMOptions,
-) -> Candidate:
-    """Run EM on rows in memory, X (m, d)."""
-    (candidate,) = fit_em(
-        lambda batch: [sum_statistics(one, X, sample_weight) for one in batch],
-        [parameters],
-        options,
-    )
-    return candidate
-
-
 def moved(
-    X: RowsArray,
-    sample_weight: FloatArray | None,
+    expectation: ExpectationOn,
     candidate: Candidate,
     variances: FloatArray,
     reg_covar: float,
@@ -54,8 +41,8 @@ def moved(
 
     Parameters
     ----------
-    X
-        (m, d), a few thousand rows in memory.
+    expectation
+        On a few thousand rows.
     variances
         Of the features, (d,).
 
@@ -72,26 +59,23 @@ def moved(
         # What as many more iterations could still give to the candidate as it is.
         bounds = candidate.lower_bounds
         pending = max(bounds[-1] - bounds[-2], 0.0) if len(bounds) > 1 else 0.0
-        least = candidate.log_likelihood + MOVE_ITERATIONS * pending + 1.0 / len(X)
-        for number, start in enumerate(_moves(X, sample_weight, candidate.parameters, reg_covar)):
-            tried = fit_rows(X, sample_weight, start, options)
-            iterations += tried.n_iter
-            ahead = rank((candidate, tried), variances, reg_covar)[0] == 1
-            if ahead and tried.log_likelihood > least:
-                candidate = tried
-                break
-            if number + 1 == TRIES:
-                return candidate, iterations
-        else:
-            return candidate, iterations
+        least = candidate.log_likelihood + MOVE_ITERATIONS * pending + 1.0 / len(expectation.X)
+        moves = _moves(expectation, candidate.parameters, reg_covar)
+        tried = fit_em(expectation, [*islice(moves, TRIES)], options)
+        iterations += sum(one.n_iter for one in tried)
+        field = (candidate, *tried)
+        best = field[rank(field, variances, reg_covar)[0]]
+        if best is candidate or best.log_likelihood <= least:
+            break
+        candidate = best
     return candidate, iterations
 
 
 def _moves(
-    X: RowsArray, sample_weight: FloatArray | None, parameters: MixtureParameters, reg_covar: float
+    expectation: ExpectationOn, parameters: MixtureParameters, reg_covar: float
 ) -> Iterator[MixtureParameters]:
     """Mixtures one move away, the most promising first."""
-    k = parameters.n_components
+    X, sample_weight, k = expectation.X, expectation.sample_weight, parameters.n_components
     shares = assign(parameters, X, responsibilities=True).responsibilities  # (m, k)
     assert shares is not None
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
@@ -106,19 +90,25 @@ def _moves(
     ]
     for _, dropped, c, halves in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
         assert halves is not None
-        divided = assign(halves, X, responsibilities=True).responsibilities  # (m, 2)
-        assert divided is not None
-        left = shares.copy()
-        left[:, dropped] = 0.0
-        left /= np.maximum(left.sum(axis=1), 1e-300)[:, None]
-        left[:, dropped] = left[:, c] * divided[:, 1]
-        left[:, c] *= divided[:, 0]
-        try:
-            yield start_from_responsibilities(
-                X, left * weight[:, None], parameters.covariance_type, reg_covar, _FREE
-            )
-        except NumericalError:
-            continue
+        with suppress(NumericalError):
+            yield _replaced(parameters, c, dropped, halves)
+
+
+def _replaced(
+    parameters: MixtureParameters, c: int, dropped: int, halves: MixtureParameters
+) -> MixtureParameters:
+    """Put two halves in the places of component c and of one that is given up."""
+    places = [c, dropped]
+    weights, means = parameters.weights.copy(), parameters.means.copy()
+    covariances = parameters.covariances
+    weights[places] = weights[c] * halves.weights
+    means[places] = halves.means
+    if parameters.covariance.by_component:
+        covariances = covariances.copy()
+        covariances[places] = halves.covariances
+    return MixtureParameters.from_covariances(
+        parameters.covariance_type, weights / weights.sum(), means, covariances
+    )
 
 
 def _split(
@@ -142,10 +132,9 @@ def _split(
     try:
         one = start_from_responsibilities(own, share[:, None], kind, reg_covar, _FREE)
         alone = sum_statistics(one, own, share).log_likelihood
-        for first in _halves(own, one):
-            sides = np.column_stack([first * share, ~first * share])  # (r, 2)
-            start = start_from_responsibilities(own, sides, kind, reg_covar, _FREE)
-            two = fit_rows(own, share, start, options)
+        sides = [np.column_stack([half * share, ~half * share]) for half in _halves(own, one)]
+        starts = [start_from_responsibilities(own, x, kind, reg_covar, _FREE) for x in sides]
+        for two in fit_em(ExpectationOn(own, share), starts, options):
             if two.counts is None or two.counts.min() < d + 1:
                 continue
             gain = two.log_likelihood * share.sum() - alone

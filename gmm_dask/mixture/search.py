@@ -9,10 +9,9 @@ the outcome does not depend on how many threads tried them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.criteria import rank
 from gmm_dask.mixture.em import Candidate, EMOptions, fit_em
+from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import (
     GivenParameters,
     initial_parameters,
@@ -30,14 +30,11 @@ from gmm_dask.mixture.initialization import (
 )
 from gmm_dask.mixture.moves import moved
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.statistics import SufficientStatistics, sum_statistics
-from gmm_dask.mixture.threads import single_threaded
+from gmm_dask.mixture.threads import WORTH_THREADS, single_threaded
 
 #: Up to so many rows one start is run as scikit-learn would: more would cost more than its fit.
 PLAIN_ROWS = 2_000
 FINAL_ROWS = 50_000
-#: Fewer rows of all runs together are summed sooner than threads are woken.
-_ROWS_WORTH_THREADS = 20_000
 #: Of starts that take turns: k-means, seeds of k-means++, wide.
 KINDS = 3
 
@@ -201,7 +198,7 @@ def search(
     )  # fmt: skip
     with single_threaded(), ThreadPoolExecutor(threads) as pool:
         field = _Field(pool, threads, variances, em.reg_covar, advanced)
-        runs = field.begin(starts.make, effort.starts)
+        runs = field.begin(starts.make, effort.starts, starts.multiplications)
         for one in effort.rounds:
             rows = sample.head(one.rows, np.random.RandomState(random_state))
             options = EMOptions(0.0, one.iterations, em.reg_covar)
@@ -240,6 +237,11 @@ class _Starts:
     reg_covar: float
     random_state: int
     given: GivenParameters
+
+    @property
+    def multiplications(self) -> int:
+        """Of one start by k-means, which takes about twenty iterations."""
+        return 20 * self.k * self.rows.X.size
 
     def own(self, rows: Sample, number: int = 0) -> MixtureParameters:
         """As scikit-learn starts on these rows."""
@@ -298,19 +300,20 @@ class _Field:
         self.done = self.failed = self.iterations = 0
         self.problem = ""
 
-    def begin(self, make: Callable[[int], MixtureParameters], number: int) -> list[_Run]:
+    def begin(
+        self, make: Callable[[int], MixtureParameters], number: int, multiplications: int = 0
+    ) -> list[_Run]:
         """Make starts; one that cannot be made is counted and left out."""
 
         def attempt(index: int) -> MixtureParameters | NumericalError:
-            # The limit of OpenMP, which k-means runs on, belongs to the calling thread.
-            with single_threaded():
-                try:
-                    return make(index)
-                except NumericalError as error:
-                    return error
+            try:
+                return make(index)
+            except NumericalError as error:
+                return error
 
+        each = self.pool.map if multiplications > WORTH_THREADS else map
         made = []
-        for index, outcome in enumerate(self.pool.map(attempt, range(number))):
+        for index, outcome in enumerate(each(attempt, range(number))):
             if isinstance(outcome, NumericalError):
                 self._fail(str(outcome))
             else:
@@ -340,31 +343,20 @@ class _Field:
             return []
         first, *others = ranked
         # To move them all took a third of the search and gained nothing (benchmarks/RESULTS.md).
-        better, iterations = moved(
-            rows.X, rows.sample_weight, first.candidate, self.variances, self.reg_covar
-        )
+        expectation = self._expectation(rows)
+        better, iterations = moved(expectation, first.candidate, self.variances, self.reg_covar)
         self.iterations += iterations
         return [_Run(first.kind, better), *others]
 
     def _climb(self, rows: Sample, runs: list[_Run], options: EMOptions) -> list[_Run]:
         """EM of all runs together: small M-steps cost little more for many than for one."""
-        X, sample_weight = rows.X, rows.sample_weight
-
-        def sums(part: Sequence[MixtureParameters]) -> list[SufficientStatistics]:
-            return [sum_statistics(one, X, sample_weight) for one in part]
-
-        def expectation(batch: Sequence[MixtureParameters]) -> list[SufficientStatistics]:
-            if len(batch) * X.shape[0] < _ROWS_WORTH_THREADS:
-                return sums(batch)
-            found: list[Any] = [None] * len(batch)
-            parts = [batch[first :: self.threads] for first in range(self.threads)]
-            for first, part in enumerate(self.pool.map(sums, parts)):
-                found[first :: self.threads] = part
-            return found
-
-        candidates = fit_em(expectation, [one.candidate.parameters for one in runs], options)
+        starts = [one.candidate.parameters for one in runs]
+        candidates = fit_em(self._expectation(rows), starts, options)
         self.iterations += sum(one.n_iter for one in candidates)
         return [_Run(one.kind, c) for one, c in zip(runs, candidates, strict=True)]
+
+    def _expectation(self, rows: Sample) -> ExpectationOn:
+        return ExpectationOn(rows.X, rows.sample_weight, self.pool, self.threads)
 
     def ranked(self, runs: list[_Run]) -> list[_Run]:
         """Best first, without those that broke down."""

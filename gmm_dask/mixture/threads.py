@@ -14,6 +14,9 @@ from contextlib import ExitStack, contextmanager
 
 from threadpoolctl import LibController, ThreadpoolController
 
+#: Multiplications, about 3 ms of them, below which it takes longer to wake other threads.
+WORTH_THREADS = 30_000_000
+
 
 class _Limit:
     """A limit that whoever comes first sets and the last one lifts.

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture as Reference
 from threadpoolctl import threadpool_info
 
@@ -9,9 +10,10 @@ from benchmarks.sets import LADDER, iris
 from gmm_dask import GaussianMixture
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.em import EMOptions
-from gmm_dask.mixture.initialization import GivenParameters, initial_parameters, kmeans_labels
-from gmm_dask.mixture.moves import fit_rows, moved
+from gmm_dask.mixture.em import EMOptions, fit_em
+from gmm_dask.mixture.expectation import ExpectationOn
+from gmm_dask.mixture.initialization import GivenParameters, initial_parameters
+from gmm_dask.mixture.moves import moved
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import (
     PLAIN_ROWS,
@@ -41,6 +43,14 @@ def X():
     return LADDER["overlapping 4x6"].draw(6_000)
 
 
+@pytest.fixture
+def eager(monkeypatch):
+    """Threads take part in the least work."""
+    for module in ("search", "expectation"):
+        monkeypatch.setattr(f"gmm_dask.mixture.{module}.WORTH_THREADS", 0)
+
+
+@pytest.mark.usefixtures("eager")
 def test_the_outcome_does_not_depend_on_the_number_of_threads(X):
     alone, record = run(X, 6, threads=1, whole=True)
     for threads in (2, 5):
@@ -49,17 +59,19 @@ def test_the_outcome_does_not_depend_on_the_number_of_threads(X):
         assert other.log_likelihoods == record.log_likelihoods
 
 
+@pytest.mark.usefixtures("eager")
 def test_k_means_runs_on_one_thread_inside_the_pool(X, monkeypatch):
     """Its bits depend on the threads of OpenMP, whose limit each thread sets for itself."""
     limits = []
+    fit = KMeans.fit
 
-    def spied(*arguments):
+    def spied(*arguments, **keywords):
         limits.extend(
             found["num_threads"] for found in threadpool_info() if found["user_api"] == "openmp"
         )
-        return kmeans_labels(*arguments)
+        return fit(*arguments, **keywords)
 
-    monkeypatch.setattr("gmm_dask.mixture.search.kmeans_labels", spied)
+    monkeypatch.setattr(KMeans, "fit", spied)
     run(X, 6)
     assert set(limits) == {1}
 
@@ -77,7 +89,7 @@ def test_a_whole_sample_ends_no_lower_than_scikit_learns_own_start(X, covariance
     start = initial_parameters(
         X, None, 6, covariance_type, "kmeans", 1e-6, np.random.RandomState(0), GivenParameters()
     )
-    own = fit_rows(X, None, start, EMOptions())
+    (own,) = fit_em(ExpectationOn(X, None), [start], EMOptions())
     _, record = run(X, 6, covariance_type=covariance_type, whole=True)
     assert own.log_likelihood in record.log_likelihoods
     assert record.log_likelihoods[0] >= own.log_likelihood
@@ -133,14 +145,14 @@ def resting(X, labels, covariance_type):
     matrices = np.stack([np.cov(X[labels == c].T, bias=True) for c in range(shares.shape[1])])
     full = MixtureParameters.from_covariances("full", shares.mean(axis=0), means, matrices)
     if covariance_type == "full":
-        return fit_rows(X, None, full, EMOptions(1e-6, 200))
+        return fit_em(ExpectationOn(X, None), [full], EMOptions(1e-6, 200))[0]
     spread = {
         "tied": matrices.mean(axis=0),
         "diag": np.einsum("kdd->kd", matrices),
         "spherical": np.einsum("kdd->k", matrices) / X.shape[1],
     }[covariance_type]
     start = MixtureParameters.from_covariances(covariance_type, full.weights, means, spread)
-    return fit_rows(X, None, start, EMOptions(1e-6, 200))
+    return fit_em(ExpectationOn(X, None), [start], EMOptions(1e-6, 200))[0]
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -154,7 +166,7 @@ def test_a_move_takes_a_wasted_component_to_where_one_is_missing(covariance_type
     stuck = resting(X, wrong, covariance_type)
     right = resting(X, truth, covariance_type)
     assert right.log_likelihood > stuck.log_likelihood + 0.1
-    better, iterations = moved(X, None, stuck, X.var(axis=0), 1e-6)
+    better, iterations = moved(ExpectationOn(X, None), stuck, X.var(axis=0), 1e-6)
     assert better.log_likelihood == pytest.approx(right.log_likelihood, abs=1e-3)
     assert iterations > 0
 
@@ -164,7 +176,7 @@ def test_a_good_mixture_is_left_as_it_is():
     truth = np.repeat(np.arange(3), 1_000)
     X = np.array([[0.0, 0.0], [30.0, 0.0], [0.0, 30.0]])[truth] + random.normal(size=(3_000, 2))
     right = resting(X, truth, "full")
-    kept, _ = moved(X, None, right, X.var(axis=0), 1e-6)
+    kept, _ = moved(ExpectationOn(X, None), right, X.var(axis=0), 1e-6)
     assert kept is right
 
 
