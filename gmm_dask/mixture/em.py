@@ -226,7 +226,7 @@ def _check(parameters: MixtureParameters, statistics: SufficientStatistics) -> N
         )
 
 
-def _maximize_each(
+def maximize_each(
     batch: Sequence[MixtureParameters], sums: Sequence[SufficientStatistics], reg_covar: float
 ) -> list[Maximized | NumericalError]:
     """M-steps of a batch; one that breaks down does not touch the others."""
@@ -244,7 +244,7 @@ def _maximize_each(
     return outcomes
 
 
-def _advanced(
+def advanced(
     candidate: Candidate,
     statistics: SufficientStatistics,
     outcome: Maximized | NumericalError,
@@ -290,10 +290,10 @@ def em_steps(expectation: Expectation, state: EMState, options: EMOptions) -> It
         running = state.running
         batch = [state.candidates[index].parameters for index in running]
         sums = expectation(batch)
-        outcomes = _maximize_each(batch, sums, options.reg_covar)
+        outcomes = maximize_each(batch, sums, options.reg_covar)
         candidates = list(state.candidates)
         for index, statistics, outcome in zip(running, sums, outcomes, strict=True):
-            candidates[index] = _advanced(candidates[index], statistics, outcome, options)
+            candidates[index] = advanced(candidates[index], statistics, outcome, options)
         state = EMState(tuple(candidates), state.iteration + 1)
         yield state
 

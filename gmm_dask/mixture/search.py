@@ -9,13 +9,14 @@ the outcome does not depend on how many threads tried them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from gmm_dask.errors import NumericalError
+from gmm_dask.mixture.acceleration import fit_accelerated
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.criteria import rank
 from gmm_dask.mixture.em import Candidate, EMOptions, fit_em
@@ -208,7 +209,7 @@ def search(
         final_rows = sample.X.shape[0] if whole else effort.final_rows
         rows = sample.head(final_rows, np.random.RandomState(random_state))
         options = EMOptions(effort.final_tol, effort.final_iterations, em.reg_covar)
-        best = field.run(rows, runs, options)
+        best = field.finish(rows, runs, options, keep)
         if whole:
             own = field.begin(lambda number: starts.own(sample), 1)
             best = field.ranked([*best, *field.run(sample, own, em)])
@@ -322,7 +323,16 @@ class _Field:
 
     def run(self, rows: Sample, runs: list[_Run], options: EMOptions) -> list[_Run]:
         """Go on with every run on these rows; those that survive, best first."""
-        finished = self._climb(rows, runs, options)
+        return self._finished(self._climb(rows, runs, options))
+
+    def finish(self, rows: Sample, runs: list[_Run], options: EMOptions, keep: int) -> list[_Run]:
+        """Bring the ``keep`` best runs to rest on these rows; those that survive, best first."""
+        starts = [one.candidate.parameters for one in runs]
+        expectation = self._expectation(rows)
+        candidates = fit_accelerated(expectation, starts, options, self.variances, keep)
+        return self._finished(self._counted(runs, candidates))
+
+    def _finished(self, finished: list[_Run]) -> list[_Run]:
         for one in finished:
             if one.candidate.problem:
                 self._fail(one.candidate.problem)
@@ -351,7 +361,9 @@ class _Field:
     def _climb(self, rows: Sample, runs: list[_Run], options: EMOptions) -> list[_Run]:
         """EM of all runs together: small M-steps cost little more for many than for one."""
         starts = [one.candidate.parameters for one in runs]
-        candidates = fit_em(self._expectation(rows), starts, options)
+        return self._counted(runs, fit_em(self._expectation(rows), starts, options))
+
+    def _counted(self, runs: list[_Run], candidates: Sequence[Candidate]) -> list[_Run]:
         self.iterations += sum(one.n_iter for one in candidates)
         return [_Run(one.kind, c) for one, c in zip(runs, candidates, strict=True)]
 
