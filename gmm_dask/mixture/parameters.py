@@ -89,6 +89,8 @@ class MixtureParameters:
     @cached_property
     def log_weights(self) -> FloatArray:
         """Log π, (k,); −inf for a weight of 0."""
+        if self.weights.all():
+            return np.log(self.weights)
         with np.errstate(divide="ignore"):
             return np.log(self.weights)
 

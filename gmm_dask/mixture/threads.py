@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from threadpoolctl import LibController, ThreadpoolController
 
@@ -65,18 +65,26 @@ def _libraries(api: str) -> tuple[LibController, ...]:
     return tuple(ThreadpoolController().select(user_api=api).lib_controllers)
 
 
-@contextmanager
-def single_threaded() -> Iterator[None]:
+class _SingleThreaded:
+    """A scan or a start of k-means opens one each time: a generator would cost ten times more."""
+
+    def __enter__(self) -> None:
+        _blas.enter(_libraries("blas"))
+        self._openmp: _Limit | None = None
+        if hasattr(sys.modules.get("sklearn.cluster"), "KMeans"):  # and not half imported
+            self._openmp = _of_thread.openmp
+            self._openmp.enter(_libraries("openmp"))
+
+    def __exit__(self, *exception: object) -> None:
+        if self._openmp is not None:
+            self._openmp.leave()
+        _blas.leave()
+
+
+def single_threaded() -> AbstractContextManager[None]:
     """Limit BLAS, and OpenMP on the calling thread, to one thread while the context is open.
 
     Each thread of a pool needs its own. And it reaches only what is loaded: k-means, which
     brings OpenMP, opens it once more after its import.
     """
-    with ExitStack() as limits:
-        _blas.enter(_libraries("blas"))
-        limits.callback(_blas.leave)
-        if hasattr(sys.modules.get("sklearn.cluster"), "KMeans"):  # and not half imported
-            openmp = _of_thread.openmp
-            openmp.enter(_libraries("openmp"))
-            limits.callback(openmp.leave)
-        yield
+    return _SingleThreaded()
