@@ -84,8 +84,11 @@ HEAVY = {"numpy", "scipy", "numba", "dask", "pyarrow", "sklearn", "pydantic", "p
     [
         ("import gmm_dask", HEAVY),
         ("import pipelines.command", HEAVY),
-        # Predictions and the workers of a cluster get by without; a search does not.
-        ("import gmm_dask.steps", {"sklearn", "prefect", "distributed"}),
+        # Predictions and the workers of a cluster get by without.
+        (
+            "import gmm_dask.steps",
+            {"sklearn", "matplotlib", "scipy.optimize", "prefect", "distributed"},
+        ),
     ],
 )
 def test_heavy_imports_are_lazy(statement, heavy):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from gmm_dask.mixture.covariance.base import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -57,6 +56,9 @@ def match(new: MixtureParameters, old: MixtureParameters) -> tuple[Match, ...]:
 
     Where the mixtures have different numbers of components, some have no counterpart.
     """
+    # Imported here: it takes a third of a second, and only a retrain needs it.
+    from scipy.optimize import linear_sum_assignment
+
     distances = bhattacharyya(new, old)
     pairs = zip(*linear_sum_assignment(distances / (1.0 + distances)), strict=True)
     found = []

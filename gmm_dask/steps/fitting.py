@@ -23,7 +23,6 @@ from gmm_dask.events import Notify
 from gmm_dask.mixture.em import EMOptions
 from gmm_dask.mixture.matching import Match, match, matched_ids
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.report.pictures import fit_pictures
 from gmm_dask.steps.inputs import given_parameters
 from gmm_dask.steps.manifest import compose_manifest, fit_key
 from gmm_dask.storage import registry
@@ -224,6 +223,9 @@ def evaluate(
         "next_component_id": next_id,
     }
     model = StoredModel(result.parameters, plan.names, ids, manifest)
+    # Imported here: matplotlib takes half a second, which a prediction does without.
+    from gmm_dask.report.pictures import fit_pictures
+
     pictures = fit_pictures(
         result.survey.sample.head(LOOK_ROWS, np.random.RandomState(0)).X.astype(np.float64),
         plan.names,

@@ -26,6 +26,7 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import StageStarted
+from gmm_dask.report import pictures
 from gmm_dask.storage import atomic, locks, registry
 from gmm_dask.storage.model import verify_model
 from gmm_dask.storage.reader import parquet_chunks
@@ -123,7 +124,7 @@ def in_child(run, run_id, report, chosen=None):
         code = 1
         try:
             steps.fitting.SAVE_SECONDS = 0.0  # after every step, however short
-            steps.fitting.fit_pictures = lambda *arguments: {"picture.png": b"picture"}
+            pictures.fit_pictures = lambda *arguments: {"picture.png": b"picture"}
             points = Points(report.parent, chosen)
             run_all(run, run_id, points)
             report.write_text(json.dumps([points.labels, points.stages]))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gmm_dask import steps
+from gmm_dask.report import pictures
 
 
 @pytest.fixture
@@ -14,4 +14,4 @@ def drawn():
 def _few_pictures(request, monkeypatch):
     """Drawing is most of a small fit's time: only tests that ask for `drawn` do it."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(steps.fitting, "fit_pictures", lambda *arguments: {"none.png": b"-"})
+        monkeypatch.setattr(pictures, "fit_pictures", lambda *arguments: {"none.png": b"-"})

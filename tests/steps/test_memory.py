@@ -14,6 +14,7 @@ from tables import make_run, out_of_core
 from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
 from gmm_dask.events import silent
+from gmm_dask.report import pictures
 
 NAMES = [f"x{j}" for j in range(8)]
 FILE_ROWS = 250_000  # 16 MB
@@ -24,7 +25,7 @@ def run_all(root):
     """A fit that keeps no rows, and a prediction; peak resident bytes after each."""
     from resource import RUSAGE_SELF, getrusage
 
-    steps.fitting.fit_pictures = lambda *arguments: {}
+    pictures.fit_pictures = lambda *arguments: {}
     run = make_run(
         root, input__columns=NAMES, fit__search_rows=2000, fit__max_iter=2, predict__key_columns=[]
     )
