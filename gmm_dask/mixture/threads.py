@@ -36,14 +36,28 @@ class _Limit:
             if self._users == 1:
                 self._before = [(one, one.get_num_threads()) for one in libraries]
                 for one in libraries:
-                    one.set_num_threads(1)
+                    _set_threads(one, 1)
 
     def leave(self) -> None:
         with self._changing:
             self._users -= 1
             if not self._users:
                 for one, threads in self._before:
-                    one.set_num_threads(threads)
+                    _set_threads(one, threads)
+
+
+def _set_threads(library: LibController, threads: int) -> None:
+    """Set a library's threads, from whatever thread of ours.
+
+    Since its version 3.8 threadpoolctl heeds only the thread that was the first to set OpenBLAS's,
+    until it is told that another may; and the last one here need not be the first.
+    """
+    release = getattr(library, "clear_controlling_thread", None)
+    if release is not None:
+        release(force=True)
+    library.set_num_threads(threads)
+    if release is not None:
+        release(force=True)
 
 
 class _OfThread(threading.local):
