@@ -31,8 +31,6 @@ from gmm_dask.mixture.statistics import SufficientStatistics
 
 #: The longest jump, and the shortest that is worth its factorization, in steps of EM.
 _LONGEST, _LEAST = 32.0, 1.5
-#: A run is given up when so many times its latest few iterations would not bring it to the best.
-_HOPELESS, _LATEST = 10, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +57,6 @@ def fit_accelerated(
     parameters: Sequence[MixtureParameters],
     options: EMOptions,
     variances: FloatArray,
-    keep: int = 1,
 ) -> tuple[Candidate, ...]:
     """Run candidates to their ends with jumps between iterations.
 
@@ -67,8 +64,6 @@ def fit_accelerated(
     ----------
     variances
         Of the features, (d,): the units in which a jump is measured.
-    keep
-        So many of the best come to rest; one that cannot become one of them is given up.
     """
     paths = [_Path(candidate) for candidate in start_em(parameters, options).candidates]
     while running := [i for i, one in enumerate(paths) if one.candidate.status is Status.RUNNING]:
@@ -77,7 +72,6 @@ def fit_accelerated(
         outcomes = maximize_each(batch, sums, options.reg_covar)
         for index, statistics, outcome in zip(running, sums, outcomes, strict=True):
             paths[index] = _next(paths[index], statistics, outcome, options, variances)
-        paths = _hopeful(paths, keep)
     return tuple(path.candidate for path in paths)
 
 
@@ -97,7 +91,9 @@ def _next(
         # How much was gained by a jump says nothing of how near the top is.
         options, trail = replace(options, tol=0.0), ()
     after = advanced(before, statistics, outcome, options)
-    if after.status is not Status.RUNNING or after.history[-1].guarded:
+    # Where `reg_covar` makes the likelihood fall, it cannot judge a jump.
+    falling = path.refuge is None and after.log_likelihood < before.log_likelihood
+    if after.status is not Status.RUNNING or falling:
         return _Path(after)
     trail = (*trail, before.parameters)
     if len(trail) < 2:
@@ -129,11 +125,11 @@ def _jump(row: Sequence[MixtureParameters], variances: FloatArray) -> MixturePar
 
 
 def _coordinates(parameters: MixtureParameters, variances: FloatArray) -> FloatArray:
-    """Weights, means and covariances in deviations of the features, (k + kd + kdd,)."""
+    """Weights, means and covariances in deviations of the features, one vector."""
     scale = np.sqrt(np.where(variances > 0, variances, 1.0))  # (d,)
     means = parameters.means / scale
-    matrices = parameters.matrices / (scale[:, None] * scale)  # (k, d, d)
-    return np.concatenate([parameters.weights, means.ravel(), matrices.ravel()])
+    covariances = parameters.covariance.scaled(parameters.covariances, scale)
+    return np.concatenate([parameters.weights, means.ravel(), covariances.ravel()])
 
 
 def _at(row: Sequence[MixtureParameters], alpha: float) -> MixtureParameters:
@@ -154,21 +150,3 @@ def _at(row: Sequence[MixtureParameters], alpha: float) -> MixtureParameters:
         ahead(first.means, second.means, third.means),
         ahead(first.covariances, second.covariances, third.covariances),
     )
-
-
-def _hopeful(paths: list[_Path], keep: int) -> list[_Path]:
-    """End the runs that cannot become one of the ``keep`` best."""
-    if len(paths) <= keep:
-        return paths
-    goal = sorted((path.candidate.log_likelihood for path in paths), reverse=True)[keep - 1]
-
-    def hopeless(candidate: Candidate) -> bool:
-        bounds = candidate.lower_bounds
-        if candidate.status is not Status.RUNNING or len(bounds) <= _LATEST:
-            return False
-        return goal - bounds[-1] > _HOPELESS * (bounds[-1] - bounds[-1 - _LATEST])
-
-    return [
-        _Path(replace(path.candidate, status=Status.MAX_ITER)) if hopeless(path.candidate) else path
-        for path in paths
-    ]

@@ -132,8 +132,11 @@ def _split(
     try:
         one = start_from_responsibilities(own, share[:, None], kind, reg_covar, _FREE)
         alone = sum_statistics(one, own, share).log_likelihood
-        sides = [np.column_stack([half * share, ~half * share]) for half in _halves(own, one)]
-        starts = [start_from_responsibilities(own, x, kind, reg_covar, _FREE) for x in sides]
+        starts = []
+        for half in _halves(own, one):
+            sides = np.column_stack([half * share, ~half * share])  # (r, 2)
+            with suppress(NumericalError):
+                starts.append(start_from_responsibilities(own, sides, kind, reg_covar, _FREE))
         for two in fit_em(ExpectationOn(own, share), starts, options):
             if two.counts is None or two.counts.min() < d + 1:
                 continue

@@ -209,7 +209,7 @@ def search(
         final_rows = sample.X.shape[0] if whole else effort.final_rows
         rows = sample.head(final_rows, np.random.RandomState(random_state))
         options = EMOptions(effort.final_tol, effort.final_iterations, em.reg_covar)
-        best = field.finish(rows, runs, options, keep)
+        best = field.finish(rows, runs, options)
         if whole:
             own = field.begin(lambda number: starts.own(sample), 1)
             best = field.ranked([*best, *field.run(sample, own, em)])
@@ -307,10 +307,12 @@ class _Field:
         """Make starts; one that cannot be made is counted and left out."""
 
         def attempt(index: int) -> MixtureParameters | NumericalError:
-            try:
-                return make(index)
-            except NumericalError as error:
-                return error
+            # BLAS that runs on OpenMP has a limit in each thread.
+            with single_threaded():
+                try:
+                    return make(index)
+                except NumericalError as error:
+                    return error
 
         each = self.pool.map if multiplications > WORTH_THREADS else map
         made = []
@@ -325,11 +327,11 @@ class _Field:
         """Go on with every run on these rows; those that survive, best first."""
         return self._finished(self._climb(rows, runs, options))
 
-    def finish(self, rows: Sample, runs: list[_Run], options: EMOptions, keep: int) -> list[_Run]:
-        """Bring the ``keep`` best runs to rest on these rows; those that survive, best first."""
+    def finish(self, rows: Sample, runs: list[_Run], options: EMOptions) -> list[_Run]:
+        """Bring every run to rest on these rows; those that survive, best first."""
         starts = [one.candidate.parameters for one in runs]
         expectation = self._expectation(rows)
-        candidates = fit_accelerated(expectation, starts, options, self.variances, keep)
+        candidates = fit_accelerated(expectation, starts, options, self.variances)
         return self._finished(self._counted(runs, candidates))
 
     def _finished(self, finished: list[_Run]) -> list[_Run]:

@@ -32,11 +32,11 @@ class _Limit:
 
     def enter(self, libraries: Sequence[LibController]) -> None:
         with self._changing:
-            self._users += 1
-            if self._users == 1:
+            if not self._users:
                 self._before = [(one, one.get_num_threads()) for one in libraries]
                 for one in libraries:
                     _set_threads(one, 1)
+            self._users += 1
 
     def leave(self) -> None:
         with self._changing:
@@ -61,44 +61,55 @@ def _set_threads(library: LibController, threads: int) -> None:
 
 
 class _OfThread(threading.local):
-    """OpenMP's limit, which belongs to the calling thread alone."""
+    """Limits that belong to the calling thread: without and with what k-means brings."""
 
     def __init__(self) -> None:
-        self.openmp = _Limit()
+        self.limits = {False: _Limit(), True: _Limit()}
 
 
-_blas = _Limit()
+_shared = _Limit()
 _of_thread = _OfThread()
 
 
 @functools.cache
-def _libraries(api: str) -> tuple[LibController, ...]:
-    """Find the libraries of a kind; it must not be asked before they are loaded."""
+def _libraries(k_means: bool) -> tuple[tuple[LibController, ...], tuple[LibController, ...]]:
+    """Libraries whose limit is one for the process, and those where each thread has its own.
+
+    The latter are OpenMP, which k-means brings when it is loaded, and BLAS that runs on OpenMP.
+    """
     import scipy.linalg  # noqa: F401
 
-    return tuple(ThreadpoolController().select(user_api=api).lib_controllers)
+    found = ThreadpoolController().lib_controllers
+    own = [
+        one for one in found if "openmp" in (one.user_api, getattr(one, "threading_layer", None))
+    ]
+    return tuple(one for one in found if one not in own), tuple(own)
 
 
 class _SingleThreaded:
     """A scan or a start of k-means opens one each time: a generator would cost ten times more."""
 
     def __enter__(self) -> None:
-        _blas.enter(_libraries("blas"))
-        self._openmp: _Limit | None = None
-        if hasattr(sys.modules.get("sklearn.cluster"), "KMeans"):  # and not half imported
-            self._openmp = _of_thread.openmp
-            self._openmp.enter(_libraries("openmp"))
+        # Not when it is half imported by another thread: what it brings would be missed for good.
+        k_means = hasattr(sys.modules.get("sklearn.cluster"), "KMeans")
+        shared, own = _libraries(k_means)
+        self._own = _of_thread.limits[k_means]
+        self._own.enter(own)
+        try:
+            _shared.enter(shared)
+        except BaseException:
+            self._own.leave()
+            raise
 
     def __exit__(self, *exception: object) -> None:
-        if self._openmp is not None:
-            self._openmp.leave()
-        _blas.leave()
+        _shared.leave()
+        self._own.leave()
 
 
 def single_threaded() -> AbstractContextManager[None]:
     """Limit BLAS, and OpenMP on the calling thread, to one thread while the context is open.
 
-    Each thread of a pool needs its own. And it reaches only what is loaded: k-means, which
-    brings OpenMP, opens it once more after its import.
+    Each thread of a pool needs its own. And it reaches only what is loaded: k-means opens it once
+    more after its import.
     """
     return _SingleThreaded()

@@ -177,3 +177,8 @@ def test_a_value_that_many_rows_share_is_found() -> None:
     assert frequent_values(Sample(X, None), ("a", "b")) == [("b", 7.5, 0.02)]
     X[19:40, 1] = np.arange(21)
     assert frequent_values(Sample(X, None), ("a", "b")) == []
+    just_below = np.random.default_rng(0).normal(size=(2_050, 1))
+    just_below[:20] = 7.5  # 20 of 2,050 are less than 1 %
+    assert frequent_values(Sample(just_below, None), ("a",)) == []
+    just_below[20] = 7.5
+    assert [found[1] for found in frequent_values(Sample(just_below, None), ("a",))] == [7.5]

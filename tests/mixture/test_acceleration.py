@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.sets import MixtureKind
-from gmm_dask.mixture.acceleration import fit_accelerated
+from gmm_dask.mixture.acceleration import _jump, fit_accelerated
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import EMOptions, Status, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
@@ -26,9 +26,8 @@ def start(X, covariance_type, seed=0):
     return wide_start(X, 4, covariance_type, 1e-6, random_state, GivenParameters())
 
 
-def accelerated(X, starts, options, keep=1, expectation=None):
-    expectation = expectation or ExpectationOn(X, None)
-    return fit_accelerated(expectation, starts, options, X.var(axis=0), keep)
+def accelerated(X, starts, options, expectation=None):
+    return fit_accelerated(expectation or ExpectationOn(X, None), starts, options, X.var(axis=0))
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -48,8 +47,27 @@ def test_no_iteration_that_stays_goes_down(X, covariance_type):
     assert (np.diff(found.lower_bounds) >= -1e-12).all()
 
 
-def after_a_jump(X, options, log_likelihood):
-    """A run in its slow part whose third E-step, the first after a jump, says what is given."""
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_units_of_the_features_decide_nothing(X, covariance_type):
+    """Powers of two: the same bits, so the same jumps."""
+    units = np.array([2.0**20, 2.0**-20, 1.0]) if covariance_type != "spherical" else 2.0**20
+    here = start(X, covariance_type)
+    spread = here.covariances * {
+        "full": np.multiply.outer(units, units), "tied": np.multiply.outer(units, units),
+        "diag": np.square(units), "spherical": np.square(units),
+    }[covariance_type]  # fmt: skip
+    there = MixtureParameters.from_covariances(
+        covariance_type, here.weights, here.means * units, spread
+    )
+    options = EMOptions(0.0, 40, 0.0)
+    (one,) = accelerated(X, [here], options)
+    (other,) = accelerated(X * units, [there], options)
+    np.testing.assert_allclose(other.parameters.weights, one.parameters.weights, rtol=1e-9)
+    np.testing.assert_allclose(other.parameters.means, one.parameters.means * units, rtol=1e-7)
+
+
+def after_a_jump(X, options, changed):
+    """A run in its slow part whose third E-step, the first after a jump, is changed."""
     (begun,) = fit_em(ExpectationOn(X, None), [start(X, "full")], EMOptions(0.0, 20))
     asked, said = [], []
 
@@ -57,8 +75,8 @@ def after_a_jump(X, options, log_likelihood):
         asked.append(batch[0])
         (found,) = ExpectationOn(X, None)(batch)
         if len(asked) == 3:
-            found = replace(found, log_likelihood=log_likelihood(said[-1]))
-        said.append(found.log_likelihood)
+            found = changed(found, said[-1])
+        said.append(found)
         return [found]
 
     (found,) = accelerated(X, [begun.parameters], options, expectation=spied)
@@ -67,37 +85,52 @@ def after_a_jump(X, options, log_likelihood):
     return found, asked, plain
 
 
-def test_a_jump_that_lands_lower_is_taken_back(X):
+def lower(found, before):
+    return replace(found, log_likelihood=before.log_likelihood - 1.0)
+
+
+def broken(found, before):
+    return replace(found, residual_products=found.residual_products * np.nan)
+
+
+@pytest.mark.parametrize("changed", [lower, broken])
+def test_a_jump_that_lands_lower_or_nowhere_is_taken_back(X, changed):
     """The next E-step is where EM itself would have gone."""
-    found, asked, plain = after_a_jump(X, EMOptions(0.0, 4), lambda before: before - 1.0)
+    found, asked, plain = after_a_jump(X, EMOptions(0.0, 4), changed)
     assert asked[3].digest == plain.parameters.digest
     assert (found.n_iter, found.status) == (4, Status.MAX_ITER)
     assert found.lower_bounds[2] == found.lower_bounds[1] < found.lower_bounds[3]
 
 
 def test_a_jump_that_gains_nothing_is_no_sign_of_rest(X):
-    found, asked, _ = after_a_jump(X, EMOptions(1e-9, 4), lambda before: before)
+    def same(found, before):
+        return replace(found, log_likelihood=before.log_likelihood)
+
+    found, asked, _ = after_a_jump(X, EMOptions(1e-9, 4), same)
     assert found.lower_bounds[2] == found.lower_bounds[1]
     assert len(asked) == 4
 
 
-def test_a_run_that_cannot_become_the_best_is_given_up(X):
-    far = np.concatenate([X, X + 40.0])
-    means = np.array([[0.0, 0, 0], [40.0, 40, 40], [0.5, 0, 0], [40.0, 40, 41]])
-    good = MixtureParameters.from_covariances(
-        "full", np.full(4, 0.25), means, np.stack([np.cov(X.T)] * 4)
-    )
-    bad = MixtureParameters.from_covariances(
-        "full", np.full(4, 0.25), means[[0, 2, 0, 2]] + 20.0, np.stack([400 * np.eye(3)] * 4)
-    )
-    options = EMOptions(1e-9, 400)
-    one, given_up = accelerated(far, [good, bad], options)
-    best, second, _ = accelerated(far, [good, bad, bad], options, keep=2)
-    assert one.parameters.digest == best.parameters.digest
-    assert given_up.status is Status.MAX_ITER
-    assert given_up.n_iter < second.n_iter
-    wanted = accelerated(far, [good, bad], options, keep=3)
-    assert [run.n_iter for run in wanted] == [best.n_iter, second.n_iter]
+def test_where_the_floor_makes_the_likelihood_fall_there_are_no_jumps(X):
+    options = EMOptions(0.0, 6, 0.5)
+    (first,) = fit_em(ExpectationOn(X, None), [start(X, "full")], EMOptions(1e-7, 500, 0.0))
+    (plain,) = fit_em(ExpectationOn(X, None), [first.parameters], options)
+    assert (np.diff(plain.lower_bounds) < 0).all()
+    (found,) = accelerated(X, [first.parameters], options)
+    assert found.parameters.digest == plain.parameters.digest
+
+
+def test_a_jump_too_far_is_shortened_until_it_is_a_mixture(X):
+    """A weight that falls by almost the same at each step would be negative after 32 of them."""
+    first = start(X, "full")
+
+    def weighing(weight):
+        rest = (1.0 - weight) / 3
+        return replace(first, weights=np.array([weight, rest, rest, rest]))
+
+    ahead = _jump([weighing(0.1), weighing(0.09), weighing(0.0801)], X.var(axis=0))
+    assert 0 < ahead.weights[0] < 0.0801
+    assert ahead.weights.sum() == pytest.approx(1.0, abs=1e-15)
 
 
 def test_a_run_that_breaks_down_leaves_the_others_alone(X):
@@ -108,7 +141,7 @@ def test_a_run_that_breaks_down_leaves_the_others_alone(X):
     means[0] = rows[-1]
     doomed = MixtureParameters.from_covariances("full", fine.weights, means, fine.covariances)
     options = EMOptions(1e-4, 50, 0.0)
-    broken, found = accelerated(rows, [doomed, fine], options, keep=2)
+    broken, found = accelerated(rows, [doomed, fine], options)
     (alone,) = accelerated(rows, [fine], options)
     assert broken.status is Status.ILL_CONDITIONED
     assert "component 0" in broken.problem

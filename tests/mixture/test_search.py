@@ -13,7 +13,7 @@ from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import EMOptions, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import GivenParameters, initial_parameters
-from gmm_dask.mixture.moves import moved
+from gmm_dask.mixture.moves import _split, moved
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import (
     PLAIN_ROWS,
@@ -169,6 +169,17 @@ def test_a_move_takes_a_wasted_component_to_where_one_is_missing(covariance_type
     better, iterations = moved(ExpectationOn(X, None), stuck, X.var(axis=0), 1e-6)
     assert better.log_likelihood == pytest.approx(right.log_likelihood, abs=1e-3)
     assert iterations > 0
+
+
+def test_a_cut_without_covariance_does_not_lose_the_other():
+    """The core of these rows is one repeated value; across the middle they come apart."""
+    random = np.random.default_rng(0)
+    sides = [random.normal(centre, 1, (300, 1)) for centre in (-5, 5)]
+    X = np.asfortranarray(np.concatenate([np.zeros((800, 1)), *sides]))
+    one = MixtureParameters.from_covariances("full", [1.0], [[X.mean()]], [[[X.var()]]])
+    gain, halves = _split(X, np.ones(len(X)), one, 0.0)
+    assert gain > 100
+    assert halves.n_components == 2
 
 
 def test_a_good_mixture_is_left_as_it_is():

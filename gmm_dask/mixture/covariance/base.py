@@ -50,9 +50,10 @@ def belonging(X: RowsArray, shares: FloatArray) -> tuple[RowsArray, FloatArray]:
     Most starts put each row into one component: then the others need not look at it.
     """
     own = np.flatnonzero(shares)
-    if len(own) == len(shares):
+    if 2 * len(own) > len(shares):  # a copy would cost more than it saves
         return X, shares
-    return X.T.take(own, axis=1).T, shares[own]  # feature-major
+    rows = X.T.take(own, axis=1).T if X.flags.f_contiguous else X[own]  # (m, d)
+    return rows, shares[own]
 
 
 class CovarianceType(ABC):
@@ -105,6 +106,10 @@ class CovarianceType(ABC):
     @abstractmethod
     def matrices(self, covariances: FloatArray, k: int, d: int) -> FloatArray:
         """Each component's covariance as a full matrix, (k, d, d)."""
+
+    @abstractmethod
+    def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
+        """Σ of features divided by ``scale`` (d,), of the type's shape."""
 
     def reorder(self, values: FloatArray, order: npt.NDArray[np.intp]) -> FloatArray:
         """Covariances, factors or precisions with the components in another order."""

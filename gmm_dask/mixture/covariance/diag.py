@@ -75,6 +75,10 @@ class Diag(CovarianceType):
         """Return the variances on diagonals, (k, d, d)."""
         return covariances[:, :, None] * np.eye(d)
 
+    def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
+        """σ² / s²."""
+        return covariances / np.square(scale)
+
     def estimate(
         self,
         X: RowsArray,

@@ -1,7 +1,7 @@
 """Cholesky factors and their inverses, many small matrices in one call.
 
-An M-step is little else. numpy inverts a triangle as if it were full, which takes eight times as
-long at d = 16, and it ends a whole stack with an exception where one matrix has no factor.
+An M-step is little else. numpy inverts a triangle as if it were full, which takes several times
+as long, and it ends a whole stack with an exception where one matrix has no factor.
 """
 
 from __future__ import annotations

@@ -79,6 +79,10 @@ class Full(CovarianceType):
         """Return the covariances themselves, (k, d, d)."""
         return covariances
 
+    def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
+        """Σᵢⱼ / sᵢsⱼ."""
+        return covariances / (scale[:, None] * scale)
+
     def estimate(
         self,
         X: RowsArray,

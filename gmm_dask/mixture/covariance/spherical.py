@@ -76,6 +76,10 @@ class Spherical(CovarianceType):
         """Return the variance on each diagonal, (k, d, d)."""
         return covariances[:, None, None] * np.eye(d)
 
+    def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
+        """σ² / s², averaged over features."""
+        return covariances * np.mean(1.0 / np.square(scale))
+
     def estimate(
         self,
         X: RowsArray,

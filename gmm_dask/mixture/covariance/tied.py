@@ -81,6 +81,10 @@ class Tied(CovarianceType):
         """Return the covariance k times, (k, d, d)."""
         return np.broadcast_to(covariances, (k, d, d)).copy()
 
+    def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
+        """Σᵢⱼ / sᵢsⱼ."""
+        return covariances / (scale[:, None] * scale)
+
     def estimate(
         self,
         X: RowsArray,

@@ -1,0 +1,56 @@
+"""Cholesky factors and inverses of many small matrices, against numpy's."""
+
+import numpy as np
+import pytest
+
+from gmm_dask.mixture.covariance.factors import cholesky, inverse_of_lower
+
+
+def definite(m, d, condition=10.0):
+    """Symmetric matrices with eigenvalues from 1 to the condition."""
+    random = np.random.default_rng(d)
+    axes = np.linalg.qr(random.normal(size=(m, d, d)))[0]
+    matrices = (axes * np.geomspace(1.0, condition, d)) @ axes.mT
+    return 0.5 * (matrices + matrices.mT)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 8, 17])
+@pytest.mark.parametrize("condition", [1.0, 1e6, 1e12])
+def test_factors_and_inverses_are_as_exact_as_numpys(d, condition):
+    matrices = definite(5, d, condition)
+    lower, positive = cholesky(matrices)
+    assert positive.all()
+    np.testing.assert_array_equal(np.triu(lower, 1), 0.0)
+    np.testing.assert_allclose(lower @ lower.mT, matrices, rtol=0, atol=1e-14 * condition)
+    inverse = inverse_of_lower(lower)
+    np.testing.assert_array_equal(np.triu(inverse, 1), 0.0)
+    theirs = np.abs(np.linalg.inv(lower) @ lower - np.eye(d)).max()
+    assert np.abs(inverse @ lower - np.eye(d)).max() <= 4 * theirs + 1e-14
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0, 0.0])
+def test_one_without_a_factor_is_named_and_the_others_have_theirs(bad):
+    matrices = definite(4, 3)
+    expected = np.linalg.cholesky(matrices)
+    matrices[2, 1, 1] = bad
+    lower, positive = cholesky(matrices)
+    assert positive.tolist() == [True, True, False, True]
+    np.testing.assert_allclose(lower[positive], expected[positive], atol=1e-15)
+
+
+def test_any_layout_of_the_matrices_is_read_alike():
+    matrices = definite(3, 4)
+    expected = cholesky(matrices)[0]
+    frozen = matrices.copy()
+    frozen.flags.writeable = False
+    for laid_out in (np.asfortranarray(matrices), matrices.mT, frozen, matrices[::-1][::-1]):
+        np.testing.assert_array_equal(cholesky(laid_out)[0], expected)
+        np.testing.assert_array_equal(
+            inverse_of_lower(cholesky(laid_out)[0]), inverse_of_lower(expected)
+        )
+
+
+def test_of_none_there_are_none():
+    lower, positive = cholesky(np.empty((0, 3, 3)))
+    assert lower.shape == (0, 3, 3)
+    assert positive.shape == (0,)
