@@ -58,3 +58,6 @@ def client(prefect_server):
 
     with get_client(sync_client=True) as client:
         yield client
+        # A schedule that a failed test leaves would keep the server busy for all that follow.
+        for deployment in client.read_deployments():
+            client.delete_deployment(deployment.id)
