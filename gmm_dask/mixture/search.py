@@ -178,7 +178,7 @@ def search(
     keep
         Mixtures wanted (``n_init``).
     threads
-        Starts tried at the same time; the outcome does not depend on it.
+        Threads that share the E-steps; the outcome does not depend on their number.
     whole
         Whether the sample holds all rows. Then the start that scikit-learn would make of them is
         among the finalists and runs to ``em.tol``: the search ends no lower than scikit-learn.
