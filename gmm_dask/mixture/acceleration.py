@@ -16,6 +16,7 @@ import numpy as np
 
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.criteria import deviations
 from gmm_dask.mixture.em import (
     Candidate,
     EMOptions,
@@ -126,7 +127,7 @@ def _jump(row: Sequence[MixtureParameters], variances: FloatArray) -> MixturePar
 
 def _coordinates(parameters: MixtureParameters, variances: FloatArray) -> FloatArray:
     """Weights, means and covariances in deviations of the features, one vector."""
-    scale = np.sqrt(np.where(variances > 0, variances, 1.0))  # (d,)
+    scale = deviations(variances)  # (d,)
     means = parameters.means / scale
     covariances = parameters.covariance.scaled(parameters.covariances, scale)
     return np.concatenate([parameters.weights, means.ravel(), covariances.ravel()])

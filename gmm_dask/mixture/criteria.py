@@ -74,7 +74,7 @@ def health(
         Of the features over all rows, (d,).
     """
     k, d = parameters.means.shape
-    scale = np.sqrt(np.where(variances > 0, variances, 1.0))  # (d,)
+    scale = deviations(variances)
     scaled = parameters.matrices / (scale[:, None] * scale)  # (k, d, d)
     both = np.concatenate([scaled, parameters.matrices])  # (2k, d, d)
     smallest_share, smallest = np.linalg.eigvalsh(both)[:, 0].reshape(2, k)
@@ -82,6 +82,11 @@ def health(
     collapsed = (smallest_share < COLLAPSE_SHARE) | (smallest <= 1.01 * reg_covar)
     starved = np.zeros(k, dtype=bool) if counts is None else counts < d + 1
     return Health(collapsed, starved)
+
+
+def deviations(variances: FloatArray) -> FloatArray:
+    """Units of the features, (d,): a constant one is left as it is."""
+    return np.sqrt(np.where(variances > 0, variances, 1.0))
 
 
 def rank(candidates: tuple[Candidate, ...], variances: FloatArray, reg_covar: float) -> list[int]:

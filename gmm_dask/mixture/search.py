@@ -18,7 +18,7 @@ import numpy as np
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.acceleration import fit_accelerated
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
-from gmm_dask.mixture.criteria import rank
+from gmm_dask.mixture.criteria import deviations, rank
 from gmm_dask.mixture.em import Candidate, EMOptions, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import (
@@ -384,5 +384,4 @@ class _Field:
 
 def _standardised(sample: Sample, variances: FloatArray) -> RowsArray:
     """Rows with unit variances: only k-means, which has no covariances, needs them."""
-    scale = np.sqrt(np.where(variances > 0, variances, 1.0))
-    return (sample.X - sample.X.mean(axis=0, dtype=np.float64)) / scale  # (m, d)
+    return (sample.X - sample.X.mean(axis=0, dtype=np.float64)) / deviations(variances)  # (m, d)

@@ -65,7 +65,7 @@ def model_files(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "run.json"}
 
 
-def eventually(look, deadline=400.0):
+def eventually(look, deadline=180.0):
     """What ``look`` returns once that is true: the server writes some things a little later."""
     end = time.monotonic() + deadline
     while not (found := look()):
