@@ -212,33 +212,8 @@ def _statistics(  # type: ignore[no-untyped-def]
 ):
     wide()
     k, d = means.shape
-    shifts = np.empty((k, d))
-    centre = _central(means, factors, shifts)
-    parameters = (constants, means, factors, centre, shifts)
-    sums = (counts, residual_sums, residual_products)
-    near = largest(shifts) <= _NEAR
-    while True:
-        log_likelihood = _pass(source, sample_weight, parameters, sums, near)
-        if not near or _unshift(counts, residual_sums, shifts, residual_products):
-            mirror(residual_products)
-            return log_likelihood
-        near = False
-        fill(counts, 0.0, 0)
-        fill(residual_sums.reshape(k * d), 0.0, 0)
-        fill(residual_products.reshape(d * d), 0.0, 0)
-
-
-@inlined
-def _pass(source, sample_weight, parameters, sums, near):  # type: ignore[no-untyped-def]
-    """Add up all rows: whitened once about the centre if near, else once for each component."""
-    wide()
-    constants, means, factors, centre, shifts = parameters
-    counts, residual_sums, residual_products = sums
-    k, d = means.shape
     tile = aligned(d * ROWS)
     residuals = aligned(d * ROWS)
-    parts = 1 if near else k
-    whitened = aligned_rows(parts, d * ROWS)
     log_joint = aligned_rows(k, ROWS)
     squares = aligned_rows(k, ROWS)
     room = aligned(ROWS)
@@ -246,32 +221,46 @@ def _pass(source, sample_weight, parameters, sums, near):  # type: ignore[no-unt
     largest_mean = largest(means)
     largest_factor = largest(factors)
     weights = aligned(ROWS)
-    log_likelihood = 0.0
-    totals = np.zeros(d)
-    for start in range(0, source.n, ROWS):
-        rows = min(ROWS, source.n - start)
-        magnitude = load_tile(tile, source, start, rows)
-        clip_far(tile, magnitude, largest_mean, largest_factor)
-        load_weights(weights, sample_weight, start, rows)
-        # Each part of a kernel is called at one place: it is compiled for each place anew.
-        for c in range(parts):
-            origin = centre if near else means[c]
-            whiten(tile, origin, factors, residuals, whitened[c], squares[c])
-        if near:
-            distances(whitened[0], shifts, squares)
-        for c in range(k):
-            joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
-        normalise(log_joint, weights, top, room)
-        log_likelihood += dot(weights, top)
-        if near:
-            add_residuals(whitened[0], shifts, log_joint, residual_sums)
-        for c in range(parts):
-            shares = weights if near else log_joint[c]
-            sums_of_part = totals if near else residual_sums[c]
-            add_products(whitened[c], shares, residuals, sums_of_part, residual_products)
-        for c in range(k):
-            counts[c] += sum_of(log_joint[c])
-    return log_likelihood
+    shifts = np.empty((k, d))
+    centre = _central(means, factors, shifts)
+    near = largest(shifts) <= _NEAR
+    # All rows are added up: whitened once about the centre if near, else once for each component.
+    # One pass, written out here: as a function of its own it would be compiled twice.
+    while True:
+        parts = 1 if near else k
+        whitened = aligned_rows(parts, d * ROWS)
+        totals = np.zeros(d)
+        log_likelihood = 0.0
+        for start in range(0, source.n, ROWS):
+            rows = min(ROWS, source.n - start)
+            magnitude = load_tile(tile, source, start, rows)
+            clip_far(tile, magnitude, largest_mean, largest_factor)
+            load_weights(weights, sample_weight, start, rows)
+            # Each part of a kernel is called at one place: it is compiled for each place anew.
+            for c in range(parts):
+                origin = centre if near else means[c]
+                whiten(tile, origin, factors, residuals, whitened[c], squares[c])
+            if near:
+                distances(whitened[0], shifts, squares)
+            for c in range(k):
+                joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
+            normalise(log_joint, weights, top, room)
+            log_likelihood += dot(weights, top)
+            if near:
+                add_residuals(whitened[0], shifts, log_joint, residual_sums)
+            for c in range(parts):
+                shares = weights if near else log_joint[c]
+                sums_of_part = totals if near else residual_sums[c]
+                add_products(whitened[c], shares, residuals, sums_of_part, residual_products)
+            for c in range(k):
+                counts[c] += sum_of(log_joint[c])
+        if not near or _unshift(counts, residual_sums, shifts, residual_products):
+            mirror(residual_products)
+            return log_likelihood
+        near = False
+        fill(counts, 0.0, 0)
+        fill(residual_sums.reshape(k * d), 0.0, 0)
+        fill(residual_products.reshape(d * d), 0.0, 0)
 
 
 @kernel("prediction kernel of the tied covariance")
