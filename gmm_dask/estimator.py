@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -19,7 +20,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from gmm_dask.chunked.array import array_chunks, predict_array
 from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, evaluate
-from gmm_dask.chunked.fit import fit, memory_scanner
+from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
@@ -163,8 +164,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         with self._scanner(X, sample_weight, client) as scanner:
             start = self._last_parameters() if self.warm_start else ()
             result = fit(scanner, self._options(), start=start)
-            rows = memory_scanner(result.survey) if result.in_memory else scanner
-            (record,) = evaluate(rows, [result.parameters])
+            (record,) = evaluate(scanner, [result.parameters], result.survey)
             self.scans_ = scanner.scans
         self._keep(result)
         self.log_likelihood_ = record.mean_log_likelihood
@@ -222,6 +222,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         noise = random.standard_normal((n_samples, parameters.n_features))
         X = parameters.means[labels] + np.einsum("nij,nj->ni", lower[labels], noise)  # (n, d)
         return X, labels
+
+    @classmethod
+    @cache
+    def _get_param_names(cls) -> list[str]:
+        """As scikit-learn finds them, which reads the signature anew for every fit."""
+        names: list[str] = super()._get_param_names()
+        return names
 
     def _log_likelihood(self, X: Any) -> tuple[float, int]:
         """Log p(X), nats, and the number of rows, which a dask array need not know."""
@@ -301,9 +308,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
             source = source_of(X) if sample_weight is None else None
             chunks = source or array_chunks(X, sample_weight)
-            self.n_features_in_ = len(chunks.columns)
-            if hasattr(self, "feature_names_in_"):
-                del self.feature_names_in_
+            self._features_without_names(len(chunks.columns))
             scanner = Scanner(chunks, _executor(client), notify)
             # Rows of unknown number were counted by computing every block.
             scanner.scans = int(source is None and any(np.isnan(X.chunks[0])))
@@ -313,9 +318,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 "client is for dask arrays: an array in memory is scanned by threads here; leave "
                 "it out, or give dask.array.from_array(X)"
             )
-        rows: RowsArray = validate_data(
-            self, X, dtype=[np.float64, np.float32], ensure_min_samples=1
-        )
+        rows = self._rows(X)
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(
@@ -329,6 +332,22 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         )
         chunks = MemoryChunks(rows, weights, group_rows(rows.shape[0]), columns)
         return Scanner(chunks, Threads(), notify)
+
+    def _rows(self, X: Any) -> RowsArray:
+        """Rows of a fit as an array; whether they are finite is seen by the survey."""
+        if type(X) is np.ndarray and X.ndim == 2 and X.size and X.dtype in (np.float64, np.float32):
+            # There is nothing to convert, and to look for it takes longer than a small scan.
+            self._features_without_names(X.shape[1])
+            return X
+        rows: RowsArray = validate_data(
+            self, X, dtype=[np.float64, np.float32], ensure_all_finite=False
+        )
+        return rows
+
+    def _features_without_names(self, d: int) -> None:
+        self.n_features_in_ = d
+        if hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
 
     def _printer(self) -> Notify:
         if not self.verbose:

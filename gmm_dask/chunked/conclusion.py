@@ -16,8 +16,15 @@ from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
 
 
-def conclude(scanner: Scanner, state: FitState, options: FitOptions, in_memory: bool) -> FitResult:
+def conclude(
+    scanner: Scanner,
+    state: FitState,
+    options: FitOptions,
+    start: tuple[MixtureParameters, ...] = (),
+) -> FitResult:
     """Choose the best candidate, put its components in order, and say what is wrong with it.
+
+    ``start`` is what the caller wanted polished.
 
     Raises
     ------
@@ -52,8 +59,8 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions, in_memory: 
         state.search,
         judged,
         scanner.scans,
-        in_memory,
         tuple(_warnings(scanner, state.survey, best, judged, options)),
+        start,
     )
 
 
@@ -69,7 +76,7 @@ def _warnings(
     sentences = []
     variances: FloatArray = found.variances
     reg_covar = options.em.reg_covar
-    for column, variance in zip(columns, variances, strict=True):
+    for column, variance in zip(columns, variances.tolist(), strict=True):
         if variance > 0 and reg_covar > 1e-3 * variance:
             sentences.append(
                 f"reg_covar {reg_covar:g} is {reg_covar / variance:.2g} times the variance of "

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import InputError
-from gmm_dask.mixture.assignment import Assignment, assign
+from gmm_dask.mixture.assignment import LEAST_SLICE_ROWS, Assignment, assign
 from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.covariance.tally import tally
 from gmm_dask.mixture.parameters import MixtureParameters
 
 #: Bins of the density histogram; the resolution of a quantile is a bin's width.
@@ -83,18 +85,19 @@ class DensityRecord:
         Linear within a bin of DEPTH/BINS ≈ 0.015 nats; from the lowest value to the floor where
         the row lies below the histogram.
         """
-        cumulated = np.cumsum(self.bins)
+        occupied = np.flatnonzero(self.bins)
+        cumulated = np.cumsum(self.bins[occupied])
         target = share * cumulated[-1]
-        index = int(np.searchsorted(cumulated, target))
-        index = min(index, BINS - 1)
+        place = min(int(np.searchsorted(cumulated, target)), len(occupied) - 1)
+        index = int(occupied[place])
         width = DEPTH / BINS
         low = self.ceiling - DEPTH + index * width
         if index == 0:
             low = min(self.lowest, low)
         high = self.ceiling - DEPTH + (index + 1) * width
-        before = cumulated[index] - self.bins[index]
-        within = (target - before) / self.bins[index] if self.bins[index] > 0 else 0.0
-        return float(np.clip(low + within * (high - low), self.lowest, self.highest))
+        before = cumulated[place] - self.bins[index]
+        within = (target - before) / self.bins[index]
+        return float(min(max(low + within * (high - low), self.lowest), self.highest))
 
     def share_below(self, log_density: float) -> float:
         """Share of the weight below a log-density: the inverse of `quantile`."""
@@ -135,32 +138,29 @@ def density_record(
     assigned: Assignment, sample_weight: FloatArray | None, k: int, ceiling: float
 ) -> DensityRecord:
     """Sum up an assignment of rows."""
-    densities: FloatArray = assigned.log_densities
-    m = len(densities)
-    weighted = densities if sample_weight is None else densities * sample_weight
-    slots = ((densities - (ceiling - DEPTH)) * (BINS / DEPTH)).clip(0, BINS - 1)
+    occupancy, bins, sums = tally(
+        assigned.labels,
+        assigned.log_densities,
+        sample_weight,
+        k,
+        BINS,
+        ceiling - DEPTH,
+        DEPTH / BINS,
+    )
+    weight, log_likelihood, lowest, highest = sums.tolist()
     return DensityRecord(
-        rows=m,
-        weight=float(m if sample_weight is None else sample_weight.sum()),
-        log_likelihood=float(weighted.sum()),
-        occupancy=_count(assigned.labels, sample_weight, k),
-        lowest=float(densities.min(initial=np.inf)),
-        highest=float(densities.max(initial=-np.inf)),
-        bins=_count(slots.astype(np.int32), sample_weight, BINS),
-        ceiling=ceiling,
+        len(assigned.labels), weight, log_likelihood, occupancy, lowest, highest, bins, ceiling
     )
 
 
-def _count(slots: npt.NDArray[np.int32], sample_weight: FloatArray | None, size: int) -> FloatArray:
-    return np.bincount(slots, weights=sample_weight, minlength=size).astype(np.float64)
-
-
-def evaluate_rows(rows: Rows, mixtures: tuple[MixtureParameters, ...]) -> EvaluationBatch:
+def evaluate_rows(
+    rows: Rows, mixtures: tuple[MixtureParameters, ...], threads: int = 1
+) -> EvaluationBatch:
     """Evaluate mixtures on one chunk."""
     return EvaluationBatch(
         tuple(
             density_record(
-                assign(mixture, rows.values),
+                assign(mixture, rows.values, threads=threads),
                 rows.sample_weight,
                 mixture.n_components,
                 density_ceiling(mixture),
@@ -170,6 +170,16 @@ def evaluate_rows(rows: Rows, mixtures: tuple[MixtureParameters, ...]) -> Evalua
     )
 
 
-def evaluate(scanner: Scanner, mixtures: Sequence[MixtureParameters]) -> tuple[DensityRecord, ...]:
-    """How mixtures describe all rows: one scan for all of them together."""
+def evaluate(
+    scanner: Scanner, mixtures: Sequence[MixtureParameters], found: Survey | None = None
+) -> tuple[DensityRecord, ...]:
+    """How mixtures describe all rows: one scan for all of them together.
+
+    No scan where ``found``, the survey of these rows, holds all of them in its sample.
+    """
+    if found is not None and found.in_memory:
+        sample = found.sample
+        rows = Rows(sample.X, sample.sample_weight, 0, 0)
+        threads = available_cores() if found.rows > LEAST_SLICE_ROWS else 1
+        return evaluate_rows(rows, tuple(mixtures), threads).records
     return scanner.reduce(evaluate_rows, tuple(mixtures), "evaluate").records

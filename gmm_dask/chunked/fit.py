@@ -10,27 +10,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
 
 from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
-from gmm_dask.chunked.rows import MemoryChunks, Rows
-from gmm_dask.chunked.scan import Scanner, group_rows
-from gmm_dask.chunked.survey import Survey, survey
-from gmm_dask.chunked.threads import Threads, available_cores
+from gmm_dask.chunked.rows import Rows
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.survey import survey
+from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import IterationFinished, Notify, StageAdvanced, StageFinished, StageStarted
-from gmm_dask.mixture.em import EMState, em_steps, start_em
+from gmm_dask.mixture.em import EMState, Expectation, em_steps, start_em
+from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
 from gmm_dask.mixture.initialization import (
     check_given,
     given_start,
     initial_parameters,
+    seeded,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import Sample, SearchRecord, effort_for, search, worth_searching
-from gmm_dask.mixture.statistics import StatisticsBatch, SufficientStatistics, sum_statistics
+from gmm_dask.mixture.statistics import StatisticsBatch, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
 
 logger = logging.getLogger("gmm_dask")
@@ -87,9 +91,8 @@ def fit(
         if not state.starts:
             state = _starts(scanner, state, options, tuple(start), search_too)
             save(state)
-        state, in_memory = _polish(scanner, state, options, save)
-    result = conclude(scanner, state, options, in_memory)
-    return replace(result, start=tuple(start))
+        state = _polish(scanner, state, options, save)
+    return conclude(scanner, state, options, tuple(start))
 
 
 def _survey(scanner: Scanner, options: FitOptions, looking: bool) -> FitState:
@@ -127,8 +130,7 @@ def _starts(
         ):
             found = _plain_starts(sample, options)
         else:
-            whole = len(state.survey.draw.numbers) == state.survey.rows
-            found, record = _search(scanner.notify, sample, options, whole)
+            found, record = _search(scanner.notify, sample, options, state.survey.in_memory)
     fresh = (True,) * len(found) + (False,) * len(start)
     return replace(state, starts=(*found, *start), fresh=fresh, search=record, scans=scanner.scans)
 
@@ -147,7 +149,7 @@ def _positive(sample: Sample, k: int) -> Sample:
 
 
 def _plain_starts(sample: Sample, options: FitOptions) -> tuple[MixtureParameters, ...]:
-    random_state = np.random.RandomState(options.random_state)
+    random_state = seeded(options.random_state)
     return tuple(
         initial_parameters(
             sample.X,
@@ -202,37 +204,30 @@ def sum_batch(rows: Rows, parameters: tuple[MixtureParameters, ...]) -> Statisti
 
 def _polish(
     scanner: Scanner, state: FitState, options: FitOptions, save: Callable[[FitState], None]
-) -> tuple[FitState, bool]:
-    found = state.survey
-    in_memory = len(found.draw.numbers) == found.rows
-    rows = memory_scanner(found) if in_memory else scanner
-
-    def expectation(parameters: Sequence[MixtureParameters]) -> Sequence[SufficientStatistics]:
-        return rows.reduce(sum_batch, tuple(parameters), "polish").statistics
-
+) -> FitState:
     first = state.em or start_em(state.starts, options.em)
     state = replace(state, em=first)
-    began = time.perf_counter()
-    for em in em_steps(expectation, first, options.em):
-        state = replace(state, em=em, scans=scanner.scans)
-        save(state)
-        _tell(scanner.notify, em, found.rows, time.perf_counter() - began)
+    with ExitStack() as stack:
+        expectation = _expectation(scanner, state, stack)
         began = time.perf_counter()
-    if in_memory:
-        rows.close()
-    return state, in_memory
+        for em in em_steps(expectation, first, options.em):
+            state = replace(state, em=em, scans=scanner.scans)
+            save(state)
+            _tell(scanner.notify, em, state.survey.rows, time.perf_counter() - began)
+            began = time.perf_counter()
+    return state
 
 
-def memory_scanner(found: Survey) -> Scanner:
-    """Scan the sample instead of the input: for a survey whose sample holds all rows."""
-    sample = found.sample
-    chunks = MemoryChunks(
-        sample.X,
-        sample.sample_weight,
-        group_rows(found.rows),
-        tuple(f"x{number}" for number in range(sample.X.shape[1])),
-    )
-    return Scanner(chunks, Threads())
+def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expectation:
+    """A scan for each E-step, or none where the sample holds all rows."""
+    if not state.survey.in_memory:
+        return lambda batch: scanner.reduce(sum_batch, tuple(batch), "polish").statistics
+    sample = state.survey.sample
+    if sample.X.shape[0] <= PIECE_ROWS:
+        return ExpectationOn(sample.X, sample.sample_weight)
+    threads = available_cores()
+    pool = stack.enter_context(ThreadPoolExecutor(threads))
+    return ExpectationOn(sample.X, sample.sample_weight, pool, threads)
 
 
 def _tell(notify: Notify, em: EMState, rows: int, seconds: float) -> None:

@@ -101,8 +101,6 @@ class FitResult:
         Which components collapsed or starved.
     scans
         Readings of all rows so far.
-    in_memory
-        Whether the polish ran on rows held in memory, so that it read nothing.
     warnings
         Sentences that a person should read.
     start
@@ -116,9 +114,13 @@ class FitResult:
     search: SearchRecord | None
     health: Health
     scans: int
-    in_memory: bool
     warnings: tuple[str, ...]
     start: tuple[MixtureParameters, ...] = ()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the polish ran on rows held in memory, so that it read nothing."""
+        return self.survey.in_memory
 
     @property
     def parameters(self) -> MixtureParameters:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
 from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.covariance.moments import column_moments
+from gmm_dask.mixture.covariance.sampling import rows_below
 from gmm_dask.mixture.search import Sample
 
 Priorities = npt.NDArray[np.uint64]
@@ -78,6 +80,8 @@ class Draw:
     def of(cls, parts: Sequence[Draw]) -> Draw:
         """Merge by keeping the smallest; ``parts`` and the outcome in the order of the input."""
         wanted = parts[0].wanted
+        if len(parts) == 1 and len(parts[0].priorities) <= wanted:
+            return parts[0]
         # (m,), (m,), (d, m) and (m,)
         priorities = np.concatenate([part.priorities for part in parts])
         numbers = np.concatenate([part.numbers for part in parts])
@@ -166,6 +170,11 @@ class Survey:
         return self.source_rows - self.rows
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the sample holds all complete rows, so that no scan is needed any more."""
+        return len(self.draw.numbers) == self.rows
+
+    @property
     def variances(self) -> FloatArray:
         """Of each feature, (d,)."""
         return self.moments.squares / max(self.rows, 1)
@@ -216,13 +225,13 @@ def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: str) -> Survey:
     if 2 * len(found.draw.numbers) < min(sample_rows, found.rows):
         again = _request(scanner, sample_rows, seed, found.rows)
         return replace(found, draws=(scanner.reduce(survey_rows, again, "survey").draw,))
-    return replace(found, draws=(found.draw,))
+    return found if len(found.draws) == 1 else replace(found, draws=(found.draw,))
 
 
 def _request(scanner: Scanner, sample_rows: int, seed: int, usable: int) -> SurveyRequest:
     """Draw ``sample_rows`` of so many usable rows."""
     # Six deviations above the expected number: the sample is short once in a billion surveys.
-    expected = sample_rows + 6.0 * np.sqrt(sample_rows) + 10.0
+    expected = sample_rows + 6.0 * sqrt(sample_rows) + 10.0
     share = min(1.0, expected / max(usable, 1))
     threshold = min(int(share * 2.0**64), 2**64 - 1)
     return SurveyRequest(seed, sample_rows, threshold, scanner.chunks.weighted)
@@ -242,17 +251,20 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
     weights = usable.sample_weight
     if weights is not None and np.isnan(weights).any():
         weights = np.nan_to_num(weights)
-    numbers = rows.first + (
-        np.arange(rows.source_rows) if usable.kept is None else np.flatnonzero(usable.kept)
+    numbers, priorities = rows_below(
+        request.seed, rows.first, rows.source_rows, request.threshold
     )  # (m,)
-    priorities = row_priorities(request.seed, numbers)
-    below = np.flatnonzero(priorities <= np.uint64(request.threshold))
+    places = numbers - rows.first
+    if usable.kept is not None:
+        there = usable.kept[places]
+        numbers, priorities = numbers[there], priorities[there]
+        places = np.cumsum(usable.kept)[places[there]] - 1
     drawn = Draw(
         request.sample_rows,
-        priorities[below],
-        numbers[below],
-        usable.values.T[:, below].T,
-        np.empty(0) if weights is None else weights[below],
+        priorities,
+        numbers,
+        usable.values.T.take(places, axis=1).T,  # (m, d), feature-major
+        np.empty(0) if weights is None else weights[places],
     )
     return Survey(
         rows.source_rows,
@@ -261,16 +273,6 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
         defects,
         (Draw.of([drawn]),),
     )
-
-
-def row_priorities(seed: int, numbers: npt.NDArray[np.int64]) -> Priorities:
-    """Hash row numbers to 64 bits: the finaliser of SplitMix64 (Steele, Lea, Flood, 2014)."""
-    # The odd constant is 2⁶⁴/φ: seeds that differ by one give unrelated streams.
-    start = np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
-    mixed = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) ^ start
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
 
 
 def frequent_values(sample: Sample, columns: Sequence[str]) -> list[tuple[str, float, float]]:

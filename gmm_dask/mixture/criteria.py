@@ -74,12 +74,10 @@ def health(
         Of the features over all rows, (d,).
     """
     k, d = parameters.means.shape
-    scale = deviations(variances)
-    scaled = parameters.matrices / (scale[:, None] * scale)  # (k, d, d)
-    both = np.concatenate([scaled, parameters.matrices])  # (2k, d, d)
-    smallest_share, smallest = np.linalg.eigvalsh(both)[:, 0].reshape(2, k)
+    least = parameters.covariance.least_variances
+    collapsed = least(parameters.covariances, deviations(variances), k) < COLLAPSE_SHARE
     # A covariance is never below reg_covar, so within a per cent of it nothing else is left.
-    collapsed = (smallest_share < COLLAPSE_SHARE) | (smallest <= 1.01 * reg_covar)
+    collapsed |= least(parameters.covariances, np.ones(d), k) <= 1.01 * reg_covar
     starved = np.zeros(k, dtype=bool) if counts is None else counts < d + 1
     return Health(collapsed, starved)
 

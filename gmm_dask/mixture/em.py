@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from math import isfinite, sqrt
 
 import numpy as np
 
@@ -192,20 +193,20 @@ def _maximize_together(
         reg_covar,
     )
     factors = covariance.precisions_cholesky(covariances)
-    distances = np.sqrt(np.einsum("kd,kd->k", residual_means, residual_means))  # (c·k,)
+    distances = np.einsum("kd,kd->k", residual_means, residual_means)  # (c·k,), squared
     maximized = []
     for index, one in enumerate(batch):
-        own = slice(index * k, (index + 1) * k)
-        mine = own if len(batch) > 1 else ...
+        own = slice(index * k, (index + 1) * k) if len(batch) > 1 else ...
+        weights = counts[own]  # (k,)
         updated = MixtureParameters(
             one.covariance_type,
-            counts[own] / counts[own].sum(),
+            weights / weights.sum(),
             one.means + shifts[own],
-            covariances[mine],
-            factors[mine],
+            covariances[own],
+            factors[own],
         )
         kept = tuple(np.flatnonzero(guarded[own]).tolist())
-        maximized.append((updated, kept, float(distances[own].max())))
+        maximized.append((updated, kept, sqrt(distances[own].max())))
     return maximized
 
 
@@ -217,9 +218,7 @@ def _check(parameters: MixtureParameters, statistics: SufficientStatistics) -> N
     """Refuse statistics of other parameters, or such as are not finite."""
     if statistics.parameters_digest != parameters.digest:
         raise NumericalError("these statistics were taken under other parameters")
-    if not (
-        np.isfinite(statistics.log_likelihood) and np.isfinite(statistics.residual_products).all()
-    ):
+    if not (isfinite(statistics.log_likelihood) and isfinite(statistics.residual_products.sum())):
         raise NumericalError(
             "the statistics overflowed; some values lie too far out (beyond about 1e150 standard "
             "deviations): look at the columns' minima and maxima and rescale or drop such rows"

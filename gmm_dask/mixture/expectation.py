@@ -40,6 +40,8 @@ class ExpectationOn:
     def __call__(self, batch: Sequence[MixtureParameters]) -> list[SufficientStatistics]:
         """Take the statistics of each mixture."""
         m = self.X.shape[0]
+        if m <= PIECE_ROWS:
+            return [sum_statistics(one, self.X, self.sample_weight) for one in batch]
         starts = range(0, m, PIECE_ROWS)
         works = [(one, start) for one in batch for start in starts]
         multiplications = m * sum(one.means.size + one.covariances.size for one in batch)

@@ -27,6 +27,7 @@ from gmm_dask.mixture.initialization import (
     kmeans_labels,
     labelled_start,
     nearest_seed_labels,
+    seeded,
     wide_start,
 )
 from gmm_dask.mixture.moves import moved
@@ -194,20 +195,20 @@ def search(
     effort = effort_for(sample.X.shape[0], k, sample.X.shape[1], keep)
     variances = np.asarray(sample.X.var(axis=0, dtype=np.float64))  # (d,)
     starts = _Starts(
-        sample.head(effort.rounds[0].rows, np.random.RandomState(random_state)),
+        sample.head(effort.rounds[0].rows, seeded(random_state)),
         variances, k, covariance_type, init_params, em.reg_covar, random_state, given,
     )  # fmt: skip
     with single_threaded(), ThreadPoolExecutor(threads) as pool:
         field = _Field(pool, threads, variances, em.reg_covar, advanced)
         runs = field.begin(starts.make, effort.starts, starts.multiplications)
         for one in effort.rounds:
-            rows = sample.head(one.rows, np.random.RandomState(random_state))
+            rows = sample.head(one.rows, seeded(random_state))
             options = EMOptions(0.0, one.iterations, em.reg_covar)
             runs = _thinned(field.run(rows, runs, options), one.keep)
         # Parameters that the caller fixed in part are not to be moved away from.
         runs = (field.rested(rows, runs) if given.free else runs)[: effort.finalists]
         final_rows = sample.X.shape[0] if whole else effort.final_rows
-        rows = sample.head(final_rows, np.random.RandomState(random_state))
+        rows = sample.head(final_rows, seeded(random_state))
         options = EMOptions(effort.final_tol, effort.final_iterations, em.reg_covar)
         best = field.finish(rows, runs, options)
         if whole:
@@ -246,10 +247,10 @@ class _Starts:
 
     def own(self, rows: Sample, number: int = 0) -> MixtureParameters:
         """As scikit-learn starts on these rows."""
-        seeded = np.random.RandomState((self.random_state + number) % 2**32)
+        random_state = seeded((self.random_state + number) % 2**32)
         return initial_parameters(
             rows.X, rows.sample_weight, self.k, self.covariance_type, self.init_params,
-            self.reg_covar, seeded, self.given,
+            self.reg_covar, random_state, self.given,
         )  # fmt: skip
 
     def make(self, number: int) -> MixtureParameters:
@@ -257,11 +258,11 @@ class _Starts:
         if number == 0 or self.init_params != "kmeans":
             return self.own(self.rows, number)
         X, weight, k = self.rows.X, self.rows.sample_weight, self.k
-        seeded = np.random.RandomState((self.random_state + number) % 2**32)
+        random_state = seeded((self.random_state + number) % 2**32)
         if number % 3 == 2:
-            return wide_start(X, k, self.covariance_type, self.reg_covar, seeded, self.given)
+            return wide_start(X, k, self.covariance_type, self.reg_covar, random_state, self.given)
         label = kmeans_labels if number % 3 == 0 else nearest_seed_labels
-        labels = label(_standardised(self.rows, self.variances), weight, k, seeded)
+        labels = label(_standardised(self.rows, self.variances), weight, k, random_state)
         return labelled_start(
             X, labels, weight, k, self.covariance_type, self.reg_covar, self.given
         )

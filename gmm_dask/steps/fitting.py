@@ -13,7 +13,7 @@ import numpy as np
 
 from gmm_dask.chunked.evaluation import DensityRecord
 from gmm_dask.chunked.evaluation import evaluate as evaluate_mixtures
-from gmm_dask.chunked.fit import LOOK_ROWS, memory_scanner
+from gmm_dask.chunked.fit import LOOK_ROWS
 from gmm_dask.chunked.fit import fit as fit_rows
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
@@ -21,6 +21,7 @@ from gmm_dask.config import RunConfig
 from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.em import EMOptions
+from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.matching import Match, match, matched_ids
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.inputs import given_parameters
@@ -202,11 +203,7 @@ def evaluate(
     comparable = current is not None and current.columns == plan.names
     if current is not None and comparable:
         mixtures.append(current.parameters)
-    if result.in_memory:
-        with memory_scanner(result.survey) as rows:
-            records = evaluate_mixtures(rows, mixtures)
-    else:
-        records = evaluate_mixtures(scanner, mixtures)
+    records = evaluate_mixtures(scanner, mixtures, result.survey)
     k = result.parameters.n_components
     matches: tuple[Match, ...] = ()
     ids = tuple(range(k))
@@ -227,7 +224,7 @@ def evaluate(
     from gmm_dask.report.pictures import fit_pictures
 
     pictures = fit_pictures(
-        result.survey.sample.head(LOOK_ROWS, np.random.RandomState(0)).X.astype(np.float64),
+        result.survey.sample.head(LOOK_ROWS, seeded(0)).X.astype(np.float64),
         plan.names,
         result.initial,
         result.parameters,

@@ -14,6 +14,7 @@ from scipy.stats import multivariate_normal
 from gmm_dask.chunked.evaluation import BINS, DEPTH, DensityRecord, density_ceiling, evaluate
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.survey import survey
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputError
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -105,6 +106,22 @@ def test_records_are_the_same_bits_on_any_executor(small_groups: int, executor: 
     for name in (field.name for field in fields(DensityRecord)):
         for other in runs[1:]:
             np.testing.assert_array_equal(getattr(runs[0], name), getattr(other, name))
+
+
+def test_rows_that_the_survey_holds_are_not_read_again() -> None:
+    X, weights = rows_of(drawn(12, 6000, weighted=True))  # more than one thread takes at once
+    scanner = Scanner(MemoryChunks(X, weights, 6000, tuple("abc")), Threads(2))
+    part, whole = (survey(scanner, rows, 0, "error") for rows in (1000, len(X)))
+    before = scanner.scans
+    (held,) = evaluate(scanner, [mixture()], whole)
+    assert scanner.scans == before
+    (read,) = evaluate(scanner, [mixture()], part)
+    assert scanner.scans == before + 1
+    np.testing.assert_array_equal(held.bins > 0, read.bins > 0)
+    np.testing.assert_allclose(held.bins, read.bins, rtol=1e-12)
+    np.testing.assert_allclose(held.occupancy, read.occupancy, rtol=1e-12)
+    assert held.log_likelihood == pytest.approx(read.log_likelihood, rel=1e-12)
+    assert (held.rows, held.lowest, held.highest) == (read.rows, read.lowest, read.highest)
 
 
 def test_records_of_different_mixtures_do_not_add() -> None:

@@ -12,9 +12,10 @@ from row_sources import DrawnRows, drawn
 from gmm_dask.chunked.array import array_chunks
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import Survey, frequent_values, row_priorities, survey
+from gmm_dask.chunked.survey import Survey, frequent_values, survey
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
+from gmm_dask.mixture.covariance.sampling import rows_below
 from gmm_dask.mixture.search import Sample
 
 
@@ -30,6 +31,20 @@ def surveyed(
     columns = tuple(f"c{number}" for number in range(X.shape[1]))
     chunks = MemoryChunks(X, weights, chunk_rows, columns)
     return survey(Scanner(chunks, Threads(2)), sample_rows, seed, nulls)
+
+
+def splitmix64(seed: int, number: int) -> int:
+    """The hash as Steele, Lea and Flood print it, on integers without an end."""
+    mixed = (number + 1) * 0x9E3779B97F4A7C15 % 2**64
+    mixed ^= (seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64
+    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
+    return mixed ^ (mixed >> 31)
+
+
+def smallest(seed: int, numbers: np.ndarray, wanted: int) -> np.ndarray:
+    """Those of the smallest priorities, in order."""
+    return np.array(sorted(sorted(numbers.tolist(), key=lambda n: splitmix64(seed, n))[:wanted]))
 
 
 @pytest.fixture
@@ -57,12 +72,25 @@ def test_float32_is_summed_in_float64() -> None:
 
 def test_the_sample_is_exactly_the_rows_of_smallest_priority(X: np.ndarray) -> None:
     found = surveyed(X, 100, seed=3)
-    chosen = np.sort(np.argsort(row_priorities(3, np.arange(1000)))[:100])
+    chosen = smallest(3, np.arange(1000), 100)
     np.testing.assert_array_equal(found.sample.X, X[chosen])
     assert found.sample.sample_weight is None
     assert found.sample.X.T.flags.c_contiguous
     other = surveyed(X, 100, seed=4).sample.X
     assert not np.array_equal(found.sample.X, other)
+
+
+@pytest.mark.parametrize("first", [0, 511, 2**45])
+@pytest.mark.parametrize("rows", [0, 1, 511, 512, 1500])
+def test_rows_below_a_threshold_are_found_wherever_a_chunk_begins(first: int, rows: int) -> None:
+    threshold = 2**62  # a quarter of them
+    numbers, priorities = rows_below(12345, first, rows, threshold)
+    every = {n: splitmix64(12345, n) for n in range(first, first + rows)}
+    assert dict(zip(numbers.tolist(), priorities.tolist(), strict=True)) == {
+        number: priority for number, priority in every.items() if priority <= threshold
+    }
+    assert (np.diff(numbers) > 0).all()
+    assert len(rows_below(12345, first, rows, 2**64 - 1)[0]) == rows
 
 
 def test_a_sample_as_large_as_the_input_is_the_input(X: np.ndarray) -> None:
@@ -89,7 +117,7 @@ def test_the_sample_does_not_depend_on_chunks_or_executor(
     found = survey(scanner, 300, 7, "drop")
     assert scanner.drop
     complete = np.flatnonzero(~np.isnan(X[:, 1]))
-    chosen = np.sort(complete[np.argsort(row_priorities(7, complete))[:300]])
+    chosen = smallest(7, complete, 300)
     np.testing.assert_array_equal(found.sample.X, X[chosen])
     np.testing.assert_array_equal(found.sample.sample_weight, weights[chosen])
     assert found.weight == pytest.approx(weights[complete].sum(), rel=1e-13)

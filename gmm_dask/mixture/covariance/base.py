@@ -111,6 +111,12 @@ class CovarianceType(ABC):
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Σ of features divided by ``scale`` (d,), of the type's shape."""
 
+    def least_variances(self, covariances: FloatArray, scale: FloatArray, k: int) -> FloatArray:
+        """Smallest eigenvalue of each Σ of features divided by ``scale`` (d,), (k,)."""
+        matrices = self.matrices(covariances, k, len(scale))  # (k, d, d)
+        smallest = np.linalg.eigvalsh(matrices / (scale[:, None] * scale))[:, 0]
+        return np.asarray(smallest, np.float64)
+
     def reorder(self, values: FloatArray, order: npt.NDArray[np.intp]) -> FloatArray:
         """Covariances, factors or precisions with the components in another order."""
         return values[order] if self.by_component else values
@@ -201,8 +207,8 @@ class CovarianceType(ABC):
         log_likelihood
             Σ w log p(x), nats.
         """
-        k, d = means.shape
         X = native_rows(X)
+        k, d = means.shape
         sums = np.zeros(k), np.zeros((k, d)), np.zeros(self.shape(k, d))
         log_likelihood: float = self.statistics_kernel(
             rows_at(X),

@@ -10,6 +10,7 @@ from gmm_dask.mixture.covariance.base import (
     FloatArray,
     RowsArray,
     belonging,
+    writable,
 )
 from gmm_dask.mixture.covariance.compile import KernelFunction, inlined, kernel
 from gmm_dask.mixture.covariance.densities import (
@@ -79,6 +80,10 @@ class Diag(CovarianceType):
         """σ² / s²."""
         return covariances / np.square(scale)
 
+    def least_variances(self, covariances: FloatArray, scale: FloatArray, k: int) -> FloatArray:
+        """The least σ² / s², (k,)."""
+        return self.scaled(covariances, scale).min(axis=1)
+
     def estimate(
         self,
         X: RowsArray,
@@ -104,14 +109,19 @@ class Diag(CovarianceType):
         reg_covar: float,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         """σ'² = σ² (S/Ñ − δ²) + reg_covar; σ² is kept where that cancels."""
-        squares = np.square(residual_means)
-        spread = residual_products / counts[:, None] - squares  # (k, d)
-        floor = reg_covar * np.square(precisions_cholesky)
-        guarded: npt.NDArray[np.bool_] = np.any(cancelled(spread + floor, squares), axis=1)
-        updated = spread / np.square(precisions_cholesky) + reg_covar
-        keep = guarded | (counts <= EMPTY)
-        updated[keep] = covariances[keep]
-        return updated, residual_means / precisions_cholesky, guarded
+        updated, shifts = covariances.copy(), np.empty(residual_means.shape)
+        guarded = np.zeros(len(counts), dtype=np.bool_)
+        _update(
+            updated,
+            writable(precisions_cholesky),
+            writable(counts),
+            writable(residual_means),
+            writable(residual_products),
+            float(reg_covar),
+            shifts,
+            guarded,
+        )
+        return updated, shifts, guarded
 
     @property
     def statistics_kernel(self) -> KernelFunction:
@@ -205,6 +215,25 @@ def _add(tile, means, responsibilities, F, S):  # type: ignore[no-untyped-def]
                 s += p * residual
             F[c, j] += f
             S[c, j] += s
+
+
+@kernel("M-step of the diag covariance")
+def _update(  # type: ignore[no-untyped-def]
+    covariances, factors, counts, residual_means, residual_products, reg_covar, shifts, guarded
+):
+    k, d = residual_means.shape
+    for c in range(k):
+        for j in range(d):
+            delta, u = residual_means[c, j], factors[c, j]
+            shifts[c, j] = delta / u
+            spread = residual_products[c, j] / counts[c] - delta * delta
+            guarded[c] |= cancelled(spread + reg_covar * (u * u), delta * delta)
+        if guarded[c] or counts[c] <= EMPTY:
+            continue
+        for j in range(d):
+            delta, u = residual_means[c, j], factors[c, j]
+            spread = residual_products[c, j] / counts[c] - delta * delta
+            covariances[c, j] = spread / (u * u) + reg_covar
 
 
 @kernel("statistics kernel of the diag covariance")

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from gmm_dask.errors import ConfigError, IllConditionedError
 from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.covariance.compile import exact
 from gmm_dask.mixture.covariance.factors import cholesky, inverse_of_lower
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -15,8 +16,9 @@ _EPS = float(np.finfo(np.float64).eps)
 EMPTY = 20.0 * _EPS
 
 
-def cancelled(spread: FloatArray, squares: FloatArray) -> npt.NDArray[np.bool_]:
-    """Where V = S/Ñ − δ² lost more than about 1e-10 of itself to the subtraction of δ²."""
+@exact
+def cancelled(spread, squares):  # type: ignore[no-untyped-def]
+    """Whether V = S/Ñ − δ² lost more than about 1e-10 of itself to the subtraction of δ²."""
     return 64.0 * _EPS * squares > 1e-10 * spread
 
 
@@ -105,9 +107,9 @@ def upper_factors_of_precisions(precisions: FloatArray) -> FloatArray:
 
 def inverse_deviations(variances: FloatArray) -> FloatArray:
     """1/σ of variances (k, …)."""
-    rows = variances.reshape(len(variances), -1)
-    usable = (np.isfinite(rows) & (rows > 0.0)).all(axis=1)
-    if not usable.all():
+    if not (variances.min() > 0.0 and variances.max() < np.inf):
+        rows = variances.reshape(len(variances), -1)
+        usable = (np.isfinite(rows) & (rows > 0.0)).all(axis=1)
         component = int(np.argmin(usable))
         finite = np.isfinite(rows[component]).all()
         smallest = rows[component].min()

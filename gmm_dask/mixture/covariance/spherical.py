@@ -10,6 +10,7 @@ from gmm_dask.mixture.covariance.base import (
     FloatArray,
     RowsArray,
     belonging,
+    writable,
 )
 from gmm_dask.mixture.covariance.compile import KernelFunction, kernel
 from gmm_dask.mixture.covariance.densities import (
@@ -80,6 +81,10 @@ class Spherical(CovarianceType):
         """σ² / s², averaged over features."""
         return covariances * np.mean(1.0 / np.square(scale))
 
+    def least_variances(self, covariances: FloatArray, scale: FloatArray, k: int) -> FloatArray:
+        """σ² / s² of the widest feature, (k,)."""
+        return covariances / np.square(scale.max())
+
     def estimate(
         self,
         X: RowsArray,
@@ -106,14 +111,19 @@ class Spherical(CovarianceType):
         reg_covar: float,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         """σ'² = σ² (S/Ñ − |δ|²)/d + reg_covar; σ² is kept where that cancels."""
-        d = residual_means.shape[1]
-        squares = np.square(residual_means).sum(axis=1) / d  # (k,)
-        spread = residual_products / (counts * d) - squares
-        floor = reg_covar * np.square(precisions_cholesky)
-        guarded = cancelled(spread + floor, squares)
-        updated = spread / np.square(precisions_cholesky) + reg_covar
-        updated = np.where(guarded | (counts <= EMPTY), covariances, updated)
-        return updated, residual_means / precisions_cholesky[:, None], guarded
+        updated, shifts = covariances.copy(), np.empty(residual_means.shape)
+        guarded = np.zeros(len(counts), dtype=np.bool_)
+        _update(
+            updated,
+            writable(precisions_cholesky),
+            writable(counts),
+            writable(residual_means),
+            writable(residual_products),
+            float(reg_covar),
+            shifts,
+            guarded,
+        )
+        return updated, shifts, guarded
 
     @property
     def statistics_kernel(self) -> KernelFunction:
@@ -124,6 +134,24 @@ class Spherical(CovarianceType):
     def assign_kernel(self) -> KernelFunction:
         """The compiled pass for prediction."""
         return _assign
+
+
+@kernel("M-step of the spherical covariance")
+def _update(  # type: ignore[no-untyped-def]
+    covariances, factors, counts, residual_means, residual_products, reg_covar, shifts, guarded
+):
+    k, d = residual_means.shape
+    for c in range(k):
+        u = factors[c]
+        squares = 0.0
+        for j in range(d):
+            shifts[c, j] = residual_means[c, j] / u
+            squares += residual_means[c, j] * residual_means[c, j]
+        squares /= d
+        spread = residual_products[c] / (counts[c] * d) - squares
+        guarded[c] = cancelled(spread + reg_covar * (u * u), squares)
+        if not guarded[c] and counts[c] > EMPTY:
+            covariances[c] = spread / (u * u) + reg_covar
 
 
 @kernel("statistics kernel of the spherical covariance")

@@ -1,0 +1,74 @@
+"""Weight per component and per log-density in one pass: what an evaluation asks of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.mixture.covariance.compile import kernel
+
+
+def tally(
+    labels: npt.NDArray[np.int32],
+    densities: FloatArray,
+    sample_weight: FloatArray | None,
+    k: int,
+    bins: int,
+    floor: float,
+    width: float,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Add up rows of known label and log-density, (n,) each.
+
+    Parameters
+    ----------
+    bins, floor, width
+        Bin i holds log-densities from ``floor + i * width``, nats; the first also what lies
+        below, the last what lies above.
+
+    Returns
+    -------
+    occupancy
+        Weight of each component, (k,).
+    histogram
+        Weight of each bin, (bins,).
+    sums
+        Weight, log-likelihood, lowest and highest log-density, (4,).
+    """
+    occupancy, histogram = np.zeros(k), np.zeros(bins)
+    sums = np.array([0.0, 0.0, np.inf, -np.inf])
+    weights = np.ones(1) if sample_weight is None else np.ascontiguousarray(sample_weight)
+    _tally(
+        np.ascontiguousarray(labels),
+        np.ascontiguousarray(densities),
+        weights,
+        sample_weight is not None,
+        float(floor),
+        1.0 / width,
+        occupancy,
+        histogram,
+        sums,
+    )
+    return occupancy, histogram, sums
+
+
+@kernel("evaluation kernel")
+def _tally(  # type: ignore[no-untyped-def]
+    labels, densities, weights, weighted, floor, per_nat, occupancy, histogram, sums
+):
+    last = histogram.size - 1
+    for start in range(0, densities.size, 128):  # sums of sums: fewer digits are lost
+        weight, log_likelihood = 0.0, 0.0
+        for i in range(start, min(start + 128, densities.size)):
+            density = densities[i]
+            w = weights[i] if weighted else 1.0
+            place = (density - floor) * per_nat
+            slot = int(min(place, last)) if place > 0.0 else 0  # 0 for NaN too
+            histogram[slot] += w
+            occupancy[labels[i]] += w
+            weight += w
+            log_likelihood += w * density
+            sums[2] = min(sums[2], density)
+            sums[3] = max(sums[3], density)
+        sums[0] += weight
+        sums[1] += log_likelihood
