@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import psutil
@@ -73,11 +73,16 @@ class Threads:
         memory: int | None = None,
         no_progress: float | None = None,
     ) -> None:
-        self.threads = threads or available_cores()
+        self._threads = threads
         self._memory = memory
         self.no_progress = no_progress
         self._kept: tuple[str, KeptRows] | None = None
         self._pool: ThreadPoolExecutor | None = None
+
+    @cached_property
+    def threads(self) -> int:
+        """Groups that are worked on at the same time."""
+        return self._threads or available_cores()
 
     @property
     def memory(self) -> int:
@@ -93,7 +98,7 @@ class Threads:
         kept = self._kept[1] if keep else None
         groups = sum(len(lane.groups) for lane in lanes)
         with single_threaded():
-            if self.threads == 1 or groups == 1:
+            if groups == 1 or self.threads == 1:
                 for lane in lanes:
                     reader = Reader(chunks, work, lane.stop, kept)
                     for group in lane.groups:

@@ -224,6 +224,21 @@ def test_a_data_frames_columns_are_remembered() -> None:
     assert model.predict(frame).shape == (150,)
 
 
+def test_columns_names_are_forgotten_with_an_array_that_has_none() -> None:
+    frame = load_iris(as_frame=True).data
+    model = GaussianMixture(3, random_state=0).fit(frame).fit(frame.to_numpy()[:, :2])
+    assert not hasattr(model, "feature_names_in_")
+    assert model.n_features_in_ == 2
+
+
+@pytest.mark.parametrize("dtype", [">f8", np.float16, np.int32, np.float32, object])
+def test_numbers_of_any_kind_are_taken(X: np.ndarray, dtype: type | str) -> None:
+    rows = X.round().astype(dtype)
+    model = GaussianMixture(2, random_state=0).fit(rows)
+    same = GaussianMixture(2, random_state=0).fit(rows.astype(np.float64))
+    np.testing.assert_allclose(model.means_, same.means_, rtol=1e-6)
+
+
 def test_infinity_is_refused(X: np.ndarray) -> None:
     with pytest.raises(ValueError, match="infinity"):
         GaussianMixture(2).fit(np.where(X > 5, np.inf, X))

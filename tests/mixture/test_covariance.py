@@ -48,6 +48,21 @@ scales = st.sampled_from([1e-12, 1e-3, 1.0, 1e12])
 @pytest.mark.parametrize("covariance_type", TYPES)
 @property_test
 @given(size=sizes, seed=seeds, scale=scales)
+def test_the_least_variance_is_the_smallest_eigenvalue(covariance_type, size, seed, scale):
+    k, d = size
+    random = np.random.default_rng(seed)
+    covariance = COVARIANCE_TYPES[covariance_type]
+    covariances = random_covariances(covariance_type, k, d, random, scale)
+    units = np.exp(random.normal(size=d))
+    scaled = covariance.matrices(covariances, k, d) / np.outer(units, units)
+    least = covariance.least_variances(covariances, units, k)
+    assert least.shape == (k,)
+    np.testing.assert_allclose(least, np.linalg.eigvalsh(scaled)[:, 0], rtol=1e-8)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@property_test
+@given(size=sizes, seed=seeds, scale=scales)
 def test_factors_covariances_and_precisions_belong_together(covariance_type, size, seed, scale):
     k, d = size
     covariance = COVARIANCE_TYPES[covariance_type]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,11 +20,21 @@ from gmm_dask.mixture.initialization import (
     initial_parameters,
     nearest_seed_labels,
     one_hot,
+    seeded,
     wide_start,
 )
 
 TYPES = tuple(COVARIANCE_TYPES)
 FREE = GivenParameters()
+
+
+def test_a_generator_seeded_anew_draws_what_a_new_one_would():
+    for seed in (0, 7, 2**32 - 1):
+        ours, new = seeded(seed), np.random.RandomState(seed)
+        np.testing.assert_array_equal(ours.normal(size=3), new.normal(size=3))
+        np.testing.assert_array_equal(ours.choice(99, 50), new.choice(99, 50))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(seeded, 0).result() is not ours
 
 
 @pytest.mark.parametrize("init_params", INITIALIZATIONS)
