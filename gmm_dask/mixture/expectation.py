@@ -40,7 +40,7 @@ class ExpectationOn:
     def __call__(self, batch: Sequence[MixtureParameters]) -> list[SufficientStatistics]:
         """Take the statistics of each mixture."""
         m = self.X.shape[0]
-        if m <= PIECE_ROWS:
+        if self.pool is None and m <= PIECE_ROWS:
             return [sum_statistics(one, self.X, self.sample_weight) for one in batch]
         starts = range(0, m, PIECE_ROWS)
         works = [(one, start) for one in batch for start in starts]

@@ -1,5 +1,7 @@
 """The search for a start: its outcome, what it does not depend on, and moves out of bad optima."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
@@ -10,14 +12,19 @@ from benchmarks.sets import LADDER, iris
 from gmm_dask import GaussianMixture
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
+from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.em import EMOptions, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import GivenParameters, initial_parameters
 from gmm_dask.mixture.moves import _split, moved
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import (
+    HOPELESS,
     PLAIN_ROWS,
+    SAME,
     Sample,
+    _Field,
+    _Run,
     effort_for,
     search,
     worth_searching,
@@ -108,6 +115,50 @@ def test_progress_counts_every_run(X, whole):
     run(X, 6, whole=whole, advanced=told.append)
     assert told == sorted(set(told))
     assert told[-1] == effort_for(len(X), 6, 4, 1).runs + whole
+
+
+def field_on(X):
+    return _Field(ThreadPoolExecutor(1), 1, X.var(axis=0), 1e-6, lambda done: None)
+
+
+def run_of(X, means, variances, iterations):
+    """A run from spherical components of equal weight, so many iterations on."""
+    k, d = np.shape(means)
+    covariances = np.multiply.outer(np.asarray(variances), np.eye(d))
+    start = MixtureParameters.from_covariances("full", np.full(k, 1 / k), means, covariances)
+    options = EMOptions(0.0, iterations, 1e-6)
+    return _Run(0, fit_em(ExpectationOn(X, None), [start], options)[0])
+
+
+def test_a_finalist_goes_on_only_if_it_can_win(X):
+    sample, options = Sample(X, None), EMOptions(1e-4, 50, 1e-6)
+    random = np.random.default_rng(0)
+    near = run_of(X, X[random.choice(len(X), 6)], np.ones(6), 30)
+    poor = run_of(X, np.tile(X.mean(axis=0), (6, 1)) + 1e-9 * X[:6], np.full(6, X.var()), 3)
+    assert near.candidate.log_likelihood - poor.candidate.log_likelihood > HOPELESS
+    close = run_of(X, X[random.choice(len(X), 6)], np.ones(6), 30)
+    gap = near.candidate.log_likelihood - close.candidate.log_likelihood
+    runs = [near, close] if gap > 0 else [close, near]
+    assert SAME < abs(gap) < HOPELESS
+    assert len(field_on(X).finish(sample, runs, options, 1)) == 2
+    for other in (poor, runs[0]):
+        field = field_on(X)
+        assert len(field.finish(sample, [runs[0], other], options, 1)) == 1
+        assert field.done == 2
+        assert len(field.finish(sample, [runs[0], other], options, 2)) == 2
+
+
+def test_who_was_given_up_goes_on_where_the_best_collapses():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(3000, 2))
+    X[:300] = 1.0
+    collapsed = run_of(X, [[0.0, 0.0], [1.0, 1.0]], [1.0, 1e-6], 3)
+    sound = run_of(X, [[-1.0, 0.0], [1.0, 0.0]], [1.0, 1.0], 3)
+    assert collapsed.candidate.log_likelihood - sound.candidate.log_likelihood > HOPELESS
+    options = EMOptions(1e-4, 5, 1e-6)
+    found = field_on(X).finish(Sample(X, None), [collapsed, sound], options, 1)
+    assert len(found) == 2
+    assert health(found[0].candidate.parameters, None, X.var(axis=0), 1e-6).defects == 0
 
 
 def test_no_start_survives_where_a_column_is_constant():
