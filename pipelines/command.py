@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import signal
 import sys
@@ -44,6 +45,10 @@ AGAIN = "run the same command again: a fit goes on from its last checkpoint"
 
 def main() -> None:
     """Run the command."""
+    # Most of a short command are imports, and while these fill the memory with what stays there,
+    # the search of all of it for garbage takes a tenth of the time. New objects are searched on.
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, 100)
     app()
 
 

@@ -87,7 +87,7 @@ HEAVY = {"numpy", "scipy", "numba", "dask", "pyarrow", "sklearn", "pydantic", "p
         # Predictions and the workers of a cluster get by without.
         (
             "import gmm_dask.steps",
-            {"sklearn", "matplotlib", "scipy.optimize", "prefect", "distributed"},
+            {"sklearn", "matplotlib", "scipy.optimize", "dask", "prefect", "distributed"},
         ),
     ],
 )
