@@ -157,21 +157,24 @@ class View:
     def label_components(self, axes: Axes, x: int, y: int, width: float) -> None:
         """Write the ids at the means, as colours alone do not carry the meaning.
 
-        The heavier component's where two would overlap in axes ``width`` inches wide.
+        Beside its mean where a heavier one is written already, in axes ``width`` inches wide;
+        nowhere if there is no room either.
         """
         size = 10.0 if width > 3.0 else 8.0
         clearance = 1.3 * size / 72.0 / width  # of the axes
         lows, highs = np.transpose([self.limits[x], self.limits[y]])
-        places = (self.final.means[:, [x, y]] - lows) / (highs - lows)  # (k, 2)
+        means = (self.final.means[:, [x, y]] - lows) / (highs - lows)  # (k, 2)
+        beside = 1.01 * clearance * np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])
         written: list[FloatArray] = []
         for j in self.drawing_order:
-            place = places[j]
-            if not np.all((place > 0.0) & (place < 1.0)):
+            if not np.all((means[j] > 0.0) & (means[j] < 1.0)):
                 continue
-            if all(np.abs(place - other).max() > clearance for other in written):
-                written.append(place)
-                at_x, at_y = self.final.means[j, [x, y]]
-                write_id(axes, self, j, at_x, at_y, size)
+            for place in means[j] + beside:
+                if all(np.abs(place - other).max() > clearance for other in written):
+                    written.append(place)
+                    at_x, at_y = lows + place * (highs - lows)
+                    write_id(axes, self, j, at_x, at_y, size)
+                    break
 
 
 def write_id(axes: Axes, view: View, j: int, x: float, y: float, size: float) -> None:

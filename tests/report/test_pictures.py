@@ -263,6 +263,18 @@ def test_the_legend_names_ids_and_weights():
     assert percent(1.0) == "100 %"
 
 
+def test_components_on_one_place_are_all_named_side_by_side():
+    final = MixtureParameters.from_covariances(
+        "diag", [0.4, 0.3, 0.2, 0.1], [[0, 0], [0, 0], [0, 0], [5, 5]], np.ones((4, 2))
+    )
+    figure = pairs.components_figure(view_of(final))
+    (axes,) = (axes for axes in figure.axes if axes.texts)
+    figure.draw_without_rendering()
+    assert {text.get_text() for text in axes.texts} == {"0", "1", "2", "3"}
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
 def test_legend_and_words_stay_inside_the_picture():
     for k, d in [(30, 1), (70, 1), (30, 2), (70, 2), (70, 3), (30, 4), (30, 7), (1, 7)]:
         final = mixture(k, d)
