@@ -148,7 +148,7 @@ def compare_small() -> None:
             )
             rounds = [[timed(model, X)[1] for model in models] for _ in range(51)]
             theirs, ours = (1e3 * median(column) for column in zip(*rounds, strict=True))
-            lines.append((kind, d, f"{theirs:.2f}", f"{ours:.2f}", f"{theirs / ours:.1f}"))
+            lines.append((kind, d, f"{theirs:.2f}", f"{ours:.2f}", f"{theirs / ours:.2f}"))
     head = ("type", "d", "scikit-learn, ms", "gmm-dask, ms", "ratio")
     print_table("A fit of 100 rows, k = 3, median of 51", head, lines)
 

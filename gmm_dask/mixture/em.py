@@ -218,7 +218,8 @@ def _check(parameters: MixtureParameters, statistics: SufficientStatistics) -> N
     """Refuse statistics of other parameters, or such as are not finite."""
     if statistics.parameters_digest != parameters.digest:
         raise NumericalError("these statistics were taken under other parameters")
-    if not (isfinite(statistics.log_likelihood) and isfinite(statistics.residual_products.sum())):
+    products = statistics.residual_products
+    if not (isfinite(statistics.log_likelihood) and np.isfinite(products).all()):
         raise NumericalError(
             "the statistics overflowed; some values lie too far out (beyond about 1e150 standard "
             "deviations): look at the columns' minima and maxima and rescale or drop such rows"
