@@ -27,11 +27,14 @@ class Assignment:
         log p(x), nats, (n,).
     responsibilities
         p(component | x), (n, k), rows sum to 1; None unless asked for.
+    finite
+        Whether all rows were finite; False also where sums of them leave the range of float64.
     """
 
     labels: npt.NDArray[np.int32]
     log_densities: FloatArray
     responsibilities: FloatArray | None
+    finite: bool = True
 
 
 def assign(
@@ -41,7 +44,7 @@ def assign(
     responsibilities: bool = False,
     threads: int = 1,
 ) -> Assignment:
-    """Evaluate a mixture on rows in memory, X (n, d) finite.
+    """Evaluate a mixture on rows in memory, X (n, d), which says nothing of a row not finite.
 
     ``threads`` share the rows; the outcome does not depend on their number.
     """
@@ -51,9 +54,9 @@ def assign(
     shares = np.empty((n if responsibilities else 0, parameters.n_components))
     step = max(-(-n // threads), LEAST_SLICE_ROWS)
 
-    def assign_slice(start: int) -> None:
+    def assign_slice(start: int) -> bool:
         rows = slice(start, start + step)
-        parameters.covariance.assign(
+        return parameters.covariance.assign(
             X[rows],
             parameters.log_weights,
             parameters.means,
@@ -64,8 +67,8 @@ def assign(
         )
 
     if n <= step:
-        assign_slice(0)
+        finite = assign_slice(0)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(assign_slice, range(0, n, step)))
-    return Assignment(labels, log_densities, shares if responsibilities else None)
+            finite = all(list(pool.map(assign_slice, range(0, n, step))))
+    return Assignment(labels, log_densities, shares if responsibilities else None, finite)

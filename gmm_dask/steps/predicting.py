@@ -114,8 +114,10 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     """
     read = cast(ParquetRows, rows)
     parameters = request.parameters
-    _refuse_bad_values(read, request.writer.plan)
     assigned = assign(parameters, read.values, responsibilities=request.writer.probabilities)
+    if not assigned.finite:
+        _refuse_bad_values(read, request.writer.plan)
+    _refuse_bad_weights(read, request.writer.plan)
     part = request.writer.write(
         read, assigned.labels, assigned.log_densities, assigned.responsibilities
     )
@@ -244,16 +246,16 @@ def _report_drift(run: RunConfig, drift: Drift) -> None:
 
 
 def _refuse_bad_values(rows: ParquetRows, plan: InputPlan) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.add.reduce(rows.values, axis=None)
-    if not np.isfinite(total):  # or else the sum overflowed, the values did not
-        bad = ~np.isfinite(rows.values)  # (m, d)
-        for row, column in np.argwhere(bad)[:1]:
-            null = bool(np.isnan(rows.values[row, column]))
-            kind = "null or NaN" if null else "infinite"
-            hint = "set input.nulls = 'drop' or fill it in" if null else "remove or replace it"
-            where = f"{_place(rows, int(row), plan)}: column {plan.names[column]!r}"
-            raise NonFiniteError(f"{where} is {kind}; {hint}")
+    bad = ~np.isfinite(rows.values)  # (m, d)
+    for row, column in np.argwhere(bad)[:1]:
+        null = bool(np.isnan(rows.values[row, column]))
+        kind = "null or NaN" if null else "infinite"
+        hint = "set input.nulls = 'drop' or fill it in" if null else "remove or replace it"
+        where = f"{_place(rows, int(row), plan)}: column {plan.names[column]!r}"
+        raise NonFiniteError(f"{where} is {kind}; {hint}")
+
+
+def _refuse_bad_weights(rows: ParquetRows, plan: InputPlan) -> None:
     weights = rows.sample_weight
     if weights is not None and plan.sample_weight is not None:
         for row in np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))[:1]:

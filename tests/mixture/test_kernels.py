@@ -8,6 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from oracle import expectation
 
+from gmm_dask.mixture import assignment
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.covariance.densities import _exp, _log
 from gmm_dask.mixture.covariance.tile import ROWS
@@ -217,6 +218,22 @@ def test_predictions_go_to_strided_arrays(covariance_type):
     np.testing.assert_array_equal(sparse_densities[::2], log_densities)
     assert (sparse_densities[1::2] == 7.0).all()
     np.testing.assert_array_equal(columns.T, responsibilities)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_prediction_says_whether_all_rows_were_finite(covariance_type, dtype, bad, monkeypatch):
+    monkeypatch.setattr(assignment, "LEAST_SLICE_ROWS", ROWS)
+    rng = np.random.default_rng(5)
+    parameters = mixture(covariance_type, 3, 5, rng)
+    X = rows_of(parameters, 3 * ROWS + 7, rng).astype(dtype)
+    for threads in (1, 3):
+        assert assignment.assign(parameters, X, threads=threads).finite
+        for row, column in [(0, 0), (ROWS, 4), (3 * ROWS + 6, 2)]:
+            spoilt = X.copy()
+            spoilt[row, column] = bad
+            assert not assignment.assign(parameters, spoilt, threads=threads).finite
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

@@ -229,16 +229,17 @@ class CovarianceType(ABC):
         labels: npt.NDArray[np.int32],
         log_densities: FloatArray,
         responsibilities: FloatArray,
-    ) -> None:
+    ) -> bool:
         """One fused pass over rows for prediction, written into the arrays given.
 
+        Returns whether all values were finite, and small enough for that to be seen at once.
         ``labels`` (n,) and ``log_densities`` (n,) are always filled (the most probable
         component, log p(x) in nats); ``responsibilities`` (n, k) is filled unless it has no
         rows, shape (0, k). All three may be strided.
         """
         k, d = means.shape
         X = native_rows(X)
-        self.assign_kernel(
+        finite: bool = self.assign_kernel(
             rows_at(X),
             log_weights + (self.log_determinants(precisions_cholesky, k, d) - 0.5 * d * LOG_2_PI),
             writable(means),
@@ -247,3 +248,4 @@ class CovarianceType(ABC):
             vector_at(log_densities),
             rows_at(responsibilities),
         )
+        return finite

@@ -284,9 +284,11 @@ def _assign(  # type: ignore[no-untyped-def]
     largest_factor = largest(factors)
     ones = aligned(ROWS)
     fill(ones, 1.0, 0)
+    finite = True
     for start in range(0, source.n, ROWS):
         rows = min(ROWS, source.n - start)
         magnitude = load_tile(tile, source, start, rows)
+        finite = finite and magnitude < np.inf
         clip_far(tile, magnitude, largest_mean, largest_factor)
         _distances(tile, means, factors, squares)
         for c in range(k):
@@ -294,3 +296,4 @@ def _assign(  # type: ignore[no-untyped-def]
         assign_tile(
             log_joint, ones, top, squares[0], start, rows, labels, densities, responsibilities
         )
+    return finite

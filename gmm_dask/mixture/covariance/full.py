@@ -191,11 +191,14 @@ def _assign(  # type: ignore[no-untyped-def]
     largest_factor = largest(factors)
     ones = aligned(ROWS)
     fill(ones, 1.0, 0)
+    finite = True
     for start in range(0, source.n, ROWS):
         rows = min(ROWS, source.n - start)
         magnitude = load_tile(tile, source, start, rows)
+        finite = finite and magnitude < np.inf
         clip_far(tile, magnitude, largest_mean, largest_factor)
         for c in range(k):
             whiten(tile, means[c], factors[c], residuals, whitened, squares)
             joint_densities(log_joint[c], constants[c], 0.5, squares, top, c == 0)
         assign_tile(log_joint, ones, top, squares, start, rows, labels, densities, responsibilities)
+    return finite

@@ -207,9 +207,11 @@ def _assign(  # type: ignore[no-untyped-def]
     largest_factor = largest(factors)
     ones = aligned(ROWS)
     fill(ones, 1.0, 0)
+    finite = True
     for start in range(0, source.n, ROWS):
         rows = min(ROWS, source.n - start)
         magnitude = load_tile(tile, source, start, rows)
+        finite = finite and magnitude < np.inf
         clip_far(tile, magnitude, largest_mean, largest_factor)
         distances(tile, means, squares)
         for c in range(k):
@@ -217,3 +219,4 @@ def _assign(  # type: ignore[no-untyped-def]
                 log_joint[c], constants[c], 0.5 * factors[c] * factors[c], squares[c], top, c == 0
             )
         assign_tile(log_joint, ones, top, room, start, rows, labels, densities, responsibilities)
+    return finite

@@ -283,9 +283,11 @@ def _assign(  # type: ignore[no-untyped-def]
     largest_factor = largest(factors)
     ones = aligned(ROWS)
     fill(ones, 1.0, 0)
+    finite = True
     for start in range(0, source.n, ROWS):
         rows = min(ROWS, source.n - start)
         magnitude = load_tile(tile, source, start, rows)
+        finite = finite and magnitude < np.inf
         clip_far(tile, magnitude, largest_mean, largest_factor)
         for c in range(1 if near else k):
             origin = centre if near else means[c]
@@ -295,3 +297,4 @@ def _assign(  # type: ignore[no-untyped-def]
         for c in range(k):
             joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
         assign_tile(log_joint, ones, top, room, start, rows, labels, densities, responsibilities)
+    return finite
