@@ -209,8 +209,9 @@ def predict_array(X: da.Array, parameters: MixtureParameters, what: str) -> da.A
 
 def _predict_block(block: Any, parameters: MixtureParameters, what: str) -> FloatArray:
     values = as_rows(block)
-    columns = tuple(f"x{number}" for number in range(values.shape[1]))
-    require_finite(values, columns, "in a block of X")
     assigned = assign(parameters, values, responsibilities=what == "responsibilities")
+    if not assigned.finite:
+        columns = tuple(f"x{number}" for number in range(values.shape[1]))
+        require_finite(values, columns, "in a block of X")
     found = getattr(assigned, what)
     return found.astype(np.int64) if what == "labels" else found
