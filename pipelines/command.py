@@ -246,12 +246,16 @@ def _run_as_flow(
     require_home()
     # In a debugging session Prefect writes the library's lines, among its own.
     with watch(lines=not debug) as notify, listening(fan_out(begun, notify)):
+        modules = [f"pipelines.{name}"]
         starting: AbstractContextManager[None] = nullcontext()
         if not require_server():
             log.info("starting Prefect's embedded server, which takes some seconds")
             starting = starting_embedded_server()
-        with starting:  # the imports take two seconds, too
-            flow = getattr(importlib.import_module(f"pipelines.{name}"), name)
+            if name != "predict":  # a fit needs these later, and now there is time
+                modules += ["sklearn.cluster", "gmm_dask.report.pictures"]
+        with starting:
+            flows, *_ = map(importlib.import_module, modules)
+            flow = getattr(flows, name)
         outcome = flow(run, cluster, return_state=True, **options).result(raise_on_failure=False)
     if isinstance(outcome, BaseException):
         raise outcome
