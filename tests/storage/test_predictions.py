@@ -502,6 +502,25 @@ def test_missing_rows_are_noticed(stars, tmp_path):
             )
 
 
+def test_what_was_verified_stands_for_no_other_parts(stars, tmp_path):
+    with begun(stars, tmp_path / "out", "run-1") as staged:
+        parts = write_all(staged)
+        staged.verify(parts)
+        refused(staged, parts[:-1], "do not hold its 1[13]0 rows once each")
+        staged.publish(parts)
+    assert read_predictions(tmp_path / "out").rows == sum(part.rows for part in parts)
+
+
+def test_a_verified_part_that_is_gone_is_not_published(stars, tmp_path):
+    with begun(stars, tmp_path / "out", "run-1") as staged:
+        parts = write_all(staged)
+        staged.verify(parts)
+        (staged.writer.directory / parts[1].name).unlink()
+        with pytest.raises(StorageError, match=parts[1].name):
+            staged.publish(parts)
+    assert read_predictions(tmp_path / "out") is None
+
+
 def test_a_part_written_twice_counts_once(stars, tmp_path):
     with begun(stars, tmp_path / "out", "run-1") as staged:
         parts = write_all(staged)
