@@ -85,7 +85,6 @@ class StagedPredictions:
         self._record = record
         self._lock = lock
         self._before = linked_run(out)
-        self._verified: tuple[tuple[Part, ...], tuple[Part, ...]] | None = None
         self._ended = False
 
     @property
@@ -96,7 +95,7 @@ class StagedPredictions:
     def verify(self, parts: Iterable[Part]) -> tuple[Part, ...]:
         """See that the version is whole: every row of the input once, every part readable.
 
-        Reads footers, no rows, and those only once: `publish` asks again.
+        Reads footers, no rows.
 
         Parameters
         ----------
@@ -113,9 +112,6 @@ class StagedPredictions:
         StorageError
             Rows or parts are missing, or a part is not what was written; names the file.
         """
-        parts = tuple(parts)
-        if self._verified is not None and self._verified[0] == parts:
-            return self._verified[1]
         # A chunk whose worker died may have been written twice: the same name, the same rows.
         named = {part.name: part for part in parts}
         named |= {part.name: part for kept in self.reused.values() for part in kept}
@@ -123,7 +119,6 @@ class StagedPredictions:
         check_coverage(self.plan, ordered, self.out)
         directory = self.path if self.path.exists() else self.writer.directory
         check_parts(directory, ordered)
-        self._verified = parts, ordered
         return ordered
 
     def publish(self, parts: Iterable[Part], summary: Mapping[str, Any] | None = None) -> Path:

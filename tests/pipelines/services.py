@@ -85,6 +85,10 @@ def running(arguments, server, cwd, log):
                 process.kill()
                 process.wait()
                 # Prefect's own worker now and then waits for ever once it is being closed (3.8.8:
-                # its observer of cancellations is ended and takes that for a failure). Ours never.
-                if arguments[:2] != ["prefect", "worker"]:
+                # its observer of cancellations is ended and takes that for a failure). No other
+                # service, and no worker for another reason.
+                waits = (
+                    "_handle_cancellation_observer_failure' was never awaited" in log.read_text()
+                )
+                if arguments[:2] != ["prefect", "worker"] or not waits:
                     raise

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.errors import ConfigError, IllConditionedError
-from gmm_dask.mixture.covariance.base import FloatArray
-from gmm_dask.mixture.covariance.compile import exact
+from gmm_dask.mixture.covariance.base import FloatArray, writable
+from gmm_dask.mixture.covariance.compile import KernelFunction, exact
 from gmm_dask.mixture.covariance.factors import cholesky, inverse_of_lower
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -20,6 +20,31 @@ EMPTY = 20.0 * _EPS
 def cancelled(spread, squares):  # type: ignore[no-untyped-def]
     """Whether V = S/Ñ − δ² lost more than about 1e-10 of itself to the subtraction of δ²."""
     return 64.0 * _EPS * squares > 1e-10 * spread
+
+
+def updated_by(
+    kernel: KernelFunction,
+    covariances: FloatArray,
+    precisions_cholesky: FloatArray,
+    counts: FloatArray,
+    residual_means: FloatArray,
+    residual_products: FloatArray,
+    reg_covar: float,
+) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    """Run a compiled M-step on copies: what `CovarianceType.update` returns."""
+    updated, shifts = covariances.copy(), np.empty(residual_means.shape)
+    guarded = np.zeros(len(counts), dtype=np.bool_)
+    kernel(
+        updated,
+        writable(precisions_cholesky),
+        writable(counts),
+        writable(residual_means),
+        writable(residual_products),
+        float(reg_covar),
+        shifts,
+        guarded,
+    )
+    return updated, shifts, guarded
 
 
 def cancelled_matrices(

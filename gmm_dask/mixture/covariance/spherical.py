@@ -10,7 +10,6 @@ from gmm_dask.mixture.covariance.base import (
     FloatArray,
     RowsArray,
     belonging,
-    writable,
 )
 from gmm_dask.mixture.covariance.compile import KernelFunction, kernel
 from gmm_dask.mixture.covariance.densities import (
@@ -25,6 +24,7 @@ from gmm_dask.mixture.covariance.matrices import (
     cancelled,
     inverse_deviations,
     roots_of_precisions,
+    updated_by,
 )
 from gmm_dask.mixture.covariance.residuals import add_residuals, distances
 from gmm_dask.mixture.covariance.tile import (
@@ -111,19 +111,15 @@ class Spherical(CovarianceType):
         reg_covar: float,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         """σ'² = σ² (S/Ñ − |δ|²)/d + reg_covar; σ² is kept where that cancels."""
-        updated, shifts = covariances.copy(), np.empty(residual_means.shape)
-        guarded = np.zeros(len(counts), dtype=np.bool_)
-        _update(
-            updated,
-            writable(precisions_cholesky),
-            writable(counts),
-            writable(residual_means),
-            writable(residual_products),
-            float(reg_covar),
-            shifts,
-            guarded,
+        return updated_by(
+            _update,
+            covariances,
+            precisions_cholesky,
+            counts,
+            residual_means,
+            residual_products,
+            reg_covar,
         )
-        return updated, shifts, guarded
 
     @property
     def statistics_kernel(self) -> KernelFunction:
