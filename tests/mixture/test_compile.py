@@ -41,6 +41,28 @@ from gmm_dask.mixture.covariance.compile import kernel
 def double(x):
     return 2.0 * x
 """
+BITS = """
+import hashlib, sys
+import numpy as np
+from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.statistics import sum_statistics
+random = np.random.default_rng(0)
+X, means = random.normal(size=(5000, 5)), random.normal(size=(3, 5))
+kind = sys.argv[1]
+covariances = {
+    "full": np.stack([np.eye(5)] * 3), "tied": np.eye(5), "diag": np.ones((3, 5)),
+    "spherical": np.ones(3),
+}[kind]
+parameters = MixtureParameters.from_covariances(kind, np.full(3, 1 / 3), means, covariances)
+sums = sum_statistics(parameters, X)
+assigned = assign(parameters, X, responsibilities=True)
+arrays = (
+    sums.counts, sums.residual_sums, sums.residual_products, np.array(sums.log_likelihood),
+    assigned.log_densities, assigned.responsibilities,
+)
+print(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest())
+"""
 STATISTICS = "INFO compiling the statistics kernel of the spherical covariance"
 COMPILING = f"{STATISTICS}, once per installation"
 
@@ -153,3 +175,18 @@ def test_another_processor_has_a_cache_of_its_own(small, tmp_path):
     assert len(run(SMALL, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", **places)) == 2
     assert len(list((tmp_path / "cache").rglob("*.nbc"))) == 2
     assert run(SMALL, **places) == ["result 42.0"]
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
+def test_the_process_that_compiles_gives_the_bits_of_those_that_follow(covariance_type, tmp_path):
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-W", "error", "-c", BITS, covariance_type],
+            env=environment(NUMBA_CACHE_DIR=tmp_path),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    )
+    assert first == second

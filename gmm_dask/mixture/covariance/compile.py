@@ -27,23 +27,23 @@ KernelFunction = Callable[..., Any]
 
 # No flag that assumes the absence of NaN or infinity: sums may be reordered, that is all.
 _SUMMATION = {"contract", "reassoc", "nsz"}
+# Parts are inlined by force: one that is called is linked to itself as compiled alone in the
+# process that compiles, and to the kernel's own copy in all that read the cache; the two round
+# their sums differently.
+_OPTIONS: dict[str, Any] = {"nogil": True, "forceinline": True, "error_model": "numpy"}
 
 _logger = logging.getLogger("gmm_dask")
 
 
 def inlined(function: KernelFunction) -> KernelFunction:
     """Compile a part of kernels whose sums may be reordered."""
-    compiled: KernelFunction = numba.njit(nogil=True, fastmath=_SUMMATION, error_model="numpy")(
-        function
-    )
+    compiled: KernelFunction = numba.njit(fastmath=_SUMMATION, **_OPTIONS)(function)
     return compiled
 
 
 def exact(function: KernelFunction) -> KernelFunction:
     """Compile a part of kernels that keeps the order of its operations."""
-    compiled: KernelFunction = numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")(
-        function
-    )
+    compiled: KernelFunction = numba.njit(fastmath={"contract"}, **_OPTIONS)(function)
     return compiled
 
 
