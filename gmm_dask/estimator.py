@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.array import array_chunks, predict_array
 from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, evaluate
 from gmm_dask.chunked.fit import fit
@@ -29,7 +30,6 @@ from gmm_dask.errors import ConfigError
 from gmm_dask.events import Event, IterationFinished, Notify, StageFinished, silent
 from gmm_dask.mixture.assignment import Assignment, assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.criteria import aic, bic
 from gmm_dask.mixture.em import EMOptions, Status
 from gmm_dask.mixture.initialization import INITIALIZATIONS, GivenParameters

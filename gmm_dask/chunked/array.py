@@ -14,10 +14,10 @@ import numpy as np
 from dask.base import tokenize
 from dask.optimization import cull
 
+from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.rows import Rows, require_finite
 from gmm_dask.errors import SchemaError
 from gmm_dask.mixture.assignment import assign
-from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.parameters import MixtureParameters
 
 

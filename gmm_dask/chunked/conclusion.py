@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import Survey, frequent_values
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.covariance.base import FloatArray
 from gmm_dask.mixture.criteria import Health, health, rank
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters

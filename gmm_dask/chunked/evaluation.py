@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import InputError
 from gmm_dask.mixture.assignment import LEAST_SLICE_ROWS, Assignment, assign
-from gmm_dask.mixture.covariance.base import FloatArray
-from gmm_dask.mixture.covariance.tally import tally
+from gmm_dask.mixture.kernels.tally import tally
 from gmm_dask.mixture.parameters import MixtureParameters
 
 #: Bins of the density histogram; the resolution of a quantile is a bin's width.

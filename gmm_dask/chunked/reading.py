@@ -12,10 +12,10 @@ from typing import Any
 
 import xxhash
 
+from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.rows import RowChunks, Rows, complete
 from gmm_dask.chunked.scan import Group, GroupResult, Work
 from gmm_dask.errors import InputChangedError
-from gmm_dask.mixture.covariance.base import RowsArray
 
 
 def fingerprint(values: RowsArray) -> int:

@@ -14,8 +14,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import NonFiniteError
-from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 
 Mask = npt.NDArray[np.bool_]
 

@@ -10,12 +10,12 @@ from math import sqrt
 import numpy as np
 import numpy.typing as npt
 
+from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.rows import RowChunks, Rows, complete
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
-from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
-from gmm_dask.mixture.covariance.moments import column_moments
-from gmm_dask.mixture.covariance.sampling import rows_below
+from gmm_dask.mixture.kernels.moments import column_moments
+from gmm_dask.mixture.kernels.sampling import rows_below
 from gmm_dask.mixture.search import Sample
 
 Priorities = npt.NDArray[np.uint64]

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.covariance.base import FloatArray
 from gmm_dask.mixture.criteria import deviations
 from gmm_dask.mixture.em import (
     Candidate,

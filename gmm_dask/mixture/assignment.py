@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture.parameters import MixtureParameters
 
 #: Fewer rows than this are not worth a thread.

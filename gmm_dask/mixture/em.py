@@ -16,8 +16,8 @@ from math import isfinite, sqrt
 
 import numpy as np
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.covariance.base import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import SufficientStatistics
 

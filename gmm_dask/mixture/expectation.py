@@ -9,7 +9,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import SufficientStatistics, sum_statistics
 from gmm_dask.mixture.threads import WORTH_THREADS

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.em import COUNT_FLOOR
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.threads import single_threaded

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
 
 

@@ -12,9 +12,9 @@ from itertools import islice
 
 import numpy as np
 
+from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.assignment import assign
-from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.criteria import rank
 from gmm_dask.mixture.em import Candidate, EMOptions, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn

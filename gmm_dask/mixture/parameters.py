@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES, CovarianceType
-from gmm_dask.mixture.covariance.base import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.acceleration import fit_accelerated
-from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.criteria import deviations, health, rank
 from gmm_dask.mixture.em import Candidate, EMOptions, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.covariance.base import FloatArray, RowsArray
 from gmm_dask.mixture.parameters import MixtureParameters
 
 

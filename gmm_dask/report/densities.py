@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.assignment import assign
-from gmm_dask.mixture.covariance.base import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report.view import INK, QUIET, View, add_heading, add_legend, shortened, write_id
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
 
 SUBSTANTIAL_WEIGHT = 0.01  # a component below this does not widen the picture

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.arrays import FloatArray
 
 # The first six are of Okabe and Ito. Each further one is the colour, neither pale nor shrill on
 # white, farthest in OKLab from those before it as seen with normal, protanope and deuteranope

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from gmm_dask.mixture.covariance.base import FloatArray
+from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report import densities, pairs
 from gmm_dask.report.view import LINE, QUIET, STYLE, View, add_heading

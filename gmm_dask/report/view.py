@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.assignment import assign
-from gmm_dask.mixture.covariance.base import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report.frame import feature_limits, separating_features, substantial_components
 from gmm_dask.report.palette import component_colors

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.events import Notify
-from gmm_dask.mixture.covariance.base import FloatArray
 from gmm_dask.mixture.initialization import GivenParameters, check_given
 from gmm_dask.storage.atomic import check_writable
 from gmm_dask.storage.dataset import check_output

@@ -26,9 +26,9 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ModelError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.covariance.base import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.storage.atomic import storage_error, write_new_files
 from gmm_dask.storage.sealed import Document, digest, plain, read_sealed, seal

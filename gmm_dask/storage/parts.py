@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
-from gmm_dask.mixture.covariance.base import FloatArray
 from gmm_dask.storage.atomic import replacement
 from gmm_dask.storage.parquet_rows import ParquetRows
 from gmm_dask.storage.plan import InputPlan

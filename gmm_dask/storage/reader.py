@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.rows import RowChunks, Rows, complete
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.config import InputSection, check_config
 from gmm_dask.errors import ConfigError, InputChangedError, NonFiniteError, SchemaError
-from gmm_dask.mixture.covariance.base import RowsArray
 from gmm_dask.storage.layout import CHUNK_BYTES, chunk_rows
 from gmm_dask.storage.location import did_you_mean
 from gmm_dask.storage.parquet_rows import ParquetChunks, ParquetRows

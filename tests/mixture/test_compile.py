@@ -35,7 +35,7 @@ from small import double
 print("result", double(21.0))
 """
 KERNEL = """
-from gmm_dask.mixture.covariance.compile import kernel
+from gmm_dask.mixture.kernels.compile import kernel
 
 @kernel("kernel of one line")
 def double(x):
@@ -111,7 +111,8 @@ def package(tmp_path):
         source, place / "gmm_dask", ignore=shutil.ignore_patterns("__pycache__", "*.nbi", "*.nbc")
     )
     # A file where the directory would be stops even root, who runs the tests in a container.
-    (place / "gmm_dask/mixture/covariance/__pycache__").write_text("")
+    for folder in ("covariance", "kernels"):
+        (place / f"gmm_dask/mixture/{folder}/__pycache__").write_text("")
     return place
 
 
@@ -130,7 +131,7 @@ def test_a_read_only_installation_keeps_its_code_in_the_users_cache(package, tmp
     assert list(home.rglob("*.nbc"))
     assert run(FIT, PYTHONPATH=package, XDG_CACHE_HOME=home) == ["counts [30. 10.]"]
     # A kernel is made of more files than its own: a change in another one is noticed.
-    tile = package / "gmm_dask/mixture/covariance/tile.py"
+    tile = package / "gmm_dask/mixture/kernels/tiles.py"
     tile.write_text(tile.read_text() + "\n# a new version\n")
     assert run(FIT, PYTHONPATH=package, XDG_CACHE_HOME=home) == first
 

@@ -10,8 +10,8 @@ from oracle import expectation
 
 from gmm_dask.mixture import assignment
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.covariance.densities import _exp, _log
-from gmm_dask.mixture.covariance.tile import ROWS
+from gmm_dask.mixture.kernels.densities import _exp, _log
+from gmm_dask.mixture.kernels.tiles import ROWS
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
 

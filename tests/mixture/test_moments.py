@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gmm_dask.mixture.covariance.moments import column_moments
-from gmm_dask.mixture.covariance.tile import ROWS
+from gmm_dask.mixture.kernels.moments import column_moments
+from gmm_dask.mixture.kernels.tiles import ROWS
 
 
 @pytest.mark.parametrize("n", [1, 2, ROWS - 1, ROWS, ROWS + 1, 5 * ROWS + 3])

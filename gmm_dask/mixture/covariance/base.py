@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.mixture.covariance.compile import KernelFunction
-from gmm_dask.mixture.covariance.tile import Rows, Vector
-
-FloatArray = npt.NDArray[np.float64]
-#: float32 or float64.
-RowsArray = npt.NDArray[np.floating[Any]]
+from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.mixture.kernels.addresses import native_rows, rows_at, vector_at, writable
+from gmm_dask.mixture.kernels.compile import KernelFunction
 
 LOG_2_PI = float(np.log(2.0 * np.pi))
-
-
-# Arrays of the caller go to the kernels as address and strides, parameters as writable C-ordered
-# float64: so one compiled kernel serves every dtype, order and stride, also of read-only arrays.
-
-
-def rows_at(X: npt.NDArray[Any]) -> Rows:
-    """Where a (n, d) array lies."""
-    return Rows(X.ctypes.data, X.strides[0], X.strides[1], X.itemsize, len(X))
-
-
-def vector_at(vector: npt.NDArray[Any] | None) -> Vector:
-    """Where a (n,) array lies, if there is one."""
-    return Vector(0, 0) if vector is None else Vector(vector.ctypes.data, vector.strides[0])
-
-
-def native_rows(X: RowsArray) -> RowsArray:
-    """Return X itself unless its dtype is neither native float64 nor native float32."""
-    return X if X.dtype in (np.float64, np.float32) else X.astype(np.float64)
-
-
-def writable(array: FloatArray) -> FloatArray:
-    """Return a C-ordered float64 array that may be written, a copy only if need be."""
-    if array.flags.carray and array.dtype == np.float64:  # `np.require` takes ten times longer
-        return array
-    return np.require(array, np.float64, ["C", "W"])
 
 
 def belonging(X: RowsArray, shares: FloatArray) -> tuple[RowsArray, FloatArray]:

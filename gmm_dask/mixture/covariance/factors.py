@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.mixture.covariance.base import FloatArray, writable
-from gmm_dask.mixture.covariance.compile import kernel
+from gmm_dask.arrays import FloatArray
+from gmm_dask.mixture.kernels.addresses import writable
+from gmm_dask.mixture.kernels.compile import kernel
 
 
 def cholesky(matrices: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError, IllConditionedError
-from gmm_dask.mixture.covariance.base import FloatArray, writable
-from gmm_dask.mixture.covariance.compile import KernelFunction, exact
 from gmm_dask.mixture.covariance.factors import cholesky, inverse_of_lower
+from gmm_dask.mixture.kernels.addresses import writable
+from gmm_dask.mixture.kernels.compile import KernelFunction, exact
 
 _EPS = float(np.finfo(np.float64).eps)
 

@@ -5,20 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.mixture.covariance.base import (
-    CovarianceType,
-    FloatArray,
-    RowsArray,
-    belonging,
-)
-from gmm_dask.mixture.covariance.compile import KernelFunction, kernel
-from gmm_dask.mixture.covariance.densities import (
-    assign_tile,
-    dot,
-    joint_densities,
-    normalise,
-    sum_of,
-)
+from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.mixture.covariance.base import CovarianceType, belonging
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY,
     cancelled,
@@ -26,18 +14,8 @@ from gmm_dask.mixture.covariance.matrices import (
     roots_of_precisions,
     updated_by,
 )
-from gmm_dask.mixture.covariance.residuals import add_residuals, distances
-from gmm_dask.mixture.covariance.tile import (
-    ROWS,
-    aligned,
-    aligned_rows,
-    clip_far,
-    fill,
-    largest,
-    load_tile,
-    load_weights,
-    wide,
-)
+from gmm_dask.mixture.kernels.compile import KernelFunction, kernel
+from gmm_dask.mixture.kernels.spherical import assign, statistics
 
 
 class Spherical(CovarianceType):
@@ -124,12 +102,12 @@ class Spherical(CovarianceType):
     @property
     def statistics_kernel(self) -> KernelFunction:
         """The compiled pass to statistics."""
-        return _statistics
+        return statistics
 
     @property
     def assign_kernel(self) -> KernelFunction:
         """The compiled pass for prediction."""
-        return _assign
+        return assign
 
 
 @kernel("M-step of the spherical covariance")
@@ -148,71 +126,3 @@ def _update(  # type: ignore[no-untyped-def]
         guarded[c] = cancelled(spread + reg_covar * (u * u), squares)
         if not guarded[c] and counts[c] > EMPTY:
             covariances[c] = spread / (u * u) + reg_covar
-
-
-@kernel("statistics kernel of the spherical covariance")
-def _statistics(  # type: ignore[no-untyped-def]
-    source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
-):
-    wide()
-    k, d = means.shape
-    tile = aligned(d * ROWS)
-    log_joint = aligned_rows(k, ROWS)
-    squares = aligned_rows(k, ROWS)
-    room = aligned(ROWS)
-    top = aligned(ROWS)
-    largest_mean = largest(means)
-    largest_factor = largest(factors)
-    weights = aligned(ROWS)
-    log_likelihood = 0.0
-    for start in range(0, source.n, ROWS):
-        rows = min(ROWS, source.n - start)
-        magnitude = load_tile(tile, source, start, rows)
-        clip_far(tile, magnitude, largest_mean, largest_factor)
-        load_weights(weights, sample_weight, start, rows)
-        distances(tile, means, squares)
-        for c in range(k):
-            joint_densities(
-                log_joint[c], constants[c], 0.5 * factors[c] * factors[c], squares[c], top, c == 0
-            )
-        normalise(log_joint, weights, top, room)
-        log_likelihood += dot(weights, top)
-        for c in range(k):
-            counts[c] += sum_of(log_joint[c])
-            residual_products[c] += dot(log_joint[c], squares[c])
-        add_residuals(tile, means, log_joint, residual_sums)
-    for c in range(k):
-        for j in range(d):
-            residual_sums[c, j] *= factors[c]
-        residual_products[c] *= factors[c] * factors[c]
-    return log_likelihood
-
-
-@kernel("prediction kernel of the spherical covariance")
-def _assign(  # type: ignore[no-untyped-def]
-    source, constants, means, factors, labels, densities, responsibilities
-):
-    wide()
-    k, d = means.shape
-    tile = aligned(d * ROWS)
-    log_joint = aligned_rows(k, ROWS)
-    squares = aligned_rows(k, ROWS)
-    room = aligned(ROWS)
-    top = aligned(ROWS)
-    largest_mean = largest(means)
-    largest_factor = largest(factors)
-    ones = aligned(ROWS)
-    fill(ones, 1.0, 0)
-    finite = True
-    for start in range(0, source.n, ROWS):
-        rows = min(ROWS, source.n - start)
-        magnitude = load_tile(tile, source, start, rows)
-        finite = finite and magnitude < np.inf
-        clip_far(tile, magnitude, largest_mean, largest_factor)
-        distances(tile, means, squares)
-        for c in range(k):
-            joint_densities(
-                log_joint[c], constants[c], 0.5 * factors[c] * factors[c], squares[c], top, c == 0
-            )
-        assign_tile(log_joint, ones, top, room, start, rows, labels, densities, responsibilities)
-    return finite

@@ -15,9 +15,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gmm_dask.mixture.covariance import vectors as v
-from gmm_dask.mixture.covariance.compile import inlined
-from gmm_dask.mixture.covariance.tile import ROWS
+from gmm_dask.mixture.kernels import vectors as v
+from gmm_dask.mixture.kernels.compile import inlined
+from gmm_dask.mixture.kernels.tiles import ROWS
 
 _GROUP = 4  # features of a group
 _PANEL = v.ACCUMULATORS // _GROUP  # vectors of rows that whitening takes at once

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.mixture.covariance.base import FloatArray
-from gmm_dask.mixture.covariance.compile import kernel
+from gmm_dask.arrays import FloatArray
+from gmm_dask.mixture.kernels.compile import kernel
 
 
 def tally(

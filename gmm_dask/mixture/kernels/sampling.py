@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.mixture.covariance.compile import inlined, kernel
-from gmm_dask.mixture.covariance.tile import wide
+from gmm_dask.mixture.kernels.compile import inlined, kernel
+from gmm_dask.mixture.kernels.tiles import wide
 
 _BLOCK = 512
 

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from gmm_dask.mixture.covariance.compile import exact, inlined
-from gmm_dask.mixture.covariance.tile import (
-    ROWS,
-    Vector,
-    bits_of,
-    double_of,
-    fill,
-    store,
-    store_labels,
-    wide,
-)
+from gmm_dask.mixture.kernels.addresses import Vector
+from gmm_dask.mixture.kernels.compile import exact, inlined
+from gmm_dask.mixture.kernels.tiles import ROWS, bits_of, double_of, fill, store, store_labels, wide
 
 
 @exact

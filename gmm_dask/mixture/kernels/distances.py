@@ -6,8 +6,8 @@ first-level cache is read once and not once for each component.
 
 from __future__ import annotations
 
-from gmm_dask.mixture.covariance.compile import inlined
-from gmm_dask.mixture.covariance.tile import ROWS, fill, wide
+from gmm_dask.mixture.kernels.compile import inlined
+from gmm_dask.mixture.kernels.tiles import ROWS, fill, wide
 
 
 @inlined

@@ -8,54 +8,17 @@ compiler see that they do not overlap. The last tile is filled up with rows of w
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from gmm_dask.mixture.covariance.compile import exact, inlined
+from gmm_dask.mixture.kernels.addresses import Vector, doubles, integers, singles
+from gmm_dask.mixture.kernels.compile import exact, inlined
 
 ROWS = 128  # rows of a tile: all its features stay in the first- or second-level cache
-
-
-def _pointer(name: str, element: Any, llvm: Any) -> Any:
-    """Make the function that reads an address as a pointer to elements."""
-
-    def cast(typingctx: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], llvm.as_pointer())
-
-        return types.CPointer(element)(types.intp), generate
-
-    cast.__name__ = name
-    return intrinsic(cast)
-
-
-doubles = _pointer("doubles", types.float64, ir.DoubleType())
-singles = _pointer("singles", types.float32, ir.FloatType())
-integers = _pointer("integers", types.int32, ir.IntType(32))
-
-
-class Rows(NamedTuple):
-    """Where a (n, d) array of the caller lies, in bytes.
-
-    So one compiled kernel serves every dtype, order and stride.
-    """
-
-    address: int
-    row_stride: int
-    column_stride: int
-    itemsize: int
-    n: int
-
-
-class Vector(NamedTuple):
-    """Where a (n,) array of the caller lies, in bytes; address 0 means that there is none."""
-
-    address: int
-    stride: int
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gmm_dask.mixture.covariance.base import FloatArray, RowsArray, native_rows, rows_at
-from gmm_dask.mixture.covariance.compile import inlined, kernel
-from gmm_dask.mixture.covariance.tile import ROWS, aligned, load_tile, wide
+from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.mixture.kernels.addresses import native_rows, rows_at
+from gmm_dask.mixture.kernels.compile import inlined, kernel
+from gmm_dask.mixture.kernels.tiles import ROWS, aligned, load_tile, wide
 
 
 def column_moments(X: RowsArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:

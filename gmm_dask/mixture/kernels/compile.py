@@ -25,6 +25,9 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
 KernelFunction = Callable[..., Any]
 
+#: Folders that hold all kernels and all parts of kernels.
+SOURCES = (Path(__file__).parent, Path(__file__).parent.parent / "covariance")
+
 # No flag that assumes the absence of NaN or infinity: sums may be reordered, that is all.
 _SUMMATION = {"contract", "reassoc", "nsz"}
 # Parts are inlined by force: one that is called is linked to itself as compiled alone in the
@@ -152,8 +155,9 @@ def _one_at_a_time(directory: str | None) -> Iterator[None]:
 def _digest() -> str:
     """Of all that the compiled code depends on: sources, numba, the processor."""
     digest = hashlib.blake2b(numba.__version__.encode(), digest_size=8)
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
+    for folder in SOURCES:
+        for source in sorted(folder.glob("*.py")):
+            digest.update(source.read_bytes())
     codegen = numba.core.registry.cpu_target.target_context.codegen()
     digest.update(repr(codegen.magic_tuple()).encode())
     return digest.hexdigest()

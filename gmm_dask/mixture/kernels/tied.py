@@ -1,0 +1,183 @@
+"""Passes over rows under a tied covariance: to statistics, and to predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gmm_dask.mixture.kernels.compile import inlined, kernel
+from gmm_dask.mixture.kernels.densities import assign_tile, dot, joint_densities, normalise, sum_of
+from gmm_dask.mixture.kernels.distances import add_residuals, distances
+from gmm_dask.mixture.kernels.tiles import (
+    ROWS,
+    aligned,
+    aligned_rows,
+    clip_far,
+    fill,
+    largest,
+    load_tile,
+    load_weights,
+    wide,
+)
+from gmm_dask.mixture.kernels.whitening import add_products, mirror, whiten
+
+# How far the means may lie from the central one, in standard deviations along each whitened axis,
+# for rows whitened once to serve all components.
+_NEAR = 16.0
+# How much larger than S what it is the difference of may be: it then loses less than 1e-13.
+_SHIFTED = 256.0
+
+
+@inlined
+def _shifts(means, U, centre, shifts):  # type: ignore[no-untyped-def]
+    """Write a = Uᵀ(μ − centre), (k, d)."""
+    k, d = means.shape
+    for c in range(k):
+        for j in range(d):
+            total = 0.0
+            for m in range(j + 1):
+                total += U[m, j] * (means[c, m] - centre[m])
+            shifts[c, j] = total
+
+
+@inlined
+def _central(means, U, shifts):  # type: ignore[no-untyped-def]
+    """Choose the mean nearest to the middle; write the shifts from it and return it, (d,).
+
+    One of the means, not their average: differences to it are exact wherever the data lie.
+    """
+    k, d = means.shape
+    _shifts(means, U, means[0], shifts)
+    middle = np.zeros(d)
+    for c in range(k):
+        for j in range(d):
+            middle[j] += shifts[c, j] / k
+    nearest = 0
+    least = np.inf
+    for c in range(k):
+        square = 0.0
+        for j in range(d):
+            square += (shifts[c, j] - middle[j]) * (shifts[c, j] - middle[j])
+        if square < least:
+            least = square
+            nearest = c
+    _shifts(means, U, means[nearest], shifts)
+    return means[nearest]
+
+
+@inlined
+def _unshift(counts, F, shifts, S):  # type: ignore[no-untyped-def]
+    """Turn Σ w z zᵀ into S = Σ r y yᵀ, where y = z − a: subtract Σ F aᵀ + a Fᵀ + N a aᵀ.
+
+    Returns whether S kept its digits. It does not where the rows lie much closer to the means
+    than these lie apart: a single row on a mean, or a covariance about to shrink.
+    """
+    k, d = shifts.shape
+    exact = True
+    for j in range(d):
+        before = S[j, j]
+        for c in range(k):
+            for m in range(j + 1):
+                S[j, m] -= (
+                    F[c, j] * shifts[c, m]
+                    + shifts[c, j] * F[c, m]
+                    + counts[c] * shifts[c, j] * shifts[c, m]
+                )
+        if before > _SHIFTED * S[j, j]:
+            exact = False
+    return exact
+
+
+@kernel("statistics kernel of the tied covariance")
+def statistics(  # type: ignore[no-untyped-def]
+    source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
+):
+    """Add N, F and S of the rows; return the log-likelihood."""
+    wide()
+    k, d = means.shape
+    tile = aligned(d * ROWS)
+    residuals = aligned(d * ROWS)
+    log_joint = aligned_rows(k, ROWS)
+    squares = aligned_rows(k, ROWS)
+    room = aligned(ROWS)
+    top = aligned(ROWS)
+    largest_mean = largest(means)
+    largest_factor = largest(factors)
+    weights = aligned(ROWS)
+    shifts = np.empty((k, d))
+    centre = _central(means, factors, shifts)
+    near = largest(shifts) <= _NEAR
+    # All rows are added up: whitened once about the centre if near, else once for each component.
+    # One pass, written out here: as a function of its own it would be compiled twice.
+    while True:
+        parts = 1 if near else k
+        whitened = aligned_rows(parts, d * ROWS)
+        totals = np.zeros(d)
+        log_likelihood = 0.0
+        for start in range(0, source.n, ROWS):
+            rows = min(ROWS, source.n - start)
+            magnitude = load_tile(tile, source, start, rows)
+            clip_far(tile, magnitude, largest_mean, largest_factor)
+            load_weights(weights, sample_weight, start, rows)
+            # Each part of a kernel is called at one place: it is compiled for each place anew.
+            for c in range(parts):
+                origin = centre if near else means[c]
+                whiten(tile, origin, factors, residuals, whitened[c], squares[c])
+            if near:
+                distances(whitened[0], shifts, squares)
+            for c in range(k):
+                joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
+            normalise(log_joint, weights, top, room)
+            log_likelihood += dot(weights, top)
+            if near:
+                add_residuals(whitened[0], shifts, log_joint, residual_sums)
+            for c in range(parts):
+                shares = weights if near else log_joint[c]
+                sums_of_part = totals if near else residual_sums[c]
+                add_products(whitened[c], shares, residuals, sums_of_part, residual_products)
+            for c in range(k):
+                counts[c] += sum_of(log_joint[c])
+        if not near or _unshift(counts, residual_sums, shifts, residual_products):
+            mirror(residual_products)
+            return log_likelihood
+        near = False
+        fill(counts, 0.0, 0)
+        fill(residual_sums.reshape(k * d), 0.0, 0)
+        fill(residual_products.reshape(d * d), 0.0, 0)
+
+
+@kernel("prediction kernel of the tied covariance")
+def assign(  # type: ignore[no-untyped-def]
+    source, constants, means, factors, labels, densities, responsibilities
+):
+    """Write labels, log-densities and responsibilities; return whether all rows are finite."""
+    wide()
+    k, d = means.shape
+    shifts = np.empty((k, d))
+    centre = _central(means, factors, shifts)
+    near = largest(shifts) <= _NEAR
+    tile = aligned(d * ROWS)
+    residuals = aligned(d * ROWS)
+    whitened = aligned(d * ROWS)
+    log_joint = aligned_rows(k, ROWS)
+    squares = aligned_rows(k, ROWS)
+    room = aligned(ROWS)
+    top = aligned(ROWS)
+    largest_mean = largest(means)
+    largest_factor = largest(factors)
+    ones = aligned(ROWS)
+    fill(ones, 1.0, 0)
+    finite = True
+    for start in range(0, source.n, ROWS):
+        rows = min(ROWS, source.n - start)
+        magnitude = load_tile(tile, source, start, rows)
+        finite = finite and magnitude < np.inf
+        clip_far(tile, magnitude, largest_mean, largest_factor)
+        for c in range(1 if near else k):
+            origin = centre if near else means[c]
+            whiten(tile, origin, factors, residuals, whitened, squares[c])
+        if near:
+            distances(whitened, shifts, squares)
+        for c in range(k):
+            joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
+        assign_tile(log_joint, ones, top, room, start, rows, labels, densities, responsibilities)
+    return finite
