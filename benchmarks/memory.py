@@ -28,7 +28,7 @@ from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.steps import fitting, inputs
-from gmm_dask.storage.reader import parquet_chunks
+from gmm_dask.storage.input.reader import parquet_chunks
 
 
 def fit_again(root: Path) -> int:

@@ -44,8 +44,8 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.mixture.threads import single_threaded
 from gmm_dask.steps import fitting, inputs, predicting
-from gmm_dask.storage.plan import plan_input
-from gmm_dask.storage.reader import parquet_chunks
+from gmm_dask.storage.input.plan import plan_input
+from gmm_dask.storage.input.reader import parquet_chunks
 
 MEMORY = "1GiB"
 WORKERS = LocalProcesses(kind="local", workers=2, memory_limit=MEMORY)

@@ -304,7 +304,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _scanner(self, X: Any, sample_weight: Any, client: Any) -> Scanner:
         notify = self._printer()
         if isinstance(X, da.Array):
-            from gmm_dask.storage.reader import source_of
+            from gmm_dask.storage.input.reader import source_of
 
             source = source_of(X) if sample_weight is None else None
             chunks = source or array_chunks(X, sample_weight)
@@ -416,7 +416,7 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     ModelError
         There is no such model, or its files are damaged.
     """
-    from gmm_dask.storage.registry import load, load_model_at
+    from gmm_dask.storage.models.registry import load, load_model_at
 
     place = Path(path)
     stored = load_model_at(place) if version is None else load(place.parent, place.name, version)

@@ -148,7 +148,7 @@ def inspect(
 ) -> None:
     """Show a model: how it was fitted, and its components in the data's own units."""
     with _exit_codes(Begun(), debug):
-        from gmm_dask.storage.registry import load_model_at
+        from gmm_dask.storage.models.registry import load_model_at
         from pipelines.summary import model_summary, print_summary
 
         print_summary(model_summary(load_model_at(model)))
@@ -163,7 +163,7 @@ def use(
 ) -> None:
     """Make a version of a model the current one: an earlier one rolls back."""
     with _exit_codes(Begun(), debug):
-        from gmm_dask.storage.registry import use
+        from gmm_dask.storage.models.registry import use
 
         use(models, name, version)
         typer.echo(f"{models / name}: version {version} is current")

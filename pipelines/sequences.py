@@ -14,7 +14,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from gmm_dask import steps
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.events import Notify
-from gmm_dask.storage.model import StoredModel
+from gmm_dask.storage.models.model import StoredModel
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -10,8 +10,8 @@ import numpy as np
 
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
-from gmm_dask.storage.model import StoredModel
-from gmm_dask.storage.registry import load_model_at
+from gmm_dask.storage.models.model import StoredModel
+from gmm_dask.storage.models.registry import load_model_at
 from pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 
 #: Columns of the data shown per component; a manifest has them all.

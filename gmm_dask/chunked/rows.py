@@ -1,7 +1,7 @@
 """Row chunks: the data as everything above the mixture sees it, blocks of rows to be read.
 
 A source of rows is a `RowChunks`: arrays in memory, the blocks of a dask array
-(`gmm_dask.chunked.array`), or the files of an input plan (`gmm_dask.storage.reader`). It is
+(`gmm_dask.chunked.array`), or the files of an input plan (`gmm_dask.storage.input.reader`). It is
 small and picklable: what travels to a worker is the recipe, never the rows of a file.
 """
 

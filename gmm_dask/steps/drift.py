@@ -8,7 +8,7 @@ import numpy as np
 
 from gmm_dask.chunked.evaluation import DensityRecord
 from gmm_dask.config import PredictSection
-from gmm_dask.storage.model import StoredModel
+from gmm_dask.storage.models.model import StoredModel
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from gmm_dask.mixture.matching import Match, match, matched_ids
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.inputs import given_parameters
 from gmm_dask.steps.manifest import compose_manifest, fit_key
-from gmm_dask.storage import registry
-from gmm_dask.storage.checkpoint import Checkpoint, open_checkpoint, remove_forgotten
-from gmm_dask.storage.fit_state import decode, encode
-from gmm_dask.storage.model import StoredModel
-from gmm_dask.storage.plan import InputPlan
+from gmm_dask.storage.input.plan import InputPlan
+from gmm_dask.storage.models import registry
+from gmm_dask.storage.models.checkpoint import Checkpoint, open_checkpoint, remove_forgotten
+from gmm_dask.storage.models.fit_state import decode, encode
+from gmm_dask.storage.models.model import StoredModel
 
 logger = logging.getLogger("gmm_dask")
 

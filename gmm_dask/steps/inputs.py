@@ -16,11 +16,11 @@ from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import GivenParameters, check_given
-from gmm_dask.storage.atomic import check_writable
-from gmm_dask.storage.dataset import check_output
-from gmm_dask.storage.overlap import refuse_overlap
-from gmm_dask.storage.plan import InputPlan, plan_input
-from gmm_dask.storage.reader import parquet_chunks
+from gmm_dask.storage.files.atomic import check_writable
+from gmm_dask.storage.input.overlap import refuse_overlap
+from gmm_dask.storage.input.plan import InputPlan, plan_input
+from gmm_dask.storage.input.reader import parquet_chunks
+from gmm_dask.storage.predictions.dataset import check_output
 
 
 def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:

@@ -15,7 +15,7 @@ from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import RunConfig
 from gmm_dask.mixture.criteria import aic, bic
-from gmm_dask.storage.plan import InputPlan
+from gmm_dask.storage.input.plan import InputPlan
 
 #: Probabilities of the log-density's quantiles in a manifest.
 QUANTILES = (0.0001, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)

@@ -21,13 +21,13 @@ from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.drift import Drift, measure_drift
 from gmm_dask.steps.inputs import open_executor
-from gmm_dask.storage.dataset import Predictions, linked_run, read_predictions
-from gmm_dask.storage.model import StoredModel
-from gmm_dask.storage.overlap import place_of
-from gmm_dask.storage.parts import Part, PartWriter
-from gmm_dask.storage.plan import InputPlan
-from gmm_dask.storage.predictions import StagedPredictions, begin
-from gmm_dask.storage.reader import ParquetRows, parquet_chunks
+from gmm_dask.storage.input.overlap import place_of
+from gmm_dask.storage.input.plan import InputPlan
+from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
+from gmm_dask.storage.models.model import StoredModel
+from gmm_dask.storage.predictions.dataset import Predictions, linked_run, read_predictions
+from gmm_dask.storage.predictions.parts import Part, PartWriter
+from gmm_dask.storage.predictions.staging import StagedPredictions, begin
 
 logger = logging.getLogger("gmm_dask")
 

@@ -12,9 +12,9 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.drift import Check
 from gmm_dask.steps.fitting import Evaluation, clear_checkpoint
 from gmm_dask.steps.manifest import fit_key
-from gmm_dask.storage import registry
-from gmm_dask.storage.model import StoredModel
-from gmm_dask.storage.plan import InputPlan
+from gmm_dask.storage.input.plan import InputPlan
+from gmm_dask.storage.models import registry
+from gmm_dask.storage.models.model import StoredModel
 
 logger = logging.getLogger("gmm_dask")
 

@@ -27,9 +27,10 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import StageStarted
 from gmm_dask.report import pictures
-from gmm_dask.storage import atomic, locks, registry
-from gmm_dask.storage.model import verify_model
-from gmm_dask.storage.reader import parquet_chunks
+from gmm_dask.storage.files import atomic, locks
+from gmm_dask.storage.input.reader import parquet_chunks
+from gmm_dask.storage.models import registry
+from gmm_dask.storage.models.model import verify_model
 
 ROWS = 60_000  # per file, with three files: six groups
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate"}

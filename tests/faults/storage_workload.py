@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 
 from gmm_dask.config import InputSection
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.storage import atomic, locks
-from gmm_dask.storage.checkpoint import open_checkpoint
-from gmm_dask.storage.model import StoredModel, verify_model
-from gmm_dask.storage.plan import plan_input
-from gmm_dask.storage.predictions import begin
-from gmm_dask.storage.reader import parquet_chunks
-from gmm_dask.storage.registry import current_version, load, publish, versions
+from gmm_dask.storage.files import atomic, locks
+from gmm_dask.storage.input.plan import plan_input
+from gmm_dask.storage.input.reader import parquet_chunks
+from gmm_dask.storage.models.checkpoint import open_checkpoint
+from gmm_dask.storage.models.model import StoredModel, verify_model
+from gmm_dask.storage.models.registry import current_version, load, publish, versions
+from gmm_dask.storage.predictions.staging import begin
 
 
 def model_of(number):

@@ -18,9 +18,9 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import RunConfig, check_config
 from gmm_dask.errors import InputChangedError, InputError
 from gmm_dask.events import IterationFinished, StageStarted
-from gmm_dask.storage import registry
-from gmm_dask.storage.checkpoint import CHECKPOINTS
-from gmm_dask.storage.reader import parquet_chunks
+from gmm_dask.storage.input.reader import parquet_chunks
+from gmm_dask.storage.models import registry
+from gmm_dask.storage.models.checkpoint import CHECKPOINTS
 
 pytestmark = pytest.mark.faults
 

@@ -16,8 +16,8 @@ import pytest
 from storage_workload import WORKLOADS, Models, model_of, number_of
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage import atomic, locks
-from gmm_dask.storage.registry import load, versions
+from gmm_dask.storage.files import atomic, locks
+from gmm_dask.storage.models.registry import load, versions
 
 pytestmark = pytest.mark.faults
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from gmm_dask.errors import InputError
 from gmm_dask.steps import Predicted
 from gmm_dask.steps.drift import Check, Drift
-from gmm_dask.storage.parts import Part
-from gmm_dask.storage.registry import current_version
+from gmm_dask.storage.models.registry import current_version
+from gmm_dask.storage.predictions.parts import Part
 from pipelines.command import app
 from pipelines.sequences import PredictOutcome
 from pipelines.summary import predict_summary

@@ -15,7 +15,7 @@ from runs import eventually, write_run
 from services import running
 
 from gmm_dask.config import RunConfig, read_config
-from gmm_dask.storage.registry import versions
+from gmm_dask.storage.models.registry import versions
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,8 @@ from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
 from gmm_dask.errors import InputError, StorageError
 from gmm_dask.events import silent
-from gmm_dask.storage import atomic
-from gmm_dask.storage.registry import current_version, load_model_at, versions
+from gmm_dask.storage.files import atomic
+from gmm_dask.storage.models.registry import current_version, load_model_at, versions
 from pipelines import sequences
 from pipelines.fit import fit
 from pipelines.predict import predict

@@ -16,7 +16,7 @@ from prefect.states import Cancelling
 from runs import eventually, read_run, write_run
 from services import prefect_server_process, running
 
-from gmm_dask.storage.registry import versions
+from gmm_dask.storage.models.registry import versions
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import pytest
 from prefect.client.schemas.sorting import FlowRunSort
 from services import running
 
-from gmm_dask.storage.registry import current_version, versions
+from gmm_dask.storage.models.registry import current_version, versions
 
 pytestmark = pytest.mark.slow
 

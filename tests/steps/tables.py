@@ -14,7 +14,7 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import silent
-from gmm_dask.storage.reader import parquet_chunks
+from gmm_dask.storage.input.reader import parquet_chunks
 
 MEANS = np.array([[0.0, 0.0], [6.0, 5.0], [-6.0, 5.0]])
 THREADS = ThreadsCluster(threads=2)

@@ -22,8 +22,8 @@ from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, sile
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchRecord
-from gmm_dask.storage.checkpoint import CHECKPOINTS, Checkpoint, open_checkpoint
-from gmm_dask.storage.fit_state import decode, encode
+from gmm_dask.storage.models.checkpoint import CHECKPOINTS, Checkpoint, open_checkpoint
+from gmm_dask.storage.models.fit_state import decode, encode
 
 KINDS = ("full", "tied", "diag", "spherical")
 
@@ -389,7 +389,7 @@ def test_a_disk_that_refuses_the_checkpoint_stops_the_fit_and_keeps_the_one_befo
         saved = Checkpoint.save
 
         def save(self, arrays, meta):
-            patched.setattr("gmm_dask.storage.atomic.write_all", full)
+            patched.setattr("gmm_dask.storage.files.atomic.write_all", full)
             saved(self, arrays, meta)
 
         patched.setattr(Checkpoint, "save", save)

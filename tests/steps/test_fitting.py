@@ -22,10 +22,10 @@ from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
 from gmm_dask.errors import ConflictError, ModelError, NumericalError
 from gmm_dask.events import IterationFinished, StageStarted, silent
-from gmm_dask.storage import registry
-from gmm_dask.storage.checkpoint import open_checkpoint
-from gmm_dask.storage.model import read_file, verify_model
-from gmm_dask.storage.reader import ParquetChunks
+from gmm_dask.storage.input.reader import ParquetChunks
+from gmm_dask.storage.models import registry
+from gmm_dask.storage.models.checkpoint import open_checkpoint
+from gmm_dask.storage.models.model import read_file, verify_model
 
 KINDS = ("full", "tied", "diag", "spherical")
 # Fewer rows than there are, so that the polish reads the files; enough to be worth a search.

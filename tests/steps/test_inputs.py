@@ -25,7 +25,7 @@ from gmm_dask.errors import (
     StorageError,
     TooFewRowsError,
 )
-from gmm_dask.storage.plan import InputPlan, plan_input
+from gmm_dask.storage.input.plan import InputPlan, plan_input
 
 
 def entries(root):

@@ -24,9 +24,9 @@ from gmm_dask.config import ThreadsCluster
 from gmm_dask.errors import InputChangedError, StorageError
 from gmm_dask.events import silent
 from gmm_dask.mixture.assignment import assign
-from gmm_dask.storage import registry
-from gmm_dask.storage.parquet_rows import ParquetChunks
-from gmm_dask.storage.predictions import read_predictions as read_record
+from gmm_dask.storage.input.parquet_rows import ParquetChunks
+from gmm_dask.storage.models import registry
+from gmm_dask.storage.predictions.staging import read_predictions as read_record
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from gmm_dask import steps
 from gmm_dask.errors import ConflictError, ModelError
 from gmm_dask.events import silent
 from gmm_dask.mixture.em import Status
-from gmm_dask.storage import registry
-from gmm_dask.storage.model import read_file
-from gmm_dask.storage.registry import load_model_at
+from gmm_dask.storage.models import registry
+from gmm_dask.storage.models.model import read_file
+from gmm_dask.storage.models.registry import load_model_at
 
 CENTRES = {"a": (0.0, 0.0), "b": (12.0, 0.0), "c": (0.0, 12.0), "d": (12.0, 12.0), "e": (24, 24)}
 

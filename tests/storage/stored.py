@@ -3,7 +3,7 @@
 import numpy as np
 
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.storage.model import StoredModel
+from gmm_dask.storage.models.model import StoredModel
 
 SHAPES = {"full": (3, 2, 2), "tied": (2, 2), "diag": (3, 2), "spherical": (3,)}
 

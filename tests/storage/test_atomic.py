@@ -14,8 +14,8 @@ import pytest
 
 import gmm_dask.storage
 from gmm_dask.errors import StorageError
-from gmm_dask.storage import atomic
-from gmm_dask.storage.locks import acquire
+from gmm_dask.storage.files import atomic
+from gmm_dask.storage.files.locks import acquire
 
 
 def names(directory):
@@ -220,7 +220,7 @@ def test_only_one_file_of_storage_opens_files_for_writing():
     folder = Path(gmm_dask.storage.__file__).parent
     offenders = {
         path.name
-        for path in folder.glob("*.py")
+        for path in folder.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and writes(node)
     }
@@ -265,7 +265,7 @@ def test_releasing_twice_does_not_release_the_next_holder(tmp_path):
 def test_a_lock_dies_with_its_process(tmp_path):
     path = tmp_path / ".lock"
     script = (
-        "import sys, pathlib; from gmm_dask.storage.locks import acquire\n"
+        "import sys, pathlib; from gmm_dask.storage.files.locks import acquire\n"
         "lock = acquire(pathlib.Path(sys.argv[1]), 'x'); print('held', flush=True); input()"
     )
     with subprocess.Popen(
@@ -309,7 +309,7 @@ def test_a_lock_that_cannot_be_written_is_released(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("gmm_dask.storage.locks.write_all", full)
+        patched.setattr("gmm_dask.storage.files.locks.write_all", full)
         with pytest.raises(StorageError, match=r"\.lock: cannot be locked: no space"):
             acquire(tmp_path / ".lock", "x")
     assert names(tmp_path) == []
@@ -320,6 +320,6 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
     def none(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("gmm_dask.storage.locks.fcntl.flock", none)
+    monkeypatch.setattr("gmm_dask.storage.files.locks.fcntl.flock", none)
     with pytest.raises(StorageError, match="has no file locks"):
         acquire(tmp_path / ".lock", "x")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.checkpoint import FORGOTTEN, open_checkpoint, remove_forgotten
+from gmm_dask.storage.models.checkpoint import FORGOTTEN, open_checkpoint, remove_forgotten
 
 ARRAYS = {
     "means": np.random.default_rng(0).normal(size=(3, 2)),
@@ -166,7 +166,7 @@ def test_the_same_fit_runs_once(tmp_path):
 
 def test_a_killed_fit_leaves_its_checkpoint_to_the_next(tmp_path):
     script = (
-        "import sys, numpy; from gmm_dask.storage.checkpoint import open_checkpoint\n"
+        "import sys, numpy; from gmm_dask.storage.models.checkpoint import open_checkpoint\n"
         "checkpoint = open_checkpoint(sys.argv[1], 'stars', 'key')\n"
         "checkpoint.save({'a': numpy.arange(3)}, {'iteration': 4})\n"
         "(checkpoint.directory / '.partial-state-1').write_bytes(b'half')\n"

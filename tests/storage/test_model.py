@@ -12,7 +12,8 @@ import pytest
 from stored import SHAPES, some_model, some_parameters
 
 from gmm_dask.errors import ModelError
-from gmm_dask.storage.model import (
+from gmm_dask.storage.files.sealed import seal
+from gmm_dask.storage.models.model import (
     ARRAYS,
     MANIFEST,
     PARAMETERS,
@@ -24,7 +25,6 @@ from gmm_dask.storage.model import (
     verify_model,
     write_model,
 )
-from gmm_dask.storage.sealed import seal
 
 PICTURE = bytes(range(256))
 
@@ -84,7 +84,7 @@ def test_another_process_and_another_run_write_the_same_model(tmp_path):
     write_model(some_model(version=1, created="monday"), tmp_path / "one")
     script = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[2]); from stored import some_model\n"
-        "from gmm_dask.storage.model import write_model\n"
+        "from gmm_dask.storage.models.model import write_model\n"
         "write_model(some_model(version=2, created='tuesday'), pathlib.Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", script, tmp_path / "two", Path(__file__).parent]

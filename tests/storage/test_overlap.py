@@ -8,8 +8,8 @@ import pytest
 
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError
-from gmm_dask.storage.overlap import refuse_overlap
-from gmm_dask.storage.plan import plan_input
+from gmm_dask.storage.input.overlap import refuse_overlap
+from gmm_dask.storage.input.plan import plan_input
 
 
 @pytest.fixture

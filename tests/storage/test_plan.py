@@ -19,10 +19,10 @@ import pytest
 
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, InputError, SchemaError, TooFewRowsError
-from gmm_dask.storage.footer import read_footer
-from gmm_dask.storage.location import _s3
-from gmm_dask.storage.plan import InputPlan, plan_input
-from gmm_dask.storage.reader import parquet_chunks
+from gmm_dask.storage.input.footer import read_footer
+from gmm_dask.storage.input.location import _s3
+from gmm_dask.storage.input.plan import InputPlan, plan_input
+from gmm_dask.storage.input.reader import parquet_chunks
 
 
 def write(path, rows=3, columns=None, **options):

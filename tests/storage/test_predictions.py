@@ -17,11 +17,11 @@ from stored import some_model
 from gmm_dask.chunked.rows import complete
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, ConflictError, StorageError
-from gmm_dask.storage import predictions
-from gmm_dask.storage.dataset import check_output, read_predictions
-from gmm_dask.storage.plan import plan_input
-from gmm_dask.storage.predictions import begin
-from gmm_dask.storage.reader import parquet_chunks
+from gmm_dask.storage.input.plan import plan_input
+from gmm_dask.storage.input.reader import parquet_chunks
+from gmm_dask.storage.predictions import staging
+from gmm_dask.storage.predictions.dataset import check_output, read_predictions
+from gmm_dask.storage.predictions.staging import begin
 
 KEYS = ("id", "name")
 
@@ -197,7 +197,7 @@ def test_pages_carry_checksums_that_are_right(stars, tmp_path):
 
 
 def test_row_groups_have_one_size(stars, tmp_path, monkeypatch):
-    monkeypatch.setattr("gmm_dask.storage.parts.ROW_GROUP_ROWS", 16)
+    monkeypatch.setattr("gmm_dask.storage.predictions.parts.ROW_GROUP_ROWS", 16)
     _, parts = predict(stars, tmp_path / "out", "run-1")
     footer = pq.read_metadata(tmp_path / "out" / parts[0].name)
     assert [footer.row_group(i).num_rows for i in range(footer.num_row_groups)] == [16, 16, 8]
@@ -435,7 +435,7 @@ def test_a_publish_that_failed_can_be_repeated(stars, tmp_path, monkeypatch):
                 def fail(*arguments):
                     raise StorageError("the disk is full")
 
-                patched.setattr(predictions, step, fail)
+                patched.setattr(staging, step, fail)
                 with pytest.raises(StorageError, match="full"):
                     staged.publish(parts)
             assert str(out.readlink()) == "out.versions/run-1"
@@ -451,7 +451,7 @@ def test_a_publish_that_failed_for_good_leaves_the_old_version_alone(stars, tmp_
     def fail(*arguments):
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(predictions, "replace_link", fail)
+    monkeypatch.setattr(staging, "replace_link", fail)
     with pytest.raises(StorageError), begun(stars, tmp_path / "out", "run-2") as staged:
         staged.publish(write_all(staged))
     assert names(tmp_path / "out.versions") == ["run-1", "run-1.json"]
@@ -464,7 +464,7 @@ def test_old_versions_that_cannot_be_removed_do_not_fail_a_publish(
     def fail(*arguments):
         raise StorageError("out.versions: cannot be removed")
 
-    monkeypatch.setattr(predictions, "prune", fail)
+    monkeypatch.setattr(staging, "prune", fail)
     with caplog.at_level(logging.WARNING, "gmm_dask"):
         predict(stars, tmp_path / "out", "run-1")
     assert "old predictions were not removed: out.versions" in caplog.text

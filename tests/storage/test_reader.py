@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, InputChangedError, InputError, NonFiniteError, SchemaError
-from gmm_dask.storage import reader
-from gmm_dask.storage.layout import chunk_rows, lay_out
-from gmm_dask.storage.plan import plan_input
-from gmm_dask.storage.reader import (
+from gmm_dask.storage.input import reader
+from gmm_dask.storage.input.layout import chunk_rows, lay_out
+from gmm_dask.storage.input.plan import plan_input
+from gmm_dask.storage.input.reader import (
     CompleteChunks,
     ParquetChunks,
     parquet_chunks,
@@ -152,7 +152,7 @@ def test_what_lies_under_a_null_is_not_looked_at(tmp_path):
     garbage = np.array([1, 2**60, 3])
     valid = pa.array([True, False, True]).buffers()[1]
     array = pa.Array.from_buffers(pa.int64(), 3, [valid, pa.py_buffer(garbage)])
-    from gmm_dask.storage.columns import write_values
+    from gmm_dask.storage.input.columns import write_values
 
     out = np.empty(3)
     assert write_values(array, out) is None
@@ -603,8 +603,8 @@ PEAK = """
 import sys
 import numpy as np
 from gmm_dask.config import InputSection
-from gmm_dask.storage.plan import plan_input
-from gmm_dask.storage.reader import ParquetChunks
+from gmm_dask.storage.input.plan import plan_input
+from gmm_dask.storage.input.reader import ParquetChunks
 def peak():
     status = open("/proc/self/status").read()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024

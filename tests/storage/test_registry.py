@@ -7,10 +7,10 @@ import pytest
 from stored import some_model
 
 from gmm_dask.errors import ConflictError, ModelError, StorageError
-from gmm_dask.storage import registry
-from gmm_dask.storage.locks import acquire
-from gmm_dask.storage.model import read_file, verify_model
-from gmm_dask.storage.registry import (
+from gmm_dask.storage.files.locks import acquire
+from gmm_dask.storage.models import registry
+from gmm_dask.storage.models.model import read_file, verify_model
+from gmm_dask.storage.models.registry import (
     current_version,
     load,
     load_model_at,

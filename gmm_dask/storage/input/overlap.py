@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from gmm_dask.errors import ConfigError
-from gmm_dask.storage.plan import InputPlan
+from gmm_dask.storage.input.plan import InputPlan
 
 _MAGIC = frozenset("*?[")
 

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.atomic import remove_directory, storage_errors
-from gmm_dask.storage.overlap import place_of
-from gmm_dask.storage.parts import Part
-from gmm_dask.storage.sealed import read_sealed
+from gmm_dask.storage.files.atomic import remove_directory, storage_errors
+from gmm_dask.storage.files.sealed import read_sealed
+from gmm_dask.storage.input.overlap import place_of
+from gmm_dask.storage.predictions.parts import Part
 
 FORMAT = 1
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.errors import SchemaError
-from gmm_dask.storage.columns import write_values
-from gmm_dask.storage.decode import OpenFile, check_files
-from gmm_dask.storage.layout import Layout, RowGroup, lay_out
-from gmm_dask.storage.plan import InputPlan
+from gmm_dask.storage.input.columns import write_values
+from gmm_dask.storage.input.decode import OpenFile, check_files
+from gmm_dask.storage.input.layout import Layout, RowGroup, lay_out
+from gmm_dask.storage.input.plan import InputPlan
 
 # Rows decoded at a time: enough that Python costs little, few enough not to count as memory.
 _BATCH_ROWS = 1 << 16

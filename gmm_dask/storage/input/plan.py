@@ -1,8 +1,8 @@
 """The input plan: which rows an input consists of, taken once from the footers of its files.
 
 The plan is the snapshot that a fit is held to. Files added later are no part of it; a file that
-is changed, shortened or gone is noticed when it is read (`gmm_dask.storage.decode`). No row is
-read to make it.
+is changed, shortened or gone is noticed when it is read (`gmm_dask.storage.input.decode`). No row
+is read to make it.
 
 The statistics that footers carry (nulls, minimum, maximum) are left alone: asking pyarrow 26 for
 those of a damaged footer ends the process. The survey counts the nulls.
@@ -24,9 +24,9 @@ import pyarrow as pa
 
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, InputError, SchemaError, TooFewRowsError
-from gmm_dask.storage.columns import Column, problem_of, widest
-from gmm_dask.storage.footer import read_footer
-from gmm_dask.storage.location import (
+from gmm_dask.storage.input.columns import Column, problem_of, widest
+from gmm_dask.storage.input.footer import read_footer
+from gmm_dask.storage.input.location import (
     READ_ERRORS,
     did_you_mean,
     find_files,
@@ -190,7 +190,7 @@ def plan_input(section: InputSection) -> InputPlan:
     Parameters
     ----------
     section
-        Path, columns and policies. Which files belong to a path: `gmm_dask.storage.location`.
+        Path, columns and policies. Which files belong to a path: `gmm_dask.storage.input.location`.
         Keys of Hive partitions (``day=3/``) are columns like those in the files; where a file
         stores a column of that name, the stored one counts.
 

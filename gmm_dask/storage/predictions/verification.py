@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.atomic import PARTIAL
-from gmm_dask.storage.location import READ_ERRORS
-from gmm_dask.storage.parts import Part
-from gmm_dask.storage.plan import InputPlan
+from gmm_dask.storage.files.atomic import PARTIAL
+from gmm_dask.storage.input.location import READ_ERRORS
+from gmm_dask.storage.input.plan import InputPlan
+from gmm_dask.storage.predictions.parts import Part
 
 _FOOTER_THREADS = 8
 

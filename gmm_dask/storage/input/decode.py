@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gmm_dask.errors import InputChangedError, InputError
-from gmm_dask.storage.footer import read_footer
-from gmm_dask.storage.location import READ_ERRORS, open_file, reason
-from gmm_dask.storage.plan import InputFile, InputPlan
+from gmm_dask.storage.input.footer import read_footer
+from gmm_dask.storage.input.location import READ_ERRORS, open_file, reason
+from gmm_dask.storage.input.plan import InputFile, InputPlan
 
 # Measured on local files: 64 KiB stay in the cache, 1 MiB is 15 % slower. Memory mapping is 20 %
 # faster still, but a mapped file that is shortened kills the process (SIGBUS).

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
-from gmm_dask.storage.atomic import replacement
-from gmm_dask.storage.parquet_rows import ParquetRows
-from gmm_dask.storage.plan import InputPlan
+from gmm_dask.storage.files.atomic import replacement
+from gmm_dask.storage.input.parquet_rows import ParquetRows
+from gmm_dask.storage.input.plan import InputPlan
 
 #: What readers must hold at once, fixed so that parts do not depend on who wrote them.
 ROW_GROUP_ROWS = 1 << 18

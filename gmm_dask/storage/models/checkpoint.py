@@ -28,9 +28,9 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.atomic import check_writable, remove_stale, replace_file, storage_errors
-from gmm_dask.storage.locks import HeldLock, acquire
-from gmm_dask.storage.sealed import plain
+from gmm_dask.storage.files.atomic import check_writable, remove_stale, replace_file, storage_errors
+from gmm_dask.storage.files.locks import HeldLock, acquire
+from gmm_dask.storage.files.sealed import plain
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.atomic import open_lock_file, storage_errors, write_all
+from gmm_dask.storage.files.atomic import open_lock_file, storage_errors, write_all
 
 _LONGEST_PAUSE = 0.05  # seconds between two attempts
 

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from gmm_dask.chunked.scan import group_rows
-from gmm_dask.storage.plan import InputPlan
+from gmm_dask.storage.input.plan import InputPlan
 
 #: Decoded bytes of a chunk. A little under 32 MiB, from where on glibc gives each buffer back to
 #: the system and the next one costs its page faults again (a tenth of the decoding).

@@ -18,10 +18,10 @@ from gmm_dask.chunked.rows import RowChunks, Rows, complete
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.config import InputSection, check_config
 from gmm_dask.errors import ConfigError, InputChangedError, NonFiniteError, SchemaError
-from gmm_dask.storage.layout import CHUNK_BYTES, chunk_rows
-from gmm_dask.storage.location import did_you_mean
-from gmm_dask.storage.parquet_rows import ParquetChunks, ParquetRows
-from gmm_dask.storage.plan import InputPlan, plan_input
+from gmm_dask.storage.input.layout import CHUNK_BYTES, chunk_rows
+from gmm_dask.storage.input.location import did_you_mean
+from gmm_dask.storage.input.parquet_rows import ParquetChunks, ParquetRows
+from gmm_dask.storage.input.plan import InputPlan, plan_input
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -99,7 +99,7 @@ def read_parquet(
     Parameters
     ----------
     path
-        File, directory, glob or ``s3://`` address; see `gmm_dask.storage.location`.
+        File, directory, glob or ``s3://`` address; see `gmm_dask.storage.input.location`.
     columns
         The d features, in this order.
     nulls
@@ -116,7 +116,7 @@ def read_parquet(
     Raises
     ------
     ConfigError, InputError, SchemaError, TooFewRowsError
-        As `gmm_dask.storage.plan.plan_input` does.
+        As `gmm_dask.storage.input.plan.plan_input` does.
     NonFiniteError
         When a block with a null (under ``nulls="error"``) or an infinity is computed.
     """

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gmm_dask.errors import ModelError, StorageError
-from gmm_dask.storage.atomic import storage_error
+from gmm_dask.storage.files.atomic import storage_error
 
 LARGEST_DOCUMENT = 64 << 20  # bytes; nothing that gmm-dask writes comes near
 

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gmm_dask.errors import ConflictError, ModelError, StorageError
-from gmm_dask.storage.atomic import (
+from gmm_dask.storage.files.atomic import (
     check_writable,
     publication,
     remove_directory,
@@ -33,9 +33,9 @@ from gmm_dask.storage.atomic import (
     storage_error,
     storage_errors,
 )
-from gmm_dask.storage.locks import HeldLock, acquire
-from gmm_dask.storage.model import MANIFEST, RUN, StoredModel, read_model, write_model
-from gmm_dask.storage.sealed import read_sealed, seal
+from gmm_dask.storage.files.locks import HeldLock, acquire
+from gmm_dask.storage.files.sealed import read_sealed, seal
+from gmm_dask.storage.models.model import MANIFEST, RUN, StoredModel, read_model, write_model
 
 CURRENT, REJECTED = "current.json", "rejected"
 

@@ -1,6 +1,6 @@
 """Writing a prediction dataset: staged, verified, published; old parts used again.
 
-What lies where: `gmm_dask.storage.dataset`.
+What lies where: `gmm_dask.storage.predictions.staging.dataset`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from gmm_dask.errors import ConflictError, StorageError
-from gmm_dask.storage.atomic import (
+from gmm_dask.storage.files.atomic import (
     check_writable,
     publish_directory,
     remove_stale,
@@ -28,7 +28,12 @@ from gmm_dask.storage.atomic import (
     storage_errors,
     sync_files,
 )
-from gmm_dask.storage.dataset import (
+from gmm_dask.storage.files.locks import HeldLock, acquire
+from gmm_dask.storage.files.sealed import plain, seal
+from gmm_dask.storage.input.overlap import place_of
+from gmm_dask.storage.input.plan import InputFile, InputPlan
+from gmm_dask.storage.models.model import StoredModel
+from gmm_dask.storage.predictions.dataset import (
     FORMAT,
     RUN_ID,
     check_output,
@@ -38,13 +43,8 @@ from gmm_dask.storage.dataset import (
     record_path,
     versions_path,
 )
-from gmm_dask.storage.locks import HeldLock, acquire
-from gmm_dask.storage.model import StoredModel
-from gmm_dask.storage.overlap import place_of
-from gmm_dask.storage.parts import Part, PartWriter, check_key_columns, part_name
-from gmm_dask.storage.plan import InputFile, InputPlan
-from gmm_dask.storage.sealed import plain, seal
-from gmm_dask.storage.verification import check_coverage, check_parts, readable
+from gmm_dask.storage.predictions.parts import Part, PartWriter, check_key_columns, part_name
+from gmm_dask.storage.predictions.verification import check_coverage, check_parts, readable
 
 logger = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ModelError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.storage.atomic import storage_error, write_new_files
-from gmm_dask.storage.sealed import Document, digest, plain, read_sealed, seal
+from gmm_dask.storage.files.atomic import storage_error, write_new_files
+from gmm_dask.storage.files.sealed import Document, digest, plain, read_sealed, seal
 
 FORMAT = 1
 MANIFEST, PARAMETERS, RUN = "manifest.json", "parameters.safetensors", "run.json"

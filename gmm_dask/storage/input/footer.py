@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gmm_dask.errors import InputError
-from gmm_dask.storage.location import READ_ERRORS, reason
+from gmm_dask.storage.input.location import READ_ERRORS, reason
 
 _TAIL = 1 << 16  # most footers are shorter: one read then
 

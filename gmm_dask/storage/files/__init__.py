@@ -1,0 +1,1 @@
+"""What is written, and how: whole or not at all, under locks, sealed."""

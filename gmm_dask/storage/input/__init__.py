@@ -1,0 +1,1 @@
+"""Parquet that is read: which files, which rows, decoded into chunks."""

@@ -1,0 +1,1 @@
+"""Fitted models: their files, the registry, the checkpoints of fits."""

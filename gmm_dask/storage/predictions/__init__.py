@@ -1,0 +1,1 @@
+"""Prediction datasets: their parts, staged, verified, published."""
