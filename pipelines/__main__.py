@@ -1,5 +1,5 @@
-"""``python -m pipelines`` is ``gmm-dask``: for where the command is not on the path."""
+"""``python -m gmm_dask.pipelines`` is ``gmm-dask``: for where the command is not on the path."""
 
-from pipelines.command import main
+from gmm_dask.pipelines.command import main
 
 main()

@@ -30,10 +30,10 @@ from gmm_dask.events import (
     StageFinished,
     StageStarted,
 )
+from gmm_dask.pipelines.progress import advanced, current_listener, fan_out, iteration, log, started
+from gmm_dask.pipelines.settings import LIBRARY_LOGGER
+from gmm_dask.pipelines.summary import Summary, markdown
 from gmm_dask.steps import Decision, Published
-from pipelines.progress import advanced, current_listener, fan_out, iteration, log, started
-from pipelines.settings import LIBRARY_LOGGER
-from pipelines.summary import Summary, markdown
 
 
 @contextmanager

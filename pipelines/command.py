@@ -126,13 +126,13 @@ def serve(
     with _exit_codes(Begun(), debug):
         run, cluster = _read(run_file, overrides, cluster_file)
 
-        from pipelines.settings import prepare_environment, require_home, require_server
+        from gmm_dask.pipelines.settings import prepare_environment, require_home, require_server
 
         prepare_environment(debug=True)  # a service's log is Prefect's
         require_home()
         require_server(embedded=False)
 
-        from pipelines import serve as service
+        from gmm_dask.pipelines import serve as service
 
         service.serve(
             run, cluster, service.schedule(cron, every), service.schedule(predict_cron, None)
@@ -148,8 +148,8 @@ def inspect(
 ) -> None:
     """Show a model: how it was fitted, and its components in the data's own units."""
     with _exit_codes(Begun(), debug):
+        from gmm_dask.pipelines.summary import model_summary, print_summary
         from gmm_dask.storage.models.registry import load_model_at
-        from pipelines.summary import model_summary, print_summary
 
         print_summary(model_summary(load_model_at(model)))
 
@@ -185,8 +185,8 @@ def _run(
         how = _run_directly if direct else _run_as_flow
         outcome = how(name, run, cluster, begun, debug, options)
 
-        from pipelines import summary
-        from pipelines.terminal import print_error
+        from gmm_dask.pipelines import summary
+        from gmm_dask.pipelines.terminal import print_error
 
         summary.print_summary(getattr(summary, f"{name}_summary")(outcome))
         if getattr(outcome, "refusal", ""):
@@ -213,9 +213,9 @@ def _run_directly(
     debug: bool,
     options: dict[str, bool],
 ) -> Any:
-    from pipelines import sequences
-    from pipelines.progress import fan_out
-    from pipelines.terminal import watch
+    from gmm_dask.pipelines import sequences
+    from gmm_dask.pipelines.progress import fan_out
+    from gmm_dask.pipelines.terminal import watch
 
     with watch() as notify:
         sequence = getattr(sequences, name)
@@ -233,20 +233,20 @@ def _run_as_flow(
     debug: bool,
     options: dict[str, bool],
 ) -> Any:
-    from pipelines.progress import fan_out, listening, log
-    from pipelines.settings import (
+    from gmm_dask.pipelines.progress import fan_out, listening, log
+    from gmm_dask.pipelines.settings import (
         prepare_environment,
         require_home,
         require_server,
         starting_embedded_server,
     )
-    from pipelines.terminal import watch
+    from gmm_dask.pipelines.terminal import watch
 
     prepare_environment(debug)
     require_home()
     # In a debugging session Prefect writes the library's lines, among its own.
     with watch(lines=not debug) as notify, listening(fan_out(begun, notify)):
-        modules = [f"pipelines.{name}"]
+        modules = [f"gmm_dask.pipelines.{name}"]
         starting: AbstractContextManager[None] = nullcontext()
         if not require_server():
             log.info("starting Prefect's embedded server, which takes some seconds")
@@ -284,7 +284,7 @@ class Terminated(SystemExit):
 def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
     """Turn an error into one line and an exit code: 1 failed while running, 2 refused."""
     from gmm_dask.errors import GmmDaskError
-    from pipelines.terminal import print_error
+    from gmm_dask.pipelines.terminal import print_error
 
     def terminate(number: int, frame: Any) -> None:
         raise Terminated(TERMINATED)

@@ -1,8 +1,9 @@
 """The flows as they run unattended: with a time limit, and somebody told when one goes wrong.
 
-Deployments name these (``pipelines.deployed.retrain``). Two environment variables of the worker
-change them: ``GMM_DASK_TIME_LIMIT``, seconds that a run may take, and ``GMM_DASK_ON_TROUBLE``, a
-command that is given the message on its standard input, for example ``mail -s gmm-dask ops``.
+Deployments name these (``gmm_dask.pipelines.deployed.retrain``). Two environment variables of the
+worker change them: ``GMM_DASK_TIME_LIMIT``, seconds that a run may take, and
+``GMM_DASK_ON_TROUBLE``, a command that is given the message on its standard input, for example
+``mail -s gmm-dask ops``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
 
-from pipelines.fit import fit as fit_flow
-from pipelines.predict import predict as predict_flow
-from pipelines.retrain import retrain as retrain_flow
+from gmm_dask.pipelines.fit import fit as fit_flow
+from gmm_dask.pipelines.predict import predict as predict_flow
+from gmm_dask.pipelines.retrain import retrain as retrain_flow
 
 log = logging.getLogger("gmm_dask.trouble")
 

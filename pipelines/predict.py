@@ -6,10 +6,10 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
-from pipelines import sequences
-from pipelines.artifacts import link, report, watched
-from pipelines.summary import predict_summary
-from pipelines.tasks import as_task
+from gmm_dask.pipelines import sequences
+from gmm_dask.pipelines.artifacts import link, report, watched
+from gmm_dask.pipelines.summary import predict_summary
+from gmm_dask.pipelines.tasks import as_task
 
 
 @flow(name="predict", flow_run_name="predict {run.input.path} by {run.output.name}")

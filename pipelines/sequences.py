@@ -1,7 +1,7 @@
 """The steps of each run in their order, written once: Prefect runs them as tasks, or nobody does.
 
-A sequence calls each step through ``call``. `directly` just calls it; `pipelines.tasks.as_task`
-calls the Prefect task made of it. What is here runs without Prefect (``--direct``).
+A sequence calls each step through ``call``. `directly` just calls it; `tasks.as_task` calls the
+Prefect task made of it. What is here runs without Prefect (``--direct``).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from rich.console import Console
 
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.errors import ConfigError
-from pipelines import deployed
+from gmm_dask.pipelines import deployed
 
 PUBLISHED = "gmm-dask.model.published"
 GOING_ON = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]

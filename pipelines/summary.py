@@ -10,9 +10,9 @@ import numpy as np
 
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
+from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
-from pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 
 #: Columns of the data shown per component; a manifest has them all.
 SHOWN_COLUMNS = 6

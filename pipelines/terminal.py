@@ -26,8 +26,8 @@ from gmm_dask.events import (
     StageFinished,
     StageStarted,
 )
-from pipelines.progress import Narrator, duration, fan_out, quantity
-from pipelines.settings import LIBRARY_LOGGER
+from gmm_dask.pipelines.progress import Narrator, duration, fan_out, quantity
+from gmm_dask.pipelines.settings import LIBRARY_LOGGER
 
 
 class AmountColumn(ProgressColumn):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from services import prefect_server_process
 
-from pipelines.settings import prepare_environment
+from gmm_dask.pipelines.settings import prepare_environment
 
 # Prefect reads its environment when it is imported: nothing of the user's own may be seen.
 HOME = tempfile.TemporaryDirectory(prefix="prefect-home-", ignore_cleanup_errors=True)

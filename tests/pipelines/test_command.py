@@ -11,13 +11,13 @@ from runs import model_files, read_run, write_part, write_run
 from typer.testing import CliRunner
 
 from gmm_dask.errors import InputError
+from gmm_dask.pipelines.command import app
+from gmm_dask.pipelines.sequences import PredictOutcome
+from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.steps import Predicted
 from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.storage.models.registry import current_version
 from gmm_dask.storage.predictions.parts import Part
-from pipelines.command import app
-from pipelines.sequences import PredictOutcome
-from pipelines.summary import predict_summary
 
 
 @dataclass
@@ -38,7 +38,7 @@ def gmm_dask(*arguments):
 def gmm_dask_alone(*arguments):
     """The command as a user starts it."""
     return subprocess.run(
-        [sys.executable, "-m", "pipelines", *map(str, arguments)],
+        [sys.executable, "-m", "gmm_dask.pipelines", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -111,7 +111,7 @@ def test_a_cluster_key_is_named_as_in_its_file(run_file, tmp_path):
 
 def test_a_direct_run_does_not_import_prefect(run_file):
     program = (
-        "import sys; from pipelines.command import app; "
+        "import sys; from gmm_dask.pipelines.command import app; "
         f"app(['fit', {str(run_file)!r}, '--direct'], standalone_mode=False); "
         "sys.exit('prefect' in sys.modules)"
     )
@@ -201,7 +201,7 @@ def test_version():
 
 def test_help_imports_nothing_heavy():
     program = (
-        "import sys, json; from pipelines.command import app; "
+        "import sys, json; from gmm_dask.pipelines.command import app; "
         "app(['fit', '--help'], standalone_mode=False); print(json.dumps(list(sys.modules)))"
     )
     run = subprocess.run(

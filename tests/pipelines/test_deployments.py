@@ -36,7 +36,7 @@ def runs_of(client, name):
 def test_a_served_schedule_fires_again_and_again(tmp_path, client, server):
     run_file = write_run(tmp_path)
     log = tmp_path / "serve.log"
-    arguments = ["pipelines", "serve", run_file, "--every", 3, "--set", "output.name=often"]
+    arguments = ["gmm_dask.pipelines", "serve", run_file, "--every", 3, "--set", "output.name=often"]
     with running(arguments, server, tmp_path, log):
         runs = eventually(lambda: len(found := runs_of(client, "retrain/often")) >= 2 and found)
     names = {run.state.name for run in runs}

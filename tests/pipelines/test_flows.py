@@ -19,12 +19,12 @@ from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
 from gmm_dask.errors import InputError, StorageError
 from gmm_dask.events import silent
+from gmm_dask.pipelines import sequences
+from gmm_dask.pipelines.fit import fit
+from gmm_dask.pipelines.predict import predict
+from gmm_dask.pipelines.tasks import TASKS
 from gmm_dask.storage.files import atomic
 from gmm_dask.storage.models.registry import current_version, load_model_at, versions
-from pipelines import sequences
-from pipelines.fit import fit
-from pipelines.predict import predict
-from pipelines.tasks import TASKS
 
 
 @pytest.fixture

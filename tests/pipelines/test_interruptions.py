@@ -31,7 +31,7 @@ def run_file(tmp_path):
 
 def command(name, run_file, *arguments, overrides=()):
     options = [option for override in overrides for option in ("--set", override)]
-    return [sys.executable, "-m", "pipelines", name, str(run_file), *options, *arguments]
+    return [sys.executable, "-m", "gmm_dask.pipelines", name, str(run_file), *options, *arguments]
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def endless_run(client, run_file):
 
 def test_a_cancelled_run_leaves_nothing_and_the_next_one_works(tmp_path, client, server):
     run_file = write_run(tmp_path)
-    arguments = ["pipelines", "serve", run_file]
+    arguments = ["gmm_dask.pipelines", "serve", run_file]
     with running(arguments, server, tmp_path, tmp_path / "serve.log") as service:
         deployment, run = endless_run(client, run_file)
 
@@ -139,7 +139,7 @@ def test_a_service_that_is_stopped_cancels_its_run_and_blocks_no_later_one(
     tmp_path, client, server, number
 ):
     run_file = write_run(tmp_path)
-    arguments = ["pipelines", "serve", run_file]
+    arguments = ["gmm_dask.pipelines", "serve", run_file]
     with running(arguments, server, tmp_path, tmp_path / "serve.log") as service:
         deployment, run = endless_run(client, run_file)
         service.send_signal(number)
@@ -159,7 +159,7 @@ def test_the_automation_marks_a_run_whose_process_and_worker_were_killed(tmp_pat
     tables["trigger"]["within"] = 10
     automation = Automation.model_validate(tables).create()
     run_file = write_run(tmp_path)
-    arguments = ["pipelines", "serve", run_file]
+    arguments = ["gmm_dask.pipelines", "serve", run_file]
     for override in ENDLESS:
         arguments += ["--set", override]
     with running(arguments, server, tmp_path, tmp_path / "serve.log") as service:

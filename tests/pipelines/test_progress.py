@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from gmm_dask.events import IterationFinished, StageAdvanced, StageFinished, StageStarted
-from pipelines.progress import Narrator, advanced, duration, quantity
-from pipelines.terminal import watch
+from gmm_dask.pipelines.progress import Narrator, advanced, duration, quantity
+from gmm_dask.pipelines.terminal import watch
 
 SURVEY = StageStarted("survey", 500_000_000, "rows")
 

@@ -7,10 +7,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from runs import model_files, read_run, write_part, write_run
 from typer.testing import CliRunner
 
+from gmm_dask.pipelines import deployed
+from gmm_dask.pipelines.command import app
+from gmm_dask.pipelines.retrain import retrain
 from gmm_dask.storage.models.registry import current_version, load, versions
-from pipelines import deployed
-from pipelines.command import app
-from pipelines.retrain import retrain
 
 
 @pytest.fixture
