@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from row_sources import until
+from tests.row_sources import until
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass
@@ -59,7 +59,7 @@ def dask_process(log: Path, *command: str, **environment: str) -> Iterator[subpr
             [sys.executable, "-m", "dask", *command],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": str(TESTS)} | environment,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         )
         try:
             yield process

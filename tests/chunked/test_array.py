@@ -9,7 +9,6 @@ import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client
-from row_sources import row_sums
 
 from gmm_dask.chunked.array import ArrayChunks, array_chunks, predict_array
 from gmm_dask.chunked.scan import Scanner
@@ -17,6 +16,7 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputChangedError, NonFiniteError, SchemaError
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
+from tests.row_sources import row_sums
 
 X = np.random.default_rng(0).normal(size=(1000, 4))
 SUMS = X.sum(axis=0)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from row_sources import DrawnRows, drawn
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
@@ -18,6 +17,7 @@ from gmm_dask.chunked.survey import survey
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputError
 from gmm_dask.mixture.parameters import MixtureParameters
+from tests.row_sources import DrawnRows, drawn
 
 SHARES = (0.0, 0.001, 0.01, 0.25, 0.5, 0.9, 1.0)
 

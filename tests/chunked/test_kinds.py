@@ -13,8 +13,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from dask_processes import Processes, processes
-from row_sources import chunk_numbers, drawn, process_ids, until
 
 from gmm_dask.chunked.cluster import ClusterExecutor, kinds, open_executor
 from gmm_dask.chunked.cluster.worker import Facts, facts
@@ -30,6 +28,8 @@ from gmm_dask.config import (
     TlsSection,
 )
 from gmm_dask.errors import ClusterError, ConfigError
+from tests.dask_processes import Processes, processes
+from tests.row_sources import chunk_numbers, drawn, process_ids, until
 
 SOON = Deadlines(connect=20, no_progress=20, worker_lost=20)
 NOW = Deadlines(connect=0.3)

@@ -8,7 +8,6 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from row_sources import DrawnRows, drawn
 
 from gmm_dask.chunked.cluster.placement import (
     DEPTH,
@@ -19,6 +18,7 @@ from gmm_dask.chunked.cluster.placement import (
     cut_tasks,
 )
 from gmm_dask.chunked.scan import Group, GroupResult, lanes_of
+from tests.row_sources import DrawnRows, drawn
 
 
 def result(group: Group) -> GroupResult:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from row_sources import DrawnRows, bounds, chunk_numbers, drawn, row_sums
 
 from gmm_dask.chunked.rows import MemoryChunks, Rows
 from gmm_dask.chunked.scan import (
@@ -25,6 +24,7 @@ from gmm_dask.chunked.scan import (
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputChangedError, TooFewRowsError
 from gmm_dask.events import Event, StageAdvanced, StageFinished, StageStarted
+from tests.row_sources import DrawnRows, bounds, chunk_numbers, drawn, row_sums
 
 
 @st.composite

@@ -7,7 +7,6 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
-from row_sources import DrawnRows, drawn
 
 from gmm_dask.chunked.array import array_chunks
 from gmm_dask.chunked.rows import MemoryChunks
@@ -17,6 +16,7 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
 from gmm_dask.mixture.kernels.sampling import rows_below
 from gmm_dask.mixture.search import Sample
+from tests.row_sources import DrawnRows, drawn
 
 
 def surveyed(

@@ -8,13 +8,13 @@ from typing import Any
 
 import psutil
 import pytest
-from row_sources import DrawnRows, chunk_numbers, drawn
 from threadpoolctl import threadpool_info
 
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads, free_memory
 from gmm_dask.errors import ClusterError
+from tests.row_sources import DrawnRows, chunk_numbers, drawn
 
 
 def test_one_row_group_keeps_two_threads_busy(small_groups: int) -> None:

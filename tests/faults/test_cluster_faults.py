@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dask_processes import Processes, processes
 from distributed import Client, LocalCluster
-from row_sources import DrawnRows, chunk_numbers, drawn, process_ids, until
 
 from gmm_dask.chunked import scan
 from gmm_dask.chunked.cluster import ClusterExecutor, open_executor
@@ -30,6 +28,8 @@ from gmm_dask.config import Deadlines, RunningScheduler
 from gmm_dask.errors import ClusterError
 from gmm_dask.events import Event, StageStarted
 from gmm_dask.mixture.em import EMOptions
+from tests.dask_processes import Processes, processes
+from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from storage_workload import WORKLOADS, Models, model_of, number_of
 
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files import atomic, locks
 from gmm_dask.storage.models.registry import load, versions
+from tests.faults.storage_workload import WORKLOADS, Models, model_of, number_of
 
 pytestmark = pytest.mark.faults
 
@@ -189,7 +189,7 @@ def test_two_publishers_and_a_reader(tmp_path):
         # The disk of a busy machine takes 20 ms for each; who waits for it is not the question.
         "import os; os.fsync = lambda descriptor: None\n"
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from storage_workload import Models\n"
+        "from tests.faults.storage_workload import Models\n"
         "workload = Models(Path(sys.argv[2])); first = int(sys.argv[3])\n"
         "sys.stdin.read(1)\n"
         "for number in range(first, first + 100): workload.write(number)\n"
@@ -198,7 +198,7 @@ def test_two_publishers_and_a_reader(tmp_path):
     workload.write(0)
     publishers = [
         subprocess.Popen(
-            [sys.executable, "-c", script, SCRIPT.parent, tmp_path, str(first)],
+            [sys.executable, "-c", script, SCRIPT.parents[2], tmp_path, str(first)],
             stdin=subprocess.PIPE,
         )
         for first in (1000, 2000)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import estimate, full_factors, in_form, update
 from sklearn.mixture import GaussianMixture
 
 from gmm_dask.errors import ConfigError, IllConditionedError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
+from tests.mixture.oracle import estimate, full_factors, in_form, update
 
 TYPES = list(COVARIANCE_TYPES)
 EPS = np.finfo(np.float64).eps

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from oracle import expectation
 
 from gmm_dask.mixture import assignment
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
@@ -14,6 +13,7 @@ from gmm_dask.mixture.kernels.densities import _exp, _log
 from gmm_dask.mixture.kernels.tiles import ROWS
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
+from tests.mixture.oracle import expectation
 
 TYPES = list(COVARIANCE_TYPES)
 STATISTICS = "counts", "residual_sums", "residual_products", "log_likelihood"

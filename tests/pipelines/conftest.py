@@ -5,9 +5,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from services import prefect_server_process
 
 from gmm_dask.pipelines.settings import prepare_environment
+from tests.pipelines.services import prefect_server_process
 
 # Prefect reads its environment when it is imported: nothing of the user's own may be seen.
 HOME = tempfile.TemporaryDirectory(prefix="prefect-home-", ignore_cleanup_errors=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
-from runs import model_files, read_run, write_part, write_run
 from typer.testing import CliRunner
 
 from gmm_dask.errors import InputError
@@ -18,6 +17,7 @@ from gmm_dask.steps import Predicted
 from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.storage.models.registry import current_version
 from gmm_dask.storage.predictions.parts import Part
+from tests.pipelines.runs import model_files, read_run, write_part, write_run
 
 
 @dataclass

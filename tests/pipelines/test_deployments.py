@@ -11,11 +11,11 @@ import pytest
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import ObjectNotFound
-from runs import eventually, write_run
-from services import running
 
 from gmm_dask.config import RunConfig, read_config
 from gmm_dask.storage.models.registry import versions
+from tests.pipelines.runs import eventually, write_run
+from tests.pipelines.services import running
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,15 @@ def runs_of(client, name):
 def test_a_served_schedule_fires_again_and_again(tmp_path, client, server):
     run_file = write_run(tmp_path)
     log = tmp_path / "serve.log"
-    arguments = ["gmm_dask.pipelines", "serve", run_file, "--every", 3, "--set", "output.name=often"]
+    arguments = [
+        "gmm_dask.pipelines",
+        "serve",
+        run_file,
+        "--every",
+        3,
+        "--set",
+        "output.name=often",
+    ]
     with running(arguments, server, tmp_path, log):
         runs = eventually(lambda: len(found := runs_of(client, "retrain/often")) >= 2 and found)
     names = {run.state.name for run in runs}

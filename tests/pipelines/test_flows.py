@@ -13,7 +13,6 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
 )
-from runs import ROWS, eventually, model_files, read_run, write_run
 
 from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
@@ -25,6 +24,7 @@ from gmm_dask.pipelines.predict import predict
 from gmm_dask.pipelines.tasks import TASKS
 from gmm_dask.storage.files import atomic
 from gmm_dask.storage.models.registry import current_version, load_model_at, versions
+from tests.pipelines.runs import ROWS, eventually, model_files, read_run, write_run
 
 
 @pytest.fixture

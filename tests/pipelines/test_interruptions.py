@@ -13,10 +13,10 @@ import yaml
 from prefect.automations import Automation
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
-from runs import eventually, read_run, write_run
-from services import prefect_server_process, running
 
 from gmm_dask.storage.models.registry import versions
+from tests.pipelines.runs import eventually, read_run, write_run
+from tests.pipelines.services import prefect_server_process, running
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from prefect.client.schemas.sorting import FlowRunSort
-from services import running
 
 from gmm_dask.storage.models.registry import current_version, versions
+from tests.pipelines.services import running
 
 pytestmark = pytest.mark.slow
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from runs import model_files, read_run, write_part, write_run
 from typer.testing import CliRunner
 
 from gmm_dask.pipelines import deployed
 from gmm_dask.pipelines.command import app
 from gmm_dask.pipelines.retrain import retrain
 from gmm_dask.storage.models.registry import current_version, load, versions
+from tests.pipelines.runs import model_files, read_run, write_part, write_run
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import time
 
-from row_sources import drawn
-
 from gmm_dask.chunked.cluster import open_executor
 from gmm_dask.chunked.fit import FitOptions, fit
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import Deadlines, SlurmJobs
+from tests.row_sources import drawn
 
 SOURCE = drawn(40, 40_000, weighted=True)
 OPTIONS = FitOptions(n_components=3, search_rows=2_000)

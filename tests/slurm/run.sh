@@ -66,4 +66,4 @@ for _ in $(seq 120); do
 done
 sinfo -h -o %T | grep -q idle || { cat "$work"/*.log >&2; exit 1; }
 cd "$work/jobs"
-PYTHONPATH="$here/.." "$python" "$here/fit_on_slurm.py"
+PYTHONPATH="$here/../.." "$python" "$here/fit_on_slurm.py"

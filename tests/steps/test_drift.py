@@ -6,7 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import (
+
+from gmm_dask import steps
+from gmm_dask.errors import DriftError
+from gmm_dask.mixture.assignment import assign
+from tests.steps.tables import (
     files_below,
     make_run,
     points,
@@ -15,10 +19,6 @@ from tables import (
     write_day,
     write_days,
 )
-
-from gmm_dask import steps
-from gmm_dask.errors import DriftError
-from gmm_dask.mixture.assignment import assign
 
 NAMES = ["log-likelihood drop", "low-density share", "occupancy change"]
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tables import files_below, make_run, out_of_core, write_day, write_days
 
 from gmm_dask import steps
 from gmm_dask.chunked.fit_records import FitState
@@ -24,6 +23,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchRecord
 from gmm_dask.storage.models.checkpoint import CHECKPOINTS, Checkpoint, open_checkpoint
 from gmm_dask.storage.models.fit_state import decode, encode
+from tests.steps.tables import files_below, make_run, out_of_core, write_day, write_days
 
 KINDS = ("full", "tied", "diag", "spherical")
 
@@ -406,8 +406,8 @@ def test_the_same_fit_in_another_process_is_refused_before_anything_is_read(tmp_
         import sys
         from pathlib import Path
         sys.path.insert(0, sys.argv[1])
-        from test_fit_state import SMALL, at_stage, fit
-        from tables import make_run
+        from tests.steps.test_fit_state import SMALL, at_stage, fit
+        from tests.steps.tables import make_run
 
         def until(event):
             if at_stage("search")(event):
@@ -419,7 +419,7 @@ def test_the_same_fit_in_another_process_is_refused_before_anything_is_read(tmp_
         """
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, Path(__file__).parent, tmp_path],
+        [sys.executable, "-c", script, Path(__file__).parents[2], tmp_path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -7,16 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import (
-    THREADS,
-    files_below,
-    make_run,
-    model_files,
-    out_of_core,
-    run_fit,
-    write_day,
-    write_days,
-)
 
 from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
@@ -26,6 +16,16 @@ from gmm_dask.storage.input.reader import ParquetChunks
 from gmm_dask.storage.models import registry
 from gmm_dask.storage.models.checkpoint import open_checkpoint
 from gmm_dask.storage.models.model import read_file, verify_model
+from tests.steps.tables import (
+    THREADS,
+    files_below,
+    make_run,
+    model_files,
+    out_of_core,
+    run_fit,
+    write_day,
+    write_days,
+)
 
 KINDS = ("full", "tied", "diag", "spherical")
 # Fewer rows than there are, so that the polish reads the files; enough to be worth a search.

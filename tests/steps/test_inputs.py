@@ -4,15 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import (
-    files_below,
-    make_run,
-    model_files,
-    run_fit,
-    run_predict,
-    write_day,
-    write_days,
-)
 
 from gmm_dask import steps
 from gmm_dask.errors import (
@@ -26,6 +17,15 @@ from gmm_dask.errors import (
     TooFewRowsError,
 )
 from gmm_dask.storage.input.plan import InputPlan, plan_input
+from tests.steps.tables import (
+    files_below,
+    make_run,
+    model_files,
+    run_fit,
+    run_predict,
+    write_day,
+    write_days,
+)
 
 
 def entries(root):

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import make_run, out_of_core
 
 from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
 from gmm_dask.events import silent
 from gmm_dask.report import pictures
+from tests.steps.tables import make_run, out_of_core
 
 NAMES = [f"x{j}" for j in range(8)]
 FILE_ROWS = 250_000  # 16 MB

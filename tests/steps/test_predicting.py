@@ -8,16 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import (
-    THREADS,
-    files_below,
-    make_run,
-    read_predictions,
-    run_fit,
-    run_predict,
-    write_day,
-    write_days,
-)
 
 from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
@@ -27,6 +17,16 @@ from gmm_dask.mixture.assignment import assign
 from gmm_dask.storage.input.parquet_rows import ParquetChunks
 from gmm_dask.storage.models import registry
 from gmm_dask.storage.predictions.staging import read_predictions as read_record
+from tests.steps.tables import (
+    THREADS,
+    files_below,
+    make_run,
+    read_predictions,
+    run_fit,
+    run_predict,
+    write_day,
+    write_days,
+)
 
 
 @pytest.fixture

@@ -7,7 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tables import (
+
+from gmm_dask import steps
+from gmm_dask.errors import ConflictError, ModelError
+from gmm_dask.events import silent
+from gmm_dask.mixture.em import Status
+from gmm_dask.storage.models import registry
+from gmm_dask.storage.models.model import read_file
+from gmm_dask.storage.models.registry import load_model_at
+from tests.steps.tables import (
     THREADS,
     files_below,
     make_run,
@@ -17,14 +25,6 @@ from tables import (
     write_day,
     write_days,
 )
-
-from gmm_dask import steps
-from gmm_dask.errors import ConflictError, ModelError
-from gmm_dask.events import silent
-from gmm_dask.mixture.em import Status
-from gmm_dask.storage.models import registry
-from gmm_dask.storage.models.model import read_file
-from gmm_dask.storage.models.registry import load_model_at
 
 CENTRES = {"a": (0.0, 0.0), "b": (12.0, 0.0), "c": (0.0, 12.0), "d": (12.0, 12.0), "e": (24, 24)}
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stored import SHAPES, some_model, some_parameters
 
 from gmm_dask.errors import ModelError
 from gmm_dask.storage.files.sealed import seal
@@ -25,6 +24,7 @@ from gmm_dask.storage.models.model import (
     verify_model,
     write_model,
 )
+from tests.storage.stored import SHAPES, some_model, some_parameters
 
 PICTURE = bytes(range(256))
 
@@ -83,11 +83,12 @@ def test_another_process_and_another_run_write_the_same_model(tmp_path):
         (tmp_path / name).mkdir()
     write_model(some_model(version=1, created="monday"), tmp_path / "one")
     script = (
-        "import sys, pathlib; sys.path.insert(0, sys.argv[2]); from stored import some_model\n"
+        "import sys, pathlib; sys.path.insert(0, sys.argv[2])\n"
+        "from tests.storage.stored import some_model\n"
         "from gmm_dask.storage.models.model import write_model\n"
         "write_model(some_model(version=2, created='tuesday'), pathlib.Path(sys.argv[1]))"
     )
-    command = [sys.executable, "-c", script, tmp_path / "two", Path(__file__).parent]
+    command = [sys.executable, "-c", script, tmp_path / "two", Path(__file__).parents[2]]
     subprocess.run(command, check=True, env={"PYTHONHASHSEED": "7"})
     for name in (MANIFEST, PARAMETERS):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from stored import some_model
 
 from gmm_dask.chunked.rows import complete
 from gmm_dask.config import InputSection
@@ -22,6 +21,7 @@ from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.predictions import staging
 from gmm_dask.storage.predictions.dataset import check_output, read_predictions
 from gmm_dask.storage.predictions.staging import begin
+from tests.storage.stored import some_model
 
 KEYS = ("id", "name")
 

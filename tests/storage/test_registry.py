@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-from stored import some_model
 
 from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.storage.files.locks import acquire
@@ -19,6 +18,7 @@ from gmm_dask.storage.models.registry import (
     use,
     versions,
 )
+from tests.storage.stored import some_model
 
 
 def published(root, count):

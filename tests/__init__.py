@@ -1,0 +1,1 @@
+"""The tests. What several of them need lies beside them in modules of its own."""

@@ -1,0 +1,1 @@
+"""Tests of the flows and the command, on a real Prefect server."""
