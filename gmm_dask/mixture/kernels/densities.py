@@ -130,20 +130,27 @@ def _labels(log_joint, top, labels):  # type: ignore[no-untyped-def]
             labels[i] = this if joint[i] == top[i] else label
 
 
+@inlined
+def normalise_tile(walk):  # type: ignore[no-untyped-def]
+    """Turn log π p into responsibilities times weights; return Σ w log p(x) of the tile."""
+    normalise(walk.log_joint, walk.weights, walk.top, walk.room)
+    return dot(walk.weights, walk.top)
+
+
 @exact
 def assign_tile(  # type: ignore[no-untyped-def]
-    log_joint, ones, top, room, start, rows, labels, densities, responsibilities
+    walk, start, rows, labels, densities, responsibilities
 ):
     """Write what a tile says to the arrays of the caller: the end of every prediction."""
     wide()
-    _labels(log_joint, top, room)
-    store_labels(room, labels, start, rows)
-    normalise(log_joint, ones, top, room)
-    store(top, densities, start, rows)
+    _labels(walk.log_joint, walk.top, walk.room)
+    store_labels(walk.room, labels, start, rows)
+    normalise(walk.log_joint, walk.weights, walk.top, walk.room)
+    store(walk.top, densities, start, rows)
     if responsibilities.n > 0:
-        for c in range(log_joint.shape[0]):
+        for c in range(walk.log_joint.shape[0]):
             column = Vector(
                 responsibilities.address + c * responsibilities.column_stride,
                 responsibilities.row_stride,
             )
-            store(log_joint[c], column, start, rows)
+            store(walk.log_joint[c], column, start, rows)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from gmm_dask.mixture.kernels.addresses import Vector
 from gmm_dask.mixture.kernels.compile import inlined, kernel
-from gmm_dask.mixture.kernels.densities import assign_tile, dot, joint_densities, normalise, sum_of
-from gmm_dask.mixture.kernels.tiles import (
-    ROWS,
-    aligned,
-    aligned_rows,
-    clip_far,
-    fill,
-    largest,
-    load_tile,
-    load_weights,
-    wide,
+from gmm_dask.mixture.kernels.densities import (
+    assign_tile,
+    joint_densities,
+    normalise_tile,
+    sum_of,
 )
+from gmm_dask.mixture.kernels.tiles import ROWS, begin_walk, fill, next_tile, wide
 
 
 @inlined
@@ -102,6 +96,14 @@ def _add(tile, means, responsibilities, F, S):  # type: ignore[no-untyped-def]
             S[c, j] += s
 
 
+@inlined
+def _log_joint(walk, constants, means, factors):  # type: ignore[no-untyped-def]
+    """Write log π p of a tile."""
+    _distances(walk.tile, means, factors, walk.squares)
+    for c in range(means.shape[0]):
+        joint_densities(walk.log_joint[c], constants[c], 0.5, walk.squares[c], walk.top, c == 0)
+
+
 @kernel("statistics kernel of the diag covariance")
 def statistics(  # type: ignore[no-untyped-def]
     source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
@@ -109,27 +111,15 @@ def statistics(  # type: ignore[no-untyped-def]
     """Add N, F and S of the rows; return the log-likelihood."""
     wide()
     k, d = means.shape
-    tile = aligned(d * ROWS)
-    log_joint = aligned_rows(k, ROWS)
-    squares = aligned_rows(k, ROWS)
-    top = aligned(ROWS)
-    largest_mean = largest(means)
-    largest_factor = largest(factors)
-    weights = aligned(ROWS)
+    walk = begin_walk(means, factors)
     log_likelihood = 0.0
     for start in range(0, source.n, ROWS):
-        rows = min(ROWS, source.n - start)
-        magnitude = load_tile(tile, source, start, rows)
-        clip_far(tile, magnitude, largest_mean, largest_factor)
-        load_weights(weights, sample_weight, start, rows)
-        _distances(tile, means, factors, squares)
+        next_tile(walk, source, sample_weight, start)
+        _log_joint(walk, constants, means, factors)
+        log_likelihood += normalise_tile(walk)
         for c in range(k):
-            joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
-        normalise(log_joint, weights, top, squares[0])
-        log_likelihood += dot(weights, top)
-        for c in range(k):
-            counts[c] += sum_of(log_joint[c])
-        _add(tile, means, log_joint, residual_sums, residual_products)
+            counts[c] += sum_of(walk.log_joint[c])
+        _add(walk.tile, means, walk.log_joint, residual_sums, residual_products)
     for c in range(k):
         for j in range(d):
             residual_sums[c, j] *= factors[c, j]
@@ -143,25 +133,11 @@ def assign(  # type: ignore[no-untyped-def]
 ):
     """Write labels, log-densities and responsibilities; return whether all rows are finite."""
     wide()
-    k, d = means.shape
-    tile = aligned(d * ROWS)
-    log_joint = aligned_rows(k, ROWS)
-    squares = aligned_rows(k, ROWS)
-    top = aligned(ROWS)
-    largest_mean = largest(means)
-    largest_factor = largest(factors)
-    ones = aligned(ROWS)
-    fill(ones, 1.0, 0)
+    walk = begin_walk(means, factors)
     finite = True
     for start in range(0, source.n, ROWS):
+        finite = next_tile(walk, source, Vector(0, 0), start) and finite
+        _log_joint(walk, constants, means, factors)
         rows = min(ROWS, source.n - start)
-        magnitude = load_tile(tile, source, start, rows)
-        finite = finite and magnitude < np.inf
-        clip_far(tile, magnitude, largest_mean, largest_factor)
-        _distances(tile, means, factors, squares)
-        for c in range(k):
-            joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
-        assign_tile(
-            log_joint, ones, top, squares[0], start, rows, labels, densities, responsibilities
-        )
+        assign_tile(walk, start, rows, labels, densities, responsibilities)
     return finite

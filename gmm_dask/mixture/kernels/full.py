@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from gmm_dask.mixture.kernels.compile import kernel
-from gmm_dask.mixture.kernels.densities import assign_tile, dot, joint_densities, normalise, sum_of
-from gmm_dask.mixture.kernels.tiles import (
-    ROWS,
-    aligned,
-    aligned_rows,
-    clip_far,
-    fill,
-    largest,
-    load_tile,
-    load_weights,
-    wide,
+from gmm_dask.mixture.kernels.addresses import Vector
+from gmm_dask.mixture.kernels.compile import inlined, kernel
+from gmm_dask.mixture.kernels.densities import (
+    assign_tile,
+    joint_densities,
+    normalise_tile,
+    sum_of,
 )
+from gmm_dask.mixture.kernels.tiles import ROWS, aligned, aligned_rows, begin_walk, next_tile, wide
 from gmm_dask.mixture.kernels.whitening import add_products, mirror, whiten
+
+
+@inlined
+def _log_joint(walk, constants, means, factors, residuals, whitened):  # type: ignore[no-untyped-def]
+    """Write log π p of a tile; whitened keeps y of each component, or of the last one only."""
+    for c in range(means.shape[0]):
+        y = whitened[min(c, whitened.shape[0] - 1)]
+        whiten(walk.tile, means[c], factors[c], residuals, y, walk.room)
+        joint_densities(walk.log_joint[c], constants[c], 0.5, walk.room, walk.top, c == 0)
 
 
 @kernel("statistics kernel of the full covariance")
@@ -27,33 +30,19 @@ def statistics(  # type: ignore[no-untyped-def]
     """Add N, F and S of the rows; return the log-likelihood."""
     wide()
     k, d = means.shape
-    tile = aligned(d * ROWS)
-    residuals = aligned(d * ROWS)
-    whitened = aligned_rows(k, d * ROWS)
-    log_joint = aligned_rows(k, ROWS)
-    squares = aligned(ROWS)
-    top = aligned(ROWS)
-    largest_mean = largest(means)
-    largest_factor = largest(factors)
-    weights = aligned(ROWS)
+    walk = begin_walk(means, factors)
+    residuals, whitened = aligned(d * ROWS), aligned_rows(k, d * ROWS)
     log_likelihood = 0.0
     for start in range(0, source.n, ROWS):
-        rows = min(ROWS, source.n - start)
-        magnitude = load_tile(tile, source, start, rows)
-        clip_far(tile, magnitude, largest_mean, largest_factor)
-        load_weights(weights, sample_weight, start, rows)
+        next_tile(walk, source, sample_weight, start)
+        _log_joint(walk, constants, means, factors, residuals, whitened)
+        log_likelihood += normalise_tile(walk)
         for c in range(k):
-            whiten(tile, means[c], factors[c], residuals, whitened[c], squares)
-            joint_densities(log_joint[c], constants[c], 0.5, squares, top, c == 0)
-        normalise(log_joint, weights, top, squares)
-        log_likelihood += dot(weights, top)
-        for c in range(k):
-            count = sum_of(log_joint[c])
+            count = sum_of(walk.log_joint[c])
             if count != 0.0:
                 counts[c] += count
-                add_products(
-                    whitened[c], log_joint[c], residuals, residual_sums[c], residual_products[c]
-                )
+                F, S = residual_sums[c], residual_products[c]
+                add_products(whitened[c], walk.log_joint[c], residuals, F, S)
     for c in range(k):
         mirror(residual_products[c])
     return log_likelihood
@@ -65,25 +54,13 @@ def assign(  # type: ignore[no-untyped-def]
 ):
     """Write labels, log-densities and responsibilities; return whether all rows are finite."""
     wide()
-    k, d = means.shape
-    tile = aligned(d * ROWS)
-    residuals = aligned(d * ROWS)
-    whitened = aligned(d * ROWS)
-    log_joint = aligned_rows(k, ROWS)
-    squares = aligned(ROWS)
-    top = aligned(ROWS)
-    largest_mean = largest(means)
-    largest_factor = largest(factors)
-    ones = aligned(ROWS)
-    fill(ones, 1.0, 0)
+    d = means.shape[1]
+    walk = begin_walk(means, factors)
+    residuals, whitened = aligned(d * ROWS), aligned_rows(1, d * ROWS)
     finite = True
     for start in range(0, source.n, ROWS):
+        finite = next_tile(walk, source, Vector(0, 0), start) and finite
+        _log_joint(walk, constants, means, factors, residuals, whitened)
         rows = min(ROWS, source.n - start)
-        magnitude = load_tile(tile, source, start, rows)
-        finite = finite and magnitude < np.inf
-        clip_far(tile, magnitude, largest_mean, largest_factor)
-        for c in range(k):
-            whiten(tile, means[c], factors[c], residuals, whitened, squares)
-            joint_densities(log_joint[c], constants[c], 0.5, squares, top, c == 0)
-        assign_tile(log_joint, ones, top, squares, start, rows, labels, densities, responsibilities)
+        assign_tile(walk, start, rows, labels, densities, responsibilities)
     return finite

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from gmm_dask.mixture.kernels.compile import kernel
-from gmm_dask.mixture.kernels.densities import assign_tile, dot, joint_densities, normalise, sum_of
-from gmm_dask.mixture.kernels.distances import add_residuals, distances
-from gmm_dask.mixture.kernels.tiles import (
-    ROWS,
-    aligned,
-    aligned_rows,
-    clip_far,
-    fill,
-    largest,
-    load_tile,
-    load_weights,
-    wide,
+from gmm_dask.mixture.kernels.addresses import Vector
+from gmm_dask.mixture.kernels.compile import inlined, kernel
+from gmm_dask.mixture.kernels.densities import (
+    assign_tile,
+    dot,
+    joint_densities,
+    normalise_tile,
+    sum_of,
 )
+from gmm_dask.mixture.kernels.distances import add_residuals, distances
+from gmm_dask.mixture.kernels.tiles import ROWS, begin_walk, next_tile, wide
+
+
+@inlined
+def _log_joint(walk, constants, means, factors):  # type: ignore[no-untyped-def]
+    """Write log π p of a tile."""
+    distances(walk.tile, means, walk.squares)
+    for c in range(means.shape[0]):
+        half = 0.5 * factors[c] * factors[c]
+        joint_densities(walk.log_joint[c], constants[c], half, walk.squares[c], walk.top, c == 0)
 
 
 @kernel("statistics kernel of the spherical covariance")
@@ -27,31 +31,16 @@ def statistics(  # type: ignore[no-untyped-def]
     """Add N, F and S of the rows; return the log-likelihood."""
     wide()
     k, d = means.shape
-    tile = aligned(d * ROWS)
-    log_joint = aligned_rows(k, ROWS)
-    squares = aligned_rows(k, ROWS)
-    room = aligned(ROWS)
-    top = aligned(ROWS)
-    largest_mean = largest(means)
-    largest_factor = largest(factors)
-    weights = aligned(ROWS)
+    walk = begin_walk(means, factors)
     log_likelihood = 0.0
     for start in range(0, source.n, ROWS):
-        rows = min(ROWS, source.n - start)
-        magnitude = load_tile(tile, source, start, rows)
-        clip_far(tile, magnitude, largest_mean, largest_factor)
-        load_weights(weights, sample_weight, start, rows)
-        distances(tile, means, squares)
+        next_tile(walk, source, sample_weight, start)
+        _log_joint(walk, constants, means, factors)
+        log_likelihood += normalise_tile(walk)
         for c in range(k):
-            joint_densities(
-                log_joint[c], constants[c], 0.5 * factors[c] * factors[c], squares[c], top, c == 0
-            )
-        normalise(log_joint, weights, top, room)
-        log_likelihood += dot(weights, top)
-        for c in range(k):
-            counts[c] += sum_of(log_joint[c])
-            residual_products[c] += dot(log_joint[c], squares[c])
-        add_residuals(tile, means, log_joint, residual_sums)
+            counts[c] += sum_of(walk.log_joint[c])
+            residual_products[c] += dot(walk.log_joint[c], walk.squares[c])
+        add_residuals(walk.tile, means, walk.log_joint, residual_sums)
     for c in range(k):
         for j in range(d):
             residual_sums[c, j] *= factors[c]
@@ -65,26 +54,11 @@ def assign(  # type: ignore[no-untyped-def]
 ):
     """Write labels, log-densities and responsibilities; return whether all rows are finite."""
     wide()
-    k, d = means.shape
-    tile = aligned(d * ROWS)
-    log_joint = aligned_rows(k, ROWS)
-    squares = aligned_rows(k, ROWS)
-    room = aligned(ROWS)
-    top = aligned(ROWS)
-    largest_mean = largest(means)
-    largest_factor = largest(factors)
-    ones = aligned(ROWS)
-    fill(ones, 1.0, 0)
+    walk = begin_walk(means, factors)
     finite = True
     for start in range(0, source.n, ROWS):
+        finite = next_tile(walk, source, Vector(0, 0), start) and finite
+        _log_joint(walk, constants, means, factors)
         rows = min(ROWS, source.n - start)
-        magnitude = load_tile(tile, source, start, rows)
-        finite = finite and magnitude < np.inf
-        clip_far(tile, magnitude, largest_mean, largest_factor)
-        distances(tile, means, squares)
-        for c in range(k):
-            joint_densities(
-                log_joint[c], constants[c], 0.5 * factors[c] * factors[c], squares[c], top, c == 0
-            )
-        assign_tile(log_joint, ones, top, room, start, rows, labels, densities, responsibilities)
+        assign_tile(walk, start, rows, labels, densities, responsibilities)
     return finite

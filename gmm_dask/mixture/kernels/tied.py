@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from gmm_dask.mixture.kernels.addresses import Vector
 from gmm_dask.mixture.kernels.compile import inlined, kernel
-from gmm_dask.mixture.kernels.densities import assign_tile, dot, joint_densities, normalise, sum_of
+from gmm_dask.mixture.kernels.densities import (
+    assign_tile,
+    joint_densities,
+    normalise_tile,
+    sum_of,
+)
 from gmm_dask.mixture.kernels.distances import add_residuals, distances
 from gmm_dask.mixture.kernels.tiles import (
     ROWS,
     aligned,
     aligned_rows,
-    clip_far,
+    begin_walk,
     fill,
     largest,
-    load_tile,
-    load_weights,
+    next_tile,
     wide,
 )
 from gmm_dask.mixture.kernels.whitening import add_products, mirror, whiten
@@ -87,6 +92,22 @@ def _unshift(counts, F, shifts, S):  # type: ignore[no-untyped-def]
     return exact
 
 
+@inlined
+def _log_joint(  # type: ignore[no-untyped-def]
+    walk, constants, means, factors, centre, shifts, near, residuals, whitened
+):
+    """Write log π p of a tile; rows are whitened once if the means are near, else for each."""
+    # Each part of a kernel is called at one place: it is compiled for each place again.
+    for c in range(1 if near else means.shape[0]):
+        origin = centre if near else means[c]
+        y = whitened[min(c, whitened.shape[0] - 1)]
+        whiten(walk.tile, origin, factors, residuals, y, walk.squares[c])
+    if near:
+        distances(whitened[0], shifts, walk.squares)
+    for c in range(means.shape[0]):
+        joint_densities(walk.log_joint[c], constants[c], 0.5, walk.squares[c], walk.top, c == 0)
+
+
 @kernel("statistics kernel of the tied covariance")
 def statistics(  # type: ignore[no-untyped-def]
     source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
@@ -94,15 +115,8 @@ def statistics(  # type: ignore[no-untyped-def]
     """Add N, F and S of the rows; return the log-likelihood."""
     wide()
     k, d = means.shape
-    tile = aligned(d * ROWS)
+    walk = begin_walk(means, factors)
     residuals = aligned(d * ROWS)
-    log_joint = aligned_rows(k, ROWS)
-    squares = aligned_rows(k, ROWS)
-    room = aligned(ROWS)
-    top = aligned(ROWS)
-    largest_mean = largest(means)
-    largest_factor = largest(factors)
-    weights = aligned(ROWS)
     shifts = np.empty((k, d))
     centre = _central(means, factors, shifts)
     near = largest(shifts) <= _NEAR
@@ -114,28 +128,17 @@ def statistics(  # type: ignore[no-untyped-def]
         totals = np.zeros(d)
         log_likelihood = 0.0
         for start in range(0, source.n, ROWS):
-            rows = min(ROWS, source.n - start)
-            magnitude = load_tile(tile, source, start, rows)
-            clip_far(tile, magnitude, largest_mean, largest_factor)
-            load_weights(weights, sample_weight, start, rows)
-            # Each part of a kernel is called at one place: it is compiled for each place anew.
-            for c in range(parts):
-                origin = centre if near else means[c]
-                whiten(tile, origin, factors, residuals, whitened[c], squares[c])
+            next_tile(walk, source, sample_weight, start)
+            _log_joint(walk, constants, means, factors, centre, shifts, near, residuals, whitened)
+            log_likelihood += normalise_tile(walk)
             if near:
-                distances(whitened[0], shifts, squares)
-            for c in range(k):
-                joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
-            normalise(log_joint, weights, top, room)
-            log_likelihood += dot(weights, top)
-            if near:
-                add_residuals(whitened[0], shifts, log_joint, residual_sums)
+                add_residuals(whitened[0], shifts, walk.log_joint, residual_sums)
             for c in range(parts):
-                shares = weights if near else log_joint[c]
-                sums_of_part = totals if near else residual_sums[c]
-                add_products(whitened[c], shares, residuals, sums_of_part, residual_products)
+                shares = walk.weights if near else walk.log_joint[c]
+                F = totals if near else residual_sums[c]
+                add_products(whitened[c], shares, residuals, F, residual_products)
             for c in range(k):
-                counts[c] += sum_of(log_joint[c])
+                counts[c] += sum_of(walk.log_joint[c])
         if not near or _unshift(counts, residual_sums, shifts, residual_products):
             mirror(residual_products)
             return log_likelihood
@@ -152,32 +155,15 @@ def assign(  # type: ignore[no-untyped-def]
     """Write labels, log-densities and responsibilities; return whether all rows are finite."""
     wide()
     k, d = means.shape
+    walk = begin_walk(means, factors)
+    residuals, whitened = aligned(d * ROWS), aligned_rows(1, d * ROWS)
     shifts = np.empty((k, d))
     centre = _central(means, factors, shifts)
     near = largest(shifts) <= _NEAR
-    tile = aligned(d * ROWS)
-    residuals = aligned(d * ROWS)
-    whitened = aligned(d * ROWS)
-    log_joint = aligned_rows(k, ROWS)
-    squares = aligned_rows(k, ROWS)
-    room = aligned(ROWS)
-    top = aligned(ROWS)
-    largest_mean = largest(means)
-    largest_factor = largest(factors)
-    ones = aligned(ROWS)
-    fill(ones, 1.0, 0)
     finite = True
     for start in range(0, source.n, ROWS):
+        finite = next_tile(walk, source, Vector(0, 0), start) and finite
+        _log_joint(walk, constants, means, factors, centre, shifts, near, residuals, whitened)
         rows = min(ROWS, source.n - start)
-        magnitude = load_tile(tile, source, start, rows)
-        finite = finite and magnitude < np.inf
-        clip_far(tile, magnitude, largest_mean, largest_factor)
-        for c in range(1 if near else k):
-            origin = centre if near else means[c]
-            whiten(tile, origin, factors, residuals, whitened, squares[c])
-        if near:
-            distances(whitened, shifts, squares)
-        for c in range(k):
-            joint_densities(log_joint[c], constants[c], 0.5, squares[c], top, c == 0)
-        assign_tile(log_joint, ones, top, room, start, rows, labels, densities, responsibilities)
+        assign_tile(walk, start, rows, labels, densities, responsibilities)
     return finite

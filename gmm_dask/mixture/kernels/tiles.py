@@ -8,7 +8,7 @@ compiler see that they do not overlap. The last tile is filled up with rows of w
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -177,3 +177,60 @@ def store_labels(labels, target, start, rows):  # type: ignore[no-untyped-def]
     else:
         for i in range(rows):
             integers(target.address + (start + i) * target.stride)[0] = np.int32(labels[i])
+
+
+class Walk(NamedTuple):
+    """What a pass holds while it walks over rows, tile by tile.
+
+    Attributes
+    ----------
+    tile
+        The rows at hand, feature-major, (d · ROWS,).
+    weights
+        Their sample weights, (ROWS,).
+    log_joint
+        log π p of each component, then responsibilities times weights, (k, ROWS).
+    squares
+        Squared distances to each mean, (k, ROWS).
+    top
+        The largest log π p of each row, then log p(x), (ROWS,).
+    room
+        For numbers of one component or one step, (ROWS,).
+    largest_mean, largest_factor
+        Largest magnitudes: they tell which rows lie too far out for doubles.
+    """
+
+    tile: Any
+    weights: Any
+    log_joint: Any
+    squares: Any
+    top: Any
+    room: Any
+    largest_mean: float
+    largest_factor: float
+
+
+@inlined
+def begin_walk(means, factors):  # type: ignore[no-untyped-def]
+    """Allocate what a pass needs: how every pass begins."""
+    k, d = means.shape
+    return Walk(
+        aligned(d * ROWS),
+        aligned(ROWS),
+        aligned_rows(k, ROWS),
+        aligned_rows(k, ROWS),
+        aligned(ROWS),
+        aligned(ROWS),
+        largest(means),
+        largest(factors),
+    )
+
+
+@inlined
+def next_tile(walk, source, sample_weight, start):  # type: ignore[no-untyped-def]
+    """Load the rows from start on with their weights; return whether all are finite."""
+    rows = min(ROWS, source.n - start)
+    magnitude = load_tile(walk.tile, source, start, rows)
+    clip_far(walk.tile, magnitude, walk.largest_mean, walk.largest_factor)
+    load_weights(walk.weights, sample_weight, start, rows)
+    return magnitude < np.inf
