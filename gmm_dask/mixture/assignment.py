@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
 
 #: Fewer rows than this are not worth a thread.
@@ -56,15 +57,7 @@ def assign(
 
     def assign_slice(start: int) -> bool:
         rows = slice(start, start + step)
-        return parameters.covariance.assign(
-            X[rows],
-            parameters.log_weights,
-            parameters.means,
-            parameters.precisions_cholesky,
-            labels[rows],
-            log_densities[rows],
-            shares[rows],
-        )
+        return engine.assign(parameters, X[rows], labels[rows], log_densities[rows], shares[rows])
 
     if n <= step:
         finite = assign_slice(0)

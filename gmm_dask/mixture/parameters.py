@@ -12,6 +12,8 @@ import xxhash
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES, CovarianceType
 
+LOG_2_PI = float(np.log(2.0 * np.pi))
+
 
 @dataclass(frozen=True, eq=False)
 class MixtureParameters:
@@ -93,6 +95,13 @@ class MixtureParameters:
             return np.log(self.weights)
         with np.errstate(divide="ignore"):
             return np.log(self.weights)
+
+    @cached_property
+    def log_constants(self) -> FloatArray:
+        """Log of π times the density's constant, (k,): log π + log|U| − d/2 · log 2π, nats."""
+        k, d = self.means.shape
+        determinants = self.covariance.log_determinants(self.precisions_cholesky, k, d)
+        return self.log_weights + (determinants - 0.5 * d * LOG_2_PI)
 
     @cached_property
     def matrices(self) -> FloatArray:

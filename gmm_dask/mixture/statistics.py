@@ -8,6 +8,7 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import NumericalError
+from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
 
 
@@ -90,14 +91,10 @@ def sum_statistics(
     X
         (n, d) float32 or float64, finite; n = 0 is allowed.
     sample_weight
-        (n,) float64, ≥ 0, or None.
+        (n,), ≥ 0, or None.
     """
-    counts, residual_sums, residual_products, log_likelihood = parameters.covariance.sum_statistics(
-        X,
-        sample_weight,
-        parameters.log_weights,
-        parameters.means,
-        parameters.precisions_cholesky,
+    counts, residual_sums, residual_products, log_likelihood = engine.statistics(
+        parameters, X, sample_weight
     )
     weight = float(X.shape[0]) if sample_weight is None else float(np.sum(sample_weight))
     return SufficientStatistics(

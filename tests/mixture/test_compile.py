@@ -5,6 +5,7 @@ package are compiled where the package itself matters, a kernel of one line wher
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import gmm_dask
+from gmm_dask.mixture.kernels.compile import SOURCES
 
 FIT = """
 import logging, sys
@@ -191,3 +193,15 @@ def test_the_process_that_compiles_gives_the_bits_of_those_that_follow(covarianc
         for _ in range(2)
     )
     assert first == second
+
+
+def test_every_part_of_a_kernel_lies_where_the_cache_looks_for_changes():
+    """A part in another folder would be changed without being compiled again."""
+    package = Path(gmm_dask.__file__).parent
+    users = {
+        path.parent
+        for path in package.rglob("*.py")
+        if re.search(r"^@(inlined|exact|kernel|intrinsic)\b|numba\.njit", path.read_text(), re.M)
+    }
+    assert users
+    assert users <= set(SOURCES)

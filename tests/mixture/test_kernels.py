@@ -1,13 +1,14 @@
 """The fused passes against the oracle: shapes, layouts, weights, offsets, scales, extremes."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from gmm_dask.mixture import assignment
+from gmm_dask.mixture import assignment, engine
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.kernels.densities import _exp, _log
 from gmm_dask.mixture.kernels.tiles import ROWS
@@ -115,15 +116,7 @@ def assign(parameters, X, with_responsibilities=True):
     labels = np.full(n, -1, dtype=np.int32)
     log_densities = np.full(n, np.nan)
     responsibilities = np.full((n if with_responsibilities else 0, k), np.nan)
-    parameters.covariance.assign(
-        X,
-        parameters.log_weights,
-        parameters.means,
-        parameters.precisions_cholesky,
-        labels,
-        log_densities,
-        responsibilities,
-    )
+    engine.assign(parameters, X, labels, log_densities, responsibilities)
     return labels, log_densities, responsibilities
 
 
@@ -204,15 +197,7 @@ def test_predictions_go_to_strided_arrays(covariance_type):
     sparse_labels = np.full(3 * n, -1, dtype=np.int32)
     sparse_densities = np.full(2 * n, 7.0)
     columns = np.full((3, n), 7.0)  # written as its transpose
-    parameters.covariance.assign(
-        X,
-        parameters.log_weights,
-        parameters.means,
-        parameters.precisions_cholesky,
-        sparse_labels[::3],
-        sparse_densities[::2],
-        columns.T,
-    )
+    engine.assign(parameters, X, sparse_labels[::3], sparse_densities[::2], columns.T)
     np.testing.assert_array_equal(sparse_labels[::3], labels)
     assert (sparse_labels[1::3] == -1).all()
     np.testing.assert_array_equal(sparse_densities[::2], log_densities)
@@ -244,11 +229,12 @@ def test_parameters_may_be_read_only_and_strided(covariance_type):
     reference = assign(parameters, X)
     U = np.asfortranarray(parameters.precisions_cholesky)
     means = np.asfortranarray(parameters.means)
-    log_weights = np.repeat(parameters.log_weights, 2)[::2]
-    for array in (U, means, log_weights):
+    weights = np.repeat(parameters.weights, 2)[::2]
+    for array in (U, means, weights):
         array.flags.writeable = False
+    odd = replace(parameters, weights=weights, means=means, precisions_cholesky=U)
     again = np.empty(100, np.int32), np.empty(100), np.empty((100, 3))
-    parameters.covariance.assign(X, log_weights, means, U, *again)
+    engine.assign(odd, X, *again)
     for ours, theirs in zip(again, reference, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -453,3 +439,14 @@ def test_log_is_libms_to_two_ulps(x):
 
 def test_log_of_nan_is_nan():
     assert np.isnan(_log(np.nan))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, bool, ">f8"])
+def test_sample_weights_of_any_number_type_are_read_as_what_they_are(dtype):
+    rng = np.random.default_rng(3)
+    parameters = mixture("full", 3, 4, rng)
+    X, weights = rng.normal(size=(300, 4)), rng.integers(0, 2, size=300)
+    reference = sum_statistics(parameters, X, weights.astype(np.float64))
+    again = sum_statistics(parameters, X, weights.astype(dtype))
+    assert again.log_likelihood == reference.log_likelihood
+    np.testing.assert_array_equal(again.residual_products, reference.residual_products)

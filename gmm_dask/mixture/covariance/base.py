@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, RowsArray
-from gmm_dask.mixture.kernels.addresses import native_rows, rows_at, vector_at, writable
-from gmm_dask.mixture.kernels.compile import KernelFunction
-
-LOG_2_PI = float(np.log(2.0 * np.pi))
 
 
 def belonging(X: RowsArray, shares: FloatArray) -> tuple[RowsArray, FloatArray]:
@@ -31,6 +27,8 @@ class CovarianceType(ABC):
     """One form of the covariances of a mixture. Stateless; takes and returns arrays."""
 
     name: ClassVar[str]
+    #: Form of the factors U and of S, by which the engine chooses its passes over rows.
+    factor_form: ClassVar[Literal["full", "tied", "diag", "spherical"]]
     #: Whether each component has a covariance of its own: all arrays begin with an axis of k.
     by_component: ClassVar[bool] = True
 
@@ -141,82 +139,3 @@ class CovarianceType(ABC):
         guarded
             (k,) True where S/Ñ − δδᵀ cancelled and Σ was therefore kept (DESIGN, "Guard").
         """
-
-    @property
-    @abstractmethod
-    def statistics_kernel(self) -> KernelFunction:
-        """The compiled pass from rows to N, F, S and the log-likelihood."""
-
-    @property
-    @abstractmethod
-    def assign_kernel(self) -> KernelFunction:
-        """The compiled pass from rows to labels, log-densities and responsibilities."""
-
-    def sum_statistics(
-        self,
-        X: RowsArray,
-        sample_weight: FloatArray | None,
-        log_weights: FloatArray,
-        means: FloatArray,
-        precisions_cholesky: FloatArray,
-    ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
-        """One fused pass over rows.
-
-        Parameters
-        ----------
-        X
-            (n, d) float32 or float64, any order and strides; accumulated in float64.
-        sample_weight
-            (n,) float64, ≥ 0, or None.
-        log_weights
-            log π, (k,).
-
-        Returns
-        -------
-        counts, residual_sums, residual_products
-            N (k,), F (k, d) and S.
-        log_likelihood
-            Σ w log p(x), nats.
-        """
-        X = native_rows(X)
-        k, d = means.shape
-        sums = np.zeros(k), np.zeros((k, d)), np.zeros(self.shape(k, d))
-        log_likelihood: float = self.statistics_kernel(
-            rows_at(X),
-            vector_at(sample_weight),
-            log_weights + (self.log_determinants(precisions_cholesky, k, d) - 0.5 * d * LOG_2_PI),
-            writable(means),
-            writable(precisions_cholesky),
-            *sums,
-        )
-        return *sums, log_likelihood
-
-    def assign(
-        self,
-        X: RowsArray,
-        log_weights: FloatArray,
-        means: FloatArray,
-        precisions_cholesky: FloatArray,
-        labels: npt.NDArray[np.int32],
-        log_densities: FloatArray,
-        responsibilities: FloatArray,
-    ) -> bool:
-        """One fused pass over rows for prediction, written into the arrays given.
-
-        Returns whether all values were finite, and small enough for that to be seen at once.
-        ``labels`` (n,) and ``log_densities`` (n,) are always filled (the most probable
-        component, log p(x) in nats); ``responsibilities`` (n, k) is filled unless it has no
-        rows, shape (0, k). All three may be strided.
-        """
-        k, d = means.shape
-        X = native_rows(X)
-        finite: bool = self.assign_kernel(
-            rows_at(X),
-            log_weights + (self.log_determinants(precisions_cholesky, k, d) - 0.5 * d * LOG_2_PI),
-            writable(means),
-            writable(precisions_cholesky),
-            vector_at(labels),
-            vector_at(log_densities),
-            rows_at(responsibilities),
-        )
-        return finite

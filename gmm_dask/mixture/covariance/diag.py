@@ -14,14 +14,14 @@ from gmm_dask.mixture.covariance.matrices import (
     roots_of_precisions,
     updated_by,
 )
-from gmm_dask.mixture.kernels.compile import KernelFunction, kernel
-from gmm_dask.mixture.kernels.diag import assign, statistics
+from gmm_dask.mixture.kernels.compile import kernel
 
 
 class Diag(CovarianceType):
     """Each component has its own variance per feature; all arrays are (k, d)."""
 
     name = "diag"
+    factor_form = "diag"
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         """Shape of covariances, factors and S: (k, d)."""
@@ -97,16 +97,6 @@ class Diag(CovarianceType):
             residual_products,
             reg_covar,
         )
-
-    @property
-    def statistics_kernel(self) -> KernelFunction:
-        """The compiled pass to statistics."""
-        return statistics
-
-    @property
-    def assign_kernel(self) -> KernelFunction:
-        """The compiled pass for prediction."""
-        return assign
 
 
 @kernel("M-step of the diag covariance")

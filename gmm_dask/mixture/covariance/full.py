@@ -15,14 +15,13 @@ from gmm_dask.mixture.covariance.matrices import (
     upper_factors,
     upper_factors_of_precisions,
 )
-from gmm_dask.mixture.kernels.compile import KernelFunction
-from gmm_dask.mixture.kernels.full import assign, statistics
 
 
 class Full(CovarianceType):
     """Each component has its own covariance matrix; all arrays are (k, d, d)."""
 
     name = "full"
+    factor_form = "full"
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         """Shape of covariances, factors and S: (k, d, d)."""
@@ -103,13 +102,3 @@ class Full(CovarianceType):
             updated[keep] = covariances[keep]
         shifts = np.matmul(lower, residual_means[:, :, None])[:, :, 0]
         return updated, shifts, guarded
-
-    @property
-    def statistics_kernel(self) -> KernelFunction:
-        """The compiled pass to statistics."""
-        return statistics
-
-    @property
-    def assign_kernel(self) -> KernelFunction:
-        """The compiled pass for prediction."""
-        return assign

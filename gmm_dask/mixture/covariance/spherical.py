@@ -14,14 +14,14 @@ from gmm_dask.mixture.covariance.matrices import (
     roots_of_precisions,
     updated_by,
 )
-from gmm_dask.mixture.kernels.compile import KernelFunction, kernel
-from gmm_dask.mixture.kernels.spherical import assign, statistics
+from gmm_dask.mixture.kernels.compile import kernel
 
 
 class Spherical(CovarianceType):
     """Each component has one variance for all its features; all arrays are (k,)."""
 
     name = "spherical"
+    factor_form = "spherical"
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         """Shape of covariances, factors and S: (k,)."""
@@ -98,16 +98,6 @@ class Spherical(CovarianceType):
             residual_products,
             reg_covar,
         )
-
-    @property
-    def statistics_kernel(self) -> KernelFunction:
-        """The compiled pass to statistics."""
-        return statistics
-
-    @property
-    def assign_kernel(self) -> KernelFunction:
-        """The compiled pass for prediction."""
-        return assign
 
 
 @kernel("M-step of the spherical covariance")

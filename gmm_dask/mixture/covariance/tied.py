@@ -15,14 +15,13 @@ from gmm_dask.mixture.covariance.matrices import (
     upper_factors,
     upper_factors_of_precisions,
 )
-from gmm_dask.mixture.kernels.compile import KernelFunction
-from gmm_dask.mixture.kernels.tied import assign, statistics
 
 
 class Tied(CovarianceType):
     """All components share one covariance matrix; all arrays are (d, d)."""
 
     name = "tied"
+    factor_form = "tied"
     by_component = False
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
@@ -104,13 +103,3 @@ class Tied(CovarianceType):
             updated = 0.5 * (updated + updated.T)
             add_to_diagonals(updated[None], reg_covar)
         return updated, residual_means @ lower.T, np.full(len(counts), guarded)
-
-    @property
-    def statistics_kernel(self) -> KernelFunction:
-        """The compiled pass to statistics."""
-        return statistics
-
-    @property
-    def assign_kernel(self) -> KernelFunction:
-        """The compiled pass for prediction."""
-        return assign

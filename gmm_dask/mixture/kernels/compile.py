@@ -25,7 +25,7 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
 KernelFunction = Callable[..., Any]
 
-#: Folders that hold all kernels and all parts of kernels.
+#: Folders that hold every part of a kernel: code compiled from other sources is compiled again.
 SOURCES = (Path(__file__).parent, Path(__file__).parent.parent / "covariance")
 
 # No flag that assumes the absence of NaN or infinity: sums may be reordered, that is all.
@@ -90,10 +90,11 @@ class _Cache(FunctionCache):  # type: ignore[misc]
     def __init__(self, function: KernelFunction, title: str) -> None:
         super().__init__(function)
         self._title = title
-        directory = Path(self._impl.locator.get_cache_path()) / f"gmm_dask-{_digest()}"
+        stamp = _digest(function.__code__.co_filename)
+        directory = Path(self._impl.locator.get_cache_path()) / f"gmm_dask-{stamp}"
         directory.mkdir(exist_ok=True)
         self._cache_path = str(directory)
-        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, _digest())
+        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return the compiled code, or None if there is none that can be read."""
@@ -152,12 +153,12 @@ def _one_at_a_time(directory: str | None) -> Iterator[None]:
 
 
 @cache
-def _digest() -> str:
-    """Of all that the compiled code depends on: sources, numba, the processor."""
+def _digest(source: str) -> str:
+    """Of all that compiled code depends on: its source and its parts', numba, the processor."""
     digest = hashlib.blake2b(numba.__version__.encode(), digest_size=8)
-    for folder in SOURCES:
-        for source in sorted(folder.glob("*.py")):
-            digest.update(source.read_bytes())
+    parts = {path for folder in SOURCES for path in folder.glob("*.py")}
+    for path in sorted(parts | {Path(source)}):
+        digest.update(path.read_bytes())
     codegen = numba.core.registry.cpu_target.target_context.codegen()
     digest.update(repr(codegen.magic_tuple()).encode())
     return digest.hexdigest()

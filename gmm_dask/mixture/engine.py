@@ -1,0 +1,107 @@
+"""The engine: the pass over rows that serves a mixture. All else asks these two functions.
+
+A second engine is one folder beside `kernels/` that holds the same passes, and a choice here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.mixture.kernels import diag, full, spherical, tied
+from gmm_dask.mixture.kernels.addresses import native_rows, rows_at, vector_at, writable
+from gmm_dask.mixture.kernels.compile import KernelFunction
+from gmm_dask.mixture.parameters import MixtureParameters
+
+
+class _Passes(NamedTuple):
+    """The compiled passes for one form of the factors U."""
+
+    statistics: KernelFunction
+    assign: KernelFunction
+
+
+_PASSES = {
+    "full": _Passes(full.statistics, full.assign),
+    "tied": _Passes(tied.statistics, tied.assign),
+    "diag": _Passes(diag.statistics, diag.assign),
+    "spherical": _Passes(spherical.statistics, spherical.assign),
+}
+
+
+def statistics(
+    parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None
+) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+    """Take the sums of an E-step in one pass over rows in memory.
+
+    Parameters
+    ----------
+    X
+        (n, d) float32 or float64, any order and strides; summed in float64.
+    sample_weight
+        (n,), ≥ 0, or None.
+
+    Returns
+    -------
+    counts, residual_sums, residual_products
+        N (k,), F (k, d), and S of the covariance type's shape.
+    log_likelihood
+        Σ w log p(x), nats.
+    """
+    # Bound to names: the kernel is given their addresses only.
+    X = native_rows(X)
+    if sample_weight is not None:
+        sample_weight = np.asarray(sample_weight, dtype=np.float64)
+    covariance = parameters.covariance
+    k, d = parameters.means.shape
+    sums = np.zeros(k), np.zeros((k, d)), np.zeros(covariance.shape(k, d))
+    log_likelihood: float = _PASSES[covariance.factor_form].statistics(
+        rows_at(X),
+        vector_at(sample_weight),
+        parameters.log_constants,
+        writable(parameters.means),
+        writable(parameters.precisions_cholesky),
+        *sums,
+    )
+    return *sums, log_likelihood
+
+
+def assign(
+    parameters: MixtureParameters,
+    X: RowsArray,
+    labels: npt.NDArray[np.int32],
+    log_densities: FloatArray,
+    responsibilities: FloatArray,
+) -> bool:
+    """Predict rows in memory in one pass, into the arrays given; all may be strided.
+
+    Parameters
+    ----------
+    X
+        (n, d) float32 or float64, any order and strides.
+    labels
+        Filled with the most probable component, (n,).
+    log_densities
+        Filled with log p(x), nats, (n,).
+    responsibilities
+        Filled with p(component | x), (n, k), unless it has no rows, (0, k).
+
+    Returns
+    -------
+    bool
+        Whether all values were finite, and small enough for their sum to be.
+    """
+    X = native_rows(X)
+    finite: bool = _PASSES[parameters.covariance.factor_form].assign(
+        rows_at(X),
+        parameters.log_constants,
+        writable(parameters.means),
+        writable(parameters.precisions_cholesky),
+        vector_at(labels),
+        vector_at(log_densities),
+        rows_at(responsibilities),
+    )
+    return finite
