@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.row_sources import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
 

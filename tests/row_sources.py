@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.errors import InputError
-
-Answer = TypeVar("Answer")
+from tests.waiting import until
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,15 +110,6 @@ class DrawnRows:
 def drawn(chunks: int, rows: int, **keywords: Any) -> DrawnRows:
     """Chunks of equal size, each an entry."""
     return DrawnRows((rows,) * chunks, tuple(range(chunks)), **keywords)
-
-
-def until(ask: Callable[[], Answer], otherwise: str, seconds: float = 60.0) -> Answer:
-    """The first true answer; `AssertionError` with the words ``otherwise`` if it comes too late."""
-    deadline = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.005)
-    return answer
 
 
 def chunk_numbers(rows: Rows, argument: Any) -> tuple[int, ...]:

@@ -1,9 +1,9 @@
 """A fit and a prediction that kill themselves at a chosen point, and then are run again.
 
-``python fit_workload.py WORK SEED COUNT`` runs both once undisturbed, counting the points: every
-event that a step tells, every write and every other change of the disk. Then, COUNT times, a
-child is killed by SIGKILL at a point drawn from the seed, and the same run is started again.
-One line of JSON each says what was found.
+``python -m tests.faults.fit_workload WORK SEED COUNT`` runs both once undisturbed, counting the
+points: every event that a step tells, every write and every other change of the disk. Then, COUNT
+times, a child is killed by SIGKILL at a point drawn from the seed, and the same run is started
+again. One line of JSON each says what was found.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ import os
 import random
 import re
 import shutil
-import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,16 +29,12 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import Event, StageStarted
 from gmm_dask.report import pictures
-from gmm_dask.storage.files import atomic, locks
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models import registry
 from gmm_dask.storage.models.model import verify_model
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from tests.faults.kills import die, die_at_changes
 
 ROWS = 60_000  # per file, with three files: six groups
-CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
 #: Steps to be killed in, in turn; a point within is drawn.
 STEPS = ("fit", "evaluate", "fit", "publish", "fit", "predict", "fit", "publish_predictions")
 
@@ -81,9 +75,7 @@ class Points:
         self.stages: list[str] = []
         self.labels: list[tuple[str, int]] = []
         self.chosen, self.numbers = chosen, itertools.count()
-        self.write_all = atomic.write_all
-        atomic.write_all = locks.write_all = self.write  # type: ignore[attr-defined]
-        sys.addaudithook(self.on_audit)
+        die_at_changes(self.passed, cut=lambda size: size // 2)
 
     def passed(self) -> bool:
         """Count a point; whether it is the chosen one."""
@@ -95,21 +87,7 @@ class Points:
         if isinstance(event, StageStarted):
             self.stages.append(event.stage)
         if self.passed():
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def write(self, descriptor: int, block: Buffer) -> None:
-        """Take a write as a point; where it is the chosen one, write half of it."""
-        if self.passed():
-            view = memoryview(block).cast("B")
-            self.write_all(descriptor, view[: len(view) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.write_all(descriptor, block)
-
-    def on_audit(self, event: str, arguments: Sequence[Any]) -> None:
-        """Take every other change of the disk as a point."""
-        creates = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT
-        if (event in CHANGES or creates) and self.passed():
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
 
 def run_all(run: RunConfig, run_id: str, points: Points) -> None:

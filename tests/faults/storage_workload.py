@@ -1,8 +1,8 @@
 """What the fault tests of storage do to a directory, and a driver that kills itself doing it.
 
-``python storage_workload.py kill WORK ROOT SEED`` runs a workload in forked children; the k-th
-child is killed by SIGKILL before its k-th change of the disk (or in the middle of it, for a
-write), for every k until one survives. After each, the parent looks at what is left.
+``python -m tests.faults.storage_workload kill WORK ROOT SEED`` runs a workload in forked children;
+the k-th child is killed by SIGKILL before its k-th change of the disk (or in the middle of it, for
+a write), for every k until one survives. After each, the parent looks at what is left.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import itertools
 import json
 import os
 import random
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,16 +23,13 @@ import pyarrow.parquet as pq
 
 from gmm_dask.config import InputSection
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.storage.files import atomic, locks
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.checkpoint import open_checkpoint
 from gmm_dask.storage.models.model import StoredModel, verify_model
 from gmm_dask.storage.models.registry import current_version, load, publish, versions
 from gmm_dask.storage.predictions.staging import begin
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from tests.faults.kills import die_at_changes
 
 
 def model_of(number: int) -> StoredModel:
@@ -163,29 +159,12 @@ WORKLOADS: dict[str, Callable[[Path], Workload]] = {
     "checkpoints": Checkpoints,
 }
 
-CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
-
 
 def die_at(step: int, seed: int) -> None:
     """Kill this process at the step-th change of the disk."""
     steps = itertools.count(1)
-    rng = random.Random(f"{seed} {step}")
-
-    def on_event(event: str, arguments: Sequence[Any]) -> None:
-        creates = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT
-        if (event in CHANGES or creates) and next(steps) == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def write_some(descriptor: int, block: Buffer) -> None:
-        if next(steps) == step:
-            view = memoryview(block).cast("B")
-            real(descriptor, view[: rng.randrange(len(view) + 1)])
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(descriptor, block)
-
-    real = atomic.write_all
-    atomic.write_all = locks.write_all = write_some  # type: ignore[attr-defined]
-    sys.addaudithook(on_event)
+    draw = random.Random(f"{seed} {step}")
+    die_at_changes(lambda: next(steps) == step, cut=lambda size: draw.randrange(size + 1))
 
 
 def kill_at_every_step(work: str, root: Path, seed: int) -> None:

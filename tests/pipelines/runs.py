@@ -1,6 +1,5 @@
 """A small Parquet dataset with nulls and a run file for it, as a user would write them."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gmm_dask.config import RunConfig, read_config
+from tests.waiting import until
 
 Answer = TypeVar("Answer")
 
@@ -66,15 +66,6 @@ def read_run(path: Path, *overrides: str) -> RunConfig:
     return read_config(RunConfig, path, overrides)
 
 
-def model_files(directory: Path) -> dict[str, bytes]:
-    """Every file of a model version by name, but ``run.json``, which says when and where."""
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "run.json"}
-
-
-def eventually(look: Callable[[], Answer], deadline: float = 180.0) -> Answer:
-    """What ``look`` returns once that is true: the server writes some things a little later."""
-    end = time.monotonic() + deadline
-    while not (found := look()):
-        assert time.monotonic() < end, f"nothing after {deadline} s"
-        time.sleep(0.05)
-    return found
+def eventually(ask: Callable[[], Answer]) -> Answer:
+    """The first true answer: the server writes some things a little later."""
+    return until(ask, "nothing after 180 s", seconds=180.0, pause=0.05)
