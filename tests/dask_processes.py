@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from tests.row_sources import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +53,7 @@ class Processes:
 
 @contextmanager
 def dask_process(log: Path, *command: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command of dask until the block ends; what it prints goes to a log."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "dask", *command],
@@ -70,7 +70,9 @@ def dask_process(log: Path, *command: str, **environment: str) -> Iterator[subpr
 
 
 @contextmanager
-def processes(place: Path, workers: int, *options: str, host: str = "127.0.0.1") -> Iterator[Any]:
+def processes(
+    place: Path, workers: int, *options: str, host: str = "127.0.0.1"
+) -> Iterator[Processes]:
     """Start a scheduler and some workers, and wait for the scheduler's address."""
     with ExitStack() as stack:
         file = place / "scheduler.json"
@@ -92,8 +94,8 @@ def processes(place: Path, workers: int, *options: str, host: str = "127.0.0.1")
                 return str(json.loads(file.read_text())["address"])
             return ""
 
-        found = until(address, "the scheduler did not start")
-        started = Processes(place, file, found, options, stack, scheduler)
+        running_at = until(address, "the scheduler did not start")
+        started = Processes(place, file, running_at, options, stack, scheduler)
         for _ in range(workers):
             started.start_worker()
         yield started

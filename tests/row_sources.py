@@ -1,4 +1,4 @@
-"""Rows that tests scan: drawn anew at every reading, and ruled by files in a directory.
+"""Rows that tests scan: drawn again at every reading, and ruled by files in a directory.
 
 Workers import this module too. What a reading meets in the directory decides what happens:
 ``hold-3`` keeps it at chunk 3, ``kill-3`` ends its process there, ``hog-3`` eats its memory,
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -19,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.errors import InputError
+from tests.waiting import until
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,30 +41,36 @@ class DrawnRows:
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Names of the d features: c0, c1, …"""
         return tuple(f"c{number}" for number in range(self.d))
 
     @property
     def digest(self) -> str:
+        """The recipe in words: no two sources of other rows share it."""
         return f"{self.rows} {self.d} {self.seed} {self.weighted} {self.missing} {self.place}"
 
     def read(self, start: int, stop: int) -> Iterator[Rows]:
+        """Draw chunks start … stop−1, and obey the files of the directory."""
         for chunk in range(start, stop):
             yield self._drawn(chunk)
 
     def describe(self, chunk: int, row: int | None = None) -> str:
+        """Where a chunk, or a row of it, lies."""
         return f"drawn chunk {chunk}" + ("" if row is None else f" row {row}")
 
     def check(self) -> None:
+        """Raise `InputError` where this process is not to see the rows."""
         if os.environ.get("DRAWN_ROWS_HIDDEN"):
             raise InputError("drawn chunk 0: is not there")
 
     def rule(self, what: str, chunk: int) -> Path:
+        """The file that rules a chunk, whether it is there or not."""
         return Path(self.place, f"{what}-{chunk}")
 
     def readings(self, chunk: int | None = None) -> list[int]:
         """Which process did each reading of a chunk, or of any."""
-        found = Path(self.place).glob(f"read-{'*' if chunk is None else chunk}-*")
-        return [int(path.name.split("-")[2]) for path in found]
+        notes = Path(self.place).glob(f"read-{'*' if chunk is None else chunk}-*")
+        return [int(path.name.split("-")[2]) for path in notes]
 
     def _drawn(self, chunk: int) -> Rows:
         if self.place:
@@ -91,8 +98,13 @@ class DrawnRows:
         if self.rule("kill", chunk).exists():
             os.kill(os.getpid(), signal.SIGKILL)
         if self.rule("hog", chunk).exists():
-            hog: list[Any] = []
-            until(lambda: hog.append(np.ones(1 << 20)) is not None, "nobody ended the hog")
+            eaten: list[FloatArray] = []
+
+            def full() -> bool:
+                eaten.append(np.ones(1 << 20))
+                return False
+
+            until(full, "nobody ended the hog")
 
 
 def drawn(chunks: int, rows: int, **keywords: Any) -> DrawnRows:
@@ -100,21 +112,12 @@ def drawn(chunks: int, rows: int, **keywords: Any) -> DrawnRows:
     return DrawnRows((rows,) * chunks, tuple(range(chunks)), **keywords)
 
 
-def until(holds: Callable[[], Any], otherwise: str, seconds: float = 60.0) -> Any:
-    """Wait until something holds, and no longer than some seconds."""
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.005)
-    return found
-
-
 def chunk_numbers(rows: Rows, argument: Any) -> tuple[int, ...]:
     """A result whose sum shows the order of the summands."""
     return (rows.chunk,)
 
 
-def row_sums(rows: Rows, argument: float) -> np.ndarray:
+def row_sums(rows: Rows, argument: float) -> FloatArray:
     """A result whose sum depends on the order of the summands."""
     return rows.values.sum(axis=0) * argument
 

@@ -26,7 +26,7 @@ _SEEN_TO = {"assume_finite": True, "skip_parameter_validation": True}
 
 
 class _OfThread(threading.local):
-    """A generator for each thread: to make one takes 0.1 ms, to seed it anew 2 µs."""
+    """A generator for each thread: making one takes 0.1 ms, seeding it again 2 µs."""
 
     def __init__(self) -> None:
         self.random_state = np.random.RandomState()

@@ -75,12 +75,12 @@ class MixtureParameters:
 
     @property
     def n_components(self) -> int:
-        """K."""
+        """The number k of components."""
         return int(self.means.shape[0])
 
     @property
     def n_features(self) -> int:
-        """D."""
+        """The number d of features."""
         return int(self.means.shape[1])
 
     @property

@@ -236,6 +236,6 @@ def printable(name: str) -> str:
 
 
 def shortened(name: str, inches: float) -> str:
-    """As much of a name as fits on an axis so long."""
+    """As much of a name as fits on an axis of that length."""
     most = int(inches / 0.079)
     return name if len(name) <= most else name[: most - 1] + "…"

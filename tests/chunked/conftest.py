@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
 
 from gmm_dask.chunked import scan
 from gmm_dask.chunked.cluster import ClusterExecutor
+from gmm_dask.chunked.scan import Executor
 
 
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Rows of the smallest group."""
     monkeypatch.setattr(scan, "LEAST_GROUP_ROWS", 1000)
     return 1000
 
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
+    """A client of two worker processes with a thread each."""
     with (
         LocalCluster(
             n_workers=2,
@@ -35,13 +37,15 @@ def client() -> Iterator[Client]:
 
 @pytest.fixture
 def executor(client: Client) -> Iterator[ClusterExecutor]:
+    """An executor on the session's cluster."""
     executor = ClusterExecutor(client)
     yield executor
     executor.close()
 
 
 @pytest.fixture(params=["inline", "threads", "cluster"])
-def any_executor(request: pytest.FixtureRequest) -> Iterator[Any]:
+def any_executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    """Each kind of executor in turn: one thread, three, and the cluster."""
     from gmm_dask.chunked.threads import Threads
 
     if request.param == "cluster":

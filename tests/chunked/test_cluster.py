@@ -23,7 +23,8 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import Deadlines, LocalProcesses
 from gmm_dask.errors import ClusterError
 from gmm_dask.mixture.em import EMOptions
-from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids, row_sums, until
+from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids, row_sums
+from tests.waiting import until
 
 OPTIONS = FitOptions(
     n_components=3, em=EMOptions(tol=1e-6, max_iter=4), n_init=2, search_rows=500, nulls="drop"

@@ -29,7 +29,8 @@ from gmm_dask.config import (
 )
 from gmm_dask.errors import ClusterError, ConfigError
 from tests.dask_processes import Processes, processes
-from tests.row_sources import chunk_numbers, drawn, process_ids, until
+from tests.row_sources import chunk_numbers, drawn, process_ids
+from tests.waiting import until
 
 SOON = Deadlines(connect=20, no_progress=20, worker_lost=20)
 NOW = Deadlines(connect=0.3)

@@ -1,10 +1,12 @@
 """A fit and a prediction that kill themselves at a chosen point, and then are run again.
 
-``python fit_workload.py WORK SEED COUNT`` runs both once undisturbed, counting the points: every
-event that a step tells, every write and every other change of the disk. Then, COUNT times, a
-child is killed by SIGKILL at a point drawn from the seed, and the same run is started again.
-One line of JSON each says what was found.
+``python -m tests.faults.fit_workload WORK SEED COUNT`` runs both once undisturbed, counting the
+points: every event that a step tells, every write and every other change of the disk. Then, COUNT
+times, a child is killed by SIGKILL at a point drawn from the seed, and the same run is started
+again. One line of JSON each says what was found.
 """
+
+from __future__ import annotations
 
 import hashlib
 import itertools
@@ -13,9 +15,9 @@ import os
 import random
 import re
 import shutil
-import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,20 +27,20 @@ from gmm_dask import steps
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import RunConfig, ThreadsCluster, check_config
-from gmm_dask.events import StageStarted
+from gmm_dask.events import Event, StageStarted
 from gmm_dask.report import pictures
-from gmm_dask.storage.files import atomic, locks
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models import registry
 from gmm_dask.storage.models.model import verify_model
+from tests.faults.kills import die, die_at_changes
 
 ROWS = 60_000  # per file, with three files: six groups
-CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
 #: Steps to be killed in, in turn; a point within is drawn.
 STEPS = ("fit", "evaluate", "fit", "publish", "fit", "predict", "fit", "publish_predictions")
 
 
-def write_input(path):
+def write_input(path: Path) -> None:
+    """Three files of four Gaussians, with a few nulls."""
     random_state = np.random.default_rng(1)
     for day in range(3):
         centres = np.array([[0, 0, 0, 0], [4, 4, 0, 0], [0, 4, 4, 0], [4, 0, 4, 4.0]])
@@ -50,8 +52,9 @@ def write_input(path):
         pq.write_table(pa.table(columns), path / f"day={day}" / "part.parquet")
 
 
-def run_config(root, **fit):
-    tables = {
+def run_config(root: Path, **fit: Any) -> RunConfig:
+    """A run on the input beside ``root`` that writes below it."""
+    tables: dict[str, dict[str, Any]] = {
         "input": {"path": str(root.parent / "input"), "columns": list("abcd"), "nulls": "drop"},
         "model": {"n_components": 4},
         "fit": {"search_rows": 2500, "n_init": 2, "tol": 1e-7, "max_iter": 6} | fit,
@@ -67,37 +70,27 @@ def run_config(root, **fit):
 class Points:
     """Counts what happens, and kills this process at the chosen point."""
 
-    def __init__(self, root, chosen=None):
-        self.step, self.stages, self.labels = "", [], []
+    def __init__(self, chosen: int | None = None) -> None:
+        self.step = ""
+        self.stages: list[str] = []
+        self.labels: list[tuple[str, int]] = []
         self.chosen, self.numbers = chosen, itertools.count()
-        self.root, self.write_all = str(root), atomic.write_all
-        atomic.write_all = locks.write_all = self.write
-        sys.addaudithook(self.on_audit)
+        die_at_changes(self.passed, cut=lambda size: size // 2)
 
-    def passed(self):
+    def passed(self) -> bool:
+        """Count a point; whether it is the chosen one."""
         self.labels.append((self.step, len(self.stages)))
         return next(self.numbers) == self.chosen
 
-    def notify(self, event):
+    def notify(self, event: Event) -> None:
+        """Take an event of a step as a point."""
         if isinstance(event, StageStarted):
             self.stages.append(event.stage)
         if self.passed():
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def write(self, descriptor, block):
-        if self.passed():
-            view = memoryview(block).cast("B")
-            self.write_all(descriptor, view[: len(view) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.write_all(descriptor, block)
-
-    def on_audit(self, event, arguments):
-        creates = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT
-        if (event in CHANGES or creates) and self.passed():
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
 
-def run_all(run, run_id, points):
+def run_all(run: RunConfig, run_id: str, points: Points) -> None:
     """A fit and a prediction by their steps; every scan reads the files."""
     points.step = "inspect"
     plan = steps.inspect_input(run)
@@ -118,7 +111,7 @@ def run_all(run, run_id, points):
         steps.publish_predictions(run, prediction, predicted)
 
 
-def in_child(run, run_id, report, chosen=None):
+def in_child(run: RunConfig, run_id: str, report: Path, chosen: int | None = None) -> int:
     """Run in a child process; its exit status, 0 or −9."""
     child = os.fork()
     if child == 0:
@@ -126,7 +119,7 @@ def in_child(run, run_id, report, chosen=None):
         try:
             steps.fitting.SAVE_SECONDS = 0.0  # after every step, however short
             pictures.fit_pictures = lambda *arguments: {"picture.png": b"picture"}
-            points = Points(report.parent, chosen)
+            points = Points(chosen)
             run_all(run, run_id, points)
             report.write_text(json.dumps([points.labels, points.stages]))
             code = 0
@@ -137,7 +130,7 @@ def in_child(run, run_id, report, chosen=None):
     return os.waitstatus_to_exitcode(status)
 
 
-def look(run):
+def look(run: RunConfig) -> list[Any]:
     """What readers find: the current model and the predictions, both whole, or an exception."""
     models = Path(run.output.models, run.output.name)
     for version in registry.versions(run.output.models, run.output.name):
@@ -150,7 +143,7 @@ def look(run):
     return [model.version, model.sha256, hashlib.sha256(densities.tobytes()).hexdigest()]
 
 
-def litter(root):
+def litter(root: Path) -> list[str]:
     """What a finished run should not leave: all but models, predictions and their records."""
     expected = re.compile(
         r"models(/m(/\.checkpoints|/current\.json|/v\d{6}(/[a-z_]+\.(json|png|safetensors))?)?)?"
@@ -160,7 +153,8 @@ def litter(root):
     return sorted(name for name in names if not expected.fullmatch(name))
 
 
-def main(work, seed, count):
+def main(work: Path, seed: int, count: int) -> None:
+    """Run undisturbed, then be killed ``count`` times; print what was found."""
     write_input(work / "input")
     before = work / "before"
     before.mkdir()
@@ -168,7 +162,7 @@ def main(work, seed, count):
     # What stands before each kill: version 1, of another fit.
     assert in_child(run_config(before, max_iter=1), "old", report) == 0
 
-    def begin(name):
+    def begin(name: str) -> RunConfig:
         shutil.copytree(before, work / name, symlinks=True)
         return run_config(work / name)
 

@@ -1,17 +1,20 @@
 """What the fault tests of storage do to a directory, and a driver that kills itself doing it.
 
-``python storage_workload.py kill WORK ROOT SEED`` runs a workload in forked children; the k-th
-child is killed by SIGKILL before its k-th change of the disk (or in the middle of it, for a
-write), for every k until one survives. After each, the parent looks at what is left.
+``python -m tests.faults.storage_workload kill WORK ROOT SEED`` runs a workload in forked children;
+the k-th child is killed by SIGKILL before its k-th change of the disk (or in the middle of it, for
+a write), for every k until one survives. After each, the parent looks at what is left.
 """
+
+from __future__ import annotations
 
 import itertools
 import json
 import os
 import random
-import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,16 +23,16 @@ import pyarrow.parquet as pq
 
 from gmm_dask.config import InputSection
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.storage.files import atomic, locks
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.checkpoint import open_checkpoint
 from gmm_dask.storage.models.model import StoredModel, verify_model
 from gmm_dask.storage.models.registry import current_version, load, publish, versions
 from gmm_dask.storage.predictions.staging import begin
+from tests.faults.kills import die_at_changes
 
 
-def model_of(number):
+def model_of(number: int) -> StoredModel:
     """A model whose every part says which one it is."""
     parameters = MixtureParameters.from_covariances(
         "diag", np.full(2, 0.5), np.full((2, 3), float(number)), np.full((2, 3), 1.0 + number)
@@ -38,7 +41,7 @@ def model_of(number):
     return StoredModel(parameters, ("a", "b", "c"), (0, 1), manifest)
 
 
-def number_of(model):
+def number_of(model: StoredModel) -> int:
     """Which model it is; all parts must agree."""
     numbers = {
         model.manifest["number"],
@@ -49,20 +52,34 @@ def number_of(model):
     return int(numbers.pop())
 
 
+class Workload(Protocol):
+    """Something stored that has a version at any time, numbered by who writes."""
+
+    def prepare(self) -> None:
+        """Make what is there before the first version."""
+
+    def write(self, number: int) -> None:
+        """Store a version."""
+
+    def look(self) -> int | None:
+        """Number of what a reader finds, None before the first; raises if that is not whole."""
+
+
 class Models:
     """Publishes a model with a picture."""
 
-    def __init__(self, root):
+    def __init__(self, root: Path) -> None:
         self.root = root / "models"
 
-    def prepare(self):
-        pass
+    def prepare(self) -> None:
+        """Nothing: the first version makes its own directory."""
 
-    def write(self, number):
+    def write(self, number: int) -> None:
+        """Publish a version."""
         publish(self.root, "stars", model_of(number), run_id=f"run-{number}", extra={"p": b"p" * 9})
 
-    def look(self):
-        """Number of what a reader finds; raises if that is not whole."""
+    def look(self) -> int | None:
+        """Number of the current model, when all versions are whole."""
         if current_version(self.root, "stars") is None:
             return None
         for version in versions(self.root, "stars"):
@@ -73,21 +90,23 @@ class Models:
 class Predictions:
     """Writes a prediction dataset of three parts from two files."""
 
-    def __init__(self, root):
+    def __init__(self, root: Path) -> None:
         self.input = root / "input"
         self.out = root / "out"
 
-    def prepare(self):
+    def prepare(self) -> None:
+        """Write the input."""
         self.input.mkdir()
         for file, rows in (("a", 64), ("b", 32)):
             table = pa.table({name: np.arange(rows) * 1.0 for name in "abc"})
             pq.write_table(table, self.input / f"{file}.parquet", row_group_size=32)
 
-    def write(self, number):
+    def write(self, number: int) -> None:
+        """Predict and publish."""
         plan = plan_input(InputSection(path=str(self.input), columns=["a", "b", "c"]))
         run_id = f"run-{number}"
-        options = {"model_name": "stars", "run_id": run_id, "reuse": False}
-        with begin(self.out, plan, model_of(number), **options) as staged:
+        model = model_of(number)
+        with begin(self.out, plan, model, model_name="stars", run_id=run_id, reuse=False) as staged:
             chunks = parquet_chunks(staged.remaining, split_files=True, chunk_bytes=32 * 24)
             parts = []
             for rows in chunks.read(0, len(chunks.rows)):
@@ -96,7 +115,8 @@ class Predictions:
                 parts.append(staged.writer.write(rows, labels, densities))
             staged.publish(parts)
 
-    def look(self):
+    def look(self) -> int | None:
+        """Number of the predictions, when all rows are there and agree."""
         if not self.out.exists():
             return None
         table = ds.dataset(self.out).to_table()
@@ -110,17 +130,19 @@ class Predictions:
 class Checkpoints:
     """Saves the checkpoint of a fit."""
 
-    def __init__(self, root):
+    def __init__(self, root: Path) -> None:
         self.root = root / "models"
 
-    def prepare(self):
-        pass
+    def prepare(self) -> None:
+        """Nothing: the first version makes its own directory."""
 
-    def write(self, number):
+    def write(self, number: int) -> None:
+        """Save a checkpoint."""
         with open_checkpoint(self.root, "stars", "key") as checkpoint:
             checkpoint.save({"means": np.full((30, 2), float(number))}, {"number": number})
 
-    def look(self):
+    def look(self) -> int | None:
+        """Number of the checkpoint, when its parts agree."""
         path = self.root / "stars" / ".checkpoints" / "key" / "state"
         if not path.exists():
             return None
@@ -128,57 +150,43 @@ class Checkpoints:
             loaded = checkpoint.load()
         assert loaded is not None
         assert (loaded[0]["means"] == loaded[1]["number"]).all()
-        return loaded[1]["number"]
+        return int(loaded[1]["number"])
 
 
-WORKLOADS = {"models": Models, "predictions": Predictions, "checkpoints": Checkpoints}
+WORKLOADS: dict[str, Callable[[Path], Workload]] = {
+    "models": Models,
+    "predictions": Predictions,
+    "checkpoints": Checkpoints,
+}
 
-CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
 
-
-def die_at(step, root, seed):
-    """Kill this process at the step-th change of anything below ``root``."""
+def die_at(step: int, seed: int) -> None:
+    """Kill this process at the step-th change of the disk."""
     steps = itertools.count(1)
-    rng = random.Random(f"{seed} {step}")
-
-    def on_event(event, arguments):
-        creates = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT
-        if (event in CHANGES or creates) and next(steps) == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def write_some(descriptor, block):
-        if next(steps) == step:
-            view = memoryview(block).cast("B")
-            real(descriptor, view[: rng.randrange(len(view) + 1)])
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(descriptor, block)
-
-    real = atomic.write_all
-    atomic.write_all = locks.write_all = write_some
-    sys.addaudithook(on_event)
+    draw = random.Random(f"{seed} {step}")
+    die_at_changes(lambda: next(steps) == step, cut=lambda size: draw.randrange(size + 1))
 
 
-def kill_at_every_step(work, root, seed):
+def kill_at_every_step(work: str, root: Path, seed: int) -> None:
     """Print what readers found after each kill: one line of JSON per step."""
     workload = WORKLOADS[work](root)
     workload.prepare()
     workload.write(0)
-    number = 0
+    number: int | None = 0
     for step in itertools.count(1):
-        old, number = number, step
+        old = number
         child = os.fork()
         if child == 0:
-            die_at(step, root, seed)
+            die_at(step, seed)
             workload.write(step)
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        found = workload.look()
-        finding = {"step": step, "old": old, "new": step, "found": found}
+        number = workload.look()
+        finding = {"step": step, "old": old, "new": step, "found": number}
         print(json.dumps(finding), flush=True)
         if not os.WIFSIGNALED(status):
             assert os.WEXITSTATUS(status) == 0
             return
-        number = found
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from gmm_dask.errors import ClusterError
 from gmm_dask.events import Event, StageStarted
 from gmm_dask.mixture.em import EMOptions
 from tests.dask_processes import Processes, processes
-from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids, until
+from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids
+from tests.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 

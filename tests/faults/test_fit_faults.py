@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
-SCRIPT = Path(__file__).with_name("fit_workload.py")
+ROOT = Path(__file__).parents[2]
 LARGE = os.environ.get("GMM_DASK_FAULT_ROUNDS") == "large"
 KILLS, SEED, DEADLINE = (50, 2, 1200) if LARGE else (8, 1, 300)
 
@@ -20,7 +20,8 @@ def findings(tmp_path_factory):
     """What the workload found: of the undisturbed run, and of each that was killed."""
     work = tmp_path_factory.mktemp("kills")
     done = subprocess.run(
-        [sys.executable, SCRIPT, work, str(SEED), str(KILLS)],
+        [sys.executable, "-m", "tests.faults.fit_workload", work, str(SEED), str(KILLS)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=DEADLINE,

@@ -21,7 +21,8 @@ from tests.faults.storage_workload import WORKLOADS, Models, model_of, number_of
 
 pytestmark = pytest.mark.faults
 
-SCRIPT = Path(__file__).with_name("storage_workload.py")
+ROOT = Path(__file__).parents[2]
+WORKLOAD = "tests.faults.storage_workload"
 
 
 def entries(root):
@@ -112,7 +113,8 @@ def test_a_real_limit_of_file_size_leaves_the_old_version(tmp_path, work):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     run = subprocess.run(
-        [sys.executable, "-B", SCRIPT, "write", work, tmp_path, "2"],
+        [sys.executable, "-B", "-m", WORKLOAD, "write", work, tmp_path, "2"],
+        cwd=ROOT,
         preexec_fn=limit_files,
         capture_output=True,
         text=True,
@@ -170,7 +172,10 @@ def test_a_target_without_permission_is_refused_by_name(work):
 def test_a_writer_killed_at_any_step_leaves_old_or_new(tmp_path, work):
     """SIGKILL before every change of the disk, and in the middle of every write."""
     run = subprocess.run(
-        [sys.executable, SCRIPT, "kill", work, tmp_path, "0"], capture_output=True, text=True
+        [sys.executable, "-m", WORKLOAD, "kill", work, tmp_path, "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
     findings = [json.loads(line) for line in run.stdout.splitlines()]
@@ -198,7 +203,7 @@ def test_two_publishers_and_a_reader(tmp_path):
     workload.write(0)
     publishers = [
         subprocess.Popen(
-            [sys.executable, "-c", script, SCRIPT.parents[2], tmp_path, str(first)],
+            [sys.executable, "-c", script, ROOT, tmp_path, str(first)],
             stdin=subprocess.PIPE,
         )
         for first in (1000, 2000)

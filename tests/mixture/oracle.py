@@ -6,12 +6,16 @@ Every sum comes with the sum of its terms' sizes, which is what an error is meas
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.mixture.parameters import MixtureParameters
 
-def full_factors(covariance_type, factors, k, d):
+
+def full_factors(covariance_type: str, factors: FloatArray, k: int, d: int) -> FloatArray:
     """U of each component as a matrix, (k, d, d)."""
     if covariance_type == "full":
         return factors
@@ -22,31 +26,34 @@ def full_factors(covariance_type, factors, k, d):
     return factors[:, None, None] * np.eye(d)
 
 
-def in_form(covariance_type, products):
+def in_form(covariance_type: str, products: FloatArray) -> FloatArray:
     """Second moments (k, d, d) in the form of the covariance type."""
-    return {
-        "full": lambda: products,
-        "tied": lambda: products.sum(axis=0),
-        "diag": lambda: np.diagonal(products, axis1=1, axis2=2),
-        "spherical": lambda: np.trace(products, axis1=1, axis2=2),
-    }[covariance_type]()
+    if covariance_type == "full":
+        return products
+    if covariance_type == "tied":
+        return products.sum(axis=0)
+    if covariance_type == "diag":
+        return np.diagonal(products, axis1=1, axis2=2)
+    return np.trace(products, axis1=1, axis2=2)
 
 
 @dataclass
 class Expected:
     """Statistics and densities, and the sizes of the terms that made the sums."""
 
-    counts: np.ndarray
-    residual_sums: np.ndarray
-    residual_products: np.ndarray
+    counts: FloatArray
+    residual_sums: FloatArray
+    residual_products: FloatArray
     log_likelihood: float
-    sizes: dict
-    log_densities: np.ndarray
-    responsibilities: np.ndarray
-    log_joint: np.ndarray
+    sizes: Mapping[str, FloatArray | float]
+    log_densities: FloatArray
+    responsibilities: FloatArray
+    log_joint: FloatArray
 
 
-def expectation(parameters, X, sample_weight=None):
+def expectation(
+    parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None = None
+) -> Expected:
     """E-step of rows X (n, d)."""
     k, d = parameters.means.shape
     covariance_type = parameters.covariance_type
@@ -65,24 +72,33 @@ def expectation(parameters, X, sample_weight=None):
     log_densities = top + np.log(np.exp(log_joint - top).sum(axis=0))  # (n,)
     r = np.exp(log_joint - log_densities)  # (k, n)
 
-    def sums(of_y, of_density):
+    def sums(of_y: FloatArray, of_density: FloatArray) -> tuple[FloatArray, FloatArray, float]:
         return (
             np.einsum("n,kn,knj->kj", w, r, of_y),
             in_form(covariance_type, np.einsum("n,kn,kni,knj->kij", w, r, of_y, of_y)),
             float(w @ of_density),
         )
 
-    names = "residual_sums", "residual_products", "log_likelihood"
-    sizes = dict(zip(names, sums(np.abs(y), np.abs(log_densities)), strict=True))
+    residuals, products, likelihood = sums(np.abs(y), np.abs(log_densities))
     if covariance_type in ("full", "tied"):  # entry i, j has the scale of i times that of j
-        diagonal = np.sqrt(np.diagonal(sizes["residual_products"], axis1=-2, axis2=-1))
-        sizes["residual_products"] = diagonal[..., :, None] * diagonal[..., None, :]
-    return Expected(
-        r @ w, *sums(y, log_densities), {"counts": r @ w, **sizes}, log_densities, r.T, log_joint.T
-    )
+        diagonal = np.sqrt(np.diagonal(products, axis1=-2, axis2=-1))
+        products = diagonal[..., :, None] * diagonal[..., None, :]
+    sizes = {
+        "counts": r @ w,
+        "residual_sums": residuals,
+        "residual_products": products,
+        "log_likelihood": likelihood,
+    }
+    return Expected(r @ w, *sums(y, log_densities), sizes, log_densities, r.T, log_joint.T)
 
 
-def update(parameters, counts, residual_means, residual_products, reg_covar):
+def update(
+    parameters: MixtureParameters,
+    counts: FloatArray,
+    residual_means: FloatArray,
+    residual_products: FloatArray,
+    reg_covar: float,
+) -> tuple[FloatArray, FloatArray]:
     """M-step of the covariances, one component after the other, and of the means' shifts."""
     k, d = parameters.means.shape
     covariance_type = parameters.covariance_type
@@ -108,7 +124,14 @@ def update(parameters, counts, residual_means, residual_products, reg_covar):
     return covariances, shifts
 
 
-def estimate(covariance_type, X, responsibilities, counts, means, reg_covar):
+def estimate(
+    covariance_type: str,
+    X: RowsArray,
+    responsibilities: FloatArray,
+    counts: FloatArray,
+    means: FloatArray,
+    reg_covar: float,
+) -> FloatArray:
     """Covariances from responsibilities, row by row."""
     k, d = means.shape
     matrices = np.zeros((k, d, d))

@@ -4,11 +4,16 @@ It shares no code with the package. Covariances are always full matrices, (k, d,
 """
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
+FloatArray = npt.NDArray[np.float64]
 
-def textbook_expectation(X, weights, means, matrices):
+
+def textbook_expectation(
+    X: FloatArray, weights: FloatArray, means: FloatArray, matrices: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """Responsibilities (n, k) and log-densities (n,), row by row."""
     n, k = len(X), len(weights)
     responsibilities, log_densities = np.empty((n, k)), np.empty(n)
@@ -21,7 +26,9 @@ def textbook_expectation(X, weights, means, matrices):
     return responsibilities, log_densities
 
 
-def textbook_maximization(X, responsibilities, covariance_type, reg_covar):
+def textbook_maximization(
+    X: FloatArray, responsibilities: FloatArray, covariance_type: str, reg_covar: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Weights, means and covariance matrices; responsibilities have sample weights in them."""
     (n, d), k = X.shape, responsibilities.shape[1]
     counts, means, scatters = np.zeros(k), np.zeros((k, d)), np.zeros((k, d, d))
@@ -48,8 +55,15 @@ def textbook_maximization(X, responsibilities, covariance_type, reg_covar):
 
 
 def textbook_em(
-    X, weights, means, matrices, covariance_type, n_iter, reg_covar=0.0, sample_weight=None
-):
+    X: FloatArray,
+    weights: FloatArray,
+    means: FloatArray,
+    matrices: FloatArray,
+    covariance_type: str,
+    n_iter: int,
+    reg_covar: float = 0.0,
+    sample_weight: FloatArray | None = None,
+) -> tuple[FloatArray, FloatArray, FloatArray, list[float]]:
     """Parameters after ``n_iter`` iterations, and the mean log-likelihood before each M-step."""
     w = np.ones(len(X)) if sample_weight is None else sample_weight
     lower_bounds = []

@@ -1,13 +1,20 @@
 """A real Prefect server for the session, on loopback, with a home of its own."""
 
+from __future__ import annotations
+
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gmm_dask.pipelines.settings import prepare_environment
 from tests.pipelines.services import prefect_server_process
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 # Prefect reads its environment when it is imported: nothing of the user's own may be seen.
 HOME = tempfile.TemporaryDirectory(prefix="prefect-home-", ignore_cleanup_errors=True)
@@ -19,14 +26,14 @@ prepare_environment()
 
 
 @pytest.fixture(scope="session")
-def server():
+def server() -> Iterator[str]:
     """The address of a Prefect server."""
     with prefect_server_process(Path(HOME.name) / "server") as (address, _):
         yield address
         _send_what_is_left(address)
 
 
-def _send_what_is_left(address):
+def _send_what_is_left(address: str) -> None:
     """Logs and events wait in threads of this process, which would look for the server."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
@@ -38,7 +45,7 @@ def _send_what_is_left(address):
 
 
 @pytest.fixture
-def prefect_server(server):
+def prefect_server(server: str) -> Iterator[str]:
     """Flows called in this process run on the session's server."""
     from prefect.settings import (
         PREFECT_API_URL,
@@ -52,7 +59,7 @@ def prefect_server(server):
 
 
 @pytest.fixture
-def client(prefect_server):
+def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
     """What the server knows."""
     from prefect.client.orchestration import get_client
 

@@ -1,12 +1,17 @@
 """A small Parquet dataset with nulls and a run file for it, as a user would write them."""
 
-import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gmm_dask.config import RunConfig, read_config
+from tests.waiting import until
+
+Answer = TypeVar("Answer")
 
 ROWS = 3000
 MEANS = np.array([[0.0, 0.0], [5.0, 5.0], [-5.0, 5.0]])
@@ -33,7 +38,7 @@ predictions = "{root}/predictions"
 """
 
 
-def write_part(root, day, seed, rows=ROWS // 3, shift=0.0):
+def write_part(root: Path, day: int, seed: int, rows: int = ROWS // 3, shift: float = 0.0) -> Path:
     """One Hive partition; every hundredth height is null."""
     random = np.random.default_rng(seed)
     points = random.normal(size=(rows, 2)) + MEANS[random.integers(3, size=rows)] + shift
@@ -47,7 +52,7 @@ def write_part(root, day, seed, rows=ROWS // 3, shift=0.0):
     return path
 
 
-def write_run(root):
+def write_run(root: Path) -> Path:
     """Three days of data under ``root``; returns the run file's path."""
     for day in (1, 2, 3):
         write_part(root, day, seed=day)
@@ -56,19 +61,11 @@ def write_run(root):
     return path
 
 
-def read_run(path, *overrides):
+def read_run(path: Path, *overrides: str) -> RunConfig:
+    """The run file as the command reads it, with ``--set`` options."""
     return read_config(RunConfig, path, overrides)
 
 
-def model_files(directory):
-    """Every file of a model version by name, but ``run.json``, which says when and where."""
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "run.json"}
-
-
-def eventually(look, deadline=180.0):
-    """What ``look`` returns once that is true: the server writes some things a little later."""
-    end = time.monotonic() + deadline
-    while not (found := look()):
-        assert time.monotonic() < end, f"nothing after {deadline} s"
-        time.sleep(0.05)
-    return found
+def eventually(ask: Callable[[], Answer]) -> Answer:
+    """The first true answer: the server writes some things a little later."""
+    return until(ask, "nothing after 180 s", seconds=180.0, pause=0.05)

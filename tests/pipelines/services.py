@@ -6,7 +6,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -15,7 +18,7 @@ DEADLINE = 180.0
 
 
 @contextmanager
-def prefect_server_process(home):
+def prefect_server_process(home: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A Prefect server as an operator would start it; yields its address and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -44,7 +47,7 @@ def prefect_server_process(home):
             process.wait(timeout=30)
 
 
-def _wait_until_it_answers(address, process, log):
+def _wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: IO[str]) -> None:
     deadline = time.monotonic() + DEADLINE
     while True:
         try:
@@ -58,7 +61,9 @@ def _wait_until_it_answers(address, process, log):
 
 
 @contextmanager
-def running(arguments, server, cwd, log):
+def running(
+    arguments: Sequence[str | Path], server: str, cwd: Path, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """A service started as from a shell, and stopped as by an operator: with SIGTERM."""
     quick = {
         "PREFECT_API_URL": server,

@@ -17,7 +17,8 @@ from gmm_dask.steps import Predicted
 from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.storage.models.registry import current_version
 from gmm_dask.storage.predictions.parts import Part
-from tests.pipelines.runs import model_files, read_run, write_part, write_run
+from tests.pipelines.runs import read_run, write_part, write_run
+from tests.steps.tables import model_files
 
 
 @dataclass

@@ -24,7 +24,8 @@ from gmm_dask.pipelines.predict import predict
 from gmm_dask.pipelines.tasks import TASKS
 from gmm_dask.storage.files import atomic
 from gmm_dask.storage.models.registry import current_version, load_model_at, versions
-from tests.pipelines.runs import ROWS, eventually, model_files, read_run, write_run
+from tests.pipelines.runs import ROWS, eventually, read_run, write_run
+from tests.steps.tables import model_files
 
 
 @pytest.fixture

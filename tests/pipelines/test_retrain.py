@@ -10,7 +10,8 @@ from gmm_dask.pipelines import deployed
 from gmm_dask.pipelines.command import app
 from gmm_dask.pipelines.retrain import retrain
 from gmm_dask.storage.models.registry import current_version, load, versions
-from tests.pipelines.runs import model_files, read_run, write_part, write_run
+from tests.pipelines.runs import read_run, write_part, write_run
+from tests.steps.tables import model_files
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import logging
 import time
 
 from gmm_dask.chunked.cluster import open_executor
-from gmm_dask.chunked.fit import FitOptions, fit
+from gmm_dask.chunked.fit import fit
+from gmm_dask.chunked.fit_records import FitOptions
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import Deadlines, SlurmJobs

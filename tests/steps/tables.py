@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,24 +12,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gmm_dask import steps
+from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
-from gmm_dask.config import RunConfig, ThreadsCluster, check_config
-from gmm_dask.events import silent
+from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster, check_config
+from gmm_dask.events import Notify, silent
+from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import parquet_chunks
 
 MEANS = np.array([[0.0, 0.0], [6.0, 5.0], [-6.0, 5.0]])
 THREADS = ThreadsCluster(threads=2)
 
 
-def points(rows, seed, shift=0.0):
+def points(rows: int, seed: int, shift: float = 0.0) -> FloatArray:
     """Rows of three Gaussians, one of them half of all, (rows, 2)."""
     random = np.random.default_rng(seed)
     component = random.choice(3, size=rows, p=[0.5, 0.3, 0.2])
     return random.normal(size=(rows, 2)) + MEANS[component] + shift
 
 
-def write_day(root, day, rows=500, shift=0.0, nulls=True, **options):
+def write_day(
+    root: Path,
+    day: int,
+    rows: int = 500,
+    shift: float = 0.0,
+    nulls: bool = True,
+    **options: Any,
+) -> Path:
     """One Hive partition ``input/day=N``; with nulls, every fiftieth height is one."""
     heights, widths = points(rows, day, shift).T
     table = pa.table(
@@ -44,12 +55,13 @@ def write_day(root, day, rows=500, shift=0.0, nulls=True, **options):
     return path
 
 
-def write_days(root, days=3, **options):
+def write_days(root: Path, days: int = 3, **options: Any) -> None:
+    """Days 1, 2, … of `write_day`."""
     for day in range(1, days + 1):
         write_day(root, day, **options)
 
 
-def make_run(root, **keys: Any) -> RunConfig:
+def make_run(root: Path, **keys: Any) -> RunConfig:
     """A run on ``root/input``; ``keys`` are ``section__key=value``."""
     tables: dict[str, dict[str, Any]] = {
         "input": {"path": str(root / "input"), "columns": ["height", "width"], "nulls": "drop"},
@@ -72,17 +84,21 @@ def make_run(root, **keys: Any) -> RunConfig:
 class FitRun:
     """All that the steps of a fit returned."""
 
-    plan: Any
-    fitted: Any
-    evaluation: Any
-    published: Any
+    plan: InputPlan
+    fitted: steps.Fitted
+    evaluation: steps.Evaluation
+    published: steps.Published
 
     @property
-    def manifest(self):
+    def manifest(self) -> Mapping[str, Any]:
+        """The manifest of the model."""
         return self.evaluation.model.manifest
 
 
-def run_fit(run, run_id="fit-1", notify=silent, cluster=THREADS):
+def run_fit(
+    run: RunConfig, run_id: str = "fit-1", notify: Notify = silent, cluster: ClusterKind = THREADS
+) -> FitRun:
+    """The steps of a fit, in their order."""
     plan = steps.inspect_input(run)
     with steps.open_scanner(run, plan, cluster, notify) as scanner:
         fitted = steps.fit(run, plan, scanner, notify)
@@ -90,7 +106,13 @@ def run_fit(run, run_id="fit-1", notify=silent, cluster=THREADS):
     return FitRun(plan, fitted, evaluation, steps.publish(run, evaluation, run_id))
 
 
-def run_predict(run, run_id="predict-1", notify=silent, cluster=THREADS):
+def run_predict(
+    run: RunConfig,
+    run_id: str = "predict-1",
+    notify: Notify = silent,
+    cluster: ClusterKind = THREADS,
+) -> tuple[steps.Predicted, int]:
+    """The steps of a prediction: what was predicted, and the rows that were read back."""
     plan = steps.inspect_input(run, for_fit=False)
     model = steps.read_model(run)
     with steps.open_predictions(run, plan, model, cluster, notify, run_id) as prediction:
@@ -100,8 +122,10 @@ def run_predict(run, run_id="predict-1", notify=silent, cluster=THREADS):
     return predicted, rows
 
 
-def run_retrain(run, run_id, notify=silent, cluster=THREADS):
-    """The steps of a retrain: the evaluation, the decision, and what was published, if it was."""
+def run_retrain(
+    run: RunConfig, run_id: str, notify: Notify = silent, cluster: ClusterKind = THREADS
+) -> tuple[steps.Evaluation, steps.Decision, steps.Published | Path] | None:
+    """The steps of a retrain: None if nothing changed, or what was published or rejected."""
     plan = steps.inspect_input(run)
     current = steps.read_current(run)
     if steps.is_up_to_date(run, plan, current):
@@ -117,25 +141,27 @@ def run_retrain(run, run_id, notify=silent, cluster=THREADS):
     return evaluation, decision, steps.publish(run, evaluation, run_id, based_on)
 
 
-def out_of_core(plan, notify=silent, threads=2, memory=0):
+def out_of_core(
+    plan: InputPlan, notify: Notify = silent, threads: int = 2, memory: int = 0
+) -> Scanner:
     """A scanner that keeps no rows, unless given memory: every scan reads the files again."""
     return Scanner(parquet_chunks(plan), Threads(threads, memory=memory), notify)
 
 
-def read_predictions(run):
+def read_predictions(run: RunConfig) -> pa.Table:
     """What a reader sees, in its order."""
     return pq.read_table(run.output.predictions)
 
 
-def files_below(path):
+def files_below(path: Path) -> dict[str, bytes | Path]:
     """Every file and link below a directory: bytes by relative name."""
     return {
-        str(one.relative_to(path)): one.readlink() if one.is_symlink() else one.read_bytes()
-        for one in sorted(path.rglob("*"))
-        if one.is_file() or one.is_symlink()
+        str(file.relative_to(path)): file.readlink() if file.is_symlink() else file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() or file.is_symlink()
     }
 
 
-def model_files(version):
+def model_files(version: Path) -> dict[str, bytes | Path]:
     """Files of a model version but ``run.json``, which says when and where."""
     return {name: content for name, content in files_below(version).items() if name != "run.json"}

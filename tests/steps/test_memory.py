@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from gmm_dask.events import silent
 from gmm_dask.report import pictures
 from tests.steps.tables import make_run, out_of_core
 
+ROOT = Path(__file__).parents[2]
 NAMES = [f"x{j}" for j in range(8)]
 FILE_ROWS = 250_000  # 16 MB
 FEW, MANY = 3, 21
@@ -57,7 +59,11 @@ def test_ten_times_the_rows_take_no_more_memory(tmp_path):
         for number in range(files):
             shutil.copyfile(first, root / "input" / f"{number:02}.parquet")
         done = subprocess.run(
-            [sys.executable, __file__, root], stdout=subprocess.PIPE, timeout=300, check=True
+            [sys.executable, "-m", "tests.steps.test_memory", root],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            timeout=300,
+            check=True,
         )
         peaks[files] = json.loads(done.stdout)
         shutil.rmtree(root)
@@ -67,6 +73,4 @@ def test_ten_times_the_rows_take_no_more_memory(tmp_path):
 
 
 if __name__ == "__main__":
-    from pathlib import Path
-
     print(json.dumps(run_all(Path(sys.argv[1]))))

@@ -1,5 +1,7 @@
 """Models to store in the tests of storage."""
 
+from typing import Any
+
 import numpy as np
 
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -8,7 +10,7 @@ from gmm_dask.storage.models.model import StoredModel
 SHAPES = {"full": (3, 2, 2), "tied": (2, 2), "diag": (3, 2), "spherical": (3,)}
 
 
-def some_parameters(kind="full", seed=0):
+def some_parameters(kind: str = "full", seed: int = 0) -> MixtureParameters:
     """Three components in two dimensions, with digits that any loss of precision would show."""
     rng = np.random.default_rng(seed)
     weights = rng.dirichlet(np.ones(3))
@@ -21,7 +23,8 @@ def some_parameters(kind="full", seed=0):
     return MixtureParameters.from_covariances(kind, weights, means, covariances)
 
 
-def some_model(kind="full", seed=0, **run):
+def some_model(kind: str = "full", seed: int = 0, **run: Any) -> StoredModel:
+    """A model of `some_parameters` with all that a fit says of itself."""
     manifest = {
         "fit_key": "f00d",
         "snapshot": "5afe",
