@@ -40,12 +40,13 @@ from threadpoolctl import threadpool_limits
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import MixtureSpec
 from gmm_dask.mixture.statistics import sum_statistics
 
 SIZES = [(2, 3), (8, 8), (16, 16), (32, 16), (64, 16)]
 VALUES = 4_500_000  # n·d: the rows of every size take 36 MB
 SIDE = 1000  # of the square matrices of the dgemm
-REG_COVAR = 1e-6
+SPEC = MixtureSpec()
 ITERATIONS = 1, 3  # of the two fits of scikit-learn whose difference is taken
 
 
@@ -97,7 +98,7 @@ def iteration(X, start, pool, threads) -> MixtureParameters:
     """Run our E-step on threads over row slices, and our M-step."""
     slices = [X[a:b] for a, b in pairwise(np.linspace(0, len(X), threads + 1).astype(int))]
     parts = pool.map(lambda rows: sum_statistics(start, rows), slices)
-    return maximize(start, reduce(add, parts), REG_COVAR)
+    return maximize(start, reduce(add, parts), SPEC)
 
 
 def scikit_learn_fit(X, start, max_iter) -> None:
@@ -108,7 +109,7 @@ def scikit_learn_fit(X, start, max_iter) -> None:
         weights_init=start.weights.astype(X.dtype),
         means_init=start.means.astype(X.dtype),
         precisions_init=covariance.precisions(start.precisions_cholesky).astype(X.dtype),
-        reg_covar=REG_COVAR,
+        reg_covar=SPEC.reg_covar,
         tol=0.0,
         max_iter=max_iter,
     ).fit(X)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gmm_dask.errors import ConfigError
+from gmm_dask.mixture.spec import CovarianceName, EMOptions, InitializationName, MixtureSpec
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -49,17 +50,23 @@ class ModelSection(Section):
     """``[model]``: the mixture."""
 
     n_components: Positive = Field(description="k, the number of Gaussians")
-    covariance_type: Literal["full", "tied", "diag", "spherical"] = "full"
-    reg_covar: NonNegative = Field(1e-6, description="added to the diagonal of covariances")
+    covariance_type: CovarianceName = "full"
+    reg_covar: NonNegative = Field(
+        MixtureSpec.reg_covar, description="added to the diagonal of covariances"
+    )
 
 
 class FitSection(Section):
     """``[fit]``: how the parameters are found."""
 
-    tol: NonNegative = Field(1e-3, description="change of mean log-likelihood that ends the fit")
-    max_iter: Annotated[int, Field(ge=0)] = Field(100, description="EM iterations over all rows")
+    tol: NonNegative = Field(
+        EMOptions.tol, description="change of mean log-likelihood that ends the fit"
+    )
+    max_iter: Annotated[int, Field(ge=0)] = Field(
+        EMOptions.max_iter, description="EM iterations over all rows"
+    )
     n_init: Positive = Field(1, description="candidates that are polished on all rows")
-    init_params: Literal["kmeans", "k-means++", "random", "random_from_data"] = "kmeans"
+    init_params: InitializationName = "kmeans"
     random_state: Annotated[int, Field(ge=0, lt=2**32)] = 0
     search_rows: Positive | Literal["auto", "none"] = Field(
         "auto", description="rows sampled for the search; auto is max(65536, 50·k·d)"

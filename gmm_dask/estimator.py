@@ -31,9 +31,15 @@ from gmm_dask.events import Event, IterationFinished, Notify, StageFinished, sil
 from gmm_dask.mixture.assignment import Assignment, assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic
-from gmm_dask.mixture.em import EMOptions, Status
-from gmm_dask.mixture.initialization import INITIALIZATIONS, GivenParameters
+from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import (
+    COVARIANCE_NAMES,
+    INITIALIZATION_NAMES,
+    EMOptions,
+    MixtureSpec,
+    Start,
+)
 
 logger = logging.getLogger("gmm_dask")
 
@@ -85,12 +91,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(set(COVARIANCE_TYPES))],
+        "covariance_type": [StrOptions(set(COVARIANCE_NAMES))],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(set(INITIALIZATIONS))],
+        "init_params": [StrOptions(set(INITIALIZATION_NAMES))],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
@@ -287,18 +293,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         def given(array: npt.ArrayLike | None) -> FloatArray | None:
             return None if array is None else np.asarray(array, dtype=np.float64)
 
-        return FitOptions(
-            self.n_components,
-            self.covariance_type,
-            EMOptions(self.tol, self.max_iter, self.reg_covar),
-            self.n_init,
+        start = Start(
             self.init_params,
+            given(self.weights_init),
+            given(self.means_init),
+            given(self.precisions_init),
+        )
+        return FitOptions(
+            MixtureSpec(self.n_components, self.covariance_type, self.reg_covar, start),
+            EMOptions(self.tol, self.max_iter),
+            self.n_init,
             int(seed),
             self.search_rows,
-            "error",
-            GivenParameters(
-                given(self.weights_init), given(self.means_init), given(self.precisions_init)
-            ),
         )
 
     def _scanner(self, X: Any, sample_weight: Any, client: Any) -> Scanner:
@@ -367,6 +373,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _keep(self, result: FitResult) -> None:
         parameters = result.parameters
+        if hasattr(self, "component_ids_"):  # of a published model that was loaded before
+            del self.component_ids_
         self.weights_ = parameters.weights
         self.means_ = parameters.means
         self.covariances_ = parameters.covariances

@@ -12,8 +12,9 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up. A module imports from its own line and the lines above it.
 LAYERS = [
-    {"gmm_dask.arrays", "gmm_dask.errors", "gmm_dask.events", "gmm_dask.config"},
+    {"gmm_dask.arrays", "gmm_dask.errors", "gmm_dask.events"},
     {"gmm_dask.mixture"},
+    {"gmm_dask.config"},
     {"gmm_dask.chunked"},
     {"gmm_dask.storage", "gmm_dask.storage.files"},
     {"gmm_dask.storage.input"},

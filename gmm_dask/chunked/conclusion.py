@@ -16,15 +16,8 @@ from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
 
 
-def conclude(
-    scanner: Scanner,
-    state: FitState,
-    options: FitOptions,
-    start: tuple[MixtureParameters, ...] = (),
-) -> FitResult:
+def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResult:
     """Choose the best candidate, put its components in order, and say what is wrong with it.
-
-    ``start`` is what the caller wanted polished.
 
     Raises
     ------
@@ -34,7 +27,7 @@ def conclude(
     em = state.em
     assert em is not None
     variances = state.survey.variances
-    order = rank(em.candidates, variances, options.em.reg_covar)
+    order = rank(em.candidates, variances, options.spec.reg_covar)
     best, initial = em.candidates[order[0]], state.starts[order[0]]
     if best.problem:
         raise NumericalError(f"every start broke down: {best.problem}")
@@ -50,7 +43,7 @@ def conclude(
                 for one in best.history
             ),
         )
-    judged = health(best.parameters, best.counts, variances, options.em.reg_covar)
+    judged = health(best.parameters, best.counts, variances, options.spec.reg_covar)
     return FitResult(
         best,
         initial,
@@ -60,7 +53,6 @@ def conclude(
         judged,
         scanner.scans,
         tuple(_warnings(scanner, state.survey, best, judged, options)),
-        start,
     )
 
 
@@ -75,7 +67,7 @@ def _warnings(
     columns = scanner.chunks.columns
     sentences = []
     variances: FloatArray = found.variances
-    reg_covar = options.em.reg_covar
+    reg_covar = options.spec.reg_covar
     for column, variance in zip(columns, variances.tolist(), strict=True):
         if variance > 0 and reg_covar > 1e-3 * variance:
             sentences.append(

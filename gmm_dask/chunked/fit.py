@@ -27,7 +27,7 @@ from gmm_dask.events import IterationFinished, Notify, StageAdvanced, StageFinis
 from gmm_dask.mixture.em import EMState, Expectation, em_steps, start_em
 from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
 from gmm_dask.mixture.initialization import (
-    check_given,
+    check_start,
     given_start,
     initial_parameters,
     seeded,
@@ -92,16 +92,16 @@ def fit(
             state = _starts(scanner, state, options, tuple(start), search_too)
             save(state)
         state = _polish(scanner, state, options, save)
-    return conclude(scanner, state, options, tuple(start))
+    return conclude(scanner, state, options)
 
 
 def _survey(scanner: Scanner, options: FitOptions, looking: bool) -> FitState:
-    k, d = options.n_components, len(scanner.chunks.columns)
-    check_given(options.given, options.covariance_type, k, d)
+    k, d = options.spec.n_components, len(scanner.chunks.columns)
+    check_start(options.spec, d)
     wanted = options.search_rows
     if wanted == "auto" or wanted is None:
         wanted = max(LEAST_SEARCH_ROWS, 50 * k * d)
-    if looking or options.given.complete:
+    if looking or options.spec.start.complete:
         wanted = LOOK_ROWS
     found = survey(scanner, max(wanted, k), options.random_state, options.nulls)
     if found.rows < k:
@@ -121,13 +121,12 @@ def _starts(
 ) -> FitState:
     record = None
     found: tuple[MixtureParameters, ...] = ()
-    if options.given.complete:
-        start = (*start, given_start(options.given, options.covariance_type))
+    if options.spec.start.complete:
+        start = (*start, given_start(options.spec))
     elif not start or search_too:
-        sample = _positive(state.survey.sample, options.n_components)
-        if options.search_rows is None or not worth_searching(
-            sample.X.shape[0], options.n_components
-        ):
+        k = options.spec.n_components
+        sample = _positive(state.survey.sample, k)
+        if options.search_rows is None or not worth_searching(sample.X.shape[0], k):
             found = _plain_starts(sample, options)
         else:
             found, record = _search(scanner.notify, sample, options, state.survey.in_memory)
@@ -151,16 +150,7 @@ def _positive(sample: Sample, k: int) -> Sample:
 def _plain_starts(sample: Sample, options: FitOptions) -> tuple[MixtureParameters, ...]:
     random_state = seeded(options.random_state)
     return tuple(
-        initial_parameters(
-            sample.X,
-            sample.sample_weight,
-            options.n_components,
-            options.covariance_type,
-            options.init_params,
-            options.em.reg_covar,
-            random_state,
-            options.given,
-        )
+        initial_parameters(sample.X, sample.sample_weight, options.spec, random_state)
         for _ in range(options.n_init)
     )
 
@@ -169,16 +159,13 @@ def _search(
     notify: Notify, sample: Sample, options: FitOptions, whole: bool
 ) -> tuple[tuple[MixtureParameters, ...], SearchRecord]:
     m, d = sample.X.shape
-    runs = effort_for(m, options.n_components, d, options.n_init).runs + whole
+    runs = effort_for(m, options.spec.n_components, d, options.n_init).runs + whole
     notify(StageStarted("search", runs, "runs", f"on {m:,} rows"))
     found, record = search(
         sample,
-        options.n_components,
-        options.covariance_type,
-        init_params=options.init_params,
-        em=options.em,
+        options.spec,
+        options.em,
         random_state=options.random_state,
-        given=options.given,
         keep=options.n_init,
         threads=available_cores(),
         whole=whole,
@@ -210,7 +197,7 @@ def _polish(
     with ExitStack() as stack:
         expectation = _expectation(scanner, state, stack)
         began = time.perf_counter()
-        for em in em_steps(expectation, first, options.em):
+        for em in em_steps(expectation, first, options.spec, options.em):
             state = replace(state, em=em, scans=scanner.scans)
             save(state)
             _tell(scanner.notify, em, state.survey.rows, time.perf_counter() - began)

@@ -7,10 +7,10 @@ from typing import Literal
 
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.mixture.criteria import Health
-from gmm_dask.mixture.em import Candidate, EMOptions, EMState
-from gmm_dask.mixture.initialization import GivenParameters
+from gmm_dask.mixture.em import Candidate, EMState
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchRecord
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,14 +19,12 @@ class FitOptions:
 
     Attributes
     ----------
-    n_components, covariance_type
-        The mixture.
+    spec
+        The mixture, and how its first parameters are found.
     em
-        Tolerance, iterations at the most, and the floor under the covariances.
+        Tolerance and iterations at the most.
     n_init
         Candidates that are polished on all rows; they share every scan.
-    init_params
-        A key of `INITIALIZATIONS`.
     random_state
         Seed of the sample and of every start.
     search_rows
@@ -34,19 +32,14 @@ class FitOptions:
         starts are polished as they are.
     nulls
         ``"error"`` or ``"drop"``.
-    given
-        What the caller fixed of the first parameters.
     """
 
-    n_components: int = 1
-    covariance_type: str = "full"
+    spec: MixtureSpec = field(default_factory=MixtureSpec)
     em: EMOptions = field(default_factory=EMOptions)
     n_init: int = 1
-    init_params: str = "kmeans"
     random_state: int = 0
     search_rows: int | Literal["auto"] | None = "auto"
     nulls: str = "error"
-    given: GivenParameters = field(default_factory=GivenParameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +96,6 @@ class FitResult:
         Readings of all rows so far.
     warnings
         Sentences that a person should read.
-    start
-        Parameters that the caller wanted polished.
     """
 
     best: Candidate
@@ -115,7 +106,6 @@ class FitResult:
     health: Health
     scans: int
     warnings: tuple[str, ...]
-    start: tuple[MixtureParameters, ...] = ()
 
     @property
     def in_memory(self) -> bool:

@@ -19,7 +19,6 @@ from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.criteria import deviations
 from gmm_dask.mixture.em import (
     Candidate,
-    EMOptions,
     Expectation,
     Maximized,
     Status,
@@ -28,6 +27,7 @@ from gmm_dask.mixture.em import (
     start_em,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import SufficientStatistics
 
 #: The longest jump, and the shortest that is worth its factorization, in steps of EM.
@@ -56,6 +56,7 @@ class _Path:
 def fit_accelerated(
     expectation: Expectation,
     parameters: Sequence[MixtureParameters],
+    spec: MixtureSpec,
     options: EMOptions,
     variances: FloatArray,
 ) -> tuple[Candidate, ...]:
@@ -70,7 +71,7 @@ def fit_accelerated(
     while running := [i for i, one in enumerate(paths) if one.candidate.status is Status.RUNNING]:
         batch = [paths[index].candidate.parameters for index in running]
         sums = expectation(batch)
-        outcomes = maximize_each(batch, sums, options.reg_covar)
+        outcomes = maximize_each(batch, sums, spec)
         for index, statistics, outcome in zip(running, sums, outcomes, strict=True):
             paths[index] = _next(paths[index], statistics, outcome, options, variances)
     return tuple(path.candidate for path in paths)

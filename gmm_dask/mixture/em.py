@@ -19,6 +19,7 @@ import numpy as np
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import SufficientStatistics
 
 Expectation = Callable[[Sequence[MixtureParameters]], Sequence[SufficientStatistics]]
@@ -36,26 +37,6 @@ class Status(StrEnum):
     CONVERGED = "converged"
     MAX_ITER = "max_iter"
     ILL_CONDITIONED = "ill_conditioned"
-
-
-@dataclass(frozen=True)
-class EMOptions:
-    """When to stop, and the floor under the covariances.
-
-    Attributes
-    ----------
-    tol
-        A change of the mean log-likelihood (nats per unit of weight) strictly below this ends
-        the run.
-    max_iter
-        Iterations at the most.
-    reg_covar
-        Added to the diagonal of every covariance at every M-step.
-    """
-
-    tol: float = 1e-3
-    max_iter: int = 100
-    reg_covar: float = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +129,7 @@ Maximized = tuple[MixtureParameters, tuple[int, ...], float]
 
 
 def maximize(
-    parameters: MixtureParameters, statistics: SufficientStatistics, reg_covar: float
+    parameters: MixtureParameters, statistics: SufficientStatistics, spec: MixtureSpec
 ) -> Maximized:
     """M-step: the parameters that maximize the expected log-likelihood of the statistics.
 
@@ -168,11 +149,11 @@ def maximize(
     IllConditionedError
         A new covariance is not positive definite.
     """
-    return _maximize_together([parameters], [statistics], reg_covar)[0]
+    return _maximize_together([parameters], [statistics], spec)[0]
 
 
 def _maximize_together(
-    batch: Sequence[MixtureParameters], sums: Sequence[SufficientStatistics], reg_covar: float
+    batch: Sequence[MixtureParameters], sums: Sequence[SufficientStatistics], spec: MixtureSpec
 ) -> list[Maximized]:
     """M-steps of mixtures of one form at once, as if they were one mixture of all components.
 
@@ -190,7 +171,7 @@ def _maximize_together(
         counts,
         residual_means,
         _join([one.residual_products for one in sums]),
-        reg_covar,
+        spec,
     )
     factors = covariance.precisions_cholesky(covariances)
     distances = np.einsum("kd,kd->k", residual_means, residual_means)  # (c·k,), squared
@@ -227,18 +208,18 @@ def _check(parameters: MixtureParameters, statistics: SufficientStatistics) -> N
 
 
 def maximize_each(
-    batch: Sequence[MixtureParameters], sums: Sequence[SufficientStatistics], reg_covar: float
+    batch: Sequence[MixtureParameters], sums: Sequence[SufficientStatistics], spec: MixtureSpec
 ) -> list[Maximized | NumericalError]:
     """M-steps of a batch; one that breaks down does not touch the others."""
     forms = {(one.covariance_type, one.means.shape) for one in batch}
     small = batch[0].covariance.by_component and batch[0].covariances.size <= _SMALL
     if len(batch) > 1 and len(forms) == 1 and small:
         with suppress(NumericalError):  # of one of them: which?
-            return [*_maximize_together(batch, sums, reg_covar)]
+            return [*_maximize_together(batch, sums, spec)]
     outcomes: list[Maximized | NumericalError] = []
     for one, statistics in zip(batch, sums, strict=True):
         try:
-            outcomes.append(maximize(one, statistics, reg_covar))
+            outcomes.append(maximize(one, statistics, spec))
         except NumericalError as error:
             outcomes.append(error)
     return outcomes
@@ -280,7 +261,9 @@ def start_em(parameters: Sequence[MixtureParameters], options: EMOptions) -> EMS
     return EMState(tuple(Candidate(candidate, status) for candidate in parameters))
 
 
-def em_steps(expectation: Expectation, state: EMState, options: EMOptions) -> Iterator[EMState]:
+def em_steps(
+    expectation: Expectation, state: EMState, spec: MixtureSpec, options: EMOptions
+) -> Iterator[EMState]:
     """Yield the state after each iteration until no candidate runs any more.
 
     Each iteration costs one call of ``expectation`` with the parameters of the running
@@ -290,7 +273,7 @@ def em_steps(expectation: Expectation, state: EMState, options: EMOptions) -> It
         running = state.running
         batch = [state.candidates[index].parameters for index in running]
         sums = expectation(batch)
-        outcomes = maximize_each(batch, sums, options.reg_covar)
+        outcomes = maximize_each(batch, sums, spec)
         candidates = list(state.candidates)
         for index, statistics, outcome in zip(running, sums, outcomes, strict=True):
             candidates[index] = advanced(candidates[index], statistics, outcome, options)
@@ -299,10 +282,13 @@ def em_steps(expectation: Expectation, state: EMState, options: EMOptions) -> It
 
 
 def fit_em(
-    expectation: Expectation, parameters: Sequence[MixtureParameters], options: EMOptions
+    expectation: Expectation,
+    parameters: Sequence[MixtureParameters],
+    spec: MixtureSpec,
+    options: EMOptions,
 ) -> tuple[Candidate, ...]:
     """Run every candidate to its end; costs as many scans as the slowest needs iterations."""
     state = start_em(parameters, options)
-    for latest in em_steps(expectation, state, options):
+    for latest in em_steps(expectation, state, spec, options):
         state = latest
     return state.candidates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import COUNT_FLOOR
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import MixtureSpec, Start
 from gmm_dask.mixture.threads import single_threaded
 
 Labels = npt.NDArray[np.integer]
@@ -41,47 +42,20 @@ def seeded(seed: int) -> np.random.RandomState:
     return _of_thread.random_state
 
 
-@dataclass(frozen=True, eq=False)
-class GivenParameters:
-    """What the caller fixed of the first parameters; None where the data decide.
-
-    Attributes
-    ----------
-    weights
-        (k,), sum to 1.
-    means
-        (k, d).
-    precisions
-        Of the covariance type's shape.
-    """
-
-    weights: FloatArray | None = None
-    means: FloatArray | None = None
-    precisions: FloatArray | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is left for the data to decide."""
-        return self.weights is not None and self.means is not None and self.precisions is not None
-
-    @property
-    def free(self) -> bool:
-        """Whether everything is left for the data to decide."""
-        return self.weights is None and self.means is None and self.precisions is None
-
-
-def check_given(given: GivenParameters, covariance_type: str, k: int, d: int) -> None:
-    """Refuse given parameters of the wrong shape or range.
+def check_start(spec: MixtureSpec, d: int) -> None:
+    """Refuse parameters that the caller fixed and that d features cannot have.
 
     Raises
     ------
     ConfigError
         Names the keyword and what it should be.
     """
+    start, k = spec.start, spec.n_components
+    covariance = COVARIANCE_TYPES[spec.covariance_type]
     shapes = {
-        "weights": (given.weights, (k,)),
-        "means": (given.means, (k, d)),
-        "precisions": (given.precisions, COVARIANCE_TYPES[covariance_type].shape(k, d)),
+        "weights": (start.weights, (k,)),
+        "means": (start.means, (k, d)),
+        "precisions": (start.precisions, covariance.shape(k, d)),
     }
     for name, (array, shape) in shapes.items():
         if array is None:
@@ -93,53 +67,57 @@ def check_given(given: GivenParameters, covariance_type: str, k: int, d: int) ->
             )
         if not np.isfinite(array).all():
             raise ConfigError(f"The parameter '{name}_init' holds NaN or infinity")
-    if given.weights is not None:
-        if (given.weights < 0).any() or (given.weights > 1).any():
+    if start.weights is not None:
+        if (start.weights < 0).any() or (start.weights > 1).any():
             raise ConfigError("The parameter 'weights_init' should be in the range [0, 1]")
-        if abs(1.0 - given.weights.sum()) > 1e-8:
+        if abs(1.0 - start.weights.sum()) > 1e-8:
             raise ConfigError(
                 "The parameter 'weights_init' should be normalized, "
-                f"but got sum(weights) = {given.weights.sum():.5f}"
+                f"but got sum(weights) = {start.weights.sum():.5f}"
             )
 
 
-def given_start(given: GivenParameters, covariance_type: str) -> MixtureParameters:
+def given_start(spec: MixtureSpec) -> MixtureParameters:
     """Parameters that the caller gave in full."""
-    if given.weights is None or given.means is None or given.precisions is None:
+    start = spec.start
+    if start.weights is None or start.means is None or start.precisions is None:
         raise ConfigError("weights_init, means_init and precisions_init are needed together")
     return MixtureParameters.from_precisions(
-        covariance_type, given.weights, given.means, given.precisions
+        spec.covariance_type, start.weights, start.means, start.precisions
     )
 
 
 def start_from_responsibilities(
-    X: RowsArray,
-    responsibilities: FloatArray,
-    covariance_type: str,
-    reg_covar: float,
-    given: GivenParameters,
+    X: RowsArray, responsibilities: FloatArray, spec: MixtureSpec
 ) -> MixtureParameters:
     """First M-step, from responsibilities (n, k) with sample weights multiplied in.
 
-    What the caller gave replaces what the rows say, part by part.
+    What the caller fixed replaces what the rows say, part by part.
     """
     counts = responsibilities.sum(axis=0) + COUNT_FLOOR  # (k,)
     origin = X[0].astype(np.float64)  # near the rows, so that a far origin costs no digits
     means = responsibilities.T @ (X - origin) / counts[:, None] + origin  # (k, d)
-    weights = counts / counts.sum() if given.weights is None else given.weights
-    if given.precisions is not None:
-        return MixtureParameters.from_precisions(
-            covariance_type,
-            weights,
-            means if given.means is None else given.means,
-            given.precisions,
-        )
-    covariances = COVARIANCE_TYPES[covariance_type].estimate(
-        X, responsibilities, counts, means, reg_covar
+    if spec.start.precisions is not None:
+        return _with_given(spec, counts / counts.sum(), means, spec.start.precisions)
+    covariances = COVARIANCE_TYPES[spec.covariance_type].estimate(
+        X, responsibilities, counts, means, spec
     )
-    return MixtureParameters.from_covariances(
-        covariance_type, weights, means if given.means is None else given.means, covariances
-    )
+    return _with_given(spec, counts / counts.sum(), means, covariances)
+
+
+def _with_given(
+    spec: MixtureSpec, weights: FloatArray, means: FloatArray, spread: FloatArray
+) -> MixtureParameters:
+    """Put what the caller fixed in the place of weights and means.
+
+    ``spread`` are the precisions where the caller fixed those, else covariances.
+    """
+    start, covariance_type = spec.start, spec.covariance_type
+    weights = weights if start.weights is None else start.weights
+    means = means if start.means is None else start.means
+    if start.precisions is not None:
+        return MixtureParameters.from_precisions(covariance_type, weights, means, spread)
+    return MixtureParameters.from_covariances(covariance_type, weights, means, spread)
 
 
 def kmeans_labels(
@@ -235,12 +213,8 @@ INITIALIZATIONS: dict[str, Initialization] = {
 def initial_parameters(
     X: RowsArray,
     sample_weight: FloatArray | None,
-    k: int,
-    covariance_type: str,
-    init_params: str,
-    reg_covar: float,
+    spec: MixtureSpec,
     random_state: np.random.RandomState,
-    given: GivenParameters,
 ) -> MixtureParameters:
     """Start as scikit-learn does: the same random state gives the same start.
 
@@ -250,62 +224,37 @@ def initial_parameters(
         (n, d), in memory.
     sample_weight
         (n,) or None.
-    init_params
-        A key of `INITIALIZATIONS`.
     """
-    responsibilities = INITIALIZATIONS[init_params](X, sample_weight, k, random_state)
-    return start_from_responsibilities(X, responsibilities, covariance_type, reg_covar, given)
+    initialize = INITIALIZATIONS[spec.start.init_params]
+    responsibilities = initialize(X, sample_weight, spec.n_components, random_state)
+    return start_from_responsibilities(X, responsibilities, spec)
 
 
 def labelled_start(
-    X: RowsArray,
-    labels: Labels,
-    sample_weight: FloatArray | None,
-    k: int,
-    covariance_type: str,
-    reg_covar: float,
-    given: GivenParameters,
+    X: RowsArray, labels: Labels, sample_weight: FloatArray | None, spec: MixtureSpec
 ) -> MixtureParameters:
     """Start from a label for each row of X (n, d)."""
-    return start_from_responsibilities(
-        X, one_hot(labels, k, sample_weight), covariance_type, reg_covar, given
-    )
+    responsibilities = one_hot(labels, spec.n_components, sample_weight)
+    return start_from_responsibilities(X, responsibilities, spec)
 
 
 def wide_start(
-    X: RowsArray,
-    k: int,
-    covariance_type: str,
-    reg_covar: float,
-    random_state: np.random.RandomState,
-    given: GivenParameters,
+    X: RowsArray, spec: MixtureSpec, random_state: np.random.RandomState
 ) -> MixtureParameters:
     """Random rows as means, with the covariance of the whole at random widths, e⁻³ to √e.
 
     K-means cuts overlapping or concentric components apart; from wide ones EM can settle on
     them. Of components that share a centre only different widths find the narrow ones.
     """
-    d = X.shape[1]
+    k = spec.n_components
     everything = np.ones((X.shape[0], 1))
-    pooled = start_from_responsibilities(
-        X, everything, covariance_type, reg_covar, GivenParameters()
-    )
+    pooled = start_from_responsibilities(X, everything, replace(spec, start=Start()))
     indices = random_state.choice(X.shape[0], size=k, replace=False)
-    means = X[indices].astype(np.float64)  # (k, d)
-    if given.precisions is not None:
-        return MixtureParameters.from_precisions(
-            covariance_type,
-            np.full(k, 1.0 / k) if given.weights is None else given.weights,
-            means if given.means is None else given.means,
-            given.precisions,
-        )
+    weights, means = np.full(k, 1.0 / k), X[indices].astype(np.float64)  # (k,), (k, d)
+    if spec.start.precisions is not None:
+        return _with_given(spec, weights, means, spec.start.precisions)
     covariances = pooled.covariances
     if pooled.covariance.by_component:
         widths = np.exp(random_state.uniform(-3.0, 0.5, size=k))  # (k,)
         covariances = (covariances.T * widths).T  # (1, …) becomes (k, …)
-    return MixtureParameters.from_covariances(
-        covariance_type,
-        np.full(k, 1.0 / k) if given.weights is None else given.weights,
-        means.reshape(k, d) if given.means is None else given.means,
-        np.ascontiguousarray(covariances),
-    )
+    return _with_given(spec, weights, means, np.ascontiguousarray(covariances))

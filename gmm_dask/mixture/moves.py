@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -16,10 +17,11 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.criteria import rank
-from gmm_dask.mixture.em import Candidate, EMOptions, fit_em
+from gmm_dask.mixture.em import Candidate, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.initialization import GivenParameters, start_from_responsibilities
+from gmm_dask.mixture.initialization import start_from_responsibilities
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.statistics import sum_statistics
 
 #: Iterations of a component that is split, alone, and of the mixture after a move.
@@ -28,14 +30,13 @@ MOST_MOVES = 4
 TRIES = 2
 #: Rows that belong to a component by less say nothing about how to split it.
 _LEAST_SHARE = 0.02
-_FREE = GivenParameters()
 
 
 def moved(
     expectation: ExpectationOn,
     candidate: Candidate,
+    spec: MixtureSpec,
     variances: FloatArray,
-    reg_covar: float,
 ) -> tuple[Candidate, int]:
     """Improve a candidate that EM has brought to rest, by moves, as long as they help.
 
@@ -43,6 +44,8 @@ def moved(
     ----------
     expectation
         On a few thousand rows.
+    spec
+        What the candidate is to be.
     variances
         Of the features, (d,).
 
@@ -53,18 +56,18 @@ def moved(
     iterations
         EM iterations spent on whole mixtures.
     """
-    options = EMOptions(0.0, MOVE_ITERATIONS, reg_covar)
+    options = EMOptions(0.0, MOVE_ITERATIONS)
     iterations = 0
     for _ in range(MOST_MOVES):
         # What as many more iterations could still give to the candidate as it is.
         bounds = candidate.lower_bounds
         pending = max(bounds[-1] - bounds[-2], 0.0) if len(bounds) > 1 else 0.0
         least = candidate.log_likelihood + MOVE_ITERATIONS * pending + 1.0 / len(expectation.X)
-        moves = _moves(expectation, candidate.parameters, reg_covar)
-        tried = fit_em(expectation, [*islice(moves, TRIES)], options)
+        moves = _moves(expectation, candidate.parameters, spec)
+        tried = fit_em(expectation, [*islice(moves, TRIES)], spec, options)
         iterations += sum(one.n_iter for one in tried)
         field = (candidate, *tried)
-        best = field[rank(field, variances, reg_covar)[0]]
+        best = field[rank(field, variances, spec.reg_covar)[0]]
         if best is candidate or best.log_likelihood <= least:
             break
         candidate = best
@@ -72,7 +75,7 @@ def moved(
 
 
 def _moves(
-    expectation: ExpectationOn, parameters: MixtureParameters, reg_covar: float
+    expectation: ExpectationOn, parameters: MixtureParameters, spec: MixtureSpec
 ) -> Iterator[MixtureParameters]:
     """Mixtures one move away, the most promising first."""
     X, sample_weight, k = expectation.X, expectation.sample_weight, parameters.n_components
@@ -81,7 +84,7 @@ def _moves(
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
     # What the rows lose if nothing fills the gap: an upper bound, since the others will.
     losses = -(weight @ np.log(np.maximum(1.0 - shares, 1e-12))) / weight.sum()  # (k,)
-    splits = [_split(X, shares[:, c] * weight, parameters, reg_covar) for c in range(k)]
+    splits = [_split(X, shares[:, c] * weight, parameters, spec) for c in range(k)]
     pairs = [
         (gain / weight.sum() - losses[dropped], dropped, c, halves)
         for c, (gain, halves) in enumerate(splits)
@@ -112,7 +115,7 @@ def _replaced(
 
 
 def _split(
-    X: RowsArray, share: FloatArray, parameters: MixtureParameters, reg_covar: float
+    X: RowsArray, share: FloatArray, parameters: MixtureParameters, spec: MixtureSpec
 ) -> tuple[float, MixtureParameters | None]:
     """The best two components for the rows of one, and the log-likelihood they gain, nats.
 
@@ -121,23 +124,24 @@ def _split(
     share
         How far each row belongs to the component, times its weight, (m,).
     """
-    kind, d = parameters.covariance_type, parameters.n_features
+    d = parameters.n_features
+    part = replace(spec, start=Start())  # of the whole, the caller may have fixed something
     rows = np.flatnonzero(share > _LEAST_SHARE)
     best: tuple[float, MixtureParameters | None] = (-np.inf, None)
     if len(rows) < 4 * (d + 1):
         return best
     own = np.ascontiguousarray(X.T[:, rows]).T  # (r, d), feature-major
     share = share[rows]
-    options = EMOptions(0.0, SPLIT_ITERATIONS, reg_covar)
+    options = EMOptions(0.0, SPLIT_ITERATIONS)
     try:
-        one = start_from_responsibilities(own, share[:, None], kind, reg_covar, _FREE)
+        one = start_from_responsibilities(own, share[:, None], part)
         alone = sum_statistics(one, own, share).log_likelihood
         starts = []
         for half in _halves(own, one):
             sides = np.column_stack([half * share, ~half * share])  # (r, 2)
             with suppress(NumericalError):
-                starts.append(start_from_responsibilities(own, sides, kind, reg_covar, _FREE))
-        for two in fit_em(ExpectationOn(own, share), starts, options):
+                starts.append(start_from_responsibilities(own, sides, part))
+        for two in fit_em(ExpectationOn(own, share), starts, part, options):
             if two.counts is None or two.counts.min() < d + 1:
                 continue
             gain = two.log_likelihood * share.sum() - alone

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
@@ -19,10 +20,9 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.acceleration import fit_accelerated
 from gmm_dask.mixture.criteria import deviations, health, rank
-from gmm_dask.mixture.em import Candidate, EMOptions, fit_em
+from gmm_dask.mixture.em import Candidate, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import (
-    GivenParameters,
     initial_parameters,
     kmeans_labels,
     labelled_start,
@@ -32,6 +32,7 @@ from gmm_dask.mixture.initialization import (
 )
 from gmm_dask.mixture.moves import moved
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.threads import WORTH_THREADS, single_threaded
 
 #: Up to so many rows one start is run as scikit-learn would: more would cost more than its fit.
@@ -41,8 +42,19 @@ FINAL_ROWS = 50_000
 #: 210 searches none was won by one that trailed by more than 0.024.
 HOPELESS = 0.03
 SAME = 1e-6
-#: Of starts that take turns: k-means, seeds of k-means++, wide.
-KINDS = 3
+
+
+class StartKind(StrEnum):
+    """How a start of the search is made."""
+
+    METHOD = "by the method asked for"
+    KMEANS = "k-means on standardised features"
+    SEEDS = "nearest of the seeds of k-means++"
+    WIDE = "random rows with wide covariances"
+
+
+#: Kinds of starts that take turns where the caller asks for k-means.
+TURNS = (StartKind.KMEANS, StartKind.SEEDS, StartKind.WIDE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +135,7 @@ def effort_for(m: int, k: int, d: int, keep: int) -> SearchEffort:
     Fewer rows than about ten per mean and feature let components of a short run collapse.
     """
     rows = max(4_096, 10 * k * d)
-    starts, left = max(16, keep), max(KINDS, keep)
+    starts, left = max(16, keep), max(len(TURNS), keep)
     rounds = (Round(min(rows, m), 8, max(6, left)), Round(min(2 * rows, m), 8, left))
     return SearchEffort(starts, rounds, max(2, keep), min(FINAL_ROWS, m), 1e-4, 200)
 
@@ -158,13 +170,10 @@ class SearchRecord:
 
 def search(
     sample: Sample,
-    k: int,
-    covariance_type: str,
-    *,
-    init_params: str,
+    spec: MixtureSpec,
     em: EMOptions,
+    *,
     random_state: int,
-    given: GivenParameters,
     keep: int,
     threads: int,
     whole: bool = False,
@@ -178,8 +187,10 @@ def search(
 
     Parameters
     ----------
+    spec
+        The mixture wanted, with what the caller fixed of its start.
     em
-        Of the polish: its ``reg_covar`` holds here too.
+        Of the polish.
     keep
         Mixtures wanted (``n_init``).
     threads
@@ -196,27 +207,25 @@ def search(
         Every start broke down.
     """
     began = time.perf_counter()
-    effort = effort_for(sample.X.shape[0], k, sample.X.shape[1], keep)
+    effort = effort_for(sample.X.shape[0], spec.n_components, sample.X.shape[1], keep)
     variances = np.asarray(sample.X.var(axis=0, dtype=np.float64))  # (d,)
-    starts = _Starts(
-        sample.head(effort.rounds[0].rows, seeded(random_state)),
-        variances, k, covariance_type, init_params, em.reg_covar, random_state, given,
-    )  # fmt: skip
+    rows = sample.head(effort.rounds[0].rows, seeded(random_state))
+    starts = _Starts(rows, variances, spec, random_state)
     with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        field = _Field(pool, threads, variances, em.reg_covar, advanced)
-        runs = field.begin(starts.make, effort.starts, starts.multiplications)
+        field = _Field(pool, threads, variances, spec, advanced)
+        runs = field.begin(starts.make, starts.kinds(effort.starts), starts.multiplications)
         for one in effort.rounds:
             rows = sample.head(one.rows, seeded(random_state))
-            options = EMOptions(0.0, one.iterations, em.reg_covar)
+            options = EMOptions(0.0, one.iterations)
             runs = _thinned(field.run(rows, runs, options), one.keep)
         # Parameters that the caller fixed in part are not to be moved away from.
-        runs = (field.rested(rows, runs) if given.free else runs)[: effort.finalists]
+        runs = (field.rested(rows, runs) if spec.start.free else runs)[: effort.finalists]
         final_rows = sample.X.shape[0] if whole else effort.final_rows
         rows = sample.head(final_rows, seeded(random_state))
-        options = EMOptions(effort.final_tol, effort.final_iterations, em.reg_covar)
+        options = EMOptions(effort.final_tol, effort.final_iterations)
         best = field.finish(rows, runs, options, keep)
         if whole:
-            own = field.begin(lambda number: starts.own(sample), 1)
+            own = field.begin(lambda number, kind: starts.own(sample), [StartKind.METHOD])
             best = field.ranked([*best, *field.run(sample, own, em)])
     if not best:
         raise NumericalError(f"no start survived: {field.problem}")
@@ -237,46 +246,43 @@ class _Starts:
 
     rows: Sample
     variances: FloatArray
-    k: int
-    covariance_type: str
-    init_params: str
-    reg_covar: float
+    spec: MixtureSpec
     random_state: int
-    given: GivenParameters
 
     @property
     def multiplications(self) -> int:
         """Of one start by k-means, which takes about twenty iterations."""
-        return 20 * self.k * self.rows.X.size
+        return 20 * self.spec.n_components * self.rows.X.size
+
+    def kinds(self, starts: int) -> list[StartKind]:
+        """Kinds of so many starts: they take turns, unless another method than k-means is asked."""
+        if self.spec.start.init_params != "kmeans":
+            return [StartKind.METHOD] * starts
+        return [TURNS[number % len(TURNS)] for number in range(starts)]
 
     def own(self, rows: Sample, number: int = 0) -> MixtureParameters:
         """As scikit-learn starts on these rows."""
         random_state = seeded((self.random_state + number) % 2**32)
-        return initial_parameters(
-            rows.X, rows.sample_weight, self.k, self.covariance_type, self.init_params,
-            self.reg_covar, random_state, self.given,
-        )  # fmt: skip
+        return initial_parameters(rows.X, rows.sample_weight, self.spec, random_state)
 
-    def make(self, number: int) -> MixtureParameters:
-        """Start ``number``; the kinds take turns."""
-        if number == 0 or self.init_params != "kmeans":
+    def make(self, number: int, kind: StartKind) -> MixtureParameters:
+        """Make start ``number``; the first is as scikit-learn makes it, whatever its kind."""
+        if number == 0 or kind is StartKind.METHOD:
             return self.own(self.rows, number)
-        X, weight, k = self.rows.X, self.rows.sample_weight, self.k
+        X, weight, k = self.rows.X, self.rows.sample_weight, self.spec.n_components
         random_state = seeded((self.random_state + number) % 2**32)
-        if number % 3 == 2:
-            return wide_start(X, k, self.covariance_type, self.reg_covar, random_state, self.given)
-        label = kmeans_labels if number % 3 == 0 else nearest_seed_labels
+        if kind is StartKind.WIDE:
+            return wide_start(X, self.spec, random_state)
+        label = kmeans_labels if kind is StartKind.KMEANS else nearest_seed_labels
         labels = label(_standardised(self.rows, self.variances), weight, k, random_state)
-        return labelled_start(
-            X, labels, weight, k, self.covariance_type, self.reg_covar, self.given
-        )
+        return labelled_start(X, labels, weight, self.spec)
 
 
 @dataclass(frozen=True, eq=False)
 class _Run:
     """A run and the kind of its start."""
 
-    kind: int
+    kind: StartKind
     candidate: Candidate
 
 
@@ -295,19 +301,22 @@ class _Field:
         pool: ThreadPoolExecutor,
         threads: int,
         variances: FloatArray,
-        reg_covar: float,
+        spec: MixtureSpec,
         advanced: Callable[[int], None],
     ) -> None:
         self.pool = pool
         self.threads = threads
         self.variances = variances
-        self.reg_covar = reg_covar
+        self.spec = spec
         self.advanced = advanced
         self.done = self.failed = self.iterations = 0
         self.problem = ""
 
     def begin(
-        self, make: Callable[[int], MixtureParameters], number: int, multiplications: int = 0
+        self,
+        make: Callable[[int, StartKind], MixtureParameters],
+        kinds: Sequence[StartKind],
+        multiplications: int = 0,
     ) -> list[_Run]:
         """Make starts; one that cannot be made is counted and left out."""
 
@@ -315,17 +324,17 @@ class _Field:
             # BLAS that runs on OpenMP has a limit in each thread.
             with single_threaded():
                 try:
-                    return make(index)
+                    return make(index, kinds[index])
                 except NumericalError as error:
                     return error
 
         each = self.pool.map if multiplications > WORTH_THREADS else map
         made = []
-        for index, outcome in enumerate(each(attempt, range(number))):
+        for index, outcome in enumerate(each(attempt, range(len(kinds)))):
             if isinstance(outcome, NumericalError):
                 self._fail(str(outcome))
             else:
-                made.append(_Run(index % KINDS, Candidate(outcome)))
+                made.append(_Run(kinds[index], Candidate(outcome)))
         return made
 
     def run(self, rows: Sample, runs: list[_Run], options: EMOptions) -> list[_Run]:
@@ -352,12 +361,14 @@ class _Field:
     def _jumped(self, rows: Sample, runs: list[_Run], options: EMOptions) -> list[_Run]:
         starts = [one.candidate.parameters for one in runs]
         expectation = self._expectation(rows)
-        return self._counted(runs, fit_accelerated(expectation, starts, options, self.variances))
+        return self._counted(
+            runs, fit_accelerated(expectation, starts, self.spec, options, self.variances)
+        )
 
     def _sound(self, one: Candidate) -> bool:
         if one.problem:
             return False
-        return not health(one.parameters, one.counts, self.variances, self.reg_covar).defects
+        return not health(one.parameters, one.counts, self.variances, self.spec.reg_covar).defects
 
     def _finished(self, finished: list[_Run]) -> list[_Run]:
         for one in finished:
@@ -369,7 +380,7 @@ class _Field:
 
     def rested(self, rows: Sample, runs: list[_Run]) -> list[_Run]:
         """Bring every run to rest on these rows; move the best on from there where that helps."""
-        resting = self._climb(rows, runs, EMOptions(1e-4, 30, self.reg_covar))
+        resting = self._climb(rows, runs, EMOptions(1e-4, 30))
         ranked = self.ranked(
             [
                 before if after.candidate.problem else after
@@ -381,14 +392,14 @@ class _Field:
         first, *others = ranked
         # To move them all took a third of the search and gained nothing (benchmarks/RESULTS.md).
         expectation = self._expectation(rows)
-        better, iterations = moved(expectation, first.candidate, self.variances, self.reg_covar)
+        better, iterations = moved(expectation, first.candidate, self.spec, self.variances)
         self.iterations += iterations
         return [_Run(first.kind, better), *others]
 
     def _climb(self, rows: Sample, runs: list[_Run], options: EMOptions) -> list[_Run]:
         """EM of all runs together: small M-steps cost little more for many than for one."""
         starts = [one.candidate.parameters for one in runs]
-        return self._counted(runs, fit_em(self._expectation(rows), starts, options))
+        return self._counted(runs, fit_em(self._expectation(rows), starts, self.spec, options))
 
     def _counted(self, runs: list[_Run], candidates: Sequence[Candidate]) -> list[_Run]:
         self.iterations += sum(one.n_iter for one in candidates)
@@ -399,7 +410,7 @@ class _Field:
 
     def ranked(self, runs: list[_Run]) -> list[_Run]:
         """Best first, without those that broke down."""
-        order = rank(tuple(run.candidate for run in runs), self.variances, self.reg_covar)
+        order = rank(tuple(run.candidate for run in runs), self.variances, self.spec.reg_covar)
         return [runs[i] for i in order if np.isfinite(runs[i].candidate.log_likelihood)]
 
     def _fail(self, problem: str) -> None:

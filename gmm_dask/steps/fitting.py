@@ -20,11 +20,11 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.events import Notify
-from gmm_dask.mixture.em import EMOptions
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.matching import Match, match, matched_ids
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.steps.inputs import given_parameters
+from gmm_dask.mixture.spec import EMOptions
+from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest, fit_key
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models import registry
@@ -174,15 +174,12 @@ def fit_options(run: RunConfig) -> FitOptions:
     """Options of a fit as a run file says them."""
     rows = run.fit.search_rows
     return FitOptions(
-        n_components=run.model.n_components,
-        covariance_type=run.model.covariance_type,
-        em=EMOptions(run.fit.tol, run.fit.max_iter, run.model.reg_covar),
+        spec=mixture_spec(run),
+        em=EMOptions(run.fit.tol, run.fit.max_iter),
         n_init=run.fit.n_init,
-        init_params=run.fit.init_params,
         random_state=run.fit.random_state,
         search_rows=None if rows == "none" else rows,
         nulls=run.input.nulls,
-        given=given_parameters(run),
     )
 
 

@@ -15,7 +15,8 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.events import Notify
-from gmm_dask.mixture.initialization import GivenParameters, check_given
+from gmm_dask.mixture.initialization import check_start
+from gmm_dask.mixture.spec import MixtureSpec, Start
 from gmm_dask.storage.files.atomic import check_writable
 from gmm_dask.storage.input.overlap import refuse_overlap
 from gmm_dask.storage.input.plan import InputPlan, plan_input
@@ -56,18 +57,19 @@ def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
                 f"{run.input.path}: {plan.rows:,} rows are too few for model.n_components = "
                 f"{run.model.n_components}; fit fewer components or give more rows"
             )
-        check_given(
-            given_parameters(run),
-            run.model.covariance_type,
-            run.model.n_components,
-            len(plan.names),
-        )
+        check_start(mixture_spec(run), len(plan.names))
         _try_to_write(Path(run.output.models) / run.output.name)
     return plan
 
 
-def given_parameters(run: RunConfig) -> GivenParameters:
-    """What ``[fit]`` fixes of the first parameters; raises `ConfigError` if it is no array."""
+def mixture_spec(run: RunConfig) -> MixtureSpec:
+    """Return the mixture that a run file asks for.
+
+    Raises
+    ------
+    ConfigError
+        What ``[fit]`` fixes of the first parameters is no array of numbers.
+    """
 
     def given(key: str) -> FloatArray | None:
         values = getattr(run.fit, key)
@@ -81,7 +83,11 @@ def given_parameters(run: RunConfig) -> GivenParameters:
                 "give lists of one length, nested as the array's shape"
             ) from error
 
-    return GivenParameters(given("weights_init"), given("means_init"), given("precisions_init"))
+    model = run.model
+    start = Start(
+        run.fit.init_params, given("weights_init"), given("means_init"), given("precisions_init")
+    )
+    return MixtureSpec(model.n_components, model.covariance_type, model.reg_covar, start)
 
 
 def _try_to_write(path: Path) -> None:

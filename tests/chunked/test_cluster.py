@@ -22,12 +22,12 @@ from gmm_dask.chunked.scan import Executor, Scanner, Work
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import Deadlines, LocalProcesses
 from gmm_dask.errors import ClusterError
-from gmm_dask.mixture.em import EMOptions
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids, row_sums
 from tests.waiting import until
 
 OPTIONS = FitOptions(
-    n_components=3, em=EMOptions(tol=1e-6, max_iter=4), n_init=2, search_rows=500, nulls="drop"
+    MixtureSpec(3), em=EMOptions(tol=1e-6, max_iter=4), n_init=2, search_rows=500, nulls="drop"
 )
 
 

@@ -116,13 +116,15 @@ def test_a_graph_that_gives_other_values_each_time_is_caught(X: np.ndarray) -> N
 
     array = da.from_array(X, chunks=(1_000, 3)).map_blocks(shaken, dtype=float)
     from gmm_dask.chunked.array import array_chunks
-    from gmm_dask.chunked.fit import FitOptions, fit
+    from gmm_dask.chunked.fit import fit
+    from gmm_dask.chunked.fit_records import FitOptions
     from gmm_dask.chunked.scan import Scanner
     from gmm_dask.chunked.threads import Threads
+    from gmm_dask.mixture.spec import MixtureSpec
 
     scanner = Scanner(array_chunks(array), Threads(memory=0))
     with scanner, pytest.raises(ValueError, match="values are not those of the first scan"):
-        fit(scanner, FitOptions(3, search_rows=1_000))
+        fit(scanner, FitOptions(MixtureSpec(3), search_rows=1_000))
 
 
 def test_parquet_comes_with_known_chunks_and_its_own_reader(

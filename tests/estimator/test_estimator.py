@@ -301,6 +301,8 @@ def test_load_model_gives_a_fitted_estimator(tmp_path: Path, X: np.ndarray) -> N
     np.testing.assert_allclose(model.lower_bounds_, direct.lower_bounds_, rtol=1e-12)
     went_on = model.set_params(warm_start=True, max_iter=0).fit(X)
     np.testing.assert_array_equal(went_on.means_, same.means_)
+    # The ids are the published model's; a fit of other rows is no longer that model.
+    assert not hasattr(went_on, "component_ids_")
 
 
 def test_values_that_cannot_be_squared_and_a_client_for_numpy_are_refused(X: np.ndarray) -> None:

@@ -27,7 +27,7 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import Deadlines, RunningScheduler
 from gmm_dask.errors import ClusterError
 from gmm_dask.events import Event, StageStarted
-from gmm_dask.mixture.em import EMOptions
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from tests.dask_processes import Processes, processes
 from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids
 from tests.waiting import until
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 KILLS = 20 if os.environ.get("GMM_DASK_FAULT_ROUNDS") == "large" else 5
 CHUNKS = 40
 SCANS = 5
-OPTIONS = FitOptions(n_components=3, em=EMOptions(tol=0.0, max_iter=SCANS - 1), search_rows=500)
+OPTIONS = FitOptions(MixtureSpec(3), em=EMOptions(tol=0.0, max_iter=SCANS - 1), search_rows=500)
 DEADLINES = Deadlines(connect=60, no_progress=120, worker_lost=4)
 #: Seconds beyond a deadline that a loaded machine may take.
 SLACK = 10

@@ -8,10 +8,11 @@ import pytest
 from benchmarks.sets import MixtureKind
 from gmm_dask.mixture.acceleration import _jump, fit_accelerated
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.em import EMOptions, Status, fit_em
+from gmm_dask.mixture.em import Status, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.initialization import GivenParameters, wide_start
+from gmm_dask.mixture.initialization import wide_start
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 
 TYPES = tuple(COVARIANCE_TYPES)
 
@@ -23,19 +24,20 @@ def X():
 
 def start(X, covariance_type, seed=0):
     random_state = np.random.RandomState(seed)
-    return wide_start(X, 4, covariance_type, 1e-6, random_state, GivenParameters())
+    return wide_start(X, MixtureSpec(4, covariance_type), random_state)
 
 
-def accelerated(X, starts, options, expectation=None):
-    return fit_accelerated(expectation or ExpectationOn(X, None), starts, options, X.var(axis=0))
+def accelerated(X, starts, spec, options, expectation=None):
+    expectation = expectation or ExpectationOn(X, None)
+    return fit_accelerated(expectation, starts, spec, options, X.var(axis=0))
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_the_same_top_in_fewer_iterations(X, covariance_type):
-    options = EMOptions(1e-6, 2_000)
+    spec, options = MixtureSpec(), EMOptions(1e-6, 2_000)
     first = start(X, covariance_type)
-    (slow,) = fit_em(ExpectationOn(X, None), [first], options)
-    (fast,) = accelerated(X, [first], options)
+    (slow,) = fit_em(ExpectationOn(X, None), [first], spec, options)
+    (fast,) = accelerated(X, [first], spec, options)
     assert slow.status is fast.status is Status.CONVERGED
     assert fast.log_likelihood > slow.log_likelihood - 1e-4
     assert fast.n_iter < 0.6 * slow.n_iter
@@ -43,7 +45,9 @@ def test_the_same_top_in_fewer_iterations(X, covariance_type):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_no_iteration_that_stays_goes_down(X, covariance_type):
-    (found,) = accelerated(X, [start(X, covariance_type, 3)], EMOptions(1e-7, 300, 0.0))
+    (found,) = accelerated(
+        X, [start(X, covariance_type, 3)], MixtureSpec(reg_covar=0.0), EMOptions(1e-7, 300)
+    )
     assert (np.diff(found.lower_bounds) >= -1e-12).all()
 
 
@@ -59,16 +63,16 @@ def test_the_units_of_the_features_decide_nothing(X, covariance_type):
     there = MixtureParameters.from_covariances(
         covariance_type, here.weights, here.means * units, spread
     )
-    options = EMOptions(0.0, 40, 0.0)
-    (one,) = accelerated(X, [here], options)
-    (other,) = accelerated(X * units, [there], options)
+    spec, options = MixtureSpec(reg_covar=0.0), EMOptions(0.0, 40)
+    (one,) = accelerated(X, [here], spec, options)
+    (other,) = accelerated(X * units, [there], spec, options)
     np.testing.assert_allclose(other.parameters.weights, one.parameters.weights, rtol=1e-9)
     np.testing.assert_allclose(other.parameters.means, one.parameters.means * units, rtol=1e-7)
 
 
 def after_a_jump(X, options, changed):
     """A run in its slow part whose third E-step, the first after a jump, is changed."""
-    (begun,) = fit_em(ExpectationOn(X, None), [start(X, "full")], EMOptions(0.0, 20))
+    (begun,) = fit_em(ExpectationOn(X, None), [start(X, "full")], MixtureSpec(), EMOptions(0.0, 20))
     asked, said = [], []
 
     def spied(batch):
@@ -79,8 +83,8 @@ def after_a_jump(X, options, changed):
         said.append(found)
         return [found]
 
-    (found,) = accelerated(X, [begun.parameters], options, expectation=spied)
-    (plain,) = fit_em(ExpectationOn(X, None), [begun.parameters], EMOptions(0.0, 2))
+    (found,) = accelerated(X, [begun.parameters], MixtureSpec(), options, expectation=spied)
+    (plain,) = fit_em(ExpectationOn(X, None), [begun.parameters], MixtureSpec(), EMOptions(0.0, 2))
     assert asked[2].digest != plain.parameters.digest
     return found, asked, plain
 
@@ -112,11 +116,13 @@ def test_a_jump_that_gains_nothing_is_no_sign_of_rest(X):
 
 
 def test_where_the_floor_makes_the_likelihood_fall_there_are_no_jumps(X):
-    options = EMOptions(0.0, 6, 0.5)
-    (first,) = fit_em(ExpectationOn(X, None), [start(X, "full")], EMOptions(1e-7, 500, 0.0))
-    (plain,) = fit_em(ExpectationOn(X, None), [first.parameters], options)
+    spec, options = MixtureSpec(reg_covar=0.5), EMOptions(0.0, 6)
+    (first,) = fit_em(
+        ExpectationOn(X, None), [start(X, "full")], MixtureSpec(reg_covar=0.0), EMOptions(1e-7, 500)
+    )
+    (plain,) = fit_em(ExpectationOn(X, None), [first.parameters], spec, options)
     assert (np.diff(plain.lower_bounds) < 0).all()
-    (found,) = accelerated(X, [first.parameters], options)
+    (found,) = accelerated(X, [first.parameters], spec, options)
     assert found.parameters.digest == plain.parameters.digest
 
 
@@ -140,9 +146,9 @@ def test_a_run_that_breaks_down_leaves_the_others_alone(X):
     means = fine.means.copy()
     means[0] = rows[-1]
     doomed = MixtureParameters.from_covariances("full", fine.weights, means, fine.covariances)
-    options = EMOptions(1e-4, 50, 0.0)
-    broken, found = accelerated(rows, [doomed, fine], options)
-    (alone,) = accelerated(rows, [fine], options)
+    spec, options = MixtureSpec(reg_covar=0.0), EMOptions(1e-4, 50)
+    broken, found = accelerated(rows, [doomed, fine], spec, options)
+    (alone,) = accelerated(rows, [fine], spec, options)
     assert broken.status is Status.ILL_CONDITIONED
     assert "component 0" in broken.problem
     assert found.parameters.digest == alone.parameters.digest
@@ -150,5 +156,5 @@ def test_a_run_that_breaks_down_leaves_the_others_alone(X):
 
 def test_no_iteration_beyond_the_last(X):
     for most in range(1, 9):
-        (found,) = accelerated(X, [start(X, "full")], EMOptions(0.0, most))
+        (found,) = accelerated(X, [start(X, "full")], MixtureSpec(), EMOptions(0.0, most))
         assert (found.n_iter, found.status) == (most, Status.MAX_ITER)

@@ -9,6 +9,7 @@ from sklearn.mixture import GaussianMixture
 from gmm_dask.errors import ConfigError, IllConditionedError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import MixtureSpec
 from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.oracle import estimate, full_factors, in_form, update
 
@@ -181,7 +182,8 @@ def test_estimate_is_the_weighted_covariance(covariance_type, dtype, offset):
     responsibilities = rng.dirichlet(np.ones(2), size=80) * rng.exponential(size=(80, 1))
     counts = responsibilities.sum(axis=0) + 10 * EPS
     means = responsibilities.T @ X.astype(float) / counts[:, None]
-    ours = COVARIANCE_TYPES[covariance_type].estimate(X, responsibilities, counts, means, 1e-3)
+    spec = MixtureSpec(reg_covar=1e-3)
+    ours = COVARIANCE_TYPES[covariance_type].estimate(X, responsibilities, counts, means, spec)
     expected = estimate(covariance_type, X, responsibilities, counts, means, 1e-3)
     np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=1e-13)
 
@@ -209,7 +211,10 @@ def test_update_is_the_oracles(covariance_type, size, seed, scale, reg_covar):
     given_statistics = statistics_of(parameters, 400, rng)
     reg_covar *= scale**2
     covariances, shifts, guarded = parameters.covariance.update(
-        parameters.covariances, parameters.precisions_cholesky, *given_statistics, reg_covar
+        parameters.covariances,
+        parameters.precisions_cholesky,
+        *given_statistics,
+        MixtureSpec(reg_covar=reg_covar),
     )
     expected, expected_shifts = update(parameters, *given_statistics, reg_covar)
     np.testing.assert_allclose(covariances, expected, rtol=1e-9, atol=1e-13 * scale**2)
@@ -235,7 +240,12 @@ def test_a_covariance_far_below_the_jump_of_the_mean_is_kept(covariance_type, di
     delta = np.array([[0.1, 0.2], [distance, 0.0], [0.0, -0.1]])
     products = moments(covariance_type, counts, delta, np.array([np.eye(2)] * 3))
     covariances, shifts, guarded = parameters.covariance.update(
-        parameters.covariances, parameters.precisions_cholesky, counts, delta, products, 1e-6
+        parameters.covariances,
+        parameters.precisions_cholesky,
+        counts,
+        delta,
+        products,
+        MixtureSpec(),
     )
     if covariance_type == "tied":  # one covariance: all are kept, or none
         assert guarded.tolist() == [kept] * 3
@@ -257,7 +267,12 @@ def test_a_covariance_that_rounding_made_negative_is_kept(covariance_type):
     left = np.array([-2.0 * np.eye(3), np.eye(3)])  # of 1e16, about an ulp
     products = moments(covariance_type, counts, delta, left)
     covariances, _, guarded = parameters.covariance.update(
-        parameters.covariances, parameters.precisions_cholesky, counts, delta, products, 1e-6
+        parameters.covariances,
+        parameters.precisions_cholesky,
+        counts,
+        delta,
+        products,
+        MixtureSpec(),
     )
     assert guarded.tolist() == [True, covariance_type == "tied"]
     held = slice(None) if covariance_type == "tied" else 0
@@ -287,7 +302,7 @@ def test_a_start_at_0_with_data_at_1e9_is_exact_at_the_second_step(covariance_ty
             counts,
             statistics.residual_sums / counts[:, None],
             statistics.residual_products,
-            0.0,
+            MixtureSpec(reg_covar=0.0),
         )
         history.append(guarded.tolist())
         parameters = MixtureParameters.from_covariances(
@@ -319,7 +334,7 @@ def test_scales_that_the_start_did_not_know_are_not_a_cancellation(covariance_ty
         counts,
         statistics.residual_sums / counts[:, None],
         statistics.residual_products,
-        0.0,
+        MixtureSpec(reg_covar=0.0),
     )
     assert not guarded.any()
     expected = in_form(covariance_type, np.cov(X.T, bias=True)[None])
@@ -337,7 +352,7 @@ def test_a_point_mass_ends_at_the_floor_and_not_at_the_guard(covariance_type):
         counts,
         nothing,
         np.zeros(parameters.covariance.shape(2, 3)),
-        1e-6,
+        MixtureSpec(),
     )
     assert not guarded.any()
     np.testing.assert_array_equal(
@@ -360,12 +375,12 @@ def test_a_constant_column_gets_the_floor(covariance_type):
         statistics.residual_sums / counts[:, None],
         statistics.residual_products,
     )
-    covariances, _, guarded = parameters.covariance.update(*arguments, 1e-6)
+    covariances, _, guarded = parameters.covariance.update(*arguments, MixtureSpec())
     assert not guarded.any()
     matrix = parameters.covariance.matrices(covariances, 1, 2)[0]
     expected = np.diag([X[:, 0].var() + 1e-6, 1e-6])
     np.testing.assert_allclose(matrix, expected, rtol=1e-12, atol=1e-20)
-    covariances, _, guarded = parameters.covariance.update(*arguments, 0.0)
+    covariances, _, guarded = parameters.covariance.update(*arguments, MixtureSpec(reg_covar=0.0))
     assert not guarded.any()  # the data's doing: the error says so, and names the component
     with pytest.raises(IllConditionedError, match="component 0"):
         parameters.covariance.precisions_cholesky(covariances)
@@ -377,7 +392,12 @@ def test_a_component_without_weight_keeps_its_covariance(covariance_type):
     counts, delta, products = statistics_of(parameters, 100, np.random.default_rng(13))
     counts[1], delta[1], products[1] = 10 * EPS, 0.0, 0.0
     covariances, shifts, guarded = parameters.covariance.update(
-        parameters.covariances, parameters.precisions_cholesky, counts, delta, products, 1e-6
+        parameters.covariances,
+        parameters.precisions_cholesky,
+        counts,
+        delta,
+        products,
+        MixtureSpec(),
     )
     np.testing.assert_array_equal(covariances[1], parameters.covariances[1])
     assert not shifts[1].any()

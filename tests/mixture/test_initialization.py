@@ -14,8 +14,7 @@ from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.initialization import (
     INITIALIZATIONS,
-    GivenParameters,
-    check_given,
+    check_start,
     given_start,
     initial_parameters,
     nearest_seed_labels,
@@ -23,9 +22,10 @@ from gmm_dask.mixture.initialization import (
     seeded,
     wide_start,
 )
+from gmm_dask.mixture.spec import MixtureSpec, Start
 
 TYPES = tuple(COVARIANCE_TYPES)
-FREE = GivenParameters()
+FREE = Start()
 
 
 def test_a_generator_seeded_anew_draws_what_a_new_one_would():
@@ -45,7 +45,7 @@ def test_the_same_start_as_scikit_learn(init_params, covariance_type):
         3, covariance_type=covariance_type, init_params=init_params, random_state=0, max_iter=0
     ).fit(X)
     start = initial_parameters(
-        X, None, 3, covariance_type, init_params, 1e-6, np.random.RandomState(0), FREE
+        X, None, MixtureSpec(3, covariance_type, start=Start(init_params)), np.random.RandomState(0)
     )
     # scikit-learn leaves the weights of k seeds at k/n in all; the first E-step divides that out.
     weights = reference.weights_ / reference.weights_.sum()
@@ -62,43 +62,39 @@ def test_the_same_start_as_scikit_learn(init_params, covariance_type):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (GivenParameters(weights=np.ones(2) / 2), "'weights_init' should have the shape of"),
-        (GivenParameters(means=np.zeros((3, 5))), "'means_init' should have the shape of"),
-        (GivenParameters(precisions=np.ones((3, 4))), "'precisions_init' should have the shape"),
-        (GivenParameters(means=np.full((3, 4), np.nan)), "'means_init' holds NaN or infinity"),
-        (GivenParameters(weights=np.array([-0.5, 0.5, 1.0])), "in the range"),
-        (GivenParameters(weights=np.array([0.3, 0.3, 0.3])), "sum.weights. = 0.90000"),
+        (Start(weights=np.ones(2) / 2), "'weights_init' should have the shape of"),
+        (Start(means=np.zeros((3, 5))), "'means_init' should have the shape of"),
+        (Start(precisions=np.ones((3, 4))), "'precisions_init' should have the shape"),
+        (Start(means=np.full((3, 4), np.nan)), "'means_init' holds NaN or infinity"),
+        (Start(weights=np.array([-0.5, 0.5, 1.0])), "in the range"),
+        (Start(weights=np.array([0.3, 0.3, 0.3])), "sum.weights. = 0.90000"),
     ],
 )
 def test_given_parameters_that_do_not_fit_are_refused(given, message):
     with pytest.raises(ConfigError, match=message):
-        check_given(given, "full", 3, 4)
+        check_start(MixtureSpec(3, start=given), 4)
 
 
 def test_a_start_given_in_part_is_no_start():
     with pytest.raises(ConfigError, match="are needed together"):
-        given_start(GivenParameters(means=np.zeros((2, 2))), "full")
+        given_start(MixtureSpec(2, start=Start(means=np.zeros((2, 2)))))
 
 
 def test_what_is_free_and_what_is_complete():
     assert FREE.free
     assert not FREE.complete
-    part = GivenParameters(means=np.zeros((2, 1)))
+    part = Start(means=np.zeros((2, 1)))
     assert not part.free
     assert not part.complete
 
 
 def test_given_means_replace_what_the_rows_say():
     means = np.arange(12.0).reshape(3, 4)
+    spec = MixtureSpec(3, start=Start(means=means))
     for start in (
-        initial_parameters(
-            iris(), None, 3, "full", "kmeans", 1e-6, np.random.RandomState(0),
-            GivenParameters(means=means),
-        ),
-        wide_start(
-            iris(), 3, "full", 1e-6, np.random.RandomState(0), GivenParameters(means=means)
-        ),
-    ):  # fmt: skip
+        initial_parameters(iris(), None, spec, np.random.RandomState(0)),
+        wide_start(iris(), spec, np.random.RandomState(0)),
+    ):
         np.testing.assert_array_equal(start.means, means)
 
 
@@ -117,7 +113,7 @@ def test_weights_go_into_responsibilities():
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_wide_starts_stand_on_rows_and_differ_in_width(covariance_type):
     X = np.random.default_rng(0).normal(size=(2_000, 3))
-    start = wide_start(X, 5, covariance_type, 0.0, np.random.RandomState(0), FREE)
+    start = wide_start(X, MixtureSpec(5, covariance_type, 0.0), np.random.RandomState(0))
     assert all((mean == X).all(axis=1).any() for mean in start.means)
     widths = np.trace(start.matrices, axis1=1, axis2=2) / 3
     assert ((widths > 0.9 * np.exp(-3)) & (widths < 1.1 * np.exp(0.5))).all()

@@ -13,6 +13,7 @@ from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.kernels.densities import _exp, _log
 from gmm_dask.mixture.kernels.tiles import ROWS
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import MixtureSpec
 from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.oracle import expectation
 
@@ -299,7 +300,7 @@ def test_a_component_without_rows_stays_finite(covariance_type):
         counts,
         statistics.residual_sums / counts[:, None],
         statistics.residual_products,
-        1e-6,
+        MixtureSpec(),
     )
     assert np.isfinite(covariances).all()
     assert not shifts[1].any()

@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.em import (
-    Candidate,
-    EMOptions,
-    EMState,
-    Iteration,
-    Status,
-    em_steps,
-    fit_em,
-    maximize,
-)
+from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status, em_steps, fit_em, maximize
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import SufficientStatistics, empty_statistics, sum_statistics
 
 TYPES = list(COVARIANCE_TYPES)
@@ -140,7 +132,7 @@ def test_statistics_of_different_mixtures_do_not_merge(one, other):
     with pytest.raises(NumericalError, match="different parameters cannot be added"):
         statistics + empty_statistics(other)
     with pytest.raises(NumericalError, match="taken under other parameters"):
-        maximize(other, statistics, 0.0)
+        maximize(other, statistics, MixtureSpec(reg_covar=0.0))
 
 
 @st.composite
@@ -240,8 +232,8 @@ def test_translation_by_2_to_the_30_changes_no_bit_of_a_step_but_the_means(param
     near, far = sum_statistics(here, X), sum_statistics(there, X + offset)
     for name in ARRAYS + NUMBERS:
         np.testing.assert_array_equal(getattr(near, name), getattr(far, name), err_msg=name)
-    near_step, near_guarded, near_moved = maximize(here, near, 1e-9)
-    far_step, far_guarded, far_moved = maximize(there, far, 1e-9)
+    near_step, near_guarded, near_moved = maximize(here, near, MixtureSpec(reg_covar=1e-9))
+    far_step, far_guarded, far_moved = maximize(there, far, MixtureSpec(reg_covar=1e-9))
     np.testing.assert_array_equal(near_step.weights, far_step.weights)
     np.testing.assert_array_equal(near_step.covariances, far_step.covariances)
     assert np.abs(far_step.means - offset - near_step.means).max() <= 2.0**-23  # half an ulp
@@ -259,7 +251,9 @@ def test_a_whole_fit_far_away_is_the_fit_near_by(covariance_type):
             covariance_type, [0.4, 0.6], np.array([[1.0, 0.0], [2.0, 3.0]]) + offset,
             covariances_of(covariance_type, matrices),
         )  # fmt: skip
-        (fitted,) = fit_em(in_memory(X + offset), [start], EMOptions(1e-9, 500, 0.0))
+        (fitted,) = fit_em(
+            in_memory(X + offset), [start], MixtureSpec(reg_covar=0.0), EMOptions(1e-9, 500)
+        )
         assert fitted.status is Status.CONVERGED
         fits.append(fitted)
     near, far = (fitted.parameters for fitted in fits)
@@ -286,9 +280,9 @@ def test_a_row_of_weight_w_is_w_copies_of_it(parameters, n, seed):
     assert_close(
         SufficientStatistics(**as_rows, rows=plain.rows, parameters_digest=parameters.digest), plain
     )
-    options = EMOptions(1e-4, 6, 1e-6)
-    (by_weight,) = fit_em(in_memory(X, copies.astype(float)), [parameters], options)
-    (by_copies,) = fit_em(in_memory(repeated), [parameters], options)
+    spec, options = MixtureSpec(), EMOptions(1e-4, 6)
+    (by_weight,) = fit_em(in_memory(X, copies.astype(float)), [parameters], spec, options)
+    (by_copies,) = fit_em(in_memory(repeated), [parameters], spec, options)
     assert by_weight.status is by_copies.status
     np.testing.assert_allclose(by_weight.lower_bounds, by_copies.lower_bounds, rtol=1e-9)
     np.testing.assert_allclose(by_weight.parameters.means, by_copies.parameters.means, atol=1e-8)
@@ -311,7 +305,7 @@ def test_the_unit_of_weights_does_not_matter(parameters, n, seed, unit):
 @given(mixtures(), st.integers(60, 400), seeds)
 def test_the_likelihood_never_falls_without_regularisation(parameters, n, seed):
     X = rows_near(parameters, n, seed) + np.random.default_rng(seed).integers(0, 2, n)[:, None] * 3
-    (fitted,) = fit_em(in_memory(X), [parameters], EMOptions(0.0, 25, 0.0))
+    (fitted,) = fit_em(in_memory(X), [parameters], MixtureSpec(reg_covar=0.0), EMOptions(0.0, 25))
     bounds = np.array(fitted.lower_bounds)
     assert len(bounds) > 1
     assert np.diff(bounds).min() >= -1e-12 * np.abs(bounds).max()
@@ -345,7 +339,7 @@ def test_a_start_at_zero_finds_data_far_away_exactly(covariance_type, distance):
     start = MixtureParameters.from_covariances(
         covariance_type, [1.0], np.zeros((1, 3)), covariances_of(covariance_type, np.eye(3)[None])
     )
-    (fitted,) = fit_em(in_memory(X), [start], EMOptions(1e-9, 20, 0.0))
+    (fitted,) = fit_em(in_memory(X), [start], MixtureSpec(reg_covar=0.0), EMOptions(1e-9, 20))
     _, means, matrices = groups_exactly(X, np.zeros(500, dtype=int), covariance_type)
     assert fitted.status is Status.CONVERGED
     # δ is exact only to the rounding of the mean itself, an ulp of the distance.
@@ -369,7 +363,7 @@ def test_two_clusters_far_away_from_starts_at_zero(covariance_type):
         covariance_type, [0.5, 0.5], np.array([[0.0, 1.0], [1.0, 0.0]]),
         covariances_of(covariance_type, 1e16 * np.array([np.eye(2), np.eye(2)])),
     )  # fmt: skip
-    (fitted,) = fit_em(in_memory(X), [start], EMOptions(1e-10, 300, 0.0))
+    (fitted,) = fit_em(in_memory(X), [start], MixtureSpec(reg_covar=0.0), EMOptions(1e-10, 300))
     assert fitted.status is Status.CONVERGED
     assert np.isfinite(fitted.lower_bounds).all()
     assert np.diff(fitted.lower_bounds).min() >= -1e-9
@@ -384,9 +378,10 @@ def test_a_guarded_iteration_never_satisfies_tol(covariance_type):
     )
     before = Iteration(0.0, start.weights, start.means, (), 0.0)
     candidate = Candidate(start, history=(before,))
-    options = EMOptions(np.inf, 20, 0.0)
+    spec, options = MixtureSpec(reg_covar=0.0), EMOptions(np.inf, 20)
     guarded, exact = (
-        state.candidates[0] for state in em_steps(in_memory(X), EMState((candidate,)), options)
+        state.candidates[0]
+        for state in em_steps(in_memory(X), EMState((candidate,)), spec, options)
     )
     assert guarded.history[-1].guarded == (0,)
     assert guarded.status is Status.RUNNING
@@ -403,7 +398,7 @@ def test_a_point_mass_far_away_is_a_collapse_onto_it_and_nothing_else(covariance
         covariance_type, [0.5, 0.5], np.array([[0.0, 0.0], [7e5, 6e5]]),
         covariances_of(covariance_type, np.array([np.eye(2), np.eye(2)])),
     )  # fmt: skip
-    (fitted,) = fit_em(in_memory(X), [start], EMOptions(1e-9, 50, 1e-6))
+    (fitted,) = fit_em(in_memory(X), [start], MixtureSpec(), EMOptions(1e-9, 50))
     groups = np.repeat([0, 1], [900, 100])
     weights, means, matrices = groups_exactly(X, groups, covariance_type)
     assert fitted.status is Status.CONVERGED
@@ -421,7 +416,7 @@ def test_a_point_mass_without_regularisation_is_said_by_name(covariance_type):
         covariance_type, [0.5, 0.5], np.array([[0.0, 0.0], [7e5, 6e5]]),
         covariances_of(covariance_type, np.array([np.eye(2), np.eye(2)])),
     )  # fmt: skip
-    (fitted,) = fit_em(in_memory(X), [start], EMOptions(1e-9, 50, 0.0))
+    (fitted,) = fit_em(in_memory(X), [start], MixtureSpec(reg_covar=0.0), EMOptions(1e-9, 50))
     assert fitted.status is Status.ILL_CONDITIONED
     assert "component 1" in fitted.problem
     assert "reg_covar" in fitted.problem
@@ -447,11 +442,11 @@ def test_a_batch_ends_with_the_bits_that_each_has_alone(covariance_type):
         covariances_of(covariance_type, np.array([np.eye(3) * 1e-12] * 4)),
     )  # fmt: skip
     starts.insert(2, broken)
-    options = EMOptions(1e-4, 30, 1e-6)
-    together = fit_em(in_memory(X), starts, options)
+    spec, options = MixtureSpec(), EMOptions(1e-4, 30)
+    together = fit_em(in_memory(X), starts, spec, options)
     assert len({one.n_iter for one in together}) > 1
     for start, one in zip(starts, together, strict=True):
-        (alone,) = fit_em(in_memory(X), [start], options)
+        (alone,) = fit_em(in_memory(X), [start], spec, options)
         assert one.parameters.digest == alone.parameters.digest
         assert (one.status, one.problem) == (alone.status, alone.problem)
         assert one.lower_bounds == alone.lower_bounds

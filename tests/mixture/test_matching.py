@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.initialization import GivenParameters, initial_parameters
+from gmm_dask.mixture.initialization import initial_parameters
 from gmm_dask.mixture.matching import bhattacharyya, match, matched_ids
+from gmm_dask.mixture.spec import MixtureSpec
 
 
 def mixture(covariance_type="full", k=5, seed=0):
     X = np.random.default_rng(seed).normal(size=(400, 3))
     random_state = np.random.RandomState(seed)
-    return initial_parameters(
-        X, None, k, covariance_type, "kmeans", 1e-6, random_state, GivenParameters()
-    )
+    return initial_parameters(X, None, MixtureSpec(k, covariance_type), random_state)
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)

@@ -13,9 +13,10 @@ from sklearn.mixture import GaussianMixture
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import bic, rank
-from gmm_dask.mixture.em import EMOptions, Status, fit_em
-from gmm_dask.mixture.initialization import GivenParameters, initial_parameters, wide_start
+from gmm_dask.mixture.em import Status, fit_em
+from gmm_dask.mixture.initialization import initial_parameters, wide_start
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.textbook import textbook_em, textbook_expectation
 
@@ -68,7 +69,9 @@ def start_of(X, covariance_type, k=3, seed=1):
 
 def fit_from(expectation, covariance_type, start, n_iter, reg_covar=0.0):
     parameters = MixtureParameters.from_precisions(covariance_type, *start)
-    (fitted,) = fit_em(expectation, [parameters], EMOptions(0.0, n_iter, reg_covar))
+    (fitted,) = fit_em(
+        expectation, [parameters], MixtureSpec(reg_covar=reg_covar), EMOptions(0.0, n_iter)
+    )
     assert fitted.status is Status.MAX_ITER
     assert not any(iteration.guarded for iteration in fitted.history)
     return fitted
@@ -144,7 +147,7 @@ def test_convergence_comes_at_scikit_learns_iteration(covariance_type):
     start = start_of(X, covariance_type)
     parameters = MixtureParameters.from_precisions(covariance_type, *start)
     for tol in (1e-2, 1e-4):
-        (ours,) = fit_em(in_memory(X), [parameters], EMOptions(tol, 500, 1e-6))
+        (ours,) = fit_em(in_memory(X), [parameters], MixtureSpec(), EMOptions(tol, 500))
         theirs = GaussianMixture(
             3, covariance_type=covariance_type, tol=tol, max_iter=500, weights_init=start[0],
             means_init=start[1], precisions_init=start[2],
@@ -157,7 +160,7 @@ def test_convergence_comes_at_scikit_learns_iteration(covariance_type):
 def test_tol_is_compared_strictly():
     X = np.array([[-1.0], [1.0]])
     start = MixtureParameters.from_covariances("diag", [1.0], [[0.0]], [[1.0]])
-    (fitted,) = fit_em(in_memory(X), [start], EMOptions(0.0, 4, 0.0))
+    (fitted,) = fit_em(in_memory(X), [start], MixtureSpec(reg_covar=0.0), EMOptions(0.0, 4))
     assert len(set(fitted.lower_bounds)) == 1  # nothing changes, and 0 < 0 is false
     assert (fitted.status, fitted.n_iter) == (Status.MAX_ITER, 4)
 
@@ -187,12 +190,11 @@ def rows_named(name):
 def test_the_best_of_many_starts_is_the_known_best(name, covariance_type, k):
     X = rows_named(name)
     random_state = np.random.RandomState(0)
-    free = GivenParameters()
-    starts = [
-        initial_parameters(X, None, k, covariance_type, "kmeans", 0.0, random_state, free)
-        for _ in range(2)
-    ] + [wide_start(X, k, covariance_type, 0.0, random_state, free) for _ in range(10)]
-    fitted = fit_em(in_memory(X), starts, EMOptions(1e-10, 2000, 0.0))
+    spec = MixtureSpec(k, covariance_type, reg_covar=0.0)
+    starts = [initial_parameters(X, None, spec, random_state) for _ in range(2)] + [
+        wide_start(X, spec, random_state) for _ in range(10)
+    ]
+    fitted = fit_em(in_memory(X), starts, spec, EMOptions(1e-10, 2000))
     best = fitted[rank(fitted, X.var(axis=0), 0.0)[0]]
     assert best.status is Status.CONVERGED
     log_likelihood = sum_statistics(best.parameters, X).log_likelihood

@@ -13,9 +13,9 @@ from gmm_dask import GaussianMixture
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import health
-from gmm_dask.mixture.em import EMOptions, fit_em
+from gmm_dask.mixture.em import fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.initialization import GivenParameters, initial_parameters
+from gmm_dask.mixture.initialization import initial_parameters
 from gmm_dask.mixture.moves import _split, moved
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import (
@@ -23,26 +23,25 @@ from gmm_dask.mixture.search import (
     PLAIN_ROWS,
     SAME,
     Sample,
+    StartKind,
     _Field,
     _Run,
     effort_for,
     search,
     worth_searching,
 )
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 
 TYPES = tuple(COVARIANCE_TYPES)
 
 
 def run(X, k, *, covariance_type="full", random_state=0, sample_weight=None, **changed):
-    settings = {
-        "init_params": "kmeans",
-        "em": EMOptions(),
-        "given": GivenParameters(),
-        "keep": 1,
-        "threads": 2,
-    } | changed
+    settings = {"keep": 1, "threads": 2} | changed
+    spec = MixtureSpec(
+        k, covariance_type, settings.pop("reg_covar", 1e-6), settings.pop("start", Start())
+    )
     sample = Sample(X, sample_weight)
-    return search(sample, k, covariance_type, random_state=random_state, **settings)
+    return search(sample, spec, EMOptions(), random_state=random_state, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +92,8 @@ def test_the_seed_decides(X):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_a_whole_sample_ends_no_lower_than_scikit_learns_own_start(X, covariance_type):
-    start = initial_parameters(
-        X, None, 6, covariance_type, "kmeans", 1e-6, np.random.RandomState(0), GivenParameters()
-    )
-    (own,) = fit_em(ExpectationOn(X, None), [start], EMOptions())
+    start = initial_parameters(X, None, MixtureSpec(6, covariance_type), np.random.RandomState(0))
+    (own,) = fit_em(ExpectationOn(X, None), [start], MixtureSpec(), EMOptions())
     _, record = run(X, 6, covariance_type=covariance_type, whole=True)
     assert own.log_likelihood in record.log_likelihoods
     assert record.log_likelihoods[0] >= own.log_likelihood
@@ -118,7 +115,7 @@ def test_progress_counts_every_run(X, whole):
 
 
 def field_on(X):
-    return _Field(ThreadPoolExecutor(1), 1, X.var(axis=0), 1e-6, lambda done: None)
+    return _Field(ThreadPoolExecutor(1), 1, X.var(axis=0), MixtureSpec(), lambda done: None)
 
 
 def run_of(X, means, variances, iterations):
@@ -126,12 +123,12 @@ def run_of(X, means, variances, iterations):
     k, d = np.shape(means)
     covariances = np.multiply.outer(np.asarray(variances), np.eye(d))
     start = MixtureParameters.from_covariances("full", np.full(k, 1 / k), means, covariances)
-    options = EMOptions(0.0, iterations, 1e-6)
-    return _Run(0, fit_em(ExpectationOn(X, None), [start], options)[0])
+    spec, options = MixtureSpec(), EMOptions(0.0, iterations)
+    return _Run(StartKind.KMEANS, fit_em(ExpectationOn(X, None), [start], spec, options)[0])
 
 
 def test_a_finalist_goes_on_only_if_it_can_win(X):
-    sample, options = Sample(X, None), EMOptions(1e-4, 50, 1e-6)
+    sample, options = Sample(X, None), EMOptions(1e-4, 50)
     random = np.random.default_rng(0)
     near = run_of(X, X[random.choice(len(X), 6)], np.ones(6), 30)
     poor = run_of(X, np.tile(X.mean(axis=0), (6, 1)) + 1e-9 * X[:6], np.full(6, X.var()), 3)
@@ -155,7 +152,7 @@ def test_who_was_given_up_goes_on_where_the_best_collapses():
     collapsed = run_of(X, [[0.0, 0.0], [1.0, 1.0]], [1.0, 1e-6], 3)
     sound = run_of(X, [[-1.0, 0.0], [1.0, 0.0]], [1.0, 1.0], 3)
     assert collapsed.candidate.log_likelihood - sound.candidate.log_likelihood > HOPELESS
-    options = EMOptions(1e-4, 5, 1e-6)
+    options = EMOptions(1e-4, 5)
     found = field_on(X).finish(Sample(X, None), [collapsed, sound], options, 1)
     assert len(found) == 2
     assert health(found[0].candidate.parameters, None, X.var(axis=0), 1e-6).defects == 0
@@ -165,7 +162,7 @@ def test_no_start_survives_where_a_column_is_constant():
     X = np.random.default_rng(0).normal(size=(3_000, 2))
     X[:, 1] = 7.0
     with pytest.raises(NumericalError, match="no start survived: the covariance of component"):
-        run(X, 3, em=EMOptions(reg_covar=0.0))
+        run(X, 3, reg_covar=0.0)
 
 
 def test_weights_count_as_rows(X):
@@ -196,14 +193,14 @@ def resting(X, labels, covariance_type):
     matrices = np.stack([np.cov(X[labels == c].T, bias=True) for c in range(shares.shape[1])])
     full = MixtureParameters.from_covariances("full", shares.mean(axis=0), means, matrices)
     if covariance_type == "full":
-        return fit_em(ExpectationOn(X, None), [full], EMOptions(1e-6, 200))[0]
+        return fit_em(ExpectationOn(X, None), [full], MixtureSpec(), EMOptions(1e-6, 200))[0]
     spread = {
         "tied": matrices.mean(axis=0),
         "diag": np.einsum("kdd->kd", matrices),
         "spherical": np.einsum("kdd->k", matrices) / X.shape[1],
     }[covariance_type]
     start = MixtureParameters.from_covariances(covariance_type, full.weights, means, spread)
-    return fit_em(ExpectationOn(X, None), [start], EMOptions(1e-6, 200))[0]
+    return fit_em(ExpectationOn(X, None), [start], MixtureSpec(), EMOptions(1e-6, 200))[0]
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -217,7 +214,9 @@ def test_a_move_takes_a_wasted_component_to_where_one_is_missing(covariance_type
     stuck = resting(X, wrong, covariance_type)
     right = resting(X, truth, covariance_type)
     assert right.log_likelihood > stuck.log_likelihood + 0.1
-    better, iterations = moved(ExpectationOn(X, None), stuck, X.var(axis=0), 1e-6)
+    better, iterations = moved(
+        ExpectationOn(X, None), stuck, MixtureSpec(3, covariance_type), X.var(axis=0)
+    )
     assert better.log_likelihood == pytest.approx(right.log_likelihood, abs=1e-3)
     assert iterations > 0
 
@@ -228,7 +227,7 @@ def test_a_cut_without_covariance_does_not_lose_the_other():
     sides = [random.normal(centre, 1, (300, 1)) for centre in (-5, 5)]
     X = np.asfortranarray(np.concatenate([np.zeros((800, 1)), *sides]))
     one = MixtureParameters.from_covariances("full", [1.0], [[X.mean()]], [[[X.var()]]])
-    gain, halves = _split(X, np.ones(len(X)), one, 0.0)
+    gain, halves = _split(X, np.ones(len(X)), one, MixtureSpec(reg_covar=0.0))
     assert gain > 100
     assert halves.n_components == 2
 
@@ -238,7 +237,7 @@ def test_a_good_mixture_is_left_as_it_is():
     truth = np.repeat(np.arange(3), 1_000)
     X = np.array([[0.0, 0.0], [30.0, 0.0], [0.0, 30.0]])[truth] + random.normal(size=(3_000, 2))
     right = resting(X, truth, "full")
-    kept, _ = moved(ExpectationOn(X, None), right, X.var(axis=0), 1e-6)
+    kept, _ = moved(ExpectationOn(X, None), right, MixtureSpec(), X.var(axis=0))
     assert kept is right
 
 

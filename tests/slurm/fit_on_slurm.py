@@ -11,10 +11,11 @@ from gmm_dask.chunked.fit_records import FitOptions
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import Deadlines, SlurmJobs
+from gmm_dask.mixture.spec import MixtureSpec
 from tests.row_sources import drawn
 
 SOURCE = drawn(40, 40_000, weighted=True)
-OPTIONS = FitOptions(n_components=3, search_rows=2_000)
+OPTIONS = FitOptions(MixtureSpec(3), search_rows=2_000)
 
 
 def digest(executor: Executor) -> str:

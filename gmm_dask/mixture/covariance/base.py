@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.mixture.spec import MixtureSpec
 
 
 def belonging(X: RowsArray, shares: FloatArray) -> tuple[RowsArray, FloatArray]:
@@ -97,7 +98,7 @@ class CovarianceType(ABC):
         responsibilities: FloatArray,
         counts: FloatArray,
         means: FloatArray,
-        reg_covar: float,
+        spec: MixtureSpec,
     ) -> FloatArray:
         """Covariances from given responsibilities of rows in memory, in two passes.
 
@@ -113,7 +114,7 @@ class CovarianceType(ABC):
         counts: FloatArray,
         residual_means: FloatArray,
         residual_products: FloatArray,
-        reg_covar: float,
+        spec: MixtureSpec,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         """Compute the M-step of the covariances from statistics of whitened residuals.
 
@@ -127,8 +128,8 @@ class CovarianceType(ABC):
             δ = F / Ñ, (k, d).
         residual_products
             S, of the type's shape.
-        reg_covar
-            Added to the diagonal, last.
+        spec
+            Its ``reg_covar`` is added to the diagonal, last.
 
         Returns
         -------

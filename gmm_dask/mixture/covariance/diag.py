@@ -15,6 +15,7 @@ from gmm_dask.mixture.covariance.matrices import (
     updated_by,
 )
 from gmm_dask.mixture.kernels.compile import kernel
+from gmm_dask.mixture.spec import MixtureSpec
 
 
 class Diag(CovarianceType):
@@ -69,14 +70,14 @@ class Diag(CovarianceType):
         responsibilities: FloatArray,
         counts: FloatArray,
         means: FloatArray,
-        reg_covar: float,
+        spec: MixtureSpec,
     ) -> FloatArray:
         """Weighted variances of the rows about each mean, (k, d)."""
         variances = np.empty(means.shape)
         for c in range(len(means)):
             rows, shares = belonging(X, responsibilities[:, c])
             variances[c] = shares @ np.square(rows - means[c]) / counts[c]
-        return variances + reg_covar
+        return variances + spec.reg_covar
 
     def update(
         self,
@@ -85,7 +86,7 @@ class Diag(CovarianceType):
         counts: FloatArray,
         residual_means: FloatArray,
         residual_products: FloatArray,
-        reg_covar: float,
+        spec: MixtureSpec,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         """σ'² = σ² (S/Ñ − δ²) + reg_covar; σ² is kept where that cancels."""
         return updated_by(
@@ -95,7 +96,7 @@ class Diag(CovarianceType):
             counts,
             residual_means,
             residual_products,
-            reg_covar,
+            spec.reg_covar,
         )
 
 

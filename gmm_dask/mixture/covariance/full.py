@@ -15,6 +15,7 @@ from gmm_dask.mixture.covariance.matrices import (
     upper_factors,
     upper_factors_of_precisions,
 )
+from gmm_dask.mixture.spec import MixtureSpec
 
 
 class Full(CovarianceType):
@@ -66,7 +67,7 @@ class Full(CovarianceType):
         responsibilities: FloatArray,
         counts: FloatArray,
         means: FloatArray,
-        reg_covar: float,
+        spec: MixtureSpec,
     ) -> FloatArray:
         """Weighted covariance of the rows about each mean, (k, d, d)."""
         k, d = means.shape
@@ -75,7 +76,7 @@ class Full(CovarianceType):
             rows, shares = belonging(X, responsibilities[:, c])
             residuals = rows - means[c]  # (m, d)
             covariances[c] = (shares * residuals.T) @ residuals / counts[c]
-        add_to_diagonals(covariances, reg_covar)
+        add_to_diagonals(covariances, spec.reg_covar)
         return covariances
 
     def update(
@@ -85,18 +86,18 @@ class Full(CovarianceType):
         counts: FloatArray,
         residual_means: FloatArray,
         residual_products: FloatArray,
-        reg_covar: float,
+        spec: MixtureSpec,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         """Σ' = L (S/Ñ − δδᵀ) Lᵀ + reg_covar; Σ is kept where that cancels."""
         lower = lower_factors(precisions_cholesky)  # L, (k, d, d)
         squares = residual_means[:, :, None] * residual_means[:, None, :]  # δδᵀ, (k, d, d)
         spread = residual_products / counts[:, None, None] - squares
         guarded = cancelled_matrices(
-            spread, np.square(residual_means), precisions_cholesky, reg_covar
+            spread, np.square(residual_means), precisions_cholesky, spec.reg_covar
         )
         updated = np.matmul(np.matmul(lower, spread), lower.mT)
         updated = 0.5 * (updated + updated.mT)
-        add_to_diagonals(updated, reg_covar)
+        add_to_diagonals(updated, spec.reg_covar)
         keep = guarded | (counts <= EMPTY)
         if keep.any():
             updated[keep] = covariances[keep]

@@ -15,6 +15,7 @@ from gmm_dask.mixture.covariance.matrices import (
     updated_by,
 )
 from gmm_dask.mixture.kernels.compile import kernel
+from gmm_dask.mixture.spec import MixtureSpec
 
 
 class Spherical(CovarianceType):
@@ -69,7 +70,7 @@ class Spherical(CovarianceType):
         responsibilities: FloatArray,
         counts: FloatArray,
         means: FloatArray,
-        reg_covar: float,
+        spec: MixtureSpec,
     ) -> FloatArray:
         """Weighted variance of the rows about each mean, averaged over features, (k,)."""
         variances = np.empty(len(means))
@@ -77,7 +78,7 @@ class Spherical(CovarianceType):
             rows, shares = belonging(X, responsibilities[:, c])
             squares = np.square(rows - means[c]).mean(axis=1)  # (m,)
             variances[c] = shares @ squares / counts[c]
-        return variances + reg_covar
+        return variances + spec.reg_covar
 
     def update(
         self,
@@ -86,7 +87,7 @@ class Spherical(CovarianceType):
         counts: FloatArray,
         residual_means: FloatArray,
         residual_products: FloatArray,
-        reg_covar: float,
+        spec: MixtureSpec,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         """σ'² = σ² (S/Ñ − |δ|²)/d + reg_covar; σ² is kept where that cancels."""
         return updated_by(
@@ -96,7 +97,7 @@ class Spherical(CovarianceType):
             counts,
             residual_means,
             residual_products,
-            reg_covar,
+            spec.reg_covar,
         )
 
 

@@ -15,6 +15,7 @@ from gmm_dask.mixture.covariance.matrices import (
     upper_factors,
     upper_factors_of_precisions,
 )
+from gmm_dask.mixture.spec import MixtureSpec
 
 
 class Tied(CovarianceType):
@@ -67,7 +68,7 @@ class Tied(CovarianceType):
         responsibilities: FloatArray,
         counts: FloatArray,
         means: FloatArray,
-        reg_covar: float,
+        spec: MixtureSpec,
     ) -> FloatArray:
         """Covariance of the rows about the means of their components, pooled, (d, d)."""
         k, d = means.shape
@@ -77,7 +78,7 @@ class Tied(CovarianceType):
             residuals = rows - means[c]  # (m, d)
             covariance[0] += (shares * residuals.T) @ residuals
         covariance /= counts.sum()
-        add_to_diagonals(covariance, reg_covar)
+        add_to_diagonals(covariance, spec.reg_covar)
         return covariance[0]
 
     def update(
@@ -87,7 +88,7 @@ class Tied(CovarianceType):
         counts: FloatArray,
         residual_means: FloatArray,
         residual_products: FloatArray,
-        reg_covar: float,
+        spec: MixtureSpec,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         """Σ' = L [(S − Σ Ñ δδᵀ) / Σ Ñ] Lᵀ + reg_covar; Σ is kept where that cancels."""
         lower = lower_factors(precisions_cholesky[None])[0]  # L, (d, d)
@@ -95,11 +96,14 @@ class Tied(CovarianceType):
         squares = (counts[:, None] * residual_means).T @ residual_means  # Σ Ñ δδᵀ, (d, d)
         spread = (residual_products - squares) / total
         guarded = cancelled_matrices(
-            spread[None], np.diagonal(squares)[None] / total, precisions_cholesky[None], reg_covar
+            spread[None],
+            np.diagonal(squares)[None] / total,
+            precisions_cholesky[None],
+            spec.reg_covar,
         )[0]
         updated = covariances
         if not guarded and total > EMPTY * len(counts):
             updated = lower @ spread @ lower.T
             updated = 0.5 * (updated + updated.T)
-            add_to_diagonals(updated[None], reg_covar)
+            add_to_diagonals(updated[None], spec.reg_covar)
         return updated, residual_means @ lower.T, np.full(len(counts), guarded)
