@@ -33,7 +33,8 @@ from gmm_dask.mixture.initialization import (
     seeded,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import Sample, SearchRecord, effort_for, search, worth_searching
+from gmm_dask.mixture.search import SearchRecord, effort_for, search, worth_searching
+from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.statistics import StatisticsBatch, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
 

@@ -16,7 +16,7 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
 from gmm_dask.mixture.kernels.moments import column_moments
 from gmm_dask.mixture.kernels.sampling import rows_below
-from gmm_dask.mixture.search import Sample
+from gmm_dask.mixture.starts import Sample
 
 Priorities = npt.NDArray[np.uint64]
 

@@ -15,7 +15,7 @@ from gmm_dask.chunked.survey import Survey, frequent_values, survey
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
 from gmm_dask.mixture.kernels.sampling import rows_below
-from gmm_dask.mixture.search import Sample
+from gmm_dask.mixture.starts import Sample
 from tests.row_sources import DrawnRows, drawn
 
 

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_info
 from benchmarks.sets import LADDER, iris
 from gmm_dask import GaussianMixture
 from gmm_dask.errors import NumericalError
+from gmm_dask.mixture.competition import HOPELESS, SAME, Competition, Run
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.em import fit_em
@@ -18,19 +19,9 @@ from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters
 from gmm_dask.mixture.moves import _split, moved
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import (
-    HOPELESS,
-    PLAIN_ROWS,
-    SAME,
-    Sample,
-    StartKind,
-    _Field,
-    _Run,
-    effort_for,
-    search,
-    worth_searching,
-)
+from gmm_dask.mixture.search import PLAIN_ROWS, effort_for, search, worth_searching
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
+from gmm_dask.mixture.starts import Sample, StartKind
 
 TYPES = tuple(COVARIANCE_TYPES)
 
@@ -52,7 +43,7 @@ def X():
 @pytest.fixture
 def eager(monkeypatch):
     """Threads take part in the least work."""
-    for module in ("search", "expectation"):
+    for module in ("competition", "expectation"):
         monkeypatch.setattr(f"gmm_dask.mixture.{module}.WORTH_THREADS", 0)
 
 
@@ -115,7 +106,7 @@ def test_progress_counts_every_run(X, whole):
 
 
 def field_on(X):
-    return _Field(ThreadPoolExecutor(1), 1, X.var(axis=0), MixtureSpec(), lambda done: None)
+    return Competition(ThreadPoolExecutor(1), 1, X.var(axis=0), MixtureSpec(), lambda done: None)
 
 
 def run_of(X, means, variances, iterations):
@@ -124,7 +115,7 @@ def run_of(X, means, variances, iterations):
     covariances = np.multiply.outer(np.asarray(variances), np.eye(d))
     start = MixtureParameters.from_covariances("full", np.full(k, 1 / k), means, covariances)
     spec, options = MixtureSpec(), EMOptions(0.0, iterations)
-    return _Run(StartKind.KMEANS, fit_em(ExpectationOn(X, None), [start], spec, options)[0])
+    return Run(StartKind.KMEANS, fit_em(ExpectationOn(X, None), [start], spec, options)[0])
 
 
 def test_a_finalist_goes_on_only_if_it_can_win(X):
