@@ -29,6 +29,7 @@ from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import LocalProcesses
+from gmm_dask.events import Stage
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.mixture.threads import single_threaded
@@ -118,7 +119,7 @@ def passes(
     lines = []
     for number in numbers:
         scanner = Scanner(SameBlock(number), executor)
-        scanner.reduce(sum_batch, (parameters,))
+        scanner.reduce(sum_batch, (parameters,), Stage.POLISH)
         times = in_turns(
             repetitions,
             {
@@ -175,12 +176,12 @@ def main() -> None:
         chunks = SameBlock(max(options.chunks))
         scanners = [Scanner(chunks, executor) for executor in (one, two)]
         for scanner in scanners:
-            scanner.reduce(sum_batch, (parameters,))
+            scanner.reduce(sum_batch, (parameters,), Stage.POLISH)
         times = in_turns(
             options.repetitions,
             {
-                "one": lambda: scanners[0].reduce(sum_batch, (parameters,)),
-                "two": lambda: scanners[1].reduce(sum_batch, (parameters,)),
+                "one": lambda: scanners[0].reduce(sum_batch, (parameters,), Stage.POLISH),
+                "two": lambda: scanners[1].reduce(sum_batch, (parameters,), Stage.POLISH),
                 "kernel, one": lambda: kernel_on_workers(one.client, parameters, chunks.number),
                 "kernel, two": lambda: kernel_on_workers(two.client, parameters, chunks.number),
             },

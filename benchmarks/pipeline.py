@@ -49,7 +49,7 @@ from gmm_dask.chunked.fit import sum_batch
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.config import RunConfig, ThreadsCluster, check_config
-from gmm_dask.events import silent
+from gmm_dask.events import Stage, silent
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.steps import fitting, inputs, predicting
@@ -171,11 +171,11 @@ def against_parts(run: RunConfig, threads: int, repetitions: int) -> None:
     chunks = parquet_chunks(plan)
     blocks = [rows.values for rows in chunks.read(0, len(chunks.rows))]
     with Scanner(chunks, Threads(threads, memory=0)) as scanner:
-        scanner.reduce(sum_batch, (parameters,))  # takes the fingerprints
+        scanner.reduce(sum_batch, (parameters,), Stage.POLISH)  # takes the fingerprints
         times = in_turns(
             repetitions,
             {
-                "scan": lambda: scanner.reduce(sum_batch, (parameters,)),
+                "scan": lambda: scanner.reduce(sum_batch, (parameters,), Stage.POLISH),
                 "decode": lambda: decode(chunks, threads),
                 "kernel": lambda: on_threads(
                     threads, lambda block: sum_statistics(parameters, block), blocks
@@ -215,7 +215,7 @@ def against_parts(run: RunConfig, threads: int, repetitions: int) -> None:
         times = in_turns(
             repetitions,
             {
-                "scan": lambda: scanner.reduce(predicting.predict_rows, request()),
+                "scan": lambda: scanner.reduce(predicting.predict_rows, request(), Stage.PREDICT),
                 "decode": lambda: decode(scanner.chunks, threads),
                 "kernel": lambda: on_threads(
                     threads, lambda one: assign(parameters, one[0].values), decoded

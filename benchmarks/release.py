@@ -39,7 +39,7 @@ from gmm_dask.chunked.scan import Lane, Scanner, lanes_of
 from gmm_dask.chunked.survey import survey
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.config import InputSection, LocalProcesses, RunConfig
-from gmm_dask.events import Event, StageFinished, silent
+from gmm_dask.events import Event, Stage, StageFinished, silent
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.mixture.threads import single_threaded
@@ -55,7 +55,7 @@ class Stages:
     """Remembers how long each stage took."""
 
     def __init__(self) -> None:
-        self.seconds: list[tuple[str, float]] = []
+        self.seconds: list[tuple[Stage, float]] = []
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StageFinished):
@@ -129,7 +129,7 @@ def two_workers(directory: Path, rows: int) -> None:
     fitting.publish(run, evaluation, str(uuid.uuid4()))
     both = decoding + computing
     lines = [
-        (stage, f"{seconds:.1f}", f"{seconds / both:.2f}" if stage == "polish" else "")
+        (stage, f"{seconds:.1f}", f"{seconds / both:.2f}" if stage == Stage.POLISH else "")
         for stage, seconds in stages.seconds
     ]
     lines += [("decode alone", f"{decoding:.1f}", ""), ("kernel alone", f"{computing:.1f}", "")]
@@ -185,7 +185,7 @@ def scan_group(path: Path, threads: int) -> tuple[int, int, list[float]]:
     stages = Stages()
     with Scanner(parquet_chunks(plan), Threads(threads, memory=0), stages) as scanner:
         survey(scanner, 65_536, 0, "error")
-        scanner.reduce(sum_batch, (parameters,), "E-step")
+        scanner.reduce(sum_batch, (parameters,), Stage.POLISH)
         evaluate(scanner, [parameters])
     return before, peak_bytes(), [seconds for _, seconds in stages.seconds]
 
@@ -220,8 +220,8 @@ def many_files(directory: Path, files: int) -> None:
     planned = time.perf_counter() - began
     stages = Stages()
     with Scanner(parquet_chunks(plan), Threads(memory=0), stages) as scanner:
-        scanner.reduce(sum_batch, (start(),), "first pass")
-        scanner.reduce(sum_batch, (start(),), "second pass")
+        scanner.reduce(sum_batch, (start(),), Stage.POLISH)
+        scanner.reduce(sum_batch, (start(),), Stage.POLISH)
         chunks = len(scanner.chunks.rows)
     print_table(
         f"{files:,} files of 1,000 × {D}",

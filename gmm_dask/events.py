@@ -8,17 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Stage(StrEnum):
+    """The long stages of a run, in their order; each tells how far it is."""
+
+    SURVEY = "survey"
+    SEARCH = "search"
+    POLISH = "polish"
+    EVALUATE = "evaluate"
+    PREDICT = "predict"
 
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage begins: survey, search, polish, evaluate, predict, ...
+    """A stage begins.
 
     ``total`` is the number of units of work if it is known: rows for a scan, starts for a
-    search, iterations at the most for the polish.
+    search.
     """
 
-    stage: str
+    stage: Stage
     total: int | None
     unit: str
     detail: str = ""
@@ -28,7 +40,7 @@ class StageStarted:
 class StageAdvanced:
     """``done`` units of the stage's total are finished."""
 
-    stage: str
+    stage: Stage
     done: int
 
 
@@ -36,7 +48,7 @@ class StageAdvanced:
 class StageFinished:
     """The stage ended after ``seconds``; ``detail`` is one readable sentence."""
 
-    stage: str
+    stage: Stage
     seconds: float
     detail: str
 
@@ -45,6 +57,7 @@ class StageFinished:
 class IterationFinished:
     """One EM iteration over all rows: mean log-likelihood (nats per row) of the best candidate."""
 
+    stage: ClassVar[Stage] = Stage.POLISH
     iteration: int
     log_likelihood: float
     change: float

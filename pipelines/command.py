@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gmm_dask.events import Event, Stage
+
 if TYPE_CHECKING:
     from gmm_dask.config import ClusterKind, RunConfig
-    from gmm_dask.events import Event
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -273,7 +274,7 @@ class Begun:
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
-        self.value = self.value or getattr(event, "stage", None) not in {"survey", "scan"}
+        self.value = self.value or event.stage is not Stage.SURVEY
 
 
 class Terminated(SystemExit):

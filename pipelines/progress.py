@@ -13,15 +13,13 @@ from gmm_dask.events import (
     Event,
     IterationFinished,
     Notify,
+    Stage,
     StageAdvanced,
     StageFinished,
     StageStarted,
 )
 
 log = logging.getLogger("gmm_dask.run")
-
-#: The stage of which every scan is an iteration, and told as that.
-POLISH = "polish"
 
 
 class Narrator:
@@ -38,7 +36,7 @@ class Narrator:
     def __init__(self, every: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._every = every
         self._clock = clock
-        self._told: set[str] = set()
+        self._told: set[Stage] = set()
         self._stage: StageStarted | None = None
         self._since = self._last = 0.0
 
@@ -57,7 +55,7 @@ class Narrator:
                     self._last = now
                     log.info("%s", advanced(self._stage, event.done, now - self._since))
             case StageFinished():
-                if event.stage != POLISH:
+                if event.stage is not Stage.POLISH:  # its scans are told as iterations
                     log.info("%s: %s (%s)", event.stage, event.detail, duration(event.seconds))
             case IterationFinished():
                 log.info("%s", iteration(event))

@@ -22,6 +22,7 @@ from rich.text import Text
 from gmm_dask.events import (
     Event,
     Notify,
+    Stage,
     StageAdvanced,
     StageFinished,
     StageStarted,
@@ -53,7 +54,7 @@ class Bars:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._bars: dict[str, TaskID] = {}
+        self._bars: dict[Stage, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
@@ -69,7 +70,7 @@ class Bars:
             case StageFinished():
                 self._end(event.stage)
 
-    def _end(self, stage: str) -> None:
+    def _end(self, stage: Stage) -> None:
         if stage in self._bars:
             self._progress.remove_task(self._bars.pop(stage))
 

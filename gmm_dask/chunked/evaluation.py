@@ -13,6 +13,7 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import InputError
+from gmm_dask.events import Stage
 from gmm_dask.mixture.assignment import LEAST_SLICE_ROWS, Assignment, assign
 from gmm_dask.mixture.kernels.tally import tally
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -182,4 +183,4 @@ def evaluate(
         rows = Rows(sample.X, sample.sample_weight, 0, 0)
         threads = available_cores() if found.rows > LEAST_SLICE_ROWS else 1
         return evaluate_rows(rows, tuple(mixtures), threads).records
-    return scanner.reduce(evaluate_rows, tuple(mixtures), "evaluate").records
+    return scanner.reduce(evaluate_rows, tuple(mixtures), Stage.EVALUATE).records

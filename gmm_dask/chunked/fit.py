@@ -23,7 +23,14 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import survey
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import TooFewRowsError
-from gmm_dask.events import IterationFinished, Notify, StageAdvanced, StageFinished, StageStarted
+from gmm_dask.events import (
+    IterationFinished,
+    Notify,
+    Stage,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+)
 from gmm_dask.mixture.em import EMState, Expectation, em_steps, start_em
 from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
 from gmm_dask.mixture.initialization import (
@@ -161,7 +168,7 @@ def _search(
 ) -> tuple[tuple[MixtureParameters, ...], SearchRecord]:
     m, d = sample.X.shape
     runs = effort_for(m, options.spec.n_components, d, options.n_init).runs + whole
-    notify(StageStarted("search", runs, "runs", f"on {m:,} rows"))
+    notify(StageStarted(Stage.SEARCH, runs, "runs", f"on {m:,} rows"))
     found, record = search(
         sample,
         options.spec,
@@ -170,12 +177,12 @@ def _search(
         keep=options.n_init,
         threads=available_cores(),
         whole=whole,
-        advanced=lambda done: notify(StageAdvanced("search", done)),
+        advanced=lambda done: notify(StageAdvanced(Stage.SEARCH, done)),
     )
     best = record.log_likelihoods[0]
     notify(
         StageFinished(
-            "search",
+            Stage.SEARCH,
             record.seconds,
             f"{record.starts} starts on {record.rows:,} rows, best log-likelihood {best:.5f}",
         )
@@ -209,7 +216,7 @@ def _polish(
 def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expectation:
     """A scan for each E-step, or none where the sample holds all rows."""
     if not state.survey.in_memory:
-        return lambda batch: scanner.reduce(sum_batch, tuple(batch), "polish").statistics
+        return lambda batch: scanner.reduce(sum_batch, tuple(batch), Stage.POLISH).statistics
     sample = state.survey.sample
     if sample.X.shape[0] <= PIECE_ROWS:
         return ExpectationOn(sample.X, sample.sample_weight)

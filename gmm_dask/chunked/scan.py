@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from gmm_dask.chunked.rows import RowChunks, Rows
 from gmm_dask.errors import TooFewRowsError
-from gmm_dask.events import Notify, StageAdvanced, StageFinished, StageStarted, silent
+from gmm_dask.events import Notify, Stage, StageAdvanced, StageFinished, StageStarted, silent
 
 #: Groups aimed at: enough to keep hundreds of cores busy, few enough to add in no time.
 GROUPS = 256
@@ -183,9 +183,16 @@ class Scanner:
         self.fingerprints: tuple[int, ...] | None = None
 
     def reduce(
-        self, function: Callable[[Rows, Any], Result], argument: Any, stage: str = "scan"
+        self, function: Callable[[Rows, Any], Result], argument: Any, stage: Stage
     ) -> Result:
         """Apply a function to every chunk and add the results: one scan.
+
+        Parameters
+        ----------
+        function, argument
+            ``function(rows, argument)``; its results add by ``+``.
+        stage
+            The stage of the run that the scan belongs to, as listeners are told.
 
         Raises
         ------

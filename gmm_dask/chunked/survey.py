@@ -14,6 +14,7 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.rows import RowChunks, Rows, complete
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
+from gmm_dask.events import Stage
 from gmm_dask.mixture.kernels.moments import column_moments
 from gmm_dask.mixture.kernels.sampling import rows_below
 from gmm_dask.mixture.starts import Sample
@@ -218,13 +219,13 @@ def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: str) -> Survey:
         A sample weight is negative, or all are 0.
     """
     found = scanner.reduce(
-        survey_rows, _request(scanner, sample_rows, seed, scanner.rows), "survey"
+        survey_rows, _request(scanner, sample_rows, seed, scanner.rows), Stage.SURVEY
     )
     _refuse(found, scanner.chunks, nulls)
     scanner.drop = found.dropped > 0
     if 2 * len(found.draw.numbers) < min(sample_rows, found.rows):
         again = _request(scanner, sample_rows, seed, found.rows)
-        return replace(found, draws=(scanner.reduce(survey_rows, again, "survey").draw,))
+        return replace(found, draws=(scanner.reduce(survey_rows, again, Stage.SURVEY).draw,))
     return found if len(found.draws) == 1 else replace(found, draws=(found.draw,))
 
 

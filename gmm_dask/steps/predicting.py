@@ -16,7 +16,7 @@ from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.errors import ConfigError, DriftError, ModelError, NonFiniteError
-from gmm_dask.events import Notify
+from gmm_dask.events import Notify, Stage
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.drift import Drift, measure_drift
@@ -201,7 +201,7 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
         logger.info("no input file is new or changed; all predictions are kept")
         return Predicted((), 0, 0, len(staged.reused), None)
     request = PredictRequest(prediction.model.parameters, staged.writer)
-    found = scanner.reduce(predict_rows, request, "predict")
+    found = scanner.reduce(predict_rows, request, Stage.PREDICT)
     drift = None
     if found.record.weight > 0:
         drift = measure_drift(run.predict, prediction.model, found.record)

@@ -14,6 +14,7 @@ from gmm_dask.chunked.array import ArrayChunks, array_chunks, predict_array
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputChangedError, NonFiniteError, SchemaError
+from gmm_dask.events import Stage
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from tests.row_sources import row_sums
@@ -37,7 +38,7 @@ def test_blocks_are_chunks_however_ragged(any_executor: Any, rows: tuple[int, ..
     np.testing.assert_array_equal(values_of(chunks), X)
     firsts = [read.first for read in chunks.read(0, len(rows))]
     assert firsts == [sum(rows[:chunk]) for chunk in range(len(rows))]
-    found = Scanner(chunks, any_executor).reduce(row_sums, 1.0)
+    found = Scanner(chunks, any_executor).reduce(row_sums, 1.0, Stage.SURVEY)
     np.testing.assert_allclose(found, SUMS)
 
 
@@ -120,7 +121,7 @@ def test_what_cannot_be_used_is_refused(array: da.Array, weights: Any, message: 
 def test_a_block_that_is_not_as_long_as_it_says_is_an_error() -> None:
     array = da.from_array(X, chunks=(500, 4)).map_blocks(lambda block: block[:-1], dtype=float)
     with pytest.raises(InputChangedError, match=r"block 0 rows 0–500: 499 rows were read where"):
-        Scanner(array_chunks(array), Threads(1)).reduce(row_sums, 1.0)
+        Scanner(array_chunks(array), Threads(1)).reduce(row_sums, 1.0, Stage.SURVEY)
 
 
 def test_a_graph_that_gives_other_values_the_second_time_is_an_error() -> None:
@@ -132,9 +133,9 @@ def test_a_graph_that_gives_other_values_the_second_time_is_an_error() -> None:
 
     array = da.from_array(X, chunks=(1000, 4)).map_blocks(moody, dtype=float, meta=X[:0])
     scanner = Scanner(array_chunks(array), Threads(1, memory=0))
-    scanner.reduce(row_sums, 1.0)
+    scanner.reduce(row_sums, 1.0, Stage.SURVEY)
     with pytest.raises(InputChangedError, match=r"block 0 .* the values are not those of the"):
-        scanner.reduce(row_sums, 1.0)
+        scanner.reduce(row_sums, 1.0, Stage.SURVEY)
 
 
 def test_a_block_is_described_by_its_rows() -> None:
@@ -158,7 +159,7 @@ def test_a_persisted_array_is_read_from_the_workers(
     np.testing.assert_array_equal(values_of(chunks), expected)
     np.testing.assert_array_equal(weights_of(chunks), np.full(1000, 2.0))
     # Every worker has one thread, and its blocks lie with both.
-    found = Scanner(chunks, executor).reduce(row_sums, 1.0)
+    found = Scanner(chunks, executor).reduce(row_sums, 1.0, Stage.SURVEY)
     np.testing.assert_allclose(found, expected.sum(axis=0))
 
 

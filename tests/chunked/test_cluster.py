@@ -22,6 +22,7 @@ from gmm_dask.chunked.scan import Executor, Scanner, Work
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import Deadlines, LocalProcesses
 from gmm_dask.errors import ClusterError
+from gmm_dask.events import Stage
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids, row_sums
 from tests.waiting import until
@@ -93,11 +94,11 @@ def test_both_workers_work_and_keep_what_they_read(
     source = drawn(64, 300, place=str(tmp_path))
     scanner = Scanner(source, executor)
     assert scanner.kept
-    first = scanner.reduce(process_ids, None)
+    first = scanner.reduce(process_ids, None, Stage.SURVEY)
     assert len(set(first)) == 2
     assert min(first.count(process) for process in set(first)) >= 16
-    sums = scanner.reduce(row_sums, 1.0)
-    np.testing.assert_array_equal(scanner.reduce(row_sums, 1.0), sums)
+    sums = scanner.reduce(row_sums, 1.0, Stage.SURVEY)
+    np.testing.assert_array_equal(scanner.reduce(row_sums, 1.0, Stage.SURVEY), sums)
     # A worker that idles may read some of the other's rows once more, but no more than that.
     assert len(source.readings()) <= 64 * 2
     readers = [source.readings(chunk) for chunk in range(64)]
@@ -113,9 +114,9 @@ def sources_alive() -> int:
 def test_rows_are_freed_when_the_executor_is_closed(
     client: Client, executor: ClusterExecutor, small_groups: int
 ) -> None:
-    Scanner(drawn(20, 500), executor).reduce(chunk_numbers, None)
+    Scanner(drawn(20, 500), executor).reduce(chunk_numbers, None, Stage.SURVEY)
     assert sum(client.run(sources_alive).values()) == 2
-    Scanner(drawn(20, 500, seed=1), executor).reduce(chunk_numbers, None)
+    Scanner(drawn(20, 500, seed=1), executor).reduce(chunk_numbers, None, Stage.SURVEY)
     until(lambda: sum(client.run(sources_alive).values()) == 2, "the first source is still there")
     executor.close()
     until(lambda: sum(client.run(sources_alive).values()) == 0, "rows are still kept")
@@ -153,14 +154,17 @@ def test_a_large_argument_reaches_every_worker(
     large = np.ones(3 << 20)  # 24 MiB, beyond what Dask takes in a message without a warning
     scanner = Scanner(drawn(12, 500), executor)
     for _ in range(2):
-        assert scanner.reduce(norm_of, large).tolist() == [12 * large.sum()]
+        assert scanner.reduce(norm_of, large, Stage.SURVEY).tolist() == [12 * large.sum()]
 
 
 def test_functions_without_a_module_are_sent_whole(
     executor: ClusterExecutor, small_groups: int
 ) -> None:
     assert (
-        Scanner(drawn(9, 500), executor).reduce(lambda rows, by: len(rows.values) * by, 2) == 9000
+        Scanner(drawn(9, 500), executor).reduce(
+            lambda rows, by: len(rows.values) * by, 2, Stage.SURVEY
+        )
+        == 9000
     )
 
 
@@ -168,7 +172,7 @@ def test_one_row_group_is_shared_among_the_workers(
     executor: ClusterExecutor, small_groups: int
 ) -> None:
     source = DrawnRows((500,) * 20, (0,))
-    found = Scanner(source, executor).reduce(process_ids, None)
+    found = Scanner(source, executor).reduce(process_ids, None, Stage.SURVEY)
     assert len(set(found)) == 2
 
 
@@ -180,7 +184,7 @@ def test_an_abandoned_scan_does_not_hinder_the_next(
     results = executor.run(scanner.chunks, scanner.lanes, work, keep=False)
     assert next(results).total == (0, 1)
     results.close()
-    assert scanner.reduce(chunk_numbers, None) == tuple(range(40))
+    assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(40))
 
 
 class Unpicklable:
@@ -199,20 +203,20 @@ def test_a_result_that_cannot_travel_is_an_error(
     executor: ClusterExecutor, small_groups: int
 ) -> None:
     with pytest.raises(TypeError, match=r"[Cc]ould not serialize|cannot pickle"):
-        Scanner(drawn(4, 500), executor).reduce(unpicklable, None)
+        Scanner(drawn(4, 500), executor).reduce(unpicklable, None, Stage.SURVEY)
 
 
 def test_an_array_in_memory_is_not_sent(executor: ClusterExecutor) -> None:
     chunks = MemoryChunks(np.zeros((10, 1)), None, 5, ("a",))
     with pytest.raises(ClusterError, match="an array in this process's memory is not sent to a"):
-        Scanner(chunks, executor).reduce(chunk_numbers, None)
+        Scanner(chunks, executor).reduce(chunk_numbers, None, Stage.SURVEY)
 
 
 def test_a_client_that_is_closed_or_asynchronous_is_refused(client: Client) -> None:
     executor = ClusterExecutor(Client(client.scheduler.address, set_as_default=False))
     executor.client.close()
     with pytest.raises(ClusterError, match="the connection to the scheduler is lost; start it and"):
-        Scanner(drawn(4, 500), executor).reduce(chunk_numbers, None)
+        Scanner(drawn(4, 500), executor).reduce(chunk_numbers, None, Stage.SURVEY)
     with pytest.raises(ClusterError, match="the connection to the scheduler is lost"):
         ClusterExecutor(executor.client)
 
@@ -238,7 +242,7 @@ def test_cancelling_from_outside_is_an_error(
     thread = threading.Thread(target=cancel)
     thread.start()
     with pytest.raises(ClusterError, match="tasks were cancelled from outside; start again"):
-        Scanner(source, executor).reduce(chunk_numbers, None)
+        Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY)
     thread.join()
 
 
@@ -250,7 +254,7 @@ def test_no_progress_is_an_error_that_names_who_is_at_work(
     executor = ClusterExecutor(client, Deadlines(no_progress=1.0))
     message = r"no group of rows was finished for 1 s; at work: tcp://127\.0\.0\.1:\d+ \(running\);"
     with pytest.raises(ClusterError, match=message):
-        Scanner(source, executor).reduce(chunk_numbers, None)
+        Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY)
     source.rule("hold", 5).unlink()
-    assert Scanner(source, executor).reduce(chunk_numbers, None) == tuple(range(8))
+    assert Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(8))
     executor.close()

@@ -28,6 +28,7 @@ from gmm_dask.config import (
     TlsSection,
 )
 from gmm_dask.errors import ClusterError, ConfigError
+from gmm_dask.events import Stage
 from tests.dask_processes import Processes, processes
 from tests.row_sources import chunk_numbers, drawn, process_ids
 from tests.waiting import until
@@ -63,7 +64,9 @@ def test_a_running_scheduler_is_used_by_address_and_left_running(
         with caplog.at_level(logging.INFO, "gmm_dask"), open_executor(kind) as executor:
             until(lambda: len(executor.workers) == 2 or executor.look(executor.ask()), "no workers")
             source = drawn(12, 500)
-            assert Scanner(source, executor).reduce(chunk_numbers, None) == tuple(range(12))
+            assert Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY) == tuple(
+                range(12)
+            )
         assert "GiB for rows kept between scans: tcp://127.0.0.1:" in caplog.text
     assert running.scheduler.poll() is None
     assert [worker.poll() for worker in running.workers] == [None, None]
@@ -73,7 +76,9 @@ def test_a_running_scheduler_is_used_by_address_and_left_running(
 def test_a_running_scheduler_is_found_by_its_file(running: Processes, small_groups: int) -> None:
     kind = SchedulerFile(kind="scheduler_file", path=str(running.file), deadlines=SOON)
     with open_executor(kind) as executor:
-        assert Scanner(drawn(12, 500), executor).reduce(chunk_numbers, None) == tuple(range(12))
+        assert Scanner(drawn(12, 500), executor).reduce(chunk_numbers, None, Stage.SURVEY) == tuple(
+            range(12)
+        )
 
 
 @pytest.mark.slow
@@ -94,7 +99,7 @@ def test_workers_unlike_this_process_are_refused_by_name_unless_allowed(
             assert isinstance(executor, ClusterExecutor)
             assert len(executor.mixed) == 1
             assert "cpu generic" in executor.mixed[0]
-            found = Scanner(drawn(6, 500), executor).reduce(chunk_numbers, None)
+            found = Scanner(drawn(6, 500), executor).reduce(chunk_numbers, None, Stage.SURVEY)
             assert found == tuple(range(6))
             assert len(executor.mixed) == 1
 
@@ -114,7 +119,7 @@ def test_a_worker_that_does_not_see_the_input_is_refused_before_the_first_scan(
             )
             for _ in range(2):
                 with pytest.raises(ClusterError, match=message):
-                    Scanner(source, executor).reduce(chunk_numbers, None)
+                    Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY)
     assert not source.readings()
 
 
@@ -147,11 +152,11 @@ def test_workers_that_join_late_help_unless_they_are_unfit(
             thread = threading.Thread(target=release)
             thread.start()
             scanner = Scanner(source, executor, join)
-            found = scanner.reduce(process_ids, None)
+            found = scanner.reduce(process_ids, None, Stage.SURVEY)
             thread.join()
             assert "worker tcp://127.0.0.1:" in caplog.text
             assert joined[0].pid not in found
-            again = scanner.reduce(process_ids, None)
+            again = scanner.reduce(process_ids, None, Stage.SURVEY)
             assert joined[0].pid not in again
             assert set(again) == {started.workers[0].pid, joined[1].pid}
 
@@ -198,7 +203,9 @@ def test_tls_lets_in_who_has_the_certificates(tmp_path: Path, small_groups: int)
         assert started.address.startswith("tls://127.0.0.1:")
         kind = SchedulerFile(kind="scheduler_file", path=str(started.file), tls=tls, deadlines=SOON)
         with open_executor(kind) as executor:
-            assert Scanner(drawn(6, 500), executor).reduce(chunk_numbers, None) == tuple(range(6))
+            assert Scanner(drawn(6, 500), executor).reduce(
+                chunk_numbers, None, Stage.SURVEY
+            ) == tuple(range(6))
         elsewhere = tmp_path / "strangers"
         elsewhere.mkdir()
         stranger = kind.model_copy(

@@ -23,7 +23,7 @@ from gmm_dask.chunked.scan import (
 )
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputChangedError, TooFewRowsError
-from gmm_dask.events import Event, StageAdvanced, StageFinished, StageStarted
+from gmm_dask.events import Event, Stage, StageAdvanced, StageFinished, StageStarted
 from tests.row_sources import DrawnRows, bounds, chunk_numbers, drawn, row_sums
 
 
@@ -71,8 +71,8 @@ def test_a_scan_adds_in_the_order_of_the_plan(any_executor: Any, small_groups: i
     source = DrawnRows(rows, tuple(i for i in range(40) if i % 3 != 1))
     scanner = Scanner(source, any_executor)
     assert len([group for lane in scanner.lanes for group in lane.groups]) > 10
-    assert scanner.reduce(chunk_numbers, None) == tuple(range(40))
-    found = scanner.reduce(row_sums, 2.0)
+    assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(40))
+    found = scanner.reduce(row_sums, 2.0, Stage.SURVEY)
     by_group = [
         reduce(np.add, [row_sums(one, 2.0) for one in source.read(group.start, group.stop)])
         for lane in scanner.lanes
@@ -85,21 +85,21 @@ def test_scans_are_counted_and_told(small_groups: int) -> None:
     heard: list[Event] = []
     source = drawn(7, 500)
     scanner = Scanner(source, Threads(2), heard.append)
-    scanner.reduce(chunk_numbers, None, "look")
-    scanner.reduce(chunk_numbers, None)
+    scanner.reduce(chunk_numbers, None, Stage.POLISH)
+    scanner.reduce(chunk_numbers, None, Stage.SURVEY)
     assert scanner.scans == 2
-    assert heard[0] == StageStarted("look", 3500, "rows")
+    assert heard[0] == StageStarted(Stage.POLISH, 3500, "rows")
     told = [event.done for event in heard if isinstance(event, StageAdvanced)]
     assert told == [1000, 2000, 3000, 3500] * 2
     ends = [event for event in heard if isinstance(event, StageFinished)]
-    assert [event.stage for event in ends] == ["look", "scan"]
+    assert [event.stage for event in ends] == [Stage.POLISH, Stage.SURVEY]
     assert ends[0].detail.startswith("3,500 rows at ")
 
 
 def test_a_source_without_rows_is_refused() -> None:
     scanner = Scanner(DrawnRows((), ()), Threads(1))
     with pytest.raises(TooFewRowsError, match="the input has no rows"):
-        scanner.reduce(chunk_numbers, None)
+        scanner.reduce(chunk_numbers, None, Stage.SURVEY)
 
 
 def fails_at_four(rows: Rows, argument: Any) -> int:
@@ -111,9 +111,11 @@ def fails_at_four(rows: Rows, argument: Any) -> int:
 def test_an_error_arrives_as_itself(any_executor: Any, small_groups: int) -> None:
     scanner = Scanner(drawn(8, 600), any_executor)
     with pytest.raises(InputChangedError, match=r"^chunk 4 is not what it was$"):
-        scanner.reduce(fails_at_four, None)
+        scanner.reduce(fails_at_four, None, Stage.SURVEY)
     assert scanner.scans == 0
-    assert scanner.reduce(chunk_numbers, None) == tuple(range(8))  # it can be used again
+    assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(
+        range(8)
+    )  # it can be used again
 
 
 def test_other_values_than_in_the_first_scan_stop_the_second(
@@ -122,11 +124,11 @@ def test_other_values_than_in_the_first_scan_stop_the_second(
     source = drawn(6, 700, weighted=True, place=str(tmp_path))
     scanner = Scanner(source, any_executor)
     scanner.kept = False
-    scanner.reduce(chunk_numbers, None)
-    scanner.reduce(chunk_numbers, None)
+    scanner.reduce(chunk_numbers, None, Stage.SURVEY)
+    scanner.reduce(chunk_numbers, None, Stage.SURVEY)
     source.rule("change", 3).touch()
     with pytest.raises(InputChangedError, match=r"drawn chunk 3: the values are not those of the"):
-        scanner.reduce(chunk_numbers, None)
+        scanner.reduce(chunk_numbers, None, Stage.SURVEY)
 
 
 def test_missing_rows_are_noticed_at_once(
@@ -135,7 +137,7 @@ def test_missing_rows_are_noticed_at_once(
     source = drawn(6, 700, place=str(tmp_path))
     source.rule("short", 5).touch()
     with pytest.raises(InputChangedError, match=r"chunk 5: 699 rows were read where .* has 700"):
-        Scanner(source, any_executor).reduce(chunk_numbers, None)
+        Scanner(source, any_executor).reduce(chunk_numbers, None, Stage.SURVEY)
 
 
 class EndsEarly(DrawnRows):
@@ -148,7 +150,7 @@ class EndsEarly(DrawnRows):
 def test_missing_chunks_are_noticed_at_once(any_executor: Any, small_groups: int) -> None:
     source = EndsEarly((500,) * 5, tuple(range(5)))
     with pytest.raises(InputChangedError, match=r"chunk 4: no rows could be read where .* has 500"):
-        Scanner(source, any_executor).reduce(chunk_numbers, None)
+        Scanner(source, any_executor).reduce(chunk_numbers, None, Stage.SURVEY)
 
 
 def kept_rows(rows: Rows, argument: Any) -> np.ndarray:
@@ -165,11 +167,11 @@ def test_rows_with_nulls_are_dropped_when_the_survey_says_so(
     source = drawn(9, 400, missing=0.1, weighted=True)
     scanner = Scanner(source, any_executor)
     scanner.kept = kept
-    scanner.reduce(chunk_numbers, None)
+    scanner.reduce(chunk_numbers, None, Stage.SURVEY)
     scanner.drop = True
     complete = sum(int((~np.isnan(rows.values)).all(axis=1).sum()) for rows in source.read(0, 9))
     for _ in range(2):
-        assert scanner.reduce(kept_rows, None).tolist() == [complete, 3600]
+        assert scanner.reduce(kept_rows, None, Stage.SURVEY).tolist() == [complete, 3600]
 
 
 def test_rows_are_read_once_when_they_fit(
@@ -178,17 +180,20 @@ def test_rows_are_read_once_when_they_fit(
     source = drawn(9, 400, place=str(tmp_path))
     scanner = Scanner(source, any_executor)
     assert scanner.kept
-    first = scanner.reduce(row_sums, 1.0)
-    np.testing.assert_array_equal(scanner.reduce(row_sums, 1.0), first)
+    first = scanner.reduce(row_sums, 1.0, Stage.SURVEY)
+    np.testing.assert_array_equal(scanner.reduce(row_sums, 1.0, Stage.SURVEY), first)
     assert len(source.readings()) == 9
     scanner.close()
-    np.testing.assert_array_equal(scanner.reduce(row_sums, 1.0), first)
+    np.testing.assert_array_equal(scanner.reduce(row_sums, 1.0, Stage.SURVEY), first)
     assert len(source.readings()) == 18
 
 
 def test_rows_of_one_source_are_not_taken_for_another(any_executor: Any, small_groups: int) -> None:
     one, two = drawn(5, 400, seed=1), drawn(5, 400, seed=2)
-    sums = [Scanner(source, any_executor).reduce(row_sums, 1.0) for source in (one, two, one)]
+    sums = [
+        Scanner(source, any_executor).reduce(row_sums, 1.0, Stage.SURVEY)
+        for source in (one, two, one)
+    ]
     np.testing.assert_array_equal(sums[0], sums[2])
     assert (sums[0] != sums[1]).all()
 

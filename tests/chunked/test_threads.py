@@ -14,6 +14,7 @@ from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads, free_memory
 from gmm_dask.errors import ClusterError
+from gmm_dask.events import Stage
 from tests.row_sources import DrawnRows, chunk_numbers, drawn
 
 
@@ -26,7 +27,7 @@ def test_one_row_group_keeps_two_threads_busy(small_groups: int) -> None:
 
     scanner = Scanner(DrawnRows((1000,) * 6, (0,)), Threads(2))
     assert len(scanner.lanes) == 1
-    assert scanner.reduce(meet, None) == 6
+    assert scanner.reduce(meet, None, Stage.SURVEY) == 6
 
 
 def test_a_thread_decodes_while_another_computes(small_groups: int) -> None:
@@ -43,7 +44,7 @@ def test_a_thread_decodes_while_another_computes(small_groups: int) -> None:
         return 1
 
     scanner = Scanner(Announced((1000,) * 4, (0,)), Threads(2))
-    assert scanner.reduce(wait_for_the_next, None) == 4
+    assert scanner.reduce(wait_for_the_next, None, Stage.SURVEY) == 4
 
 
 def test_a_group_that_never_ends_is_an_error_in_time(small_groups: int) -> None:
@@ -55,7 +56,7 @@ def test_a_group_that_never_ends_is_an_error_in_time(small_groups: int) -> None:
 
     executor = Threads(2, no_progress=0.2)
     with pytest.raises(ClusterError, match=r"no group of rows was finished for 0\.2 seconds; is "):
-        Scanner(drawn(6, 1000), executor).reduce(stuck, None)
+        Scanner(drawn(6, 1000), executor).reduce(stuck, None, Stage.SURVEY)
     release.set()
     executor.close()
 
@@ -71,7 +72,7 @@ class Numbers(frozenset[int]):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_blas_runs_on_one_thread_within_a_scan(small_groups: int, threads: int) -> None:
-    assert Scanner(drawn(6, 1000), Threads(threads)).reduce(blas_threads, None) == {1}
+    assert Scanner(drawn(6, 1000), Threads(threads)).reduce(blas_threads, None, Stage.SURVEY) == {1}
 
 
 def test_an_abandoned_scan_leaves_the_threads_usable(small_groups: int) -> None:
@@ -79,7 +80,7 @@ def test_an_abandoned_scan_leaves_the_threads_usable(small_groups: int) -> None:
         results = scanner.executor.run(scanner.chunks, scanner.lanes, work_of(scanner), keep=False)
         next(results)
         results.close()
-        assert scanner.reduce(chunk_numbers, None) == tuple(range(50))
+        assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(50))
 
 
 def work_of(scanner: Scanner) -> Any:

@@ -26,7 +26,7 @@ from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import Deadlines, RunningScheduler
 from gmm_dask.errors import ClusterError
-from gmm_dask.events import Event, StageStarted
+from gmm_dask.events import Event, Stage, StageStarted
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from tests.dask_processes import Processes, processes
 from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids
@@ -169,7 +169,7 @@ def test_rows_kept_by_a_killed_worker_are_read_again(
     executor: ClusterExecutor, source: DrawnRows, undisturbed: str
 ) -> None:
     def kill_one(event: Event) -> None:
-        if isinstance(event, StageStarted) and event.stage == "polish" and not killed:
+        if isinstance(event, StageStarted) and event.stage is Stage.POLISH and not killed:
             killed.append(source.readings(0)[0])
             kill(killed[0])
 
@@ -206,7 +206,10 @@ def test_a_stopped_worker_is_given_up_in_time_and_used_again_when_it_goes_on(
         assert "was not heard of for 4 s" in caplog.text
         os.kill(at.happened(), signal.SIGCONT)
         scanner = Scanner(source, executor)
-        until(lambda: len(set(scanner.reduce(process_ids, None))) == 2, "only one worker works")
+        until(
+            lambda: len(set(scanner.reduce(process_ids, None, Stage.SURVEY))) == 2,
+            "only one worker works",
+        )
     assert result.parameters.digest == undisturbed
 
 
@@ -216,10 +219,12 @@ def test_a_chunk_that_kills_its_workers_is_named(
     source.rule("kill", 17).touch()
     message = r"^drawn chunk 17: 3 workers died while they worked on these rows; do they fit in a"
     with pytest.raises(ClusterError, match=message):
-        Scanner(source, executor).reduce(chunk_numbers, None)
+        Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY)
     assert len(set(source.readings(17))) == 3
     source.rule("kill", 17).unlink()
-    assert Scanner(source, executor).reduce(chunk_numbers, None) == tuple(range(CHUNKS))
+    assert Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY) == tuple(
+        range(CHUNKS)
+    )
 
 
 def test_a_chunk_that_does_not_fit_in_memory_is_named(
@@ -227,7 +232,7 @@ def test_a_chunk_that_does_not_fit_in_memory_is_named(
 ) -> None:
     source.rule("hog", 23).touch()
     with pytest.raises(ClusterError, match=r"^drawn chunk 23: 3 workers died while they worked on"):
-        Scanner(source, executor).reduce(chunk_numbers, None)
+        Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY)
 
 
 def test_no_worker_left_is_an_error_in_time(started: Processes, source: DrawnRows) -> None:

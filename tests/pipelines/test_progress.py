@@ -6,26 +6,29 @@ import logging
 import pytest
 from rich.console import Console
 
-from gmm_dask.events import IterationFinished, StageAdvanced, StageFinished, StageStarted
+from gmm_dask.config import ThreadsCluster
+from gmm_dask.events import IterationFinished, Stage, StageAdvanced, StageFinished, StageStarted
+from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.progress import Narrator, advanced, duration, quantity
 from gmm_dask.pipelines.terminal import watch
+from tests.pipelines.runs import read_run, write_run
 
-SURVEY = StageStarted("survey", 500_000_000, "rows")
+SURVEY = StageStarted(Stage.SURVEY, 500_000_000, "rows")
 
 
 def polish(iteration, seconds=0.5):
     return [
-        StageStarted("polish", 500_000_000, "rows"),
-        StageAdvanced("polish", 250_000_000),
-        StageFinished("polish", seconds, "500,000,000 rows at 1 rows/s"),
+        StageStarted(Stage.POLISH, 500_000_000, "rows"),
+        StageAdvanced(Stage.POLISH, 250_000_000),
+        StageFinished(Stage.POLISH, seconds, "500,000,000 rows at 1 rows/s"),
         IterationFinished(iteration, -1.8123456, 1.25e-3, 1, 500_000_000, seconds),
     ]
 
 
 RUN = [
     SURVEY,
-    StageAdvanced("survey", 125_000_000),
-    StageFinished("survey", 71.2, "500,000,000 rows, 3 dropped"),
+    StageAdvanced(Stage.SURVEY, 125_000_000),
+    StageFinished(Stage.SURVEY, 71.2, "500,000,000 rows, 3 dropped"),
     *polish(1),
     *polish(2),
 ]
@@ -59,7 +62,7 @@ def test_each_stage_and_iteration_is_one_line():
 
 def test_a_long_stage_says_now_and_then_how_far_it_is():
     ticks = iter([0.0, 29.0, 31.0, 45.0, 62.0])
-    steps = [StageAdvanced("survey", done * 10**8) for done in (1, 2, 3, 4)]
+    steps = [StageAdvanced(Stage.SURVEY, done * 10**8) for done in (1, 2, 3, 4)]
     lines = lines_of([SURVEY, *steps], every=30.0, clock=lambda: next(ticks))
     assert lines[1:] == [
         "survey: 40% of 500,000,000 rows, 6.45 M rows/s, about 46 s left",
@@ -69,7 +72,8 @@ def test_a_long_stage_says_now_and_then_how_far_it_is():
 
 def test_without_a_total_only_what_is_done_is_told():
     assert (
-        advanced(StageStarted("plan", None, "files"), 1200, 3.0) == "plan: 1,200 files after 3.0 s"
+        advanced(StageStarted(Stage.SEARCH, None, "runs"), 1200, 3.0)
+        == "search: 1,200 runs after 3.0 s"
     )
 
 
@@ -114,3 +118,13 @@ def test_a_pipe_gets_the_lines_and_no_bars():
     lines = screen.getvalue().splitlines()
     assert [line.split("  ", 1)[1] for line in lines] == lines_of(RUN)
     assert logging.getLogger("gmm_dask").handlers == before
+
+
+def test_a_fit_and_a_prediction_go_through_every_stage_in_order(tmp_path):
+    events = []
+    run = read_run(write_run(tmp_path), "fit.search_rows=2500")  # of 3,000 rows
+    for sequence in (sequences.fit, sequences.predict):
+        sequence(run, ThreadsCluster(), sequences.directly, events.append, "direct")
+    stages = [event.stage for event in events]
+    assert list(dict.fromkeys(stages)) == list(Stage)
+    assert {type(stage) for stage in stages} == {Stage}

@@ -11,7 +11,7 @@ import pytest
 from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
 from gmm_dask.errors import ConflictError, ModelError, NumericalError
-from gmm_dask.events import IterationFinished, StageStarted, silent
+from gmm_dask.events import IterationFinished, Stage, StageStarted, silent
 from gmm_dask.storage.input.reader import ParquetChunks
 from gmm_dask.storage.models import registry
 from gmm_dask.storage.models.checkpoint import open_checkpoint
@@ -372,5 +372,5 @@ def test_a_scan_lets_go_of_what_it_has_decoded(tmp_path):
     before = pa.total_allocated_bytes()
     with out_of_core(plan, look, threads=1) as scanner:
         assert len(scanner.lanes) == 12
-        scanner.reduce(lambda rows, argument: rows.source_rows, None)
+        scanner.reduce(lambda rows, argument: rows.source_rows, None, Stage.SURVEY)
     assert max(held) - before < 2 * batch
