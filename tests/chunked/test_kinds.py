@@ -62,7 +62,9 @@ def test_a_running_scheduler_is_used_by_address_and_left_running(
     kind = RunningScheduler(kind="address", address=running.address, deadlines=SOON)
     for _ in range(2):
         with caplog.at_level(logging.INFO, "gmm_dask"), open_executor(kind) as executor:
-            until(lambda: len(executor.workers) == 2 or executor.look(executor.ask()), "no workers")
+            until(
+                lambda: len(executor.roster.workers) == 2 or executor.roster.refresh(), "no workers"
+            )
             source = drawn(12, 500)
             assert Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY) == tuple(
                 range(12)

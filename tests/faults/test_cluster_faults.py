@@ -91,7 +91,7 @@ def connected(started: Processes, workers: int = 2) -> Iterator[ClusterExecutor]
     with open_executor(kind) as executor:
         assert isinstance(executor, ClusterExecutor)
         until(
-            lambda: len(executor.workers) == workers or executor.look(executor.ask()),
+            lambda: len(executor.roster.workers) == workers or executor.roster.refresh(),
             "the workers have not joined",
         )
         yield executor

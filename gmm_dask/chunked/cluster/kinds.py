@@ -17,7 +17,7 @@ import dask
 
 from gmm_dask.chunked.cluster import worker
 from gmm_dask.chunked.cluster.executor import ClusterExecutor
-from gmm_dask.chunked.cluster.scan import LOOK
+from gmm_dask.chunked.cluster.roster import LOOK
 from gmm_dask.chunked.scan import Executor
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import (

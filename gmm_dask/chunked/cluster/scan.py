@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gmm_dask.chunked.array import ArrayChunks
+from gmm_dask.chunked.cluster.parcel import Parcel
 from gmm_dask.chunked.cluster.placement import Placement, Task, cut_tasks
-from gmm_dask.chunked.cluster.roster import Cluster, Parcel, Trouble, Worker, require_scheduler
+from gmm_dask.chunked.cluster.roster import LOOK, Roster, Trouble, Worker, trouble_of
 from gmm_dask.chunked.cluster.worker import Facts, greet, open_source, open_work, sum_groups
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import GroupResult, Lane
@@ -25,8 +26,6 @@ from gmm_dask.errors import ClusterError
 
 logger = logging.getLogger("gmm_dask")
 
-#: Seconds between looks at the scheduler's list of workers.
-LOOK = 0.25
 #: Bytes of results that a task may send back, taking a result to be as large as its argument.
 RESULT_BYTES = 16 << 20
 
@@ -51,16 +50,16 @@ class ClusterScan:
 
     def __init__(
         self,
-        cluster: Cluster,
+        roster: Roster,
         chunks: RowChunks,
         lanes: Sequence[Lane],
         source: Parcel,
         work: Parcel,
         keep: bool,
     ) -> None:
-        self.cluster = cluster
-        self.client = cluster.client
-        self.deadlines = cluster.deadlines
+        self.roster = roster
+        self.client = roster.client
+        self.deadlines = roster.deadlines
         self.chunks = chunks
         self.lanes = lanes
         self.source = source
@@ -111,15 +110,15 @@ class ClusterScan:
     def _usable(self) -> list[Worker]:
         return [
             worker
-            for worker in self.cluster.workers.values()
-            if worker.welcome and worker.status == "running" and worker not in self.lost
+            for worker in self.roster.workers.values()
+            if worker.admitted and worker.status == "running" and worker not in self.lost
         ]
 
     def _greet_new(self) -> None:
-        for worker in self.cluster.workers.values():
+        for worker in self.roster.workers.values():
             if worker.source is None and worker not in self.lost:
                 worker.source = self._submit(
-                    worker, open_source, self.source.for_worker(worker), worker.budget
+                    worker, open_source, self.source.for_worker(worker.address), worker.budget
                 )
                 self._follow(None, worker, self._submit(worker, greet, worker.source))
 
@@ -132,7 +131,7 @@ class ClusterScan:
             while (task := placement.next_for(worker.address, worker.threads, tasks)) is not None:
                 if worker not in self.works:
                     self.works[worker] = self._submit(
-                        worker, open_work, self.work.for_worker(worker)
+                        worker, open_work, self.work.for_worker(worker.address)
                     )
                 work = self.works[worker]
                 needs = self._persisted(task)
@@ -184,7 +183,7 @@ class ClusterScan:
             message = self.inbox.get(timeout=LOOK)
             while True:
                 if isinstance(message, dict):
-                    self._look(message)
+                    self._take(message)
                 else:
                     self._land(*message)
                 message = self.inbox.get_nowait()
@@ -192,9 +191,9 @@ class ClusterScan:
             pass
         self._hold_to_deadlines()
 
-    def _look(self, info: dict[str, Any]) -> None:
+    def _take(self, info: dict[str, Any]) -> None:
         self.answered = time.monotonic()
-        for worker in self.cluster.look(info):
+        for worker in self.roster.take(info):
             self._lose(worker, "is gone", died=True)
         self._greet_new()
 
@@ -202,19 +201,19 @@ class ClusterScan:
         flight = self.flights.get(ticket)
         if flight is None:  # of a worker given up since
             return
-        trouble = None if error is None else self.cluster.trouble(error)
+        trouble = None if error is None else trouble_of(error)
         if trouble is Trouble.DIED:
             self._lose(flight.worker, "has died", died=True)
             return
         del self.flights[ticket]
         self.landed = time.monotonic()
         if trouble is not None:
-            require_scheduler(self.client, trouble is not Trouble.CUT_OFF)
+            self.roster.require_scheduler(trouble is not Trouble.CUT_OFF)
             raise ClusterError(
                 "the cluster was restarted or its tasks were cancelled from outside; start again"
             ) from error
         if flight.task is None:
-            self._welcome(flight.worker, value, error)
+            self._admit(flight.worker, value, error)
         elif error is not None:
             raise error
         else:
@@ -222,11 +221,11 @@ class ClusterScan:
             self.placement.finished(flight.task, flight.worker.address, value)
         flight.future.release()
 
-    def _welcome(self, worker: Worker, found: Facts, error: BaseException | None) -> None:
+    def _admit(self, worker: Worker, theirs: Facts, error: BaseException | None) -> None:
         """Use a worker from now on; one that is unfit is refused, or left out if it came late."""
-        unfit = self.cluster.check(worker, found) if error is None else f"{worker.address}: {error}"
+        unfit = self.roster.check(worker, theirs) if error is None else f"{worker.address}: {error}"
         if not unfit:
-            worker.welcome = True
+            worker.admitted = True
             if self.placement is not None:
                 logger.info("worker %s has joined", worker.address)
         elif self.placement is None:
@@ -246,7 +245,7 @@ class ClusterScan:
                 del self.flights[ticket]
                 flight.future.release()
                 held.extend([] if flight.task is None else [flight.task])
-        if not worker.welcome:
+        if not worker.admitted:
             worker.source = None  # to be greeted anew, if it is heard of again
         if self.placement is None:
             return
@@ -259,19 +258,19 @@ class ClusterScan:
             )
 
     def _hold_to_deadlines(self) -> None:
-        require_scheduler(self.client)
+        self.roster.require_scheduler()
         now, limit = time.monotonic(), self.deadlines.worker_lost
         if now - self.answered > limit:
             raise ClusterError(
                 f"the scheduler has not answered for {limit:g} s; is it stopped or overloaded? "
                 "deadlines.worker_lost sets the limit"
             )
-        for worker in self.cluster.workers.values():
+        for worker in self.roster.workers.values():
             # One that has just come is busy importing: it has as long as for connecting.
-            patience = limit if worker.welcome else max(limit, self.deadlines.connect)
+            patience = limit if worker.admitted else max(limit, self.deadlines.connect)
             # Of the workers we know what the scheduler said when it last answered.
             silent = self.answered - worker.heard > patience
-            known = worker.heard if worker.welcome or silent else self.answered
+            known = worker.heard if worker.admitted or silent else self.answered
             self.heard = max(self.heard, known)
             if silent and worker not in self.lost:
                 self._lose(worker, f"was not heard of for {patience:g} s", died=False)
