@@ -187,7 +187,7 @@ def _run(
         outcome = how(name, run, cluster, begun, debug, options)
 
         from gmm_dask.pipelines import summary
-        from gmm_dask.pipelines.terminal import print_error
+        from gmm_dask.pipelines.watching.terminal import print_error
 
         summary.print_summary(getattr(summary, f"{name}_summary")(outcome))
         if getattr(outcome, "refusal", ""):
@@ -215,8 +215,8 @@ def _run_directly(
     options: dict[str, bool],
 ) -> Any:
     from gmm_dask.pipelines import sequences
-    from gmm_dask.pipelines.progress import fan_out
-    from gmm_dask.pipelines.terminal import watch
+    from gmm_dask.pipelines.watching.narration import fan_out
+    from gmm_dask.pipelines.watching.terminal import watch
 
     with watch() as notify:
         sequence = getattr(sequences, name)
@@ -234,14 +234,14 @@ def _run_as_flow(
     debug: bool,
     options: dict[str, bool],
 ) -> Any:
-    from gmm_dask.pipelines.progress import fan_out, listening, log
     from gmm_dask.pipelines.settings import (
         prepare_environment,
         require_home,
         require_server,
         starting_embedded_server,
     )
-    from gmm_dask.pipelines.terminal import watch
+    from gmm_dask.pipelines.watching.narration import fan_out, listening, log
+    from gmm_dask.pipelines.watching.terminal import watch
 
     prepare_environment(debug)
     require_home()
@@ -285,7 +285,7 @@ class Terminated(SystemExit):
 def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
     """Turn an error into one line and an exit code: 1 failed while running, 2 refused."""
     from gmm_dask.errors import GmmDaskError
-    from gmm_dask.pipelines.terminal import print_error
+    from gmm_dask.pipelines.watching.terminal import print_error
 
     def terminate(number: int, frame: Any) -> None:
         raise Terminated(TERMINATED)

@@ -7,9 +7,10 @@ from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import link, report, watched
+from gmm_dask.pipelines.artifacts import link, report
 from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.pipelines.tasks import as_task
+from gmm_dask.pipelines.watching.artifact import watched
 
 
 @flow(name="predict", flow_run_name="predict {run.input.path} by {run.output.name}")

@@ -11,9 +11,10 @@ from prefect.states import Completed, Failed
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import announce, link, report, report_decision, watched
+from gmm_dask.pipelines.artifacts import announce, link, report, report_decision
 from gmm_dask.pipelines.summary import retrain_summary
 from gmm_dask.pipelines.tasks import as_task
+from gmm_dask.pipelines.watching.artifact import watched
 
 
 @flow(name="retrain", flow_run_name="retrain {run.output.name} on {run.input.path}")

@@ -9,8 +9,8 @@ from rich.console import Console
 from gmm_dask.config import ThreadsCluster
 from gmm_dask.events import IterationFinished, Stage, StageAdvanced, StageFinished, StageStarted
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.progress import Narrator, advanced, duration, quantity
-from gmm_dask.pipelines.terminal import watch
+from gmm_dask.pipelines.watching.narration import Narrator, advanced, duration, quantity
+from gmm_dask.pipelines.watching.terminal import watch
 from tests.pipelines.runs import read_run, write_run
 
 SURVEY = StageStarted(Stage.SURVEY, 500_000_000, "rows")

@@ -27,8 +27,8 @@ from gmm_dask.events import (
     StageFinished,
     StageStarted,
 )
-from gmm_dask.pipelines.progress import Narrator, duration, fan_out, quantity
 from gmm_dask.pipelines.settings import LIBRARY_LOGGER
+from gmm_dask.pipelines.watching.narration import Narrator, duration, fan_out, quantity
 
 
 class AmountColumn(ProgressColumn):

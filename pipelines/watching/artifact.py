@@ -1,0 +1,126 @@
+"""The progress artifact of a run on the Prefect server: the stage it is in, and how far."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import cast
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from gmm_dask.events import (
+    Event,
+    IterationFinished,
+    Notify,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+)
+from gmm_dask.pipelines.settings import LIBRARY_LOGGER
+from gmm_dask.pipelines.watching.narration import (
+    advanced,
+    current_listener,
+    fan_out,
+    iteration,
+    log,
+    started,
+)
+
+
+@contextmanager
+def watched() -> Iterator[Notify]:
+    """Let whoever called the flow, its log and its progress artifact follow it.
+
+    Yields
+    ------
+    Notify
+        The listener for the run's events.
+    """
+    # Lines below a logger's level reach nobody, and Prefect leaves the library's as it is.
+    logger = logging.getLogger(LIBRARY_LOGGER)
+    level = logger.level
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+    try:
+        with progress_artifact() as show:
+            yield fan_out(current_listener(), show)
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def progress_artifact(every: float = 2.0) -> Iterator[Notify]:
+    """Keep one progress artifact of the run up to date: the stage it is in, and how far.
+
+    A thread talks to the server, so that a slow or lost server never holds up the fit.
+
+    Parameters
+    ----------
+    every
+        Seconds between two updates.
+
+    Yields
+    ------
+    Notify
+        The listener for the run's events.
+    """
+    display = _Display()
+    ended = threading.Event()
+    # The thread needs the context: it says which run the artifact belongs to.
+    thread = threading.Thread(
+        target=copy_context().run, args=(_publish, display, ended, every), daemon=True
+    )
+    thread.start()
+    try:
+        yield display
+    finally:
+        ended.set()
+        thread.join(timeout=10)
+
+
+class _Display:
+    """The latest of what is to be shown: percent and words."""
+
+    def __init__(self) -> None:
+        self.shown = (0.0, "started")
+        self._stage: StageStarted | None = None
+        self._since = 0.0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StageStarted():
+                self._stage, self._since = event, time.monotonic()
+                self.shown = (0.0, started(event))
+            case StageAdvanced() if self._stage is not None:
+                share = event.done / self._stage.total if self._stage.total else 0.0
+                words = advanced(self._stage, event.done, time.monotonic() - self._since)
+                self.shown = (100 * share, words)
+            case IterationFinished():
+                self.shown = (self.shown[0], iteration(event))
+            case StageFinished():
+                self.shown = (100.0, f"{event.stage}: {event.detail}")
+
+
+def _publish(display: _Display, ended: threading.Event, every: float) -> None:
+    artifact: UUID | None = None
+    before = None
+    try:
+        while not (last := ended.wait(every)) or display.shown != before:
+            if display.shown == before:
+                continue
+            before = percent, words = display.shown
+            if artifact is None:
+                # Outside of an event loop, which a thread is, this is no coroutine.
+                artifact = cast(
+                    UUID, create_progress_artifact(percent, key="progress", description=words)
+                )
+            else:
+                update_progress_artifact(artifact, percent, description=words)
+            if last:
+                return
+    except Exception as error:  # the server's trouble is not the fit's
+        log.warning("progress is no longer shown on the server: %s", error)
