@@ -187,7 +187,6 @@ def _run(
         outcome = how(name, run, cluster, begun, debug, options)
 
         from gmm_dask.pipelines import summary
-        from gmm_dask.pipelines.watching.terminal import print_error
 
         summary.print_summary(getattr(summary, f"{name}_summary")(outcome))
         if getattr(outcome, "refusal", ""):
@@ -285,7 +284,6 @@ class Terminated(SystemExit):
 def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
     """Turn an error into one line and an exit code: 1 failed while running, 2 refused."""
     from gmm_dask.errors import GmmDaskError
-    from gmm_dask.pipelines.watching.terminal import print_error
 
     def terminate(number: int, frame: Any) -> None:
         raise Terminated(TERMINATED)
@@ -318,3 +316,9 @@ def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
         sys.exit(FAILED)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def print_error(message: str) -> None:
+    """Write an error as one line on stderr."""
+    line = " ".join(message.split())
+    print(f"gmm-dask: {line}", file=sys.stderr)

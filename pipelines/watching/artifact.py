@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -13,23 +12,10 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from gmm_dask.events import (
-    Event,
-    IterationFinished,
-    Notify,
-    StageAdvanced,
-    StageFinished,
-    StageStarted,
-)
+from gmm_dask.events import Notify
 from gmm_dask.pipelines.settings import LIBRARY_LOGGER
-from gmm_dask.pipelines.watching.narration import (
-    advanced,
-    current_listener,
-    fan_out,
-    iteration,
-    log,
-    started,
-)
+from gmm_dask.pipelines.watching.narration import current_listener, fan_out, log
+from gmm_dask.pipelines.watching.standing import Standing, track
 
 
 @contextmanager
@@ -76,43 +62,31 @@ def progress_artifact(every: float = 2.0) -> Iterator[Notify]:
     )
     thread.start()
     try:
-        yield display
+        yield track(display)
     finally:
         ended.set()
         thread.join(timeout=10)
 
 
 class _Display:
-    """The latest of what is to be shown: percent and words."""
+    """Where the run stands, for the thread that publishes it."""
 
     def __init__(self) -> None:
-        self.shown = (0.0, "started")
-        self._stage: StageStarted | None = None
-        self._since = 0.0
+        self.standing = Standing()
 
-    def __call__(self, event: Event) -> None:
-        match event:
-            case StageStarted():
-                self._stage, self._since = event, time.monotonic()
-                self.shown = (0.0, started(event))
-            case StageAdvanced() if self._stage is not None:
-                share = event.done / self._stage.total if self._stage.total else 0.0
-                words = advanced(self._stage, event.done, time.monotonic() - self._since)
-                self.shown = (100 * share, words)
-            case IterationFinished():
-                self.shown = (self.shown[0], iteration(event))
-            case StageFinished():
-                self.shown = (100.0, f"{event.stage}: {event.detail}")
+    def __call__(self, standing: Standing) -> None:
+        self.standing = standing
 
 
 def _publish(display: _Display, ended: threading.Event, every: float) -> None:
     artifact: UUID | None = None
-    before = None
+    published = Standing()
     try:
-        while not (last := ended.wait(every)) or display.shown != before:
-            if display.shown == before:
+        while not (last := ended.wait(every)) or display.standing != published:
+            if display.standing == published:
                 continue
-            before = percent, words = display.shown
+            published = display.standing
+            percent, words = 100 * published.share, published.sentence()
             if artifact is None:
                 # Outside of an event loop, which a thread is, this is no coroutine.
                 artifact = cast(

@@ -1,4 +1,4 @@
-"""What a person sees on the terminal: log lines, a bar for each long stage, one line per error."""
+"""What a person sees on the terminal while a run goes on: log lines, and a bar for each stage."""
 
 from __future__ import annotations
 
@@ -19,16 +19,10 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from gmm_dask.events import (
-    Event,
-    Notify,
-    Stage,
-    StageAdvanced,
-    StageFinished,
-    StageStarted,
-)
+from gmm_dask.events import Notify, StageAdvanced, StageFinished, StageStarted
 from gmm_dask.pipelines.settings import LIBRARY_LOGGER
-from gmm_dask.pipelines.watching.narration import Narrator, duration, fan_out, quantity
+from gmm_dask.pipelines.watching.narration import Narrator
+from gmm_dask.pipelines.watching.standing import Standing, duration, quantity, track
 
 
 class AmountColumn(ProgressColumn):
@@ -50,29 +44,27 @@ class AmountColumn(ProgressColumn):
 
 
 class Bars:
-    """One bar for each stage that goes on, gone when the stage is done: its log line stays."""
+    """One bar while a stage goes on, gone when it is done: its log line stays."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._bars: dict[Stage, TaskID] = {}
+        self._bar: TaskID | None = None
 
-    def __call__(self, event: Event) -> None:
-        """Take one event."""
-        match event:
-            case StageStarted():
-                self._end(event.stage)
-                self._bars[event.stage] = self._progress.add_task(
-                    event.stage, total=event.total, unit=event.unit, note=event.detail
-                )
-            case StageAdvanced():
-                if event.stage in self._bars:
-                    self._progress.update(self._bars[event.stage], completed=event.done)
+    def __call__(self, standing: Standing) -> None:
+        """Draw the stage at hand."""
+        match standing.event:
+            case StageStarted(stage, total, unit, detail):
+                self._remove()
+                self._bar = self._progress.add_task(stage, total=total, unit=unit, note=detail)
+            case StageAdvanced() if self._bar is not None:
+                self._progress.update(self._bar, completed=standing.event.done)
             case StageFinished():
-                self._end(event.stage)
+                self._remove()
 
-    def _end(self, stage: Stage) -> None:
-        if stage in self._bars:
-            self._progress.remove_task(self._bars.pop(stage))
+    def _remove(self) -> None:
+        if self._bar is not None:
+            self._progress.remove_task(self._bar)
+        self._bar = None
 
 
 class LineHandler(logging.Handler):
@@ -114,7 +106,7 @@ def watch(console: Console | None = None, lines: bool = True) -> Iterator[Notify
     logger.addHandler(handler)
     try:
         if not console.is_terminal:
-            yield Narrator()
+            yield track(Narrator())
             return
         with Progress(
             TextColumn("[bold]{task.description}"),
@@ -124,13 +116,7 @@ def watch(console: Console | None = None, lines: bool = True) -> Iterator[Notify
             console=console,
             transient=True,
         ) as progress:
-            yield fan_out(Narrator(every=float("inf")), Bars(progress))
+            yield track(Narrator(every=float("inf")), Bars(progress))
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-def print_error(message: str) -> None:
-    """Write an error as one line on stderr."""
-    line = " ".join(message.split())
-    print(f"gmm-dask: {line}", file=sys.stderr)

@@ -9,7 +9,8 @@ from rich.console import Console
 from gmm_dask.config import ThreadsCluster
 from gmm_dask.events import IterationFinished, Stage, StageAdvanced, StageFinished, StageStarted
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.watching.narration import Narrator, advanced, duration, quantity
+from gmm_dask.pipelines.watching.narration import Narrator
+from gmm_dask.pipelines.watching.standing import Standing, duration, quantity, track
 from gmm_dask.pipelines.watching.terminal import watch
 from tests.pipelines.runs import read_run, write_run
 
@@ -34,16 +35,16 @@ RUN = [
 ]
 
 
-def lines_of(events, **options):
+def lines_of(events, every=30.0, **options):
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     log = logging.getLogger("gmm_dask")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        narrate = Narrator(**options)
+        notify = track(Narrator(every), **options)
         for event in events:
-            narrate(event)
+            notify(event)
     finally:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
@@ -71,10 +72,30 @@ def test_a_long_stage_says_now_and_then_how_far_it_is():
 
 
 def test_without_a_total_only_what_is_done_is_told():
-    assert (
-        advanced(StageStarted(Stage.SEARCH, None, "runs"), 1200, 3.0)
-        == "search: 1,200 runs after 3.0 s"
-    )
+    standing = Standing().after(StageStarted(Stage.SEARCH, None, "runs"), 5.0)
+    standing = standing.after(StageAdvanced(Stage.SEARCH, 1200), 8.0)
+    assert standing.sentence() == "search: 1,200 runs after 3.0 s"
+    assert standing.share == 0.0
+
+
+def test_where_a_run_stands_follows_from_its_events():
+    standing = Standing()
+    assert (standing.sentence(), standing.share) == ("started", 0.0)
+    seen = []
+    for second, event in enumerate(RUN):
+        standing = standing.after(event, float(second))
+        seen.append((standing.stage.stage, standing.now - standing.since, standing.share))
+    survey, first, second = seen[:3], seen[3:7], seen[7:]
+    assert survey == [(Stage.SURVEY, 0, 0), (Stage.SURVEY, 1, 0.25), (Stage.SURVEY, 2, 1)]
+    # An iteration is told after its scan, which is done.
+    assert first == [(Stage.POLISH, *rest) for rest in ((0, 0), (1, 0.5), (2, 1), (3, 1))]
+    assert second == first
+
+
+def test_a_run_that_is_resumed_in_memory_tells_iterations_first():
+    standing = Standing().after(polish(7)[-1], 1.0)
+    assert standing.sentence().startswith("iteration 7: ")
+    assert (standing.stage, standing.share) == (None, 0.0)
 
 
 @pytest.mark.parametrize(
