@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import signal
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gmm_dask.events import Event, Stage
+from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, Kind, OutcomeT
 
 if TYPE_CHECKING:
     from gmm_dask.config import ClusterKind, RunConfig
@@ -79,7 +79,7 @@ def fit(
     debug: Debug = False,
 ) -> None:
     """Fit the model of a run file and publish it as a new version."""
-    _run("fit", run_file, overrides, cluster_file, direct, debug)
+    _run(FIT, run_file, overrides, cluster_file, direct, debug)
 
 
 @app.command()
@@ -91,7 +91,7 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Assign every row of the input to a component of the current model."""
-    _run("predict", run_file, overrides, cluster_file, direct, debug)
+    _run(PREDICT, run_file, overrides, cluster_file, direct, debug)
 
 
 @app.command()
@@ -104,7 +104,7 @@ def retrain(
     debug: Debug = False,
 ) -> None:
     """Fit anew if anything is new, publish what passes the gate of the run file, and predict."""
-    _run("retrain", run_file, overrides, cluster_file, direct, debug, force=force)
+    _run(RETRAIN, run_file, overrides, cluster_file, direct, debug, force=force)
 
 
 @app.command()
@@ -171,7 +171,7 @@ def use(
 
 
 def _run(
-    name: str,
+    kind: Kind[Any],
     run_file: Path,
     overrides: list[str],
     cluster_file: Path | None,
@@ -179,18 +179,19 @@ def _run(
     debug: bool,
     **options: bool,
 ) -> None:
-    """Run a sequence of steps by its name, through Prefect or directly, and sum it up."""
+    """Run a kind of run, through Prefect or directly, and sum it up."""
     begun = Begun()
     with _exit_codes(begun, debug):
         run, cluster = _read(run_file, overrides, cluster_file)
         how = _run_directly if direct else _run_as_flow
-        outcome = how(name, run, cluster, begun, debug, options)
+        outcome = how(kind, run, cluster, begun, debug, options)
 
-        from gmm_dask.pipelines import summary
+        from gmm_dask.pipelines.summary import print_summary
 
-        summary.print_summary(getattr(summary, f"{name}_summary")(outcome))
-        if getattr(outcome, "refusal", ""):
-            print_error(f"the candidate was refused: {outcome.refusal}; kept in {outcome.rejected}")
+        print_summary(kind.steps().sum_up(outcome))
+        if outcome.refusal is not None:
+            reason, path = outcome.refusal.reason, outcome.refusal.path
+            print_error(f"the candidate was refused: {reason}; kept in {path}")
             sys.exit(FAILED)
 
 
@@ -206,33 +207,31 @@ def _read(
 
 
 def _run_directly(
-    name: str,
+    kind: Kind[OutcomeT],
     run: RunConfig,
     cluster: ClusterKind,
     begun: Begun,
     debug: bool,
     options: dict[str, bool],
-) -> Any:
-    from gmm_dask.pipelines import sequences
+) -> OutcomeT:
+    from gmm_dask.pipelines.sequences import directly
     from gmm_dask.pipelines.watching.narration import fan_out
     from gmm_dask.pipelines.watching.terminal import watch
 
+    sequence = kind.steps().sequence
     with watch() as notify:
-        sequence = getattr(sequences, name)
         listener = fan_out(begun, notify)
-        return sequence(
-            run, cluster, sequences.directly, listener, run_id=str(uuid.uuid4()), **options
-        )
+        return sequence(run, cluster, directly, listener, run_id=str(uuid.uuid4()), **options)
 
 
 def _run_as_flow(
-    name: str,
+    kind: Kind[OutcomeT],
     run: RunConfig,
     cluster: ClusterKind,
     begun: Begun,
     debug: bool,
     options: dict[str, bool],
-) -> Any:
+) -> OutcomeT:
     from gmm_dask.pipelines.settings import (
         prepare_environment,
         require_home,
@@ -246,16 +245,13 @@ def _run_as_flow(
     require_home()
     # In a debugging session Prefect writes the library's lines, among its own.
     with watch(lines=not debug) as notify, listening(fan_out(begun, notify)):
-        modules = [f"gmm_dask.pipelines.{name}"]
-        starting: AbstractContextManager[None] = nullcontext()
-        if not require_server():
+        if require_server():
+            flow = kind.flow()
+        else:
             log.info("starting Prefect's embedded server, which takes some seconds")
-            starting = starting_embedded_server()
-            if name != "predict":  # a fit needs these later, and now there is time
-                modules += ["sklearn.cluster", "gmm_dask.report.pictures"]
-        with starting:
-            flows, *_ = map(importlib.import_module, modules)
-            flow = getattr(flows, name)
+            with starting_embedded_server():
+                flow = kind.flow()
+                kind.prepare()  # now there is time
         outcome = flow(run, cluster, return_state=True, **options).result(raise_on_failure=False)
     if isinstance(outcome, BaseException):
         raise outcome

@@ -48,7 +48,7 @@ def retrain(
     if outcome.decision is None:
         return Completed(name="Skipped", message="nothing is new", data=outcome)
     report_decision(outcome.decision)
-    if outcome.refusal:
-        return Failed(name="Refused", message=outcome.refusal, data=outcome)
+    if outcome.refusal is not None:
+        return Failed(name="Refused", message=outcome.refusal.reason, data=outcome)
     announce(run, "retrain", outcome.published)
     return outcome

@@ -33,8 +33,29 @@ def directly(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     return step(*args, **kwargs)
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why a candidate did not become the current model, and where it is kept."""
+
+    reason: str
+    path: Path
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outcome:
+    """What a run leaves, of whatever kind it is.
+
+    Attributes
+    ----------
+    refusal
+        The run ended as planned and yet failed: its candidate was refused.
+    """
+
+    refusal: Refusal | None = None
+
+
 @dataclass(frozen=True, eq=False)
-class FitOutcome:
+class FitOutcome(Outcome):
     """What a fit run leaves: the version that was published, and how it came about."""
 
     published: steps.Published
@@ -42,7 +63,7 @@ class FitOutcome:
 
 
 @dataclass(frozen=True, eq=False)
-class PredictOutcome:
+class PredictOutcome(Outcome):
     """What a predict run leaves: who predicted, what was found, and where it lies."""
 
     run: RunConfig
@@ -53,7 +74,7 @@ class PredictOutcome:
 
 
 @dataclass(frozen=True, eq=False)
-class RetrainOutcome:
+class RetrainOutcome(Outcome):
     """What a retrain leaves.
 
     Attributes
@@ -64,8 +85,6 @@ class RetrainOutcome:
         The candidate and how it fared at the gate; None where nothing was new.
     published
         The candidate's version, if it was accepted.
-    rejected
-        Where the candidate is kept, if it was refused.
     predictions
         By the model in use at the end; None where the run file asks for none, or there is none.
     """
@@ -74,13 +93,7 @@ class RetrainOutcome:
     evaluation: steps.Evaluation | None = None
     decision: steps.Decision | None = None
     published: steps.Published | None = None
-    rejected: Path | None = None
     predictions: PredictOutcome | None = None
-
-    @property
-    def refusal(self) -> str:
-        """Why the candidate did not become the current model; empty if it did."""
-        return "" if self.decision is None else self.decision.reason
 
 
 def fit(
@@ -141,8 +154,9 @@ def _pass_gate(
 ) -> RetrainOutcome:
     decision = call(steps.decide, run, evaluation)
     if not decision.accepted:
-        rejected = call(steps.reject, run, evaluation, decision, run_id)
-        return RetrainOutcome(current, evaluation, decision, rejected=rejected)
+        path = call(steps.reject, run, evaluation, decision, run_id)
+        refusal = Refusal(decision.reason, path)
+        return RetrainOutcome(current, evaluation, decision, refusal=refusal)
     based_on = None if current is None else current.version
     published = call(steps.publish, run, evaluation, run_id, based_on)
     return RetrainOutcome(current, evaluation, decision, published)

@@ -132,9 +132,9 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
     notes = []
     if outcome.published is not None:
         path, decision = outcome.published.path, "accepted, and in use now"
-    elif outcome.rejected is not None:
-        path, decision = outcome.rejected, f"refused; {in_use} in use"
-        notes.append(f"refused: {outcome.refusal}")
+    elif outcome.refusal is not None:
+        path, decision = outcome.refusal.path, f"refused; {in_use} in use"
+        notes.append(f"refused: {outcome.refusal.reason}")
     else:
         assert current is not None
         assert current.path is not None

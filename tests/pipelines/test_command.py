@@ -4,14 +4,17 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from inspect import signature
 from types import SimpleNamespace
+from typing import get_type_hints
 
 import pytest
 from typer.testing import CliRunner
 
 from gmm_dask.errors import InputError
+from gmm_dask.pipelines import kinds
 from gmm_dask.pipelines.command import app
-from gmm_dask.pipelines.sequences import PredictOutcome
+from gmm_dask.pipelines.sequences import Outcome, PredictOutcome
 from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.steps import Predicted
 from gmm_dask.steps.drift import Check, Drift
@@ -210,3 +213,17 @@ def test_help_imports_nothing_heavy():
     )
     imported = set(json.loads(run.stdout.splitlines()[-1]))
     assert not imported & {"numpy", "numba", "dask", "pyarrow", "prefect"}
+
+
+@pytest.mark.parametrize("command", ["fit", "predict", "retrain"])
+def test_a_kind_of_run_holds_what_belongs_together(command):
+    """Its sequence and its flow take the same options and its summary takes their outcome."""
+    kind = getattr(kinds, command.upper())
+    steps, flow = kind.steps(), kind.flow()
+    outcome = get_type_hints(steps.sequence)["return"]
+    assert flow.name == steps.sequence.__name__ == command
+    assert issubclass(outcome, Outcome)
+    assert outcome in get_type_hints(steps.sum_up).values()
+    given = {"call", "notify", "run_id"}  # by whoever calls the sequence
+    taken = signature(steps.sequence).parameters.keys() - given
+    assert taken == signature(flow).parameters.keys()

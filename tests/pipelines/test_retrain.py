@@ -56,7 +56,7 @@ def test_a_refused_candidate_changes_nothing_but_is_kept(run_file, tmp_path, pre
     )
     assert versions(tmp_path / "models", "boxes") == (1,)
     outcome = state.result(raise_on_failure=False)
-    assert (outcome.rejected / "manifest.json").exists()
+    assert (outcome.refusal.path / "manifest.json").exists()
     # The rows of the new day are predicted all the same, by the model that stays.
     assert outcome.predictions.total_rows == 4000
     assert outcome.predictions.model.version == 1
