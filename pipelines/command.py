@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmm_dask.events import Event, Stage
+from gmm_dask.pipelines.exits import FAILED, Begun, exit_codes, print_error
 from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, Kind, OutcomeT
 
 if TYPE_CHECKING:
@@ -38,10 +35,6 @@ ClusterFile = Annotated[
 ]
 Direct = Annotated[bool, typer.Option("--direct", help="The same steps without Prefect.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's own log.")]
-
-FAILED, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-
-AGAIN = "run the same command again: a fit goes on from its last checkpoint"
 
 
 def main() -> None:
@@ -124,7 +117,7 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Wait for the schedule and run the flows of a run file, until interrupted."""
-    with _exit_codes(Begun(), debug):
+    with exit_codes(Begun(), debug):
         run, cluster = _read(run_file, overrides, cluster_file)
 
         from gmm_dask.pipelines.settings import prepare_environment, require_home, require_server
@@ -148,7 +141,7 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Show a model: how it was fitted, and its components in the data's own units."""
-    with _exit_codes(Begun(), debug):
+    with exit_codes(Begun(), debug):
         from gmm_dask.pipelines.summary import model_summary, print_summary
         from gmm_dask.storage.models.registry import load_model_at
 
@@ -163,7 +156,7 @@ def use(
     debug: Debug = False,
 ) -> None:
     """Make a version of a model the current one: an earlier one rolls back."""
-    with _exit_codes(Begun(), debug):
+    with exit_codes(Begun(), debug):
         from gmm_dask.storage.models.registry import use
 
         use(models, name, version)
@@ -181,7 +174,7 @@ def _run(
 ) -> None:
     """Run a kind of run, through Prefect or directly, and sum it up."""
     begun = Begun()
-    with _exit_codes(begun, debug):
+    with exit_codes(begun, debug):
         run, cluster = _read(run_file, overrides, cluster_file)
         how = _run_directly if direct else _run_as_flow
         outcome = how(kind, run, cluster, begun, debug, options)
@@ -256,65 +249,3 @@ def _run_as_flow(
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
-
-
-class Begun:
-    """Notices whether a run has begun: before that, an error means that it was refused.
-
-    The survey of a fit only looks at the data, as do the footers before it.
-    """
-
-    def __init__(self) -> None:
-        self.value = False
-
-    def __call__(self, event: Event) -> None:
-        """Take one event."""
-        self.value = self.value or event.stage is not Stage.SURVEY
-
-
-class Terminated(SystemExit):
-    """SIGTERM has come."""
-
-
-@contextmanager
-def _exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
-    """Turn an error into one line and an exit code: 1 failed while running, 2 refused."""
-    from gmm_dask.errors import GmmDaskError
-
-    def terminate(number: int, frame: Any) -> None:
-        raise Terminated(TERMINATED)
-
-    # SIGTERM, from a scheduler or a shutdown, unwinds like an exception: what is half written is
-    # removed, and the embedded server is stopped, which would otherwise stay. Nothing is printed
-    # before: a handler may have interrupted a write to the terminal.
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except Terminated:
-        print_error(f"terminated; {AGAIN}")
-        raise
-    except KeyboardInterrupt:
-        print_error(f"interrupted; {AGAIN}")
-        sys.exit(INTERRUPTED)
-    except GmmDaskError as error:
-        if debug:
-            raise
-        print_error(str(error))
-        sys.exit(FAILED if begun.value else REFUSED)
-    except Exception as error:
-        if debug:
-            raise
-        what, advice = f"{type(error).__name__}: {error}", "--debug shows the traceback"
-        if type(error).__module__.partition(".")[0] in {"httpx", "prefect"}:
-            what = f"the Prefect server did not answer ({what})"
-            advice = "what the log calls published is published; " + advice
-        print_error(f"{what}; {advice}")
-        sys.exit(FAILED)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def print_error(message: str) -> None:
-    """Write an error as one line on stderr."""
-    line = " ".join(message.split())
-    print(f"gmm-dask: {line}", file=sys.stderr)

@@ -1,0 +1,77 @@
+"""How the command ends: its exit codes, and one line on stderr for an error."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gmm_dask.events import Event, Stage
+
+FAILED, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+AGAIN = "run the same command again: a fit goes on from its last checkpoint"
+
+
+class Begun:
+    """Notices whether a run has begun: before that, an error means that it was refused.
+
+    The survey of a fit only looks at the data, as do the footers before it.
+    """
+
+    def __init__(self) -> None:
+        self.value = False
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        self.value = self.value or event.stage is not Stage.SURVEY
+
+
+class Terminated(SystemExit):
+    """SIGTERM has come."""
+
+
+@contextmanager
+def exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
+    """Turn an error into one line and an exit code: 1 failed while running, 2 refused."""
+    from gmm_dask.errors import GmmDaskError
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated(TERMINATED)
+
+    # SIGTERM, from a scheduler or a shutdown, unwinds like an exception: what is half written is
+    # removed, and the embedded server is stopped, which would otherwise stay. Nothing is printed
+    # before: a handler may have interrupted a write to the terminal.
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except Terminated:
+        print_error(f"terminated; {AGAIN}")
+        raise
+    except KeyboardInterrupt:
+        print_error(f"interrupted; {AGAIN}")
+        sys.exit(INTERRUPTED)
+    except GmmDaskError as error:
+        if debug:
+            raise
+        print_error(str(error))
+        sys.exit(FAILED if begun.value else REFUSED)
+    except Exception as error:
+        if debug:
+            raise
+        what, advice = f"{type(error).__name__}: {error}", "--debug shows the traceback"
+        if type(error).__module__.partition(".")[0] in {"httpx", "prefect"}:
+            what = f"the Prefect server did not answer ({what})"
+            advice = "what the log calls published is published; " + advice
+        print_error(f"{what}; {advice}")
+        sys.exit(FAILED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def print_error(message: str) -> None:
+    """Write an error as one line on stderr."""
+    line = " ".join(message.split())
+    print(f"gmm-dask: {line}", file=sys.stderr)
