@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmm_dask.pipelines.exits import FAILED, Begun, exit_codes, print_error
+from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error
 from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, Kind, OutcomeT
 
 if TYPE_CHECKING:
     from gmm_dask.config import ClusterKind, RunConfig
+    from gmm_dask.events import Notify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -117,7 +118,7 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Wait for the schedule and run the flows of a run file, until interrupted."""
-    with exit_codes(Begun(), debug):
+    with exit_codes(debug):
         run, cluster = _read(run_file, overrides, cluster_file)
 
         from gmm_dask.pipelines.settings import prepare_environment, require_home, require_server
@@ -141,7 +142,7 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Show a model: how it was fitted, and its components in the data's own units."""
-    with exit_codes(Begun(), debug):
+    with exit_codes(debug):
         from gmm_dask.pipelines.summary import model_summary, print_summary
         from gmm_dask.storage.models.registry import load_model_at
 
@@ -156,7 +157,7 @@ def use(
     debug: Debug = False,
 ) -> None:
     """Make a version of a model the current one: an earlier one rolls back."""
-    with exit_codes(Begun(), debug):
+    with exit_codes(debug):
         from gmm_dask.storage.models.registry import use
 
         use(models, name, version)
@@ -173,8 +174,7 @@ def _run(
     **options: bool,
 ) -> None:
     """Run a kind of run, through Prefect or directly, and sum it up."""
-    begun = Begun()
-    with exit_codes(begun, debug):
+    with exit_codes(debug) as begun:
         run, cluster = _read(run_file, overrides, cluster_file)
         how = _run_directly if direct else _run_as_flow
         outcome = how(kind, run, cluster, begun, debug, options)
@@ -203,7 +203,7 @@ def _run_directly(
     kind: Kind[OutcomeT],
     run: RunConfig,
     cluster: ClusterKind,
-    begun: Begun,
+    begun: Notify,
     debug: bool,
     options: dict[str, bool],
 ) -> OutcomeT:
@@ -221,7 +221,7 @@ def _run_as_flow(
     kind: Kind[OutcomeT],
     run: RunConfig,
     cluster: ClusterKind,
-    begun: Begun,
+    begun: Notify,
     debug: bool,
     options: dict[str, bool],
 ) -> OutcomeT:

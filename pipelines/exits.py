@@ -30,12 +30,23 @@ class Begun:
 
 
 class Terminated(SystemExit):
-    """SIGTERM has come."""
+    """SIGTERM ended the command."""
 
 
 @contextmanager
-def exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
-    """Turn an error into one line and an exit code: 1 failed while running, 2 refused."""
+def exit_codes(debug: bool) -> Iterator[Begun]:
+    """Turn an error into one line and an exit code: 1 failed while running, 2 refused.
+
+    Parameters
+    ----------
+    debug
+        Let the error through instead, with its traceback.
+
+    Yields
+    ------
+    Begun
+        Listens to the run, to tell the two codes apart.
+    """
     from gmm_dask.errors import GmmDaskError
 
     def terminate(number: int, frame: Any) -> None:
@@ -45,8 +56,9 @@ def exit_codes(begun: Begun, debug: bool) -> Iterator[None]:
     # removed, and the embedded server is stopped, which would otherwise stay. Nothing is printed
     # before: a handler may have interrupted a write to the terminal.
     before = signal.signal(signal.SIGTERM, terminate)
+    begun = Begun()
     try:
-        yield
+        yield begun
     except Terminated:
         print_error(f"terminated; {AGAIN}")
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from gmm_dask.events import Notify
-from gmm_dask.pipelines.settings import LIBRARY_LOGGER
-from gmm_dask.pipelines.watching.narration import current_listener, fan_out, log
+from gmm_dask.pipelines.watching.narration import audible, current_listener, fan_out, log
 from gmm_dask.pipelines.watching.standing import Standing, track
 
 
@@ -27,15 +25,8 @@ def watched() -> Iterator[Notify]:
     Notify
         The listener for the run's events.
     """
-    # Lines below a logger's level reach nobody, and Prefect leaves the library's as it is.
-    logger = logging.getLogger(LIBRARY_LOGGER)
-    level = logger.level
-    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
-    try:
-        with progress_artifact() as show:
-            yield fan_out(current_listener(), show)
-    finally:
-        logger.setLevel(level)
+    with audible(), progress_artifact() as show:
+        yield fan_out(current_listener(), show)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from gmm_dask.events import Event, Notify, Stage, StageAdvanced, StageFinished, StageStarted
+from gmm_dask.pipelines.settings import LIBRARY_LOGGER
 from gmm_dask.pipelines.watching.standing import Standing, track
 
 log = logging.getLogger("gmm_dask.run")
@@ -42,6 +43,24 @@ class Narrator:
             case StageFinished(Stage.POLISH):
                 return  # the iteration, which follows, says more
         log.info("%s", standing.sentence())
+
+
+@contextmanager
+def audible() -> Iterator[logging.Logger]:
+    """Let the library's lines through in this block: below a logger's level they reach nobody.
+
+    Yields
+    ------
+    logging.Logger
+        The library's.
+    """
+    logger = logging.getLogger(LIBRARY_LOGGER)
+    level = logger.level
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+    try:
+        yield logger
+    finally:
+        logger.setLevel(level)
 
 
 def fan_out(*listeners: Notify) -> Notify:

@@ -20,8 +20,7 @@ from rich.table import Column
 from rich.text import Text
 
 from gmm_dask.events import Notify, StageAdvanced, StageFinished, StageStarted
-from gmm_dask.pipelines.settings import LIBRARY_LOGGER
-from gmm_dask.pipelines.watching.narration import Narrator
+from gmm_dask.pipelines.watching.narration import Narrator, audible
 from gmm_dask.pipelines.watching.standing import Standing, duration, quantity, track
 
 
@@ -91,7 +90,7 @@ def watch(console: Console | None = None, lines: bool = True) -> Iterator[Notify
     console
         Where to write; default stderr.
     lines
-        Whether the library's log is written here; False when somebody else does that.
+        Whether the library's log is written here; False when Prefect writes it.
 
     Yields
     ------
@@ -99,24 +98,28 @@ def watch(console: Console | None = None, lines: bool = True) -> Iterator[Notify
         The listener for the run's events.
     """
     console = Console(file=sys.stderr) if console is None else console
-    logger = logging.getLogger(LIBRARY_LOGGER)
-    level = logger.level
-    logger.setLevel(logging.INFO)
     handler = LineHandler(console) if lines else logging.NullHandler()
-    logger.addHandler(handler)
-    try:
-        if not console.is_terminal:
-            yield track(Narrator())
-            return
-        with Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            AmountColumn(table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
-            console=console,
-            transient=True,
-        ) as progress:
-            yield track(Narrator(every=float("inf")), Bars(progress))
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+    with audible() as logger:
+        logger.addHandler(handler)
+        try:
+            with _notified(console) as notify:
+                yield notify
+        finally:
+            logger.removeHandler(handler)
+
+
+@contextmanager
+def _notified(console: Console) -> Iterator[Notify]:
+    """Make the listener: with bars on a terminal, else with a line now and then instead."""
+    if not console.is_terminal:
+        yield track(Narrator())
+        return
+    with Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        AmountColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
+        console=console,
+        transient=True,
+    ) as progress:
+        yield track(Narrator(every=float("inf")), Bars(progress))
