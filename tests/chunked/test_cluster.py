@@ -252,7 +252,10 @@ def test_no_progress_is_an_error_that_names_who_is_at_work(
     source = drawn(8, 500, place=str(tmp_path))
     source.rule("hold", 5).touch()
     executor = ClusterExecutor(client, Deadlines(no_progress=1.0))
-    message = r"no group of rows was finished for 1 s; at work: tcp://127\.0\.0\.1:\d+ \(running\);"
+    message = (
+        r"no group of rows was finished within 1 s; at work: "
+        r"tcp://127\.0\.0\.1:\d+ \(running\);"
+    )
     with pytest.raises(ClusterError, match=message):
         Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY)
     source.rule("hold", 5).unlink()

@@ -203,7 +203,7 @@ def test_a_stopped_worker_is_given_up_in_time_and_used_again_when_it_goes_on(
     with connected(started) as executor:
         result = fitted(executor, source, at)
         assert time.monotonic() - at.when < DEADLINES.worker_lost + SLACK
-        assert "was not heard of for 4 s" in caplog.text
+        assert "has been silent for 4 s" in caplog.text
         os.kill(at.happened(), signal.SIGCONT)
         scanner = Scanner(source, executor)
         until(
@@ -217,7 +217,7 @@ def test_a_chunk_that_kills_its_workers_is_named(
     executor: ClusterExecutor, source: DrawnRows
 ) -> None:
     source.rule("kill", 17).touch()
-    message = r"^drawn chunk 17: 3 workers died while they worked on these rows; do they fit in a"
+    message = r"^drawn chunk 17: 3 workers died while they worked on these rows; do the rows fit in"
     with pytest.raises(ClusterError, match=message):
         Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY)
     assert len(set(source.readings(17))) == 3
@@ -242,8 +242,8 @@ def test_no_worker_left_is_an_error_in_time(started: Processes, source: DrawnRow
 
     at = At(source, 1, 11, kill_all)
     message = (
-        r"^no worker is there for 4 s, the last died at drawn chunk \d+ or near; start workers and "
-        r"run again; deadlines\.worker_lost sets the limit"
+        r"^there has been no worker for 4 s, the last died at drawn chunk \d+ or near it; start "
+        r"workers and run again; deadlines\.worker_lost sets the limit"
     )
     with connected(started) as executor:
         with pytest.raises(ClusterError, match=message):

@@ -38,7 +38,7 @@ class ClusterExecutor:
     Raises
     ------
     ClusterError
-        There is no worker within ``deadlines.connect``, or one is not like this process.
+        No worker has joined within ``deadlines.connect``, or one is not like this process.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class ClusterExecutor:
 
     @property
     def threads(self) -> int:
-        """Of all workers."""
+        """Threads of all workers."""
         return self.roster.threads
 
     @property
     def mixed(self) -> tuple[str, ...]:
-        """In what accepted workers differ from this process.
+        """How accepted workers differ from this process.
 
         While this is empty, results are the same bits on any number of workers.
         """

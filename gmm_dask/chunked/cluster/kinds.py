@@ -1,4 +1,4 @@
-"""Each kind of cluster that a cluster file can name: how it is opened, and what is refused."""
+"""The kinds of cluster that a cluster file can name: how each is opened, and what is refused."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from gmm_dask.config import (
 )
 from gmm_dask.errors import ClusterError, ConfigError
 
-#: Where Dask's pages of figures are served: to this machine only, not on every interface.
-NEAR = "127.0.0.1:0"
+#: Where Dask serves its dashboards: to this machine only, not on every interface.
+LOOPBACK = "127.0.0.1:0"
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def open_executor(kind: ClusterKind) -> Iterator[Executor]:
         A key cannot be used: a memory limit, a TLS file, an address beyond this machine without
         TLS.
     ClusterError
-        Scheduler or workers are not there in time, or a worker is not like this process.
+        Scheduler or workers do not come in time, or a worker is not like this process.
     """
     with ExitStack() as stack:
         executor: Executor
@@ -82,8 +82,8 @@ def _local(stack: ExitStack, kind: LocalProcesses) -> Any:
         threads_per_worker=kind.threads_per_worker,
         memory_limit=kind.memory_limit,
         processes=True,
-        dashboard_address=NEAR,
-        worker_dashboard_address=NEAR,
+        dashboard_address=LOOPBACK,
+        worker_dashboard_address=LOOPBACK,
         silence_logs=logging.CRITICAL,
         preload=[*dask.config.get("distributed.worker.preload"), worker.__name__],
     )
@@ -106,7 +106,7 @@ def _running(
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"{key}: no scheduler answers at {address} within {seconds:g} s; is it running (dask "
-            "scheduler), and do its TLS files belong together with [cluster.tls]? "
+            "scheduler), and do its TLS files match [cluster.tls]? "
             "deadlines.connect sets the limit"
         ) from error
     stack.enter_context(client)
@@ -114,7 +114,7 @@ def _running(
 
 
 def _require_safety(address: str, kind: RunningScheduler | SchedulerFile, key: str) -> None:
-    """Refuse to talk beyond this machine without TLS: who can connect can run code."""
+    """Refuse to talk beyond this machine without TLS: whoever can connect can run code."""
     scheme, host = urlsplit(address).scheme, urlsplit(address).hostname
     if scheme not in ("tcp", "tls") or not host:
         raise ConfigError(f"{key} = {address!r}: write tcp://host:port or tls://host:port")
@@ -132,10 +132,10 @@ def _require_safety(address: str, kind: RunningScheduler | SchedulerFile, key: s
 
 def _is_loopback(host: str) -> bool:
     try:
-        found = socket.getaddrinfo(host, None)
+        addresses = socket.getaddrinfo(host, None)
     except OSError:
         return False
-    return all(ipaddress.ip_address(one[4][0]).is_loopback for one in found)
+    return all(ipaddress.ip_address(address[4][0]).is_loopback for address in addresses)
 
 
 def _security(tls: TlsSection) -> Any:
@@ -153,7 +153,7 @@ def _security(tls: TlsSection) -> Any:
 
 
 def _address_in(path: Path, seconds: float) -> str:
-    """Read the scheduler's address from the file that it writes, once it is there."""
+    """Wait for the file that the scheduler writes, and read its address."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -161,7 +161,7 @@ def _address_in(path: Path, seconds: float) -> str:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"cluster.path: {path} holds no scheduler's address after {seconds:g} s "
+                    f"cluster.path: {path} held no scheduler's address within {seconds:g} s "
                     f"({type(error).__name__}); start dask scheduler --scheduler-file {path}, or "
                     "raise deadlines.connect"
                 ) from error
@@ -184,10 +184,10 @@ def _slurm(stack: ExitStack, kind: SlurmJobs) -> Any:
         queue=kind.queue,
         walltime=kind.walltime,
         interface=kind.interface,
-        # Made anew for each run; the jobs read it from files that only their owner can.
+        # New for each run; the jobs read it from files that only their owner can read.
         security=None if kind.allow_insecure else Security.temporary(),
         shared_temp_directory=str(Path.cwd()),
-        scheduler_options={"dashboard_address": NEAR},
+        scheduler_options={"dashboard_address": LOOPBACK},
         silence_logs="critical",
     )
     stack.enter_context(cluster)

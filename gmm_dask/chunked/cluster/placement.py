@@ -1,10 +1,11 @@
-"""Which worker gets which groups, what a lost worker means for them, and the order of results.
+"""Which worker gets which groups, what the loss of a worker means, and the order of results.
 
-No cluster is needed here: these are the decisions that `gmm_dask.chunked.cluster` carries out.
+Decisions only, which need no cluster; `ClusterScan` carries them out.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,11 @@ from typing import Any
 
 from gmm_dask.chunked.scan import Group, GroupResult, Lane
 
-#: Tasks per worker thread and scan: enough to even out, few enough to cost nothing.
+#: Tasks per worker thread and scan: enough to even out the load, few enough to cost nothing.
 TASKS_PER_THREAD = 4
-#: Tasks that a worker holds per thread: one at work, one waiting.
+#: Tasks that a worker holds per thread: the one at work and the one that waits.
 DEPTH = 2
-#: Rows of a task at the most, so that progress is seen; a lane is not cut for it.
+#: Most rows of a task, so that progress is seen; a lane is not cut for it.
 MOST_TASK_ROWS = 8 * 1_048_576
 #: Workers that may die over the same chunk.
 MOST_STRIKES = 3
@@ -24,7 +25,7 @@ MOST_STRIKES = 3
 
 @dataclass(frozen=True)
 class Task:
-    """Consecutive groups, or one chunk of a group, for one worker to work through.
+    """Consecutive groups, or a single chunk of a group, for one worker to work through.
 
     Attributes
     ----------
@@ -49,15 +50,15 @@ class Task:
 
 
 def cut_tasks(lanes: Sequence[Lane], threads: int, most_groups: int) -> list[Task]:
-    """Cut the plan into tasks for so many threads.
+    """Cut the plan into tasks for a number of threads.
 
-    Lanes stay whole, for a lane that is entered in its middle is decoded from its beginning;
-    only where there are fewer lanes than threads are they cut, so that every thread has work.
+    Lanes stay whole, because a lane entered in its middle is decoded from its beginning. They are
+    cut only where they are fewer than the threads, so that every thread has work.
 
     Parameters
     ----------
     most_groups
-        Of a task, so that its results stay small.
+        Most groups of a task, so that its results stay small.
     """
     rows = sum(group.rows for lane in lanes for group in lane.groups)
     wanted = min(-(-rows // (threads * TASKS_PER_THREAD)), MOST_TASK_ROWS)
@@ -77,14 +78,14 @@ def cut_tasks(lanes: Sequence[Lane], threads: int, most_groups: int) -> list[Tas
 
 
 class Placement:
-    """The tasks of one scan: who is to run them, which are done, which are suspect.
+    """The tasks of a scan: which worker is to run each, which are done, which are suspect.
 
     Parameters
     ----------
     tasks
         In the order of the plan.
     owners
-        Who ran the task that began at a chunk in the last scan, and so may hold its rows.
+        The worker that ran the task beginning at a chunk in the last scan: it may hold the rows.
     threads
         Of each worker.
     """
@@ -101,18 +102,18 @@ class Placement:
         self._parts: dict[int, list[GroupResult]] = {}
         self._ahead = self._window(tasks, sum(threads.values()))
         fair = {
-            address: -(-len(tasks) * own // sum(threads.values()))
-            for address, own in threads.items()
+            address: -(-len(tasks) * count // sum(threads.values()))
+            for address, count in threads.items()
         }
         for task in tasks:
             address = owners.get(task.start, "")
             if address not in fair or len(self.queues[address]) >= fair[address]:
-                address = min(fair, key=lambda one: len(self.queues[one]) / threads[one])
+                address = min(fair, key=lambda worker: len(self.queues[worker]) / threads[worker])
             self.queues[address].append(task)
 
     @staticmethod
     def _window(tasks: Sequence[Task], threads: int) -> int:
-        """How many groups beyond the next one in turn may be begun: bounds what waits here."""
+        """Count the groups beyond the next in turn that may be begun: it bounds what waits here."""
         longest = max((len(task.groups) for task in tasks), default=1)
         return 2 * DEPTH * max(threads, 1) * longest
 
@@ -133,9 +134,9 @@ class Placement:
             return None
         if self.again:
             return self.again.popleft()
-        own = self.queues.setdefault(address, deque())
-        if self._near(own):
-            return own.popleft()
+        queue = self.queues.setdefault(address, deque())
+        if self._near(queue):
+            return queue.popleft()
         # Rows that another worker may hold are read again: only so that no thread idles.
         if len(held) >= threads:
             return None
@@ -146,10 +147,10 @@ class Placement:
         return bool(queue) and queue[0].groups[0].index < self.turn + self._ahead
 
     def lost(self, held: Sequence[Task], died: bool) -> Task | None:
-        """Take back what a lost worker held; gives the chunk that has killed too many, if any.
+        """Take back what a lost worker held; return the chunk that has killed too many, if any.
 
-        What one worker died over goes to another as it is. What two died over is tried chunk by
-        chunk, alone.
+        A task that one worker died over goes to another as it is. One that two died over is tried
+        chunk by chunk, alone.
         """
         for task in held:
             struck = replace(task, strikes=task.strikes + died)
@@ -160,6 +161,11 @@ class Placement:
             else:
                 return struck
         return None
+
+    def first_struck(self) -> Task | None:
+        """Return the first task, in the order of the plan, that a worker died over."""
+        struck = [task for task in (*self.again, *self.suspects) if task.strikes]
+        return min(struck, key=lambda task: task.start, default=None)
 
     def finished(self, task: Task, address: str, results: Sequence[GroupResult]) -> None:
         """Take the results of a task."""
@@ -179,7 +185,7 @@ class Placement:
 
 
 def _chunks(task: Task) -> Iterator[Task]:
-    """Every chunk of a task by itself; rows are counted by who knows them."""
+    """Split a task into its chunks; each keeps the number of rows of its group."""
     for group in task.groups:
         for chunk in range(group.start, group.stop):
             yield Task((replace(group, start=chunk, stop=chunk + 1),), task.strikes)
@@ -191,4 +197,5 @@ def _join(group: Group, parts: list[GroupResult]) -> GroupResult:
     total: Any = parts[0].total
     for part in parts[1:]:
         total = total + part.total
-    return GroupResult(group, total, tuple(one for part in parts for one in part.fingerprints))
+    fingerprints = itertools.chain.from_iterable(part.fingerprints for part in parts)
+    return GroupResult(group, total, tuple(fingerprints))

@@ -1,7 +1,7 @@
 """The workers of a cluster: who they are, what they have, and who may be used.
 
 The scheduler's list of workers is the one source of truth; a `Roster` keeps what is known of each
-beyond it. Whoever is not like this process in what decides the bits is refused.
+beyond that. A worker that would not compute the same bits as this process is refused.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Worker:
 
 
 class Trouble(Enum):
-    """What a failed task says of the cluster, where it says something."""
+    """What a failed task tells of the cluster."""
 
     DIED = "died"
     CANCELLED = "cancelled"
@@ -87,7 +87,7 @@ class Roster:
     workers
         By address, as the scheduler last listed them.
     mixed
-        In what accepted workers differ from this process.
+        How accepted workers differ from this process.
     """
 
     def __init__(self, client: Any, deadlines: Deadlines, allow_mixed: bool) -> None:
@@ -104,7 +104,7 @@ class Roster:
 
     @property
     def threads(self) -> int:
-        """Of all workers."""
+        """Threads of all workers."""
         return sum(worker.threads for worker in self.workers.values())
 
     def refresh(self) -> list[Worker]:
@@ -214,7 +214,7 @@ class Roster:
         return [objection for objection in objections if objection]
 
     def check(self, worker: Worker, theirs: Facts) -> str:
-        """Say in what a worker differs so that it may not be used; empty if it may."""
+        """Say why a worker may not be used: how it differs from this process; empty if it may."""
         difference = theirs.unlike(facts())
         if not difference:
             return ""
@@ -245,7 +245,7 @@ class Roster:
 
 
 def trouble_of(error: BaseException) -> Trouble | None:
-    """Tell what the failure of a task says of the cluster."""
+    """Return what the failure of a task tells of the cluster; None if it is the task's own."""
     import distributed
 
     for kind, trouble in (

@@ -1,7 +1,7 @@
-"""One scan on a cluster: what is under way, and what follows when something is heard or not.
+"""A scan on a cluster: what is under way, and what follows from news or from silence.
 
 The client places the work itself, each task on one worker, and watches the scheduler's list of
-workers: so it knows what a lost worker held, gives it to another, and never waits for ever.
+workers. So it knows what a lost worker held, gives that to another, and never waits for ever.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RESULT_BYTES = 16 << 20
 
 @dataclass(frozen=True, eq=False)
 class Flight:
-    """What a worker was asked for: a task, or None for its greeting."""
+    """What a worker was asked for; the task is None while it is greeted."""
 
     task: Task | None
     worker: Worker
@@ -40,7 +40,7 @@ class Flight:
 
 
 class ClusterScan:
-    """One scan on the cluster.
+    """A scan on a cluster: sends the work out, and hands the results out in order.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class ClusterScan:
             self._wait()
             before = time.monotonic()
             yield from self.placement.in_order()
-            # What the caller does with a result is not ours to hurry.
+            # The time that the caller takes over a result is not the workers' delay.
             self.landed += time.monotonic() - before
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class ClusterScan:
         for flight in self.flights.values():
             flight.future.release()
             if flight.task is None:
-                flight.worker.source = None  # the next scan greets it anew
+                flight.worker.source = None  # the next scan greets it again
         self.flights.clear()
         self.works.clear()
 
@@ -142,14 +142,14 @@ class ClusterScan:
                 tasks.append(task)
 
     def _persisted(self, task: Task) -> list[Any]:
-        """Futures of what the task's blocks need: Dask brings it, and makes it anew if lost."""
+        """Futures of what the task's blocks need: Dask brings it, or computes it again if lost."""
         if not isinstance(self.chunks, ArrayChunks):
             return []
         needs = self.chunks.needs(task.start, task.stop)
         return [self.chunks.persisted[name] for name in needs]
 
     def _submit(self, worker: Worker, function: Any, *arguments: Any) -> Any:
-        # On this worker and no other: if it is lost, we know, and place the task anew.
+        # On this worker and no other: if it is lost, its tasks are known and given to others.
         return self.client.submit(function, *arguments, workers=[worker.address], pure=False)
 
     def _follow(self, task: Task | None, worker: Worker, future: Any) -> None:
@@ -178,7 +178,7 @@ class ClusterScan:
             self.inbox.put(info)
 
     def _wait(self) -> None:
-        """Take in what has been heard, and see that no deadline has passed."""
+        """Read the inbox, and check that no deadline has passed."""
         try:
             message = self.inbox.get(timeout=LOOK)
             while True:
@@ -222,7 +222,7 @@ class ClusterScan:
         flight.future.release()
 
     def _admit(self, worker: Worker, theirs: Facts, error: BaseException | None) -> None:
-        """Use a worker from now on; one that is unfit is refused, or left out if it came late."""
+        """Use a worker from now on. An unfit one is refused, or left out if it joined late."""
         unfit = self.roster.check(worker, theirs) if error is None else f"{worker.address}: {error}"
         if not unfit:
             worker.admitted = True
@@ -246,7 +246,7 @@ class ClusterScan:
                 flight.future.release()
                 held.extend([] if flight.task is None else [flight.task])
         if not worker.admitted:
-            worker.source = None  # to be greeted anew, if it is heard of again
+            worker.source = None  # to be greeted again, if it comes back
         if self.placement is None:
             return
         logger.warning("worker %s %s; %d tasks go to others", worker.address, why, len(held))
@@ -254,7 +254,7 @@ class ClusterScan:
         if culprit is not None:
             raise ClusterError(
                 f"{self.chunks.describe(culprit.start)}: {culprit.strikes} workers died while they "
-                "worked on these rows; do they fit in a worker's memory? See the workers' logs"
+                "worked on these rows; do the rows fit in a worker's memory? See the workers' logs"
             )
 
     def _hold_to_deadlines(self) -> None:
@@ -266,42 +266,37 @@ class ClusterScan:
                 "deadlines.worker_lost sets the limit"
             )
         for worker in self.roster.workers.values():
-            # One that has just come is busy importing: it has as long as for connecting.
+            # A worker that has just joined is busy importing, and has as long as for connecting.
             patience = limit if worker.admitted else max(limit, self.deadlines.connect)
-            # Of the workers we know what the scheduler said when it last answered.
+            # At the time of the scheduler's last answer: nothing later is known of the workers.
             silent = self.answered - worker.heard > patience
             known = worker.heard if worker.admitted or silent else self.answered
             self.heard = max(self.heard, known)
             if silent and worker not in self.lost:
-                self._lose(worker, f"was not heard of for {patience:g} s", died=False)
+                self._lose(worker, f"has been silent for {patience:g} s", died=False)
                 self._fetch_again()
             elif not silent and worker in self.lost:
                 self.lost.discard(worker)
         if self.answered - self.heard > limit:
             raise ClusterError(
-                f"no worker is there for {limit:g} s{self._last_words()}; start workers and run "
-                "again; deadlines.worker_lost sets the limit"
+                f"there has been no worker for {limit:g} s{self._last_death()}; start workers and "
+                "run again; deadlines.worker_lost sets the limit"
             )
         if now - self.landed > self.deadlines.no_progress:
             workers = {flight.worker for flight in self.flights.values()}
-            holders = ", ".join(sorted(f"{one.address} ({one.status})" for one in workers))
+            holders = ", ".join(sorted(f"{w.address} ({w.status})" for w in workers))
             raise ClusterError(
-                f"no group of rows was finished for {self.deadlines.no_progress:g} s; at work: "
+                f"no group of rows was finished within {self.deadlines.no_progress:g} s; at work: "
                 f"{holders or 'nobody'}; is the storage reachable? deadlines.no_progress sets the "
                 "limit"
             )
 
-    def _last_words(self) -> str:
-        """What the workers that died were at."""
-        if self.placement is None:
+    def _last_death(self) -> str:
+        """Say where the workers died, if they died over rows."""
+        task = None if self.placement is None else self.placement.first_struck()
+        if task is None:
             return ""
-        struck = [
-            task for task in (*self.placement.again, *self.placement.suspects) if task.strikes
-        ]
-        if not struck:
-            return ""
-        first = min(struck, key=lambda task: task.start)
-        return f", the last died at {self.chunks.describe(first.start)} or near"
+        return f", the last died at {self.chunks.describe(task.start)} or near it"
 
     def _fetch_again(self) -> None:
         # Results are fetched in batches: one from a worker that is stopped holds up the others.

@@ -51,22 +51,23 @@ class Facts:
     features: str
 
     def unlike(self, other: Facts) -> str:
-        """In what this process differs from another one; empty if in nothing."""
-        found = []
+        """Say in what this process differs from another; empty if in nothing."""
+        differences = []
         for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if mine == theirs:
+            value, here = getattr(self, field.name), getattr(other, field.name)
+            if value == here:
                 continue
             if field.name == "features":
-                odd = {one[1:] for one in set(mine.split(",")) ^ set(theirs.split(","))}
-                found.append(f"CPU features differ in {', '.join(sorted(odd)[:5])}")
+                signed = set(value.split(",")) ^ set(here.split(","))
+                names = sorted({feature[1:] for feature in signed})
+                differences.append(f"CPU features differ in {', '.join(names[:5])}")
             else:
-                found.append(f"{field.name} {mine}, here {theirs}")
-        return "; ".join(found)
+                differences.append(f"{field.name} {value}, here {here}")
+        return "; ".join(differences)
 
 
 def facts() -> Facts:
-    """Facts of this process."""
+    """Return the facts of this process."""
     import numba
     from llvmlite import binding
     from numba.core.codegen import get_host_cpu_features
@@ -83,12 +84,12 @@ def facts() -> Facts:
 
 
 class Source:
-    """Rows as one worker sees them: how to read them, and those that it keeps.
+    """The rows as a worker sees them: how to read them, and those that it keeps.
 
     Parameters
     ----------
     budget
-        Bytes of rows to keep at the most.
+        Most bytes of rows to keep.
     """
 
     def __init__(self, chunks: RowChunks, budget: int) -> None:
@@ -97,7 +98,7 @@ class Source:
         self.kept = KeptRows(budget)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Dask may move it to another worker or to a disk: never with the rows.
+        # Dask may move it to another worker or to a disk: the rows stay behind.
         return Source, (self.chunks, self.budget)
 
 
@@ -112,7 +113,7 @@ def open_work(work: bytes) -> Work:
 
 
 def greet(source: Source) -> Facts:
-    """See that the source's first and last rows can be reached, and say who this is.
+    """Check that the source's first and last rows can be reached; return the facts of this process.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def greet(source: Source) -> Facts:
 def sum_groups(
     source: Source, work: Work, keep: bool, groups: Sequence[Group], persisted: Sequence[Any]
 ) -> list[GroupResult]:
-    """Read and sum groups, one after the other, on the calling thread.
+    """Read and sum groups in turn, on the calling thread.
 
     ``persisted`` are the results, brought by Dask, that blocks of a dask array need.
     """
