@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.spec import CovarianceName, EMOptions, InitializationName, MixtureSpec
+from gmm_dask.nulls import NullPolicy
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -36,8 +37,8 @@ class InputSection(Section):
         min_length=1, description="file, directory, glob or s3:// address of Parquet data"
     )
     columns: list[str] = Field(min_length=1, description="numeric columns, the features")
-    nulls: Literal["error", "drop"] = Field(
-        "error", description="what to do with rows that hold a null or NaN"
+    nulls: NullPolicy = Field(
+        NullPolicy.ERROR, description="what to do with rows that hold a null or NaN"
     )
     sample_weight: str | None = Field(None, description="column of weights ≥ 0")
     convert: dict[str, Literal["float", "seconds"]] = Field(

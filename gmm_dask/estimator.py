@@ -315,10 +315,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             source = source_of(X) if sample_weight is None else None
             chunks = source or array_chunks(X, sample_weight)
             self._features_without_names(len(chunks.columns))
-            scanner = Scanner(chunks, _executor(client), notify)
             # Rows of unknown number were counted by computing every block.
-            scanner.scans = int(source is None and any(np.isnan(X.chunks[0])))
-            return scanner
+            counted = source is None and any(np.isnan(X.chunks[0]))
+            return Scanner(chunks, _executor(client), notify, scans=int(counted))
         if client is not None:
             raise ConfigError(
                 "client is for dask arrays: an array in memory is scanned by threads here; leave "

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up. A module imports from its own line and the lines above it.
 LAYERS = [
-    {"gmm_dask.arrays", "gmm_dask.errors", "gmm_dask.events"},
+    {"gmm_dask.arrays", "gmm_dask.errors", "gmm_dask.events", "gmm_dask.nulls"},
     {"gmm_dask.mixture"},
     {"gmm_dask.config"},
     {"gmm_dask.chunked"},

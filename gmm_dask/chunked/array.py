@@ -15,10 +15,12 @@ from dask.base import tokenize
 from dask.optimization import cull
 
 from gmm_dask.arrays import FloatArray, RowsArray
-from gmm_dask.chunked.rows import Rows, require_finite
+from gmm_dask.chunked.defects import require_usable
+from gmm_dask.chunked.rows import Rows
 from gmm_dask.errors import SchemaError
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.nulls import NullPolicy
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +214,6 @@ def _predict_block(block: Any, parameters: MixtureParameters, what: str) -> Floa
     assigned = assign(parameters, values, responsibilities=what == "responsibilities")
     if not assigned.finite:
         columns = tuple(f"x{number}" for number in range(values.shape[1]))
-        require_finite(values, columns, "in a block of X")
+        require_usable(values, columns, NullPolicy.ERROR, lambda row: f"row {row:,} of a block")
     found = getattr(assigned, what)
     return found.astype(np.int64) if what == "labels" else found

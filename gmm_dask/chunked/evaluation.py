@@ -17,6 +17,7 @@ from gmm_dask.events import Stage
 from gmm_dask.mixture.assignment import LEAST_SLICE_ROWS, Assignment, assign
 from gmm_dask.mixture.kernels.tally import tally
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.nulls import NullPolicy
 
 #: Bins of the density histogram; the resolution of a quantile is a bin's width.
 BINS = 8192
@@ -183,4 +184,5 @@ def evaluate(
         rows = Rows(sample.X, sample.sample_weight, 0, 0)
         threads = available_cores() if found.rows > LEAST_SLICE_ROWS else 1
         return evaluate_rows(rows, tuple(mixtures), threads).records
-    return scanner.reduce(evaluate_rows, tuple(mixtures), Stage.EVALUATE).records
+    nulls = NullPolicy.ERROR if found is None else found.nulls_left
+    return scanner.reduce(evaluate_rows, tuple(mixtures), Stage.EVALUATE, nulls).records

@@ -81,7 +81,7 @@ def fit(
     TooFewRowsError
         Fewer complete rows than components.
     NonFiniteError
-        Nulls under ``"error"``, or infinities.
+        Nulls where the policy refuses them, or infinities.
     NumericalError
         Every candidate broke down.
     InputChangedError
@@ -93,9 +93,7 @@ def fit(
             save(state)
         else:
             logger.info("resuming after %d scans", resume.scans)
-            scanner.scans = resume.scans
-            scanner.fingerprints = resume.fingerprints
-            scanner.drop = resume.survey.dropped > 0
+            scanner.resume(resume.scans, resume.fingerprints)
         if not state.starts:
             state = _starts(scanner, state, options, tuple(start), search_too)
             save(state)
@@ -215,8 +213,9 @@ def _polish(
 
 def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expectation:
     """A scan for each E-step, or none where the sample holds all rows."""
+    nulls = state.survey.nulls_left
     if not state.survey.in_memory:
-        return lambda batch: scanner.reduce(sum_batch, tuple(batch), Stage.POLISH).statistics
+        return lambda batch: scanner.reduce(sum_batch, tuple(batch), Stage.POLISH, nulls).statistics
     sample = state.survey.sample
     if sample.X.shape[0] <= PIECE_ROWS:
         return ExpectationOn(sample.X, sample.sample_weight)

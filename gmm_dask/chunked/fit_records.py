@@ -11,6 +11,7 @@ from gmm_dask.mixture.em import Candidate, EMState
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchRecord
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
+from gmm_dask.nulls import NullPolicy
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class FitOptions:
         Rows sampled for the search, ``"auto"`` for max(65,536, 50·k·d); None: no search, the
         starts are polished as they are.
     nulls
-        ``"error"`` or ``"drop"``.
+        What becomes of rows that hold a null.
     """
 
     spec: MixtureSpec = field(default_factory=MixtureSpec)
@@ -39,7 +40,7 @@ class FitOptions:
     n_init: int = 1
     random_state: int = 0
     search_rows: int | Literal["auto"] | None = "auto"
-    nulls: str = "error"
+    nulls: NullPolicy = NullPolicy.ERROR
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,8 @@ from typing import Any
 import xxhash
 
 from gmm_dask.arrays import RowsArray
-from gmm_dask.chunked.rows import RowChunks, Rows, complete
+from gmm_dask.chunked.defects import usable_rows
+from gmm_dask.chunked.rows import RowChunks, Rows
 from gmm_dask.chunked.scan import Group, GroupResult, Work
 from gmm_dask.errors import InputChangedError
 
@@ -61,11 +62,6 @@ def same_values(chunks: RowChunks, chunk: int, found: int, work: Work) -> None:
             f"{chunks.describe(chunk)}: the values are not those of the first scan; the "
             "input was changed during the fit, start again"
         )
-
-
-def dropped(rows: Rows, work: Work) -> Rows:
-    """Without incomplete rows, if the survey found any."""
-    return complete(rows) if work.drop and rows.kept is None else rows
 
 
 def nbytes(rows: Rows) -> int:
@@ -149,7 +145,7 @@ class Reader:
         else:
             found = known
             same_values(self.chunks, rows.chunk, found, self.work)
-        usable = dropped(rows, self.work)
+        usable = usable_rows(rows, self.work.nulls)
         if self.kept is not None and (known is None or usable is not rows):
             self.kept.put(rows.chunk, usable, found)
         return usable, found

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, RowsArray
-from gmm_dask.errors import NonFiniteError
 
 Mask = npt.NDArray[np.bool_]
 
@@ -194,15 +193,3 @@ def complete(rows: Rows) -> Rows:
     values = rows.values.T.compress(kept, axis=1).T  # (kept, d), feature-major
     weight = None if rows.sample_weight is None else rows.sample_weight[kept]
     return replace(rows, values=values, sample_weight=weight, kept=kept)
-
-
-def require_finite(values: RowsArray, columns: tuple[str, ...], where: str) -> None:
-    """Refuse NaN and infinity in an array in memory; one pass when all is well."""
-    if np.isfinite(np.add.reduce(values, axis=None)) or np.isfinite(values).all():
-        return
-    row, column = np.argwhere(~np.isfinite(values))[0]
-    kind = "NaN" if np.isnan(values).any() else "infinity"
-    raise NonFiniteError(
-        f"Input X contains {kind}: column {columns[column]!r}, {where}, first at row {row:,}; "
-        "remove or impute such rows before fitting"
-    )

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from gmm_dask.chunked.rows import RowChunks, Rows
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import Notify, Stage, StageAdvanced, StageFinished, StageStarted, silent
+from gmm_dask.nulls import NullPolicy
 
 #: Groups aimed at: enough to keep hundreds of cores busy, few enough to add in no time.
 GROUPS = 256
@@ -90,8 +91,8 @@ class Work:
         a chunk, when a worker is lost: what it writes, it must write whole or not at all.
     argument
         The same for every chunk.
-    drop
-        Whether rows with nulls are dropped first.
+    nulls
+        ``DROP`` leaves incomplete rows out first; ``ERROR`` hands all rows on as they are read.
     fingerprints
         Of every chunk's values in the first scan; None to take them now.
     volatile
@@ -100,7 +101,7 @@ class Work:
 
     function: Callable[[Rows, Any], Any]
     argument: Any
-    drop: bool
+    nulls: NullPolicy
     fingerprints: tuple[int, ...] | None
     volatile: bool
 
@@ -154,36 +155,57 @@ class Scanner:
         Threads or a cluster.
     notify
         Told how far each scan is.
+    once
+        Whether there is one scan only: then rows are neither kept nor fingerprinted.
+    keep
+        Whether the rows stay in memory after the first scan; None: if they fit.
+    scans
+        Readings of the whole source before this scanner was made.
 
     Attributes
     ----------
     scans
         Readings of the whole source so far, whether from files or from rows kept in memory.
-    drop
-        Set by the survey: whether there are rows with nulls to be dropped.
     rows
         Source rows in all.
     kept
-        Whether the rows stay in memory after the first scan, because they fit.
-    volatile
-        Whether readings are held to the first one's values; set to False by who reads once.
+        Whether the rows stay in memory after the first scan.
+    fingerprints
+        Of the values of the first scan, which later ones are held to; None before it, and where
+        values cannot change.
     """
 
-    def __init__(self, chunks: RowChunks, executor: Executor, notify: Notify = silent) -> None:
+    def __init__(
+        self,
+        chunks: RowChunks,
+        executor: Executor,
+        notify: Notify = silent,
+        *,
+        once: bool = False,
+        keep: bool | None = None,
+        scans: int = 0,
+    ) -> None:
         self.chunks = chunks
         self.executor = executor
         self.notify = notify
         self.lanes = lanes_of(chunks)
         self.rows = sum(chunks.rows)
-        self.scans = 0
-        self.drop = False
+        self.scans = scans
         size = self.rows * (len(chunks.columns) * chunks.dtype.itemsize + 8 * chunks.weighted)
-        self.kept = chunks.volatile and size <= executor.memory
-        self.volatile = chunks.volatile
+        self._volatile = chunks.volatile and not once
+        self.kept = self._volatile and size <= executor.memory if keep is None else keep
         self.fingerprints: tuple[int, ...] | None = None
 
+    def resume(self, scans: int, fingerprints: tuple[int, ...] | None) -> None:
+        """Go on after so many scans of the same source, held to the values of the first."""
+        self.scans, self.fingerprints = scans, fingerprints
+
     def reduce(
-        self, function: Callable[[Rows, Any], Result], argument: Any, stage: Stage
+        self,
+        function: Callable[[Rows, Any], Result],
+        argument: Any,
+        stage: Stage,
+        nulls: NullPolicy = NullPolicy.ERROR,
     ) -> Result:
         """Apply a function to every chunk and add the results: one scan.
 
@@ -193,6 +215,8 @@ class Scanner:
             ``function(rows, argument)``; its results add by ``+``.
         stage
             The stage of the run that the scan belongs to, as listeners are told.
+        nulls
+            ``DROP`` leaves incomplete rows out first; ``ERROR`` hands all rows on as they are.
 
         Raises
         ------
@@ -205,7 +229,7 @@ class Scanner:
         """
         if not self.lanes:
             raise TooFewRowsError("the input has no rows")
-        work = Work(function, argument, self.drop, self.fingerprints, self.volatile)
+        work = Work(function, argument, nulls, self.fingerprints, self._volatile)
         began = time.perf_counter()
         self.notify(StageStarted(stage, self.rows, "rows"))
         total: Any = None
@@ -217,7 +241,7 @@ class Scanner:
             done += result.group.rows
             self.notify(StageAdvanced(stage, done))
         self.scans += 1
-        if self.volatile and self.fingerprints is None:
+        if self._volatile and self.fingerprints is None:
             self.fingerprints = tuple(prints)
         seconds = time.perf_counter() - began
         rate = self.rows / max(seconds, 1e-9)

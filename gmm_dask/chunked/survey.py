@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.chunked.defects import Defects, count_defects, no_defects, refuse_defects
 from gmm_dask.chunked.rows import RowChunks, Rows, complete
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
+from gmm_dask.errors import InputError, TooFewRowsError
 from gmm_dask.events import Stage
 from gmm_dask.mixture.kernels.moments import column_moments
 from gmm_dask.mixture.kernels.sampling import rows_below
 from gmm_dask.mixture.starts import Sample
+from gmm_dask.nulls import NullPolicy
 
 Priorities = npt.NDArray[np.uint64]
 
@@ -97,32 +99,6 @@ class Draw:
 
 
 @dataclass(frozen=True, eq=False)
-class Defects:
-    """What would stop a fit, counted per column; the last entry is the weight column.
-
-    Attributes
-    ----------
-    missing, infinite
-        Values per column, (d + 1,); a negative weight counts as infinite.
-    first_missing, first_infinite
-        Per column (chunk, row) of the first, or None.
-    """
-
-    missing: npt.NDArray[np.int64]
-    infinite: npt.NDArray[np.int64]
-    first_missing: tuple[tuple[int, int] | None, ...]
-    first_infinite: tuple[tuple[int, int] | None, ...]
-
-    def __add__(self, other: Defects) -> Defects:
-        return Defects(
-            self.missing + other.missing,
-            self.infinite + other.infinite,
-            _first(self.first_missing, other.first_missing),
-            _first(self.first_infinite, other.first_infinite),
-        )
-
-
-@dataclass(frozen=True, eq=False)
 class Survey:
     """What one scan says of the data.
 
@@ -171,6 +147,11 @@ class Survey:
         return self.source_rows - self.rows
 
     @property
+    def nulls_left(self) -> NullPolicy:
+        """What later scans have to do with nulls: nothing where there are none."""
+        return NullPolicy.DROP if self.dropped else NullPolicy.ERROR
+
+    @property
     def in_memory(self) -> bool:
         """Whether the sample holds all complete rows, so that no scan is needed any more."""
         return len(self.draw.numbers) == self.rows
@@ -196,7 +177,7 @@ class SurveyRequest:
     weighted: bool
 
 
-def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: str) -> Survey:
+def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPolicy) -> Survey:
     """Look at all rows once; twice where most hold nulls, or else the sample would be small.
 
     Parameters
@@ -207,12 +188,13 @@ def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: str) -> Survey:
     seed
         Of the sample.
     nulls
-        ``"error"`` or ``"drop"``.
+        What becomes of rows that hold a null.
 
     Raises
     ------
     NonFiniteError
-        Infinity anywhere; nulls or NaN under ``"error"``. Says how many and where the first is.
+        Infinity anywhere; nulls or NaN where the policy refuses them. Says how many there are
+        and where the first one is.
     TooFewRowsError
         No complete row is left.
     InputError
@@ -222,7 +204,6 @@ def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: str) -> Survey:
         survey_rows, _request(scanner, sample_rows, seed, scanner.rows), Stage.SURVEY
     )
     _refuse(found, scanner.chunks, nulls)
-    scanner.drop = found.dropped > 0
     if 2 * len(found.draw.numbers) < min(sample_rows, found.rows):
         again = _request(scanner, sample_rows, seed, found.rows)
         return replace(found, draws=(scanner.reduce(survey_rows, again, Stage.SURVEY).draw,))
@@ -244,7 +225,7 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
     moments = _moments(rows.values)
     # No NaN or infinity survives a sum.
     clean = rows.sample_weight is None and bool(np.isfinite(moments.mean).all())
-    defects = _no_defects(rows.values.shape[1]) if clean else _defects(rows)
+    defects = no_defects(rows.values.shape[1]) if clean else count_defects(rows)
     usable = rows
     if defects.missing.any():
         usable = complete(rows)
@@ -295,64 +276,9 @@ def _moments(values: RowsArray) -> Moments:
     return Moments(values.shape[0], *column_moments(values))
 
 
-def _no_defects(d: int) -> Defects:
-    nothing, nowhere = np.zeros(d + 1, np.int64), (None,) * (d + 1)
-    return Defects(nothing, nothing, nowhere, nowhere)
-
-
-def _defects(rows: Rows) -> Defects:
-    d = rows.values.shape[1]
-    missing, infinite = np.zeros(d + 1, np.int64), np.zeros(d + 1, np.int64)
-    first_missing: list[tuple[int, int] | None] = [None] * (d + 1)
-    first_infinite: list[tuple[int, int] | None] = [None] * (d + 1)
-    columns = [*rows.values.T]
-    if rows.sample_weight is not None:
-        columns.append(np.where(rows.sample_weight < 0, np.inf, rows.sample_weight))
-    for column, values in enumerate(columns):
-        if np.isfinite(np.add.reduce(values)):  # no NaN or infinity survives a sum
-            continue
-        absent, unbounded = np.isnan(values), np.isinf(values)
-        missing[column], infinite[column] = absent.sum(), unbounded.sum()
-        if missing[column]:
-            first_missing[column] = (rows.chunk, int(absent.argmax()))
-        if infinite[column]:
-            first_infinite[column] = (rows.chunk, int(unbounded.argmax()))
-    return Defects(missing, infinite, tuple(first_missing), tuple(first_infinite))
-
-
-def _first(
-    mine: tuple[tuple[int, int] | None, ...], theirs: tuple[tuple[int, int] | None, ...]
-) -> tuple[tuple[int, int] | None, ...]:
-    return tuple(
-        min((place for place in places if place is not None), default=None)
-        for places in zip(mine, theirs, strict=True)
-    )
-
-
-def _refuse(found: Survey, chunks: RowChunks, nulls: str) -> None:
+def _refuse(found: Survey, chunks: RowChunks, nulls: NullPolicy) -> None:
     defects = found.defects
-    if defects.infinite[-1]:
-        place = defects.first_infinite[-1]
-        raise InputError(
-            f"sample weights: {defects.infinite[-1]:,} are negative or infinite, the first at "
-            f"{_place(chunks, place)}; weights are finite and ≥ 0"
-        )
-    for column, count in zip(chunks.columns, defects.infinite[:-1], strict=True):
-        if count:
-            place = defects.first_infinite[chunks.columns.index(column)]
-            raise NonFiniteError(
-                f"Input X contains infinity: column {column!r} holds {count:,}, the first at "
-                f"{_place(chunks, place)}; remove or replace them"
-            )
-    for index, count in enumerate(defects.missing):
-        if count and (nulls == "error" or index == len(chunks.columns)):
-            column = (*chunks.columns, "sample_weight")[index]
-            raise NonFiniteError(
-                f"Input X contains NaN: column {column!r} holds {count:,} "
-                f"{'null' if count == 1 else 'nulls'} or NaN, the first at "
-                f"{_place(chunks, defects.first_missing[index])}; leave such rows out (with "
-                "nulls = 'drop' in a run file or in read_parquet), or fill them in"
-            )
+    refuse_defects(defects, chunks.columns, nulls, chunks.describe)
     if not found.rows:
         empty = [
             name
@@ -370,7 +296,3 @@ def _refuse(found: Survey, chunks: RowChunks, nulls: str) -> None:
         )
     if not found.weight > 0:
         raise InputError("sample weights: all are 0; at least one row must count")
-
-
-def _place(chunks: RowChunks, place: tuple[int, int] | None) -> str:
-    return chunks.describe(*place) if place is not None else "an unknown place"

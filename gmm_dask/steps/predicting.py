@@ -11,14 +11,16 @@ from typing import cast
 
 import numpy as np
 
+from gmm_dask.chunked.defects import bad_weights, require_usable
 from gmm_dask.chunked.evaluation import DensityRecord, density_ceiling, density_record
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig
-from gmm_dask.errors import ConfigError, DriftError, ModelError, NonFiniteError
+from gmm_dask.errors import ConfigError, DriftError, ModelError
 from gmm_dask.events import Notify, Stage
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
 from gmm_dask.steps.inputs import open_executor
 from gmm_dask.storage.input.overlap import place_of
@@ -109,14 +111,18 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     Raises
     ------
     NonFiniteError
-        A value is infinite, or null where nulls are errors, or a sample weight is not a number
-        ≥ 0; names file, row and column.
+        A value is infinite, or null where nulls are errors; names file, row and column.
+    InputError
+        A sample weight is negative or not finite; names file and row.
     """
     read = cast(ParquetRows, rows)
     parameters = request.parameters
     assigned = assign(parameters, read.values, responsibilities=request.writer.probabilities)
     if not assigned.finite:
-        _refuse_bad_values(read, request.writer.plan)
+        names = request.writer.plan.names
+        require_usable(
+            read.values, names, NullPolicy.ERROR, lambda row: _place(read, row, request.writer.plan)
+        )
     _refuse_bad_weights(read, request.writer.plan)
     part = request.writer.write(
         read, assigned.labels, assigned.log_densities, assigned.responsibilities
@@ -179,9 +185,10 @@ def open_predictions(
             key_columns=run.predict.key_columns,
             least_rows=PART_ROWS,
         )
-        with open_executor(cluster) as executor, Scanner(chunks, executor, notify) as scanner:
-            scanner.kept = scanner.volatile = False  # one scan
-            scanner.drop = run.input.nulls == "drop"
+        with (
+            open_executor(cluster) as executor,
+            Scanner(chunks, executor, notify, once=True) as scanner,
+        ):
             yield Prediction(staged, scanner, model)
 
 
@@ -201,7 +208,7 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
         logger.info("no input file is new or changed; all predictions are kept")
         return Predicted((), 0, 0, len(staged.reused), None)
     request = PredictRequest(prediction.model.parameters, staged.writer)
-    found = scanner.reduce(predict_rows, request, Stage.PREDICT)
+    found = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
     drift = None
     if found.record.weight > 0:
         drift = measure_drift(run.predict, prediction.model, found.record)
@@ -245,24 +252,12 @@ def _report_drift(run: RunConfig, drift: Drift) -> None:
     logger.warning("drift: %s; consider a retrain", findings)
 
 
-def _refuse_bad_values(rows: ParquetRows, plan: InputPlan) -> None:
-    bad = ~np.isfinite(rows.values)  # (m, d)
-    for row, column in np.argwhere(bad)[:1]:
-        null = bool(np.isnan(rows.values[row, column]))
-        kind = "null or NaN" if null else "infinite"
-        hint = "set input.nulls = 'drop' or fill it in" if null else "remove or replace it"
-        where = f"{_place(rows, int(row), plan)}: column {plan.names[column]!r}"
-        raise NonFiniteError(f"{where} is {kind}; {hint}")
-
-
 def _refuse_bad_weights(rows: ParquetRows, plan: InputPlan) -> None:
     weights = rows.sample_weight
-    if weights is not None and plan.sample_weight is not None:
-        for row in np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))[:1]:
-            raise NonFiniteError(
-                f"{_place(rows, int(row), plan)}: column {plan.sample_weight.name!r} is "
-                f"{weights[row]:g}; weights are finite and ≥ 0"
-            )
+    if weights is not None:
+        bad = ~(np.isfinite(weights) & (weights >= 0))  # (m,)
+        if bad.any():
+            raise bad_weights(int(bad.sum()), _place(rows, int(bad.argmax()), plan))
 
 
 def _place(rows: ParquetRows, row: int, plan: InputPlan) -> str:

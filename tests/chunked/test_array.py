@@ -196,6 +196,8 @@ def test_a_row_that_cannot_be_predicted_is_named(mixture: MixtureParameters) -> 
     bad = X.copy()
     bad[700, 2] = np.nan
     predicted = predict_array(da.from_array(bad, chunks=(500, 4)), mixture, "labels")
-    message = r"contains NaN: column 'x2', in a block of X, first at row 200; remove or impute"
+    message = (
+        r"contains NaN: column 'x2' holds 1 null or NaN, the first at row 200 of a block; leave"
+    )
     with pytest.raises(NonFiniteError, match=message):
         predicted.compute(scheduler="synchronous")

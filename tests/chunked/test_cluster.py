@@ -24,17 +24,21 @@ from gmm_dask.config import Deadlines, LocalProcesses
 from gmm_dask.errors import ClusterError
 from gmm_dask.events import Stage
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
+from gmm_dask.nulls import NullPolicy
 from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids, row_sums
 from tests.waiting import until
 
 OPTIONS = FitOptions(
-    MixtureSpec(3), em=EMOptions(tol=1e-6, max_iter=4), n_init=2, search_rows=500, nulls="drop"
+    MixtureSpec(3),
+    em=EMOptions(tol=1e-6, max_iter=4),
+    n_init=2,
+    search_rows=500,
+    nulls=NullPolicy.DROP,
 )
 
 
 def fitted(executor: Executor, source: DrawnRows, kept: bool) -> FitResult:
-    scanner = Scanner(source, executor)
-    scanner.kept = kept
+    scanner = Scanner(source, executor, keep=kept)
     return fit(scanner, OPTIONS)
 
 

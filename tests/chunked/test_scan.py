@@ -24,6 +24,7 @@ from gmm_dask.chunked.scan import (
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputChangedError, TooFewRowsError
 from gmm_dask.events import Event, Stage, StageAdvanced, StageFinished, StageStarted
+from gmm_dask.nulls import NullPolicy
 from tests.row_sources import DrawnRows, bounds, chunk_numbers, drawn, row_sums
 
 
@@ -122,8 +123,7 @@ def test_other_values_than_in_the_first_scan_stop_the_second(
     any_executor: Any, small_groups: int, tmp_path: Path
 ) -> None:
     source = drawn(6, 700, weighted=True, place=str(tmp_path))
-    scanner = Scanner(source, any_executor)
-    scanner.kept = False
+    scanner = Scanner(source, any_executor, keep=False)
     scanner.reduce(chunk_numbers, None, Stage.SURVEY)
     scanner.reduce(chunk_numbers, None, Stage.SURVEY)
     source.rule("change", 3).touch()
@@ -161,17 +161,18 @@ def kept_rows(rows: Rows, argument: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_rows_with_nulls_are_dropped_when_the_survey_says_so(
+def test_rows_with_nulls_are_left_out_where_the_policy_says_so(
     any_executor: Any, small_groups: int, kept: bool
 ) -> None:
     source = drawn(9, 400, missing=0.1, weighted=True)
-    scanner = Scanner(source, any_executor)
-    scanner.kept = kept
+    scanner = Scanner(source, any_executor, keep=kept)
     scanner.reduce(chunk_numbers, None, Stage.SURVEY)
-    scanner.drop = True
     complete = sum(int((~np.isnan(rows.values)).all(axis=1).sum()) for rows in source.read(0, 9))
     for _ in range(2):
-        assert scanner.reduce(kept_rows, None, Stage.SURVEY).tolist() == [complete, 3600]
+        assert scanner.reduce(kept_rows, None, Stage.POLISH, NullPolicy.DROP).tolist() == [
+            complete,
+            3600,
+        ]
 
 
 def test_rows_are_read_once_when_they_fit(

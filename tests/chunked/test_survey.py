@@ -16,6 +16,7 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
 from gmm_dask.mixture.kernels.sampling import rows_below
 from gmm_dask.mixture.starts import Sample
+from gmm_dask.nulls import NullPolicy
 from tests.row_sources import DrawnRows, drawn
 
 
@@ -25,7 +26,7 @@ def surveyed(
     *,
     weights: np.ndarray | None = None,
     chunk_rows: int = 70,
-    nulls: str = "error",
+    nulls: NullPolicy = NullPolicy.ERROR,
     seed: int = 0,
 ) -> Survey:
     columns = tuple(f"c{number}" for number in range(X.shape[1]))
@@ -114,8 +115,8 @@ def test_the_sample_does_not_depend_on_chunks_or_executor(
     weights = np.random.default_rng(3).random(5000)
     array = da.from_array(X, chunks=(chunks, 2))
     scanner = Scanner(array_chunks(array, weights), any_executor)
-    found = survey(scanner, 300, 7, "drop")
-    assert scanner.drop
+    found = survey(scanner, 300, 7, NullPolicy.DROP)
+    assert found.nulls_left is NullPolicy.DROP
     complete = np.flatnonzero(~np.isnan(X[:, 1]))
     chosen = smallest(7, complete, 300)
     np.testing.assert_array_equal(found.sample.X, X[chosen])
@@ -127,7 +128,8 @@ def test_the_sample_does_not_depend_on_chunks_or_executor(
 def test_moments_are_the_same_bits_on_any_executor(small_groups: int, executor: Any) -> None:
     source = drawn(30, 700, weighted=True, missing=0.01)
     runs = [
-        survey(Scanner(source, one), 500, 0, "drop") for one in (Threads(1), Threads(3), executor)
+        survey(Scanner(source, one), 500, 0, NullPolicy.DROP)
+        for one in (Threads(1), Threads(3), executor)
     ]
     for other in runs[1:]:
         np.testing.assert_array_equal(runs[0].moments.squares, other.moments.squares)
@@ -144,18 +146,18 @@ def test_nulls_are_counted_and_the_first_is_named(X: np.ndarray) -> None:
     X[900, 0] = 0.0
     with pytest.raises(NonFiniteError, match=r"column 'c1' holds 2 nulls or NaN, .* at row 130;"):
         surveyed(X)
-    found = surveyed(X, nulls="drop")
+    found = surveyed(X, nulls=NullPolicy.DROP)
     complete = np.delete(X, [130, 640], axis=0)
     assert (found.rows, found.dropped) == (998, 2)
     np.testing.assert_allclose(found.moments.mean, complete.mean(axis=0), rtol=1e-13)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
-@pytest.mark.parametrize("nulls", ["error", "drop"])
+@pytest.mark.parametrize("nulls", NullPolicy)
 def test_infinity_is_always_refused(X: np.ndarray, value: float, nulls: str) -> None:
     X[[5, 700], [2, 2]] = value
     X[3, 1] = np.nan
-    message = r"contains infinity: column 'c2' holds 2, the first at row 5; remove or replace them"
+    message = r"contains infinity: column 'c2' holds 2 infinite values, the first at row 5; remove"
     with pytest.raises(NonFiniteError, match=message):
         surveyed(X, nulls=nulls)
 
@@ -166,14 +168,14 @@ def test_infinity_is_always_refused(X: np.ndarray, value: float, nulls: str) -> 
         (
             slice(700, 702),
             -1.0,
-            r"sample weights: 2 are negative or infinite, the first at row 700",
+            r"sample weights: 2 are negative or not finite, the first at row 700",
         ),
-        (17, np.inf, r"sample weights: 1 are negative or infinite, the first at row 17; weights"),
+        (17, np.inf, r"sample weights: 1 is negative or not finite, the first at row 17; weights"),
         (17, np.nan, r"column 'sample_weight' holds 1 null or NaN, the first at row 17"),
         (slice(None), 0.0, r"sample weights: all are 0; at least one row must count"),
     ],
 )
-@pytest.mark.parametrize("nulls", ["error", "drop"])
+@pytest.mark.parametrize("nulls", NullPolicy)
 def test_weights_that_cannot_count_are_refused(
     X: np.ndarray, place: Any, value: float, message: str, nulls: str
 ) -> None:
@@ -186,17 +188,17 @@ def test_weights_that_cannot_count_are_refused(
 def test_no_complete_row_is_an_error_that_names_the_empty_column(X: np.ndarray) -> None:
     X[:, 1] = np.nan
     with pytest.raises(TooFewRowsError, match=r"no complete row in 1,000: column 'c1' holds noth"):
-        surveyed(X, nulls="drop")
+        surveyed(X, nulls=NullPolicy.DROP)
     X[:500, 1] = 0.0
     X[500:, 2] = np.nan
     X[:500, 0] = np.nan
     with pytest.raises(TooFewRowsError, match=r"no complete row in 1,000: every row has a null; "):
-        surveyed(X, nulls="drop")
+        surveyed(X, nulls=NullPolicy.DROP)
 
 
 def test_a_source_of_empty_chunks_has_no_complete_row() -> None:
     with pytest.raises(TooFewRowsError, match="no complete row in 0"):
-        survey(Scanner(DrawnRows((0, 0), (0, 1)), Threads(1)), 10, 0, "error")
+        survey(Scanner(DrawnRows((0, 0), (0, 1)), Threads(1)), 10, 0, NullPolicy.ERROR)
 
 
 def test_a_value_that_many_rows_share_is_found() -> None:

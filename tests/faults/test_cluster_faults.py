@@ -100,8 +100,7 @@ def connected(started: Processes, workers: int = 2) -> Iterator[ClusterExecutor]
 def fitted(
     executor: Executor, source: DrawnRows, notify: Callable[[Event], None], kept: bool = False
 ) -> FitResult:
-    scanner = Scanner(source, executor, notify)
-    scanner.kept = kept
+    scanner = Scanner(source, executor, notify, keep=kept)
     result = fit(scanner, OPTIONS)
     assert result.scans == SCANS
     return result

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gmm_dask import steps
+from gmm_dask.chunked.defects import Defects
 from gmm_dask.chunked.fit_records import FitState
-from gmm_dask.chunked.survey import Defects, Draw, Moments, Survey
+from gmm_dask.chunked.survey import Draw, Moments, Survey
 from gmm_dask.errors import StorageError
 from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status

@@ -248,9 +248,9 @@ BY_THE_SURVEY = {
     ),
     infinity: (
         NonFiniteError,
-        "column 'width' holds 1, the first at day=3/part.parquet row 17; remove or replace",
+        "column 'width' holds 1 infinite value, the first at day=3/part.parquet row 17; remove",
     ),
-    two_infinities: (NonFiniteError, "column 'width' holds 2, the first at day=3/part.parquet"),
+    two_infinities: (NonFiniteError, "holds 2 infinite values, the first at day=3/part.parquet"),
     too_few_complete_rows: (TooFewRowsError, "n_components = 4, n_samples = 3; fit fewer"),
     all_null: (
         TooFewRowsError,
@@ -259,7 +259,7 @@ BY_THE_SURVEY = {
     never_complete: (TooFewRowsError, "no complete row in 1,500: every row has a null"),
     negative_weight: (
         InputError,
-        "sample weights: 1 are negative or infinite, the first at day=1/part.parquet row 3",
+        "sample weights: 1 is negative or not finite, the first at day=1/part.parquet row 3",
     ),
     no_weight: (NonFiniteError, "the first at day=1/part.parquet row 3"),
     two_rows_that_count: (
@@ -350,17 +350,22 @@ AT_PREDICTION = {
     key_of_our_own: (ConfigError, "predict.key_columns: 'row' is a column of the predictions"),
     null_in_a_batch: (
         NonFiniteError,
-        "day=1/part.parquet row 7: column 'height' is null or NaN; set input.nulls = 'drop'",
+        "column 'height' holds 10 nulls or NaN, the first at day=1/part.parquet row 7; leave "
+        "such rows out",
     ),
     # One row with a null lies before it: rows are counted as they lie in the file.
     infinity_in_a_batch: (
         NonFiniteError,
-        "day=2/part.parquet row 60: column 'width' is infinite; remove or replace it",
+        "column 'width' holds 1 infinite value, the first at day=2/part.parquet row 60; remove or "
+        "replace it",
     ),
-    infinities_that_cancel: (NonFiniteError, "day=3/part.parquet row 60: column 'width' is inf"),
-    negative_weight_in_a_batch: (
+    infinities_that_cancel: (
         NonFiniteError,
-        "day=2/part.parquet row 60: column 'share' is -2; weights are finite and ≥ 0",
+        "column 'height' holds 1 infinite value, the first at day=3/part.parquet row 61",
+    ),
+    negative_weight_in_a_batch: (
+        InputError,
+        "sample weights: 1 is negative or not finite, the first at day=2/part.parquet row 60",
     ),
 }
 

@@ -694,8 +694,9 @@ def test_a_null_in_a_block_is_refused_with_its_place(tmp_path):
     with pytest.raises(NonFiniteError) as caught:
         X.compute()
     assert str(caught.value) == (
-        "1.parquet row 0 to 2.parquet row 3: column 'b' holds 2 nulls or NaN, first at "
-        '2.parquet row 1; fill them, or leave such rows out: nulls="drop"'
+        "Input X contains NaN: column 'b' holds 2 nulls or NaN, the first at 2.parquet row 1; "
+        "leave such rows out (with nulls = 'drop' in a run file or in read_parquet), or fill them "
+        "in"
     )
 
 
@@ -708,14 +709,15 @@ def test_infinities_are_refused_always(tmp_path, nulls, other):
     infinite = 2 if other == -np.inf else 1
     first = 0 if other == -np.inf else 2
     assert str(caught.value) == (
-        f"1.parquet rows 0–3: column 'b' holds {infinite} infinite values, first at 1.parquet row "
-        f"{first}; remove or replace them"
+        f"Input X contains infinity: column 'b' holds {infinite} infinite "
+        f"{'values' if infinite == 2 else 'value'}, the first at 1.parquet row {first}; remove or "
+        f"replace {'them' if infinite == 2 else 'it'}"
     )
 
 
 def test_an_infinity_beside_a_null_is_refused_too(tmp_path):
     write(tmp_path / "1.parquet", {"a": [NAN, 1.0], "b": [np.inf, 1.0]})
-    with pytest.raises(NonFiniteError, match="column 'b' holds 1 infinite values"):
+    with pytest.raises(NonFiniteError, match="column 'b' holds 1 infinite value"):
         read_parquet(tmp_path, ["a", "b"], nulls="drop")
 
 

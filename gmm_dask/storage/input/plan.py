@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, InputError, SchemaError, TooFewRowsError
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.input.columns import Column, problem_of, widest
 from gmm_dask.storage.input.footer import read_footer
 from gmm_dask.storage.input.location import (
@@ -89,7 +90,7 @@ class InputPlan:
     sample_weight
         The column of weights, or None.
     nulls
-        "error" or "drop": what is to be done with rows that hold a null or NaN.
+        What becomes of rows that hold a null or NaN.
     convert
         Columns that are not numbers by themselves, and what they become.
     types
@@ -101,7 +102,7 @@ class InputPlan:
     files: tuple[InputFile, ...] = field(repr=False)
     columns: tuple[Column, ...]
     sample_weight: Column | None
-    nulls: str
+    nulls: NullPolicy
     convert: Mapping[str, str]
     types: Mapping[str, str] = field(repr=False)
 
@@ -167,7 +168,7 @@ class InputPlan:
                 ),
                 tuple(Column(**column) for column in content["columns"]),
                 None if weight is None else Column(**weight),
-                content["nulls"],
+                NullPolicy(content["nulls"]),
                 dict(content["convert"]),
                 dict(content["types"]),
             )

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from gmm_dask.arrays import RowsArray
+from gmm_dask.chunked.defects import is_finite, require_usable
 from gmm_dask.chunked.rows import RowChunks, Rows, complete
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.config import InputSection, check_config
-from gmm_dask.errors import ConfigError, InputChangedError, NonFiniteError, SchemaError
+from gmm_dask.errors import ConfigError, InputChangedError, SchemaError
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.input.layout import CHUNK_BYTES, chunk_rows
 from gmm_dask.storage.input.location import did_you_mean
 from gmm_dask.storage.input.parquet_rows import ParquetChunks, ParquetRows
@@ -126,8 +128,9 @@ def read_parquet(
         "nulls": nulls,
         "convert": dict(convert or {}),
     }
-    chunks = parquet_chunks(plan_input(check_config(InputSection, tables, "read_parquet")))
-    return _as_array(_without_nulls(chunks) if nulls == "drop" else chunks)
+    section = check_config(InputSection, tables, "read_parquet")
+    chunks = parquet_chunks(plan_input(section))
+    return _as_array(_without_nulls(chunks) if section.nulls is NullPolicy.DROP else chunks)
 
 
 def source_of(array: da.Array) -> RowChunks | None:
@@ -249,7 +252,7 @@ def _block(chunks: ParquetChunks | CompleteChunks, start: int, stop: int) -> Row
         _check_count(chunks, start, stop, kept)
         return kept.values
     rows = chunks.read_joined(start, stop)
-    _refuse(chunks, rows, stop)
+    _refuse(chunks, rows, stop, NullPolicy.ERROR)
     return rows.values
 
 
@@ -268,8 +271,8 @@ def _without_nulls(chunks: ParquetChunks) -> CompleteChunks:
 def _kept(chunks: ParquetChunks, rows: Rows, stop: int) -> Rows:
     """Leave out the rows with nulls; ``rows`` are chunks ``rows.chunk`` … stop−1."""
     kept = complete(rows)
-    if kept.kept is not None or not _all_finite(kept.values):
-        _refuse(chunks, rows, stop, nulls=False)
+    if kept.kept is not None or not is_finite(kept.values):
+        _refuse(chunks, rows, stop, NullPolicy.DROP)
     return kept
 
 
@@ -282,27 +285,11 @@ def _check_count(chunks: CompleteChunks, start: int, stop: int, kept: Rows) -> N
         )
 
 
-def _all_finite(values: RowsArray) -> bool:
-    """Whether the sum is finite; False does not yet mean that a value is not."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.add.reduce(values, axis=None)))
-
-
-def _refuse(chunks: ParquetChunks, rows: Rows, stop: int, nulls: bool = True) -> None:
-    """Refuse infinities, and nulls if so told, naming file, column, count and first row."""
-    if _all_finite(rows.values):
-        return
-    kinds: list[tuple[np.ufunc, str, str]] = [
-        (np.isinf, "infinite values", "remove or replace them")
-    ]
-    if nulls:
-        kinds.append((np.isnan, "nulls or NaN", 'fill them, or leave such rows out: nulls="drop"'))
-    for is_bad, what, advice in kinds:
-        for name, values in zip(chunks.columns, rows.values.T, strict=True):
-            bad = is_bad(values)  # (m,)
-            if bad.any():
-                first = chunks.describe_run(rows.chunk, stop, int(bad.argmax()))
-                raise NonFiniteError(
-                    f"{chunks.describe_run(rows.chunk, stop)}: column {name!r} holds "
-                    f"{np.count_nonzero(bad):,} {what}, first at {first}; {advice}"
-                )
+def _refuse(chunks: ParquetChunks, rows: Rows, stop: int, nulls: NullPolicy) -> None:
+    """Refuse values that cannot be used in chunks ``rows.chunk`` … stop−1."""
+    require_usable(
+        rows.values,
+        chunks.columns,
+        nulls,
+        lambda row: chunks.describe_run(rows.chunk, stop, row),
+    )

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gmm_dask.chunked.defects import Defects
 from gmm_dask.chunked.fit_records import FitState
-from gmm_dask.chunked.survey import Defects, Draw, Moments, Survey
+from gmm_dask.chunked.survey import Draw, Moments, Survey
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchRecord
