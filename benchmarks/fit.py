@@ -1,10 +1,11 @@
 """Whole fits against scikit-learn's, defaults on both sides: ``python benchmarks/fit.py``.
 
 Each set has a million rows or more, C-ordered float64 in memory, as numpy users have them. Each
-fit is a process of its own on all cores, with ``random_state=0`` and nothing else set; the two
-libraries take turns. Before the clock starts a process has read the rows and fitted a few of
-them, so that imports and compiled kernels are loaded. Its peak is what Linux says (VmHWM) less
-what it had before the fit. Both log-likelihoods are of all rows, taken by the same kernel.
+fit is a process of its own on all cores, with ``random_state=0`` and nothing else set. Both
+libraries fit a set equally often, in turns; each round begins with the other one, and medians are
+printed. Before the clock starts a process has read the rows and fitted a few of them, so that
+imports and compiled kernels are loaded. Its peak is what Linux says (VmHWM) less what it had
+before the fit. Both log-likelihoods are of all rows, taken by the same kernel.
 
 The ratio of the times is explained by two factors and a rest:
 
@@ -27,12 +28,12 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from statistics import median
 
 import numpy as np
-from measuring import peak_bytes, print_machine, print_table
+from measuring import peak_bytes, print_machine, print_table, spread
 from sets import MixtureKind, big_sky, two_catalogues
 
 from gmm_dask import GaussianMixture
@@ -73,7 +74,7 @@ class Fit:
     passes: int
     pass_seconds: float
     converged: bool
-    peak: int
+    peak: float
     parameters: Arrays
 
 
@@ -122,6 +123,26 @@ def alone(function: Callable[[str], Fit], name: str) -> Fit:
         return pool.submit(function, name).result()
 
 
+def in_rounds(name: str, rounds: int) -> tuple[list[Fit], list[Fit]]:
+    """Fits of a set by scikit-learn and by us, equally many."""
+    functions = (fit_scikit_learn, fit_ours)
+    fits: tuple[list[Fit], list[Fit]] = ([], [])
+    for turn in range(rounds):
+        for side in (turn % 2, 1 - turn % 2):
+            fits[side].append(alone(functions[side], name))
+    return fits
+
+
+def middle(fits: list[Fit]) -> Fit:
+    """One fit with the medians of what was measured; the seed makes the rest the same in all."""
+    seconds, pass_seconds, peaks = zip(
+        *((fit.seconds, fit.pass_seconds, fit.peak) for fit in fits), strict=True
+    )
+    return replace(
+        fits[0], seconds=median(seconds), pass_seconds=median(pass_seconds), peak=median(peaks)
+    )
+
+
 def judged(X: np.ndarray, fit: Fit) -> str:
     """Mean log-likelihood of all rows, and whether a component has collapsed."""
     parameters = MixtureParameters.from_covariances("full", *fit.parameters)
@@ -156,7 +177,7 @@ def compare_small() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--repetitions", type=int, default=1, help="of both, in turns")
+    parser.add_argument("--repetitions", type=int, default=3, help="fits by each, in turns")
     parser.add_argument("--small", action="store_true", help="a hundred rows instead")
     options = parser.parse_args()
     print_machine()
@@ -165,17 +186,13 @@ def main() -> None:
         return
     times, likelihoods = [], []
     for name in options.sets:
-        pairs = [
-            (alone(fit_ours, name), alone(fit_scikit_learn, name), alone(fit_ours, name))
-            for _ in range(options.repetitions)
-        ]
-        ours = min((fit for one, _, other in pairs for fit in (one, other)), key=seconds_of)
-        theirs = min((fit for _, fit, _ in pairs), key=seconds_of)
+        fits = in_rounds(name, options.repetitions)
+        theirs, ours = map(middle, fits)
         whole = theirs.seconds / ours.seconds
         a_pass = theirs.pass_seconds / ours.pass_seconds
         passes = theirs.passes / ours.passes
         line = (
-            name, f"{theirs.seconds:.1f}", f"{ours.seconds:.2f}", f"**{whole:.0f}**",
+            name, *(spread([fit.seconds for fit in side], 2) for side in fits), f"**{whole:.0f}**",
             f"{a_pass:.0f}", f"{theirs.passes} / {ours.passes} = {passes:.1f}",
             f"{whole / (a_pass * passes):.2f}",
             f"{theirs.peak / 2**20:.0f}", f"{ours.peak / 2**20:.0f}",
@@ -186,7 +203,7 @@ def main() -> None:
         print(times[-1], likelihoods[-1], flush=True)
     print()
     print_table(
-        f"Whole fits on {len(os.sched_getaffinity(0))} cores",
+        f"Whole fits on {len(os.sched_getaffinity(0))} cores, medians of {options.repetitions}",
         ("set, d×k", "scikit-learn, s", "gmm-dask, s", "ratio", "a pass", "passes", "the rest",
          "its peak, MiB", "ours"),
         times,
@@ -194,10 +211,6 @@ def main() -> None:
     print_table(
         "Mean log-likelihood of all rows", ("set", "rows", "scikit-learn", "gmm-dask"), likelihoods
     )
-
-
-def seconds_of(fit: Fit) -> float:
-    return fit.seconds
 
 
 if __name__ == "__main__":
