@@ -149,7 +149,7 @@ def test_a_forged_checkpoint_is_not_used(tmp_path, caplog):
 def test_a_checkpoint_that_cannot_be_read_is_not_used(tmp_path, caplog):
     with open_checkpoint(tmp_path, "stars", "key") as checkpoint:
         checkpoint.path.mkdir()
-        assert "cannot be read (Is a directory)" in refused(checkpoint, caplog)
+        assert "cannot be read: Is a directory" in refused(checkpoint, caplog)
 
 
 def test_the_same_fit_runs_once(tmp_path):
@@ -169,7 +169,7 @@ def test_a_killed_fit_leaves_its_checkpoint_to_the_next(tmp_path):
         "import sys, numpy; from gmm_dask.storage.models.checkpoint import open_checkpoint\n"
         "checkpoint = open_checkpoint(sys.argv[1], 'stars', 'key')\n"
         "checkpoint.save({'a': numpy.arange(3)}, {'iteration': 4})\n"
-        "(checkpoint.directory / '.partial-state-1').write_bytes(b'half')\n"
+        "(checkpoint.path.parent / '.partial-state-1').write_bytes(b'half')\n"
         "print('saved', flush=True); input()"
     )
     with subprocess.Popen(
@@ -183,7 +183,7 @@ def test_a_killed_fit_leaves_its_checkpoint_to_the_next(tmp_path):
         arrays, meta = checkpoint.load()
         assert arrays["a"].tolist() == [0, 1, 2]
         assert meta == {"iteration": 4}
-        assert entries(checkpoint.directory) == ["state"]
+        assert entries(checkpoint.path.parent) == ["state"]
 
 
 @pytest.mark.parametrize("key", ["", "..", "a/b", ".x"])

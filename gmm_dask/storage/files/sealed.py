@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +61,38 @@ def unseal(text: bytes, path: Path, kind: type[StorageError] = StorageError) -> 
 
 
 def read_sealed(path: Path, kind: type[StorageError] = StorageError) -> Document:
-    """Read and check a sealed file; see `unseal`."""
+    """Read and check a sealed file; see `read_whole` and `unseal`."""
+    return unseal(read_whole(path, kind), path, kind)
+
+
+def read_whole(
+    path: Path, kind: type[StorageError] = StorageError, largest: int = LARGEST_DOCUMENT
+) -> bytes:
+    """Read a file of at most ``largest`` bytes; of a larger one nothing is read.
+
+    Raises
+    ------
+    StorageError
+        (of the class ``kind``) It is missing, cannot be read, or is larger; names ``path``.
+    """
+    with reading(path, kind), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > largest:
+            raise kind(f"{path}: is larger than any file of its kind; gmm-dask did not write it")
+        return file.read(size)
+
+
+@contextmanager
+def reading(path: Path, kind: type[StorageError] = StorageError) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into an error of the class ``kind`` about ``path``."""
     try:
-        if path.stat().st_size > LARGEST_DOCUMENT:
-            raise kind(f"{path}: is larger than any file of its kind; it was not written by this")
-        text = path.read_bytes()
-    except FileNotFoundError as error:
-        raise kind(f"{path}: is missing; restore it, or use another version") from error
+        yield
     except StorageError:
         raise
+    except FileNotFoundError as error:
+        raise kind(f"{path}: is missing; restore it, or use another version") from error
     except OSError as error:
         raise kind(str(storage_error(error, path, "cannot be read"))) from error
-    return unseal(text, path, kind)
 
 
 def plain(value: Any) -> Any:

@@ -6,7 +6,8 @@ One file, ``models/NAME/.checkpoints/FIT_KEY/state``, replaced whole after each 
     safetensors: the arrays, and as its metadata {"fit_key": ..., "meta": JSON}
 
 The fit key is the digest of everything that decides the result, so a checkpoint of other data or
-configuration lies elsewhere and is never looked at. A lock beside it is held while the fit runs.
+configuration lies elsewhere and is never looked at. In terms of `gmm_dask.storage.files.versions`
+it is a pointer without versions; a lock beside it is held while the fit runs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import json
 import logging
 import re
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,13 +30,13 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.files.atomic import check_writable, remove_stale, replace_file, storage_errors
-from gmm_dask.storage.files.locks import HeldLock, acquire
+from gmm_dask.storage.files.pointers import FilePointer
 from gmm_dask.storage.files.sealed import plain
+from gmm_dask.storage.files.versions import Versions, Writer, names_in
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS = ".checkpoints"
+CHECKPOINTS, STATE = ".checkpoints", "state"
 #: Seconds after which a checkpoint that nobody came back to is forgotten.
 FORGOTTEN = 30 * 24 * 3600.0
 
@@ -48,15 +50,11 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class Checkpoint:
     """The checkpoint of one fit key, held by this process; make one with `open_checkpoint`."""
 
-    def __init__(self, directory: Path, fit_key: str, lock: HeldLock) -> None:
-        self.directory = directory
+    def __init__(self, versions: Versions, fit_key: str, writer: Writer) -> None:
+        self.path = versions.directory / STATE
         self.fit_key = fit_key
-        self._lock = lock
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.directory / "state"
+        self._versions = versions
+        self._writer = writer
 
     def save(self, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> None:
         """Replace the checkpoint; it is on the disk when this returns.
@@ -78,7 +76,8 @@ class Checkpoint:
         # One entry: several would come in any order, and equal states in different bytes.
         content = safetensors.numpy.save(contiguous, {"checkpoint": json.dumps(metadata)})
         sha256 = hashlib.sha256(content).hexdigest()
-        replace_file(self.path, f"gmm-dask checkpoint 1 {sha256}\n".encode() + content)
+        # Whichever state is there is of this very fit: nothing is lost where it is replaced.
+        self._writer.replace(f"gmm-dask checkpoint 1 {sha256}\n".encode() + content)
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
         """Return what was saved last; None if there is nothing, or nothing that can be trusted.
@@ -87,16 +86,13 @@ class Checkpoint:
         that names it. Arrays are read-only.
         """
         try:
-            return self._decode(self.path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            problem = f"cannot be read ({error.strerror})"
-        except ValueError as error:
+            pointer = self._versions.pointer()
+            return None if pointer is None else self._decode(pointer.content)
+        except StorageError as error:
             problem = str(error)
-        logger.warning(
-            "%s: %s; it is not used, the fit starts from the beginning", self.path, problem
-        )
+        except ValueError as error:
+            problem = f"{self.path}: {error}"
+        logger.warning("%s; it is not used, the fit starts from the beginning", problem)
         return None
 
     def _decode(self, text: bytes) -> tuple[Arrays, dict[str, Any]]:
@@ -121,15 +117,11 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Remove the checkpoint: the fit is done."""
-        with storage_errors(self.path, "cannot be removed"):
-            self.path.unlink(missing_ok=True)
+        self._writer.clear()
 
     def close(self) -> None:
         """Let go of the lock; the directory goes too if no checkpoint is in it."""
-        # While the lock is still held: the next holder makes the directory anew.
-        with suppress(OSError):  # not empty: there is a checkpoint
-            self.directory.rmdir()
-        self._lock.release()
+        self._writer.close()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -160,20 +152,8 @@ def open_checkpoint(root: str | Path, name: str, fit_key: str, deadline: float =
     StorageError
         Another process runs the same fit (it is named), or the directory cannot be written.
     """
-    if not _KEY.fullmatch(fit_key):
-        raise StorageError(f"fit key {fit_key!r} cannot be the name of a directory")
-    directory = Path(root) / name / CHECKPOINTS / fit_key
-    check_writable(directory.parent)
-    # Beside the directory, because that is removed when it is empty.
-    path = directory.with_name(f"{fit_key}.lock")
-    lock = acquire(path, f"the fit {fit_key} of model {name}", deadline)
-    try:
-        check_writable(directory)
-        remove_stale(directory)
-    except BaseException:
-        lock.release()
-        raise
-    return Checkpoint(directory, fit_key, lock)
+    versions = _versions(root, name, fit_key)
+    return Checkpoint(versions, fit_key, versions.open(deadline))
 
 
 def remove_forgotten(root: str | Path, name: str) -> None:
@@ -181,9 +161,23 @@ def remove_forgotten(root: str | Path, name: str) -> None:
 
     One that a process holds stays, as does what the disk refuses to remove.
     """
-    for state in (Path(root) / name / CHECKPOINTS).glob("*/state"):
-        with suppress(OSError, StorageError):
-            if time.time() - state.stat().st_mtime > FORGOTTEN:
-                with open_checkpoint(root, name, state.parent.name) as old:
+    for key in names_in(Path(root) / name / CHECKPOINTS):
+        with suppress(StorageError):
+            saved = _versions(root, name, key).pointed_at()
+            if saved is not None and time.time() - saved > FORGOTTEN:
+                with open_checkpoint(root, name, key) as old:
                     old.clear()
-                    logger.info("removed %s, of an interrupted fit a month ago", state)
+                    logger.info("removed %s, of an interrupted fit a month ago", old.path)
+
+
+def _versions(root: str | Path, name: str, fit_key: str) -> Versions:
+    if not _KEY.fullmatch(fit_key):
+        raise StorageError(f"fit key {fit_key!r} cannot be the name of a directory")
+    directory = Path(root) / name / CHECKPOINTS / fit_key
+    return Versions(
+        directory,
+        FilePointer(directory / STATE, largest=sys.maxsize),
+        # Beside the directory, because that is removed when it is empty.
+        directory.with_name(f"{fit_key}.lock"),
+        f"the fit {fit_key} of model {name}",
+    )

@@ -1,0 +1,225 @@
+"""Immutable versions and one pointer: the idea under models, predictions and checkpoints.
+
+A writer *stages* a version, *puts* files into it, *seals* it, *points* to it, and *prunes* what
+is no longer wanted. A sealed version never changes; the pointer is small, and is all that does.
+A reader reads the pointer, then the version that it names. It needs no lock and finds the old
+version or the new one, whole. A checkpoint is the least case: a pointer that is all there is.
+
+Here these are directories of a POSIX file system::
+
+    DIRECTORY/NAME/       a version: appears by a rename, whole
+    DIRECTORY/NAME.json   its record, where it has one beside it
+    POINTER               a file that is replaced (`FilePointer`), or a link (`LinkPointer`)
+    LOCK                  held by the writer, gone with its process
+
+An object store would be a second implementation of `Versions`, `Version`, `Writer` and `Stage`:
+files are keys written once, a version is sealed by the key that is written last, and `point`
+replaces one key on the condition that its etag is the expected one. It takes no lock in `open`:
+two writers may stage at the same time, and the second to point gets the `ConflictError`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from gmm_dask.errors import ConflictError
+from gmm_dask.storage.files.atomic import (
+    check_writable,
+    remove_directory,
+    remove_stale,
+    storage_error,
+    storage_errors,
+)
+from gmm_dask.storage.files.contents import Stage, Version, record_path
+from gmm_dask.storage.files.locks import HeldLock, acquire
+from gmm_dask.storage.files.pointers import NAME, FilePointer, LinkPointer, Pointer
+from gmm_dask.storage.files.sealed import Document, read_sealed
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class Versions:
+    """The versions of one thing, and its pointer: what readers need, and the way to a `Writer`.
+
+    Parameters
+    ----------
+    directory
+        Holds the versions.
+    pointer
+        Says which is meant.
+    lock
+        Held by the writer.
+    title
+        What is locked, for the error: "model stars in models".
+    """
+
+    def __init__(
+        self, directory: Path, pointer: FilePointer | LinkPointer, lock: Path, title: str
+    ) -> None:
+        self.directory = directory
+        self._pointer = pointer
+        self._lock = lock
+        self._title = title
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the versions, and of what else has a name that a version could have."""
+        return names_in(self.directory)
+
+    def version(self, name: str) -> Version:
+        """The sealed version of this name."""
+        return Version(self.directory / name)
+
+    def record(self, name: str) -> Document:
+        """What was kept beside a version, checked; raises `StorageError` if it is damaged."""
+        return read_sealed(record_path(self.directory / name))
+
+    def pointer(self) -> Pointer | None:
+        """Read the pointer; None if nothing was ever pointed to."""
+        content = self._pointer.read()
+        return None if content is None else Pointer(content)
+
+    def pointed_at(self) -> float | None:
+        """When the pointer was last replaced, seconds since 1970; None if there is none."""
+        path = self._pointer.path
+        with (
+            storage_errors(path, "cannot be read"),
+            suppress(FileNotFoundError, NotADirectoryError),
+        ):
+            return path.lstat().st_mtime
+        return None
+
+    def open(self, deadline: float = 0.0) -> Writer:
+        """Become the writer; the directory is made if it is not there.
+
+        Parameters
+        ----------
+        deadline
+            Seconds to wait for another writer; 0 tries once.
+
+        Raises
+        ------
+        StorageError
+            Another process writes (it is named), or the directory cannot be written.
+        """
+        check_writable(self._lock.parent)
+        writer = Writer(self, self._pointer, acquire(self._lock, self._title, deadline))
+        try:
+            if self.directory != self._lock.parent:
+                check_writable(self.directory)
+            remove_stale(self.directory)
+        except BaseException:
+            writer.close()
+            raise
+        return writer
+
+
+class Writer:
+    """Who may change versions and pointer, until `close` or the end of a ``with`` block."""
+
+    def __init__(
+        self, versions: Versions, pointer: FilePointer | LinkPointer, lock: HeldLock
+    ) -> None:
+        self._versions = versions
+        self._pointer = pointer
+        self._lock = lock
+        self._stages: list[Stage] = []
+        self._closed = False
+
+    def stage(self, name: str) -> Stage:
+        """Begin a version; ``name`` may lie in a folder, "rejected/NAME". `close` discards it."""
+        target = self._versions.directory / name
+        if target.parent != self._versions.directory:
+            check_writable(target.parent)
+            remove_stale(target.parent)
+        self._stages.append(Stage(target))
+        return self._stages[-1]
+
+    def point(self, content: Buffer, expecting: Pointer | None) -> None:
+        """Replace the pointer, if it is what was expected, in one step.
+
+        Parameters
+        ----------
+        expecting
+            The pointer as it was read; None: there was none.
+
+        Raises
+        ------
+        ConflictError
+            It is another one now; it stays.
+        StorageError
+            The disk refuses.
+        """
+        # The lock keeps other writers out, not somebody's hand.
+        if self._versions.pointer() != expecting:
+            raise ConflictError(
+                f"{self._pointer.path}: was changed by somebody else in the meantime; "
+                "look at what it says now, and run again"
+            )
+        self.replace(content)
+
+    def replace(self, content: Buffer) -> None:
+        """Replace the pointer, whatever it is: to repair it, or where each is as good."""
+        self._pointer.replace(content)
+
+    def clear(self) -> None:
+        """Remove the pointer."""
+        with storage_errors(self._pointer.path, "cannot be removed"):
+            self._pointer.path.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a version that nothing points to, in one step; nothing if there is none."""
+        path = self._versions.directory / name
+        # The record first: a version that is left without one is pruned by the next writer.
+        with storage_errors(path, "cannot be removed"):
+            record_path(path).unlink(missing_ok=True)
+        if path.exists():
+            remove_directory(path)
+
+    def prune(self, keep: Container[str], files: re.Pattern[str]) -> None:
+        """Remove all versions but some; what holds a file of another name is no version."""
+        for name in self._versions.names():
+            version = self._versions.version(name)
+            if name in keep or not version.path.is_dir():
+                continue
+            if all(files.fullmatch(file) for file in version.names()):
+                self.remove(name)
+
+    def close(self) -> None:
+        """Discard what was not sealed, remove an empty directory, and let the next writer in."""
+        if self._closed:
+            return
+        self._closed = True
+        for stage in self._stages:
+            stage.discard()
+        # While the lock is still held: the next writer makes the directory again.
+        with suppress(OSError):  # not empty
+            self._versions.directory.rmdir()
+        self._lock.release()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def names_in(directory: Path) -> tuple[str, ...]:
+    """Names in a directory that versions could have; none if there is no directory."""
+    try:
+        names = [entry.name for entry in directory.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise storage_error(error, directory, "cannot be read") from error
+    return tuple(sorted(name for name in names if NAME.fullmatch(name)))
