@@ -18,10 +18,10 @@ from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import check_start
 from gmm_dask.mixture.spec import MixtureSpec, Start
 from gmm_dask.storage.files.atomic import check_writable
+from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.overlap import refuse_overlap
 from gmm_dask.storage.input.plan import InputPlan, plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
-from gmm_dask.storage.predictions.dataset import check_output
 
 
 def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
@@ -49,7 +49,7 @@ def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
         if target is not None:
             refuse_overlap(target, run.input.path, plan)
     if run.output.predictions is not None:
-        check_output(run.output.predictions)
+        PredictionPlaces.of(run.output.predictions).current_run()  # refuses what is not ours
         _try_to_write(Path(run.output.predictions).parent)
     if for_fit:
         if plan.rows < run.model.n_components:

@@ -23,11 +23,11 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
 from gmm_dask.steps.inputs import open_executor
-from gmm_dask.storage.input.overlap import place_of
+from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.predictions.dataset import Predictions, linked_run, read_predictions
+from gmm_dask.storage.predictions.dataset import Predictions, read_predictions
 from gmm_dask.storage.predictions.parts import Part, PartWriter
 from gmm_dask.storage.predictions.staging import StagedPredictions, begin
 
@@ -162,7 +162,7 @@ def open_predictions(
             f"model {run.output.name} was fitted to columns {', '.join(model.columns)}, but "
             f"input.columns are {', '.join(plan.names)}; name the same columns in the same order"
         )
-    if linked_run(place_of(run.output.predictions)) == run_id:
+    if PredictionPlaces.of(run.output.predictions).current_run() == run_id:
         published = read_predictions(run.output.predictions)
         assert published is not None
         yield Prediction(published, None, model)

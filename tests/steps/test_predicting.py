@@ -291,7 +291,7 @@ def test_a_part_that_is_lost_before_it_is_published_is_noticed(run):
         run, plan, steps.read_model(run), THREADS, silent, "one"
     ) as prediction:
         predicted = steps.predict(run, prediction)
-        (prediction.staged.writer.directory / predicted.parts[1].name).unlink()
+        (prediction.staged.writer.stage.directory / predicted.parts[1].name).unlink()
         with pytest.raises(StorageError, match=r"part-one-00001-.*is missing; predict again"):
             steps.verify_predictions(run, prediction, predicted)
         missing = replace(predicted, parts=predicted.parts[:1])

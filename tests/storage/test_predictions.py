@@ -16,10 +16,10 @@ import pytest
 from gmm_dask.chunked.rows import complete
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, ConflictError, StorageError
+from gmm_dask.storage.files.versions import Writer
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
-from gmm_dask.storage.predictions import staging
-from gmm_dask.storage.predictions.dataset import check_output, read_predictions
+from gmm_dask.storage.predictions.dataset import read_predictions
 from gmm_dask.storage.predictions.staging import begin
 from tests.storage.stored import some_model
 
@@ -429,13 +429,17 @@ def test_a_publish_that_failed_can_be_repeated(stars, tmp_path, monkeypatch):
     predict(stars, out, "run-1")
     with begun(stars, out, "run-2", reuse=False) as staged:
         parts = write_all(staged)
-        for step in ("publish_directory", "replace_file", "replace_link"):
+        for step in (
+            "contents.publish_directory",
+            "contents.replace_file",
+            "pointers.replace_link",
+        ):
             with monkeypatch.context() as patched:
 
                 def fail(*arguments):
                     raise StorageError("the disk is full")
 
-                patched.setattr(staging, step, fail)
+                patched.setattr(f"gmm_dask.storage.files.{step}", fail)
                 with pytest.raises(StorageError, match="full"):
                     staged.publish(parts)
             assert str(out.readlink()) == "out.versions/run-1"
@@ -445,13 +449,39 @@ def test_a_publish_that_failed_can_be_repeated(stars, tmp_path, monkeypatch):
     assert names(tmp_path / "out.versions") == ["run-1", "run-1.json", "run-2", "run-2.json"]
 
 
+def test_an_output_that_was_changed_by_hand_is_not_replaced(stars, tmp_path):
+    out = tmp_path / "out"
+    predict(stars, out, "run-1")
+    with begun(stars, out, "run-2", reuse=False) as staged:
+        parts = write_all(staged)
+        out.unlink()
+        out.symlink_to("out.versions/run-0")
+        with pytest.raises(ConflictError, match="/out: was changed by somebody else"):
+            staged.publish(parts)
+        out.unlink()
+        out.mkdir()
+        with pytest.raises(StorageError, match="/out: is a directory that gmm-dask did not write"):
+            staged.publish(parts)
+    assert names(out) == []
+    assert names(tmp_path / "out.versions") == ["run-1", "run-1.json"]
+
+
+def test_an_output_that_was_removed_by_hand_is_made_again(stars, tmp_path):
+    out = tmp_path / "out"
+    predict(stars, out, "run-1")
+    with begun(stars, out, "run-2") as staged:
+        out.unlink()
+        staged.publish(write_all(staged))
+    check(pd.read_parquet(out), stars)
+
+
 def test_a_publish_that_failed_for_good_leaves_the_old_version_alone(stars, tmp_path, monkeypatch):
     predict(stars, tmp_path / "out", "run-1")
 
     def fail(*arguments):
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(staging, "replace_link", fail)
+    monkeypatch.setattr("gmm_dask.storage.files.pointers.replace_link", fail)
     with pytest.raises(StorageError), begun(stars, tmp_path / "out", "run-2") as staged:
         staged.publish(write_all(staged))
     assert names(tmp_path / "out.versions") == ["run-1", "run-1.json"]
@@ -464,7 +494,7 @@ def test_old_versions_that_cannot_be_removed_do_not_fail_a_publish(
     def fail(*arguments):
         raise StorageError("out.versions: cannot be removed")
 
-    monkeypatch.setattr(staging, "prune", fail)
+    monkeypatch.setattr(Writer, "prune", fail)
     with caplog.at_level(logging.WARNING, "gmm_dask"):
         predict(stars, tmp_path / "out", "run-1")
     assert "old predictions were not removed: out.versions" in caplog.text
@@ -485,7 +515,7 @@ def test_a_run_publishes_once(stars, tmp_path):
 def refused(staged, parts, message):
     with pytest.raises(StorageError, match=message):
         staged.publish(parts)
-    assert not staged.out.exists()
+    assert not staged.places.out.exists()
 
 
 def test_missing_rows_are_noticed(stars, tmp_path):
@@ -515,7 +545,7 @@ def test_a_verified_part_that_is_gone_is_not_published(stars, tmp_path):
     with begun(stars, tmp_path / "out", "run-1") as staged:
         parts = write_all(staged)
         staged.verify(parts)
-        (staged.writer.directory / parts[1].name).unlink()
+        (staged.writer.stage.directory / parts[1].name).unlink()
         with pytest.raises(StorageError, match=parts[1].name):
             staged.publish(parts)
     assert read_predictions(tmp_path / "out") is None
@@ -549,7 +579,7 @@ def test_a_part_of_another_input_is_noticed(stars, tmp_path):
 def test_a_lost_or_damaged_part_is_named(stars, tmp_path, content, message):
     with begun(stars, tmp_path / "out", "run-1") as staged:
         parts = write_all(staged)
-        path = staged.writer.directory / parts[2].name
+        path = staged.writer.stage.directory / parts[2].name
         path.unlink()
         if content is not None:
             path.write_bytes(content)
@@ -559,7 +589,7 @@ def test_a_lost_or_damaged_part_is_named(stars, tmp_path, content, message):
 def test_a_part_that_is_not_the_one_written_is_named(stars, tmp_path):
     with begun(stars, tmp_path / "out", "run-1") as staged:
         parts = write_all(staged)
-        directory = staged.writer.directory
+        directory = staged.writer.stage.directory
         (directory / parts[0].name).write_bytes((directory / parts[2].name).read_bytes())
         refused(staged, parts, rf"{parts[0].name}: has \S+ bytes and \d+ rows, not ")
 
@@ -567,7 +597,7 @@ def test_a_part_that_is_not_the_one_written_is_named(stars, tmp_path):
 def test_parts_of_another_schema_are_named(stars, tmp_path):
     with begun(stars, tmp_path / "out", "run-1") as staged:
         parts = write_all(staged)
-        path = staged.writer.directory / parts[-1].name
+        path = staged.writer.stage.directory / parts[-1].name
         table = pq.read_table(path).append_column("x", [[0] * parts[-1].rows])
         pq.write_table(table, path)
         parts[-1] = replace(parts[-1], size=path.stat().st_size)
@@ -577,8 +607,8 @@ def test_parts_of_another_schema_are_named(stars, tmp_path):
 def test_what_dead_workers_left_is_removed_and_strangers_are_refused(stars, tmp_path):
     with begun(stars, tmp_path / "out", "run-1") as staged:
         parts = write_all(staged)
-        (staged.writer.directory / ".partial-part-1").write_bytes(b"half")
-        stranger = staged.writer.directory / "part-x.parquet"
+        (staged.writer.stage.directory / ".partial-part-1").write_bytes(b"half")
+        stranger = staged.writer.stage.directory / "part-x.parquet"
         stranger.write_bytes(b"")
         refused(staged, parts, "part-x.parquet: is not a part of this run")
         stranger.unlink()
@@ -598,7 +628,7 @@ def test_what_gmm_dask_did_not_make_is_not_replaced(stars, tmp_path):
         out.rmdir() if out.is_dir() else out.unlink()
     out.symlink_to("stars")
     with pytest.raises(StorageError, match="/out: is a link to stars, which gmm-dask did not"):
-        check_output(out)
+        read_predictions(out)
     assert names(tmp_path) == ["out", "stars"]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from gmm_dask.errors import ConfigError
+from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.plan import InputPlan
 
 _MAGIC = frozenset("*?[")
@@ -37,8 +38,8 @@ def refuse_overlap(output: str | Path, address: str, plan: InputPlan | None = No
     local = _local(address)
     if local is None:
         return
-    own = place_of(output)
-    taken = [own, own.parent / f"{own.name}.versions"]
+    places = PredictionPlaces.of(output)
+    taken = [places.out, places.versions]
     is_glob = bool(_MAGIC & set(local)) and not os.path.lexists(local)
     sources = set() if is_glob else {Path(local).resolve()}
     if plan is not None:
@@ -54,12 +55,6 @@ def refuse_overlap(output: str | Path, address: str, plan: InputPlan | None = No
         for mine in (taken[0] / "part-x.parquet", taken[1] / "run" / "part-x.parquet"):
             if _matches(parts, mine.parts):
                 _refuse(output, address, "the input's pattern matches it")
-
-
-def place_of(path: str | Path) -> Path:
-    """Where a name lies: links on the way are followed, one that bears the name itself is not."""
-    path = Path(path)
-    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
 
 
 def _refuse(output: str | Path, address: str, how: str) -> None:

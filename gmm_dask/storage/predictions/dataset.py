@@ -18,23 +18,22 @@ with any other file in it.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.files.atomic import remove_directory, storage_errors
-from gmm_dask.storage.files.sealed import read_sealed
-from gmm_dask.storage.input.overlap import place_of
+from gmm_dask.storage.files.contents import record_path
+from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.predictions.parts import Part
 
 FORMAT = 1
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
-_PART = re.compile(r"part-.*\.parquet")
+#: Files of a version.
+PART = re.compile(r"part-.*\.parquet")
 
 
 @dataclass(frozen=True)
@@ -81,44 +80,20 @@ class Predictions:
         return sum(part.rows for part in self.parts)
 
 
-def check_output(out: str | Path) -> None:
-    """Refuse to replace what gmm-dask did not make.
-
-    Raises
-    ------
-    StorageError
-        ``out`` is a file, a directory, or a link to somewhere else.
-    """
-    out = Path(out)
-    if not os.path.lexists(out):
-        return
-    if not out.is_symlink():
-        kind = "directory" if out.is_dir() else "file"
-        raise StorageError(
-            f"{out}: is a {kind} that gmm-dask did not write; move it away, or choose another "
-            "output"
-        )
-    if linked_run(out) is None:
-        raise StorageError(
-            f"{out}: is a link to {out.readlink()}, which gmm-dask did not make; remove it, or "
-            "choose another output"
-        )
-
-
 def read_predictions(out: str | Path) -> Predictions | None:
     """Read the record of the version that ``OUT`` means; None if there is none.
 
     Raises
     ------
     StorageError
-        The record is missing or damaged; names it.
+        The record is missing or damaged, or ``OUT`` is not what gmm-dask made; names it.
     """
-    out = place_of(out)
-    run_id = linked_run(out)
+    places = PredictionPlaces.of(out)
+    run_id = places.current_run()
     if run_id is None:
         return None
-    path = versions_path(out) / run_id
-    record = read_sealed(record_path(path))
+    path = places.store.version(run_id).path
+    record = places.store.record(run_id)
     try:
         if record.pop("format") != FORMAT:
             raise ValueError("another format; upgrade gmm-dask")
@@ -130,38 +105,3 @@ def read_predictions(out: str | Path) -> Predictions | None:
             f"{record_path(path)}: is not the record of predictions ({error}); "
             "remove the link and predict again"
         ) from error
-
-
-def versions_path(out: Path) -> Path:
-    """Directory of the versions of a dataset."""
-    return out.with_name(f"{out.name}.versions")
-
-
-def record_path(version: Path) -> Path:
-    """Record of a version."""
-    return version.with_name(f"{version.name}.json")
-
-
-def linked_run(out: Path) -> str | None:
-    """Run id of the version that ``OUT`` means; None if it is no link of ours."""
-    try:
-        target = str(out.readlink())
-    except OSError:
-        return None
-    directory, _, run_id = target.partition("/")
-    ours = directory == versions_path(out).name and RUN_ID.fullmatch(run_id)
-    return run_id if ours else None
-
-
-def prune(versions: Path, keep: Container[str | None]) -> None:
-    """Remove versions, each in one step; what does not look like one is left alone."""
-    with storage_errors(versions, "cannot be cleaned up"):
-        entries = list(versions.iterdir())
-    for entry in entries:
-        if entry.name in keep or not entry.is_dir():
-            continue
-        if all(_PART.fullmatch(part.name) for part in entry.iterdir()):
-            # A version without its record is removed by the next one that comes by.
-            with storage_errors(entry, "cannot be removed"):
-                record_path(entry).unlink(missing_ok=True)
-            remove_directory(entry)

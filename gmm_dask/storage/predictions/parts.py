@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
-from gmm_dask.storage.files.atomic import replacement
+from gmm_dask.storage.files.contents import Stage
 from gmm_dask.storage.input.parquet_rows import ParquetRows
 from gmm_dask.storage.input.plan import InputPlan
 
@@ -82,8 +81,8 @@ class PartWriter:
 
     Attributes
     ----------
-    directory
-        The staged one, an absolute path that the workers see.
+    stage
+        The version being written, at an absolute path that the workers see.
     run_id
         Of the run, part of each name.
     plan
@@ -97,7 +96,7 @@ class PartWriter:
         Whether responsibilities are written.
     """
 
-    directory: Path
+    stage: Stage
     run_id: str
     plan: InputPlan
     numbers: tuple[int, ...]
@@ -139,9 +138,9 @@ class PartWriter:
         path = self.plan.files[rows.file].path
         name = part_name(self.run_id, self.numbers[rows.file], rows.chunk)
         table = self._table(rows, path, rows.first_in_file, labels, log_densities, responsibilities)
-        with replacement(self.directory / name, sync=False) as file:
+        with self.stage.writing(name) as file:
             pq.write_table(table, file, **_options(table.schema))
-        size = (self.directory / name).stat().st_size
+        size = (self.stage.directory / name).stat().st_size
         return Part(name, path, rows.first_in_file, table.num_rows, size)
 
     def _table(

@@ -1,14 +1,12 @@
 """Writing a prediction dataset: staged, verified, published; old parts used again.
 
-What lies where: `gmm_dask.storage.predictions.staging.dataset`.
+What lies where: `gmm_dask.storage.predictions.dataset`.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import platform
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -18,31 +16,13 @@ from types import TracebackType
 from typing import Any
 
 from gmm_dask.errors import ConflictError, StorageError
-from gmm_dask.storage.files.atomic import (
-    check_writable,
-    publish_directory,
-    remove_stale,
-    replace_file,
-    replace_link,
-    replacement,
-    storage_errors,
-    sync_files,
-)
-from gmm_dask.storage.files.locks import HeldLock, acquire
+from gmm_dask.storage.files.contents import Stage
+from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.files.sealed import plain, seal
-from gmm_dask.storage.input.overlap import place_of
+from gmm_dask.storage.files.versions import Writer
 from gmm_dask.storage.input.plan import InputFile, InputPlan
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.predictions.dataset import (
-    FORMAT,
-    RUN_ID,
-    check_output,
-    linked_run,
-    prune,
-    read_predictions,
-    record_path,
-    versions_path,
-)
+from gmm_dask.storage.predictions.dataset import FORMAT, PART, RUN_ID, read_predictions
 from gmm_dask.storage.predictions.parts import Part, PartWriter, check_key_columns, part_name
 from gmm_dask.storage.predictions.verification import check_coverage, check_parts, readable
 
@@ -54,7 +34,7 @@ class StagedPredictions:
 
     Attributes
     ----------
-    out, run_id
+    places, run_id
         Where, and by whom.
     plan
         The whole input.
@@ -68,29 +48,28 @@ class StagedPredictions:
 
     def __init__(
         self,
-        out: Path,
-        run_id: str,
+        places: PredictionPlaces,
         plan: InputPlan,
         reused: Mapping[str, tuple[Part, ...]],
         writer: PartWriter,
         record: Mapping[str, Any],
-        lock: HeldLock,
+        versions: Writer,
     ) -> None:
-        self.out = out
-        self.run_id = run_id
+        self.places = places
+        self.run_id = writer.run_id
         self.plan = plan
         self.remaining = writer.plan
         self.reused = reused
         self.writer = writer
         self._record = record
-        self._lock = lock
-        self._before = linked_run(out)
+        self._versions = versions
+        self._before = places.store.pointer()
         self._ended = False
 
     @property
     def path(self) -> Path:
         """Where the version will lie."""
-        return versions_path(self.out) / self.run_id
+        return self.places.store.version(self.run_id).path
 
     def verify(self, parts: Iterable[Part]) -> tuple[Part, ...]:
         """See that the version is whole: every row of the input once, every part readable.
@@ -116,9 +95,8 @@ class StagedPredictions:
         named = {part.name: part for part in parts}
         named |= {part.name: part for kept in self.reused.values() for part in kept}
         ordered = tuple(named[name] for name in sorted(named, key=_order))
-        check_coverage(self.plan, ordered, self.out)
-        directory = self.path if self.path.exists() else self.writer.directory
-        check_parts(directory, ordered)
+        check_coverage(self.plan, ordered, self.places.out)
+        check_parts(self.writer.stage.directory, ordered)
         return ordered
 
     def publish(self, parts: Iterable[Part], summary: Mapping[str, Any] | None = None) -> Path:
@@ -135,15 +113,14 @@ class StagedPredictions:
 
         Raises
         ------
+        ConflictError
+            ``OUT`` leads to another version than when this one was begun.
         StorageError
             The version is not whole, or the disk refuses. ``OUT`` is what it was.
         """
         if self._ended:
             return self.path
         ordered = self.verify(parts)
-        if not self.path.exists():
-            sync_files(self.writer.directory / part.name for part in ordered)
-            publish_directory(self.writer.directory, self.path)
         record = {
             **self._record,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -152,32 +129,41 @@ class StagedPredictions:
             "summary": plain(summary or {}),
             "parts": [list(asdict(part).values()) for part in ordered],
         }
-        replace_file(record_path(self.path), seal(record))
-        replace_link(self.out, f"{versions_path(self.out).name}/{self.run_id}")
-        try:
-            prune(versions_path(self.out), {self.run_id, self._before})
-        except StorageError as error:  # the new version stands; the next run tries again
-            logger.warning("old predictions were not removed: %s", error)
+        self.writer.stage.seal((part.name for part in ordered), record=seal(record))
+        # A link that somebody removed is made again: nobody's predictions are replaced by that.
+        before = self._before if self.places.store.pointer() else None
+        self._versions.point(self.run_id.encode(), expecting=before)
+        self._prune()
         self._end()
         return self.path
+
+    def _prune(self) -> None:
+        """Keep the version before, for readers that began with it; remove older ones."""
+        keep = {self.run_id} | ({self._before.content.decode()} if self._before else set())
+        try:
+            self._versions.prune(keep, PART)
+        except StorageError as error:  # the new version stands; the next run tries again
+            logger.warning("old predictions were not removed: %s", error)
 
     def abandon(self) -> None:
         """Remove what was staged, unless it was published, and let the next run begin."""
         if self._ended:
             return
         # A publish that failed after its last step has published all the same.
-        if linked_run(self.out) != self.run_id:
-            for directory in (self.writer.directory, self.path):
-                shutil.rmtree(directory, ignore_errors=True)
-            with suppress(OSError):
-                record_path(self.path).unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: there are other versions
-            versions_path(self.out).rmdir()
+        with suppress(StorageError):
+            if not self._is_published():
+                self._versions.remove(self.run_id)
         self._end()
+
+    def _is_published(self) -> bool:
+        try:
+            return self.places.current_run() == self.run_id
+        except StorageError:  # something else is there by now
+            return False
 
     def _end(self) -> None:
         self._ended = True
-        self._lock.release()
+        self._versions.close()
 
     def __enter__(self) -> StagedPredictions:
         return self
@@ -234,30 +220,18 @@ def begin(
     StorageError
         ``out`` is not a link that gmm-dask made, another run writes to it, or the disk refuses.
     """
-    out = place_of(out)
+    places = PredictionPlaces.of(out)
     if not RUN_ID.fullmatch(run_id):
         raise StorageError(f"run id {run_id!r}: use up to 100 letters, digits and . _ -")
     check_key_columns(plan, key_columns)
-    check_output(out)
-    check_writable(out.parent)
-    lock = acquire(out.with_name(f".{out.name}.lock"), f"prediction dataset {out}", deadline)
-    staged = versions_path(out) / f".partial-{run_id}"
+    places.current_run()  # refuses what is not ours, before anything is made
+    settings = _settings(plan, key_columns, probabilities)
+    versions = places.store.open(deadline)
     try:
-        _make_room(out, run_id, staged)
-        settings = _settings(plan, key_columns, probabilities)
-        kept = reusable_parts(out, plan, model.sha256, settings) if reuse else {}
-        numbers = {file.path: number for number, file in enumerate(plan.files)}
-        reused = _take_over(out, kept, staged, run_id, numbers)
-        remaining = tuple(file for file in plan.files if file.rows and file.path not in reused)
-        writer = PartWriter(
-            staged,
-            run_id,
-            replace(plan, files=remaining),
-            tuple(numbers[file.path] for file in remaining),
-            model.component_ids,
-            model.low_density_threshold,
-            probabilities,
-        )
+        stage = _stage(places, versions, run_id)
+        kept = reusable_parts(places.out, plan, model.sha256, settings) if reuse else {}
+        reused = _take_over(places, kept, stage, run_id, plan)
+        writer = _part_writer(stage, run_id, plan, reused, model, probabilities)
         record = {
             "format": FORMAT,
             "run_id": run_id,
@@ -266,27 +240,44 @@ def begin(
             "settings": settings,
             "files": {file.path: [file.size, file.footer] for file in plan.files},
         }
-        return StagedPredictions(out, run_id, plan, reused, writer, record, lock)
+        return StagedPredictions(places, plan, reused, writer, record, versions)
     except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        with suppress(OSError):
-            staged.parent.rmdir()
-        lock.release()
+        versions.close()
         raise
 
 
-def _make_room(out: Path, run_id: str, staged: Path) -> None:
-    """Make the staged directory, and remove what dead runs left."""
-    versions = staged.parent
-    check_writable(versions)
-    remove_stale(versions)
-    if linked_run(out) == run_id:
+def _stage(places: PredictionPlaces, versions: Writer, run_id: str) -> Stage:
+    if places.current_run() == run_id:
         raise ConflictError(
-            f"{out}: run {run_id} is published already; give another run id, or read it"
+            f"{places.out}: run {run_id} is published already; give another run id, or read it"
         )
-    shutil.rmtree(versions / run_id, ignore_errors=True)  # it died before it was linked
-    with storage_errors(staged):
-        staged.mkdir()
+    versions.remove(run_id)  # of a run that died before it was pointed to
+    return versions.stage(run_id)
+
+
+def _part_writer(
+    stage: Stage,
+    run_id: str,
+    plan: InputPlan,
+    reused: Mapping[str, tuple[Part, ...]],
+    model: StoredModel,
+    probabilities: bool,
+) -> PartWriter:
+    """Make the writer for the files whose parts are not used again."""
+    numbered = [
+        (number, file)
+        for number, file in enumerate(plan.files)
+        if file.rows and file.path not in reused
+    ]
+    return PartWriter(
+        stage,
+        run_id,
+        replace(plan, files=tuple(file for _, file in numbered)),
+        tuple(number for number, _ in numbered),
+        model.component_ids,
+        model.low_density_threshold,
+        probabilities,
+    )
 
 
 def reusable_parts(
@@ -339,36 +330,28 @@ def _settings(plan: InputPlan, key_columns: Sequence[str], probabilities: bool) 
 
 
 def _take_over(
-    out: Path,
+    places: PredictionPlaces,
     kept: Mapping[str, Sequence[Part]],
-    staged: Path,
+    stage: Stage,
     run_id: str,
-    numbers: Mapping[str, int],
+    plan: InputPlan,
 ) -> dict[str, tuple[Part, ...]]:
-    """Give parts a second name in the staged version: a hard link where that can be had."""
-    source = versions_path(out) / (linked_run(out) or "")
+    """Give parts of the current version a second name in the staged one."""
+    run = places.current_run()
+    if run is None:
+        return {}
+    current = places.store.version(run)
+    numbers = {file.path: number for number, file in enumerate(plan.files)}
     taken: dict[str, tuple[Part, ...]] = {}
     for path, parts in kept.items():
         renamed = []
         for part in parts:
             # The new number of the file; the old one of the chunk, unique within the file.
             name = part_name(run_id, numbers[path], _order(part.name)[1])
-            _link_or_copy(source / part.name, staged / name)
+            stage.take(current, part.name, name)
             renamed.append(replace(part, name=name))
         taken[path] = tuple(renamed)
     return taken
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    with storage_errors(target):
-        try:
-            target.hardlink_to(source)
-        except OSError as error:
-            # File systems without hard links, or with too many links to one file already.
-            if error.errno not in (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            with source.open("rb") as old, replacement(target, sync=False) as new:
-                shutil.copyfileobj(old, new)
 
 
 def _order(name: str) -> tuple[int, int]:
