@@ -423,10 +423,9 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     ModelError
         There is no such model, or its files are damaged.
     """
-    from gmm_dask.storage.models.registry import load, load_model_at
+    from gmm_dask.storage.models.registry import load_model_at
 
-    place = Path(path)
-    stored = load_model_at(place) if version is None else load(place.parent, place.name, version)
+    stored = load_model_at(path, version)
     parameters = stored.parameters
     model = GaussianMixture(parameters.n_components, covariance_type=parameters.covariance_type)
     model.weights_ = parameters.weights

@@ -158,9 +158,9 @@ def use(
 ) -> None:
     """Make a version of a model the current one: an earlier one rolls back."""
     with exit_codes(debug):
-        from gmm_dask.storage.models.registry import use
+        from gmm_dask.storage.models.registry import Registry
 
-        use(models, name, version)
+        Registry(models, name).use(version)
         typer.echo(f"{models / name}: version {version} is current")
 
 

@@ -27,10 +27,10 @@ from gmm_dask.mixture.spec import EMOptions
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest, fit_key
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.models import registry
 from gmm_dask.storage.models.checkpoint import Checkpoint, open_checkpoint, remove_forgotten
 from gmm_dask.storage.models.fit_state import decode, encode
 from gmm_dask.storage.models.model import StoredModel
+from gmm_dask.storage.models.registry import Registry
 
 logger = logging.getLogger("gmm_dask")
 
@@ -121,7 +121,7 @@ def fit(
         len(plan.files),
     )
     key = checkpoint_key(run, plan, start, search_too)
-    with open_checkpoint(run.output.models, run.output.name, key) as checkpoint:
+    with open_checkpoint(registry_of(run), key) as checkpoint:
         result = fit_rows(
             scanner,
             fit_options(run),
@@ -243,11 +243,12 @@ def evaluate(
 def _next_component_id(run: RunConfig, current: StoredModel) -> int:
     """The least id never given: after a roll-back, a later version has given some too."""
     given = int(current.manifest["next_component_id"])
-    newest = registry.versions(run.output.models, run.output.name)[-1]
+    registry = registry_of(run)
+    newest = registry.versions()[-1]
     if newest == current.version:
         return given
     try:
-        later = registry.load(run.output.models, run.output.name, newest)
+        later = registry.load(newest)
     except ModelError:  # damaged, which may be why it was rolled back
         return given
     return max(given, int(later.manifest["next_component_id"]))
@@ -265,20 +266,16 @@ def publish(
     StorageError
         The disk refuses.
     """
+    registry = registry_of(run)
     try:
         number = registry.publish(
-            run.output.models,
-            run.output.name,
-            evaluation.model,
-            run_id=run_id,
-            based_on=based_on,
-            extra=evaluation.files,
+            evaluation.model, run_id=run_id, based_on=based_on, extra=evaluation.files
         )
     except ConflictError:
         clear_checkpoint(run, evaluation)
         raise
     clear_checkpoint(run, evaluation)
-    path = Path(run.output.models) / run.output.name / f"v{number:06d}"
+    path = registry.path(number)
     logger.info("published %s", path)
     return Published(number, path)
 
@@ -287,13 +284,18 @@ def clear_checkpoint(run: RunConfig, evaluation: Evaluation) -> None:
     """Remove the checkpoint of a fit whose outcome is stored, and those long forgotten."""
     key = evaluation.fitted.checkpoint
     try:
-        with open_checkpoint(run.output.models, run.output.name, key) as done:
+        with open_checkpoint(registry_of(run), key) as done:
             done.clear()
-        remove_forgotten(run.output.models, run.output.name)
+        remove_forgotten(registry_of(run))
     except StorageError as error:  # what was stored stands, so this is no failure
         logger.warning("the checkpoint is kept: %s", error)
 
 
 def read_model(run: RunConfig) -> StoredModel:
     """Read the current model of a run file's output; raises `ModelError` if there is none."""
-    return registry.load(run.output.models, run.output.name)
+    return registry_of(run).load()
+
+
+def registry_of(run: RunConfig) -> Registry:
+    """The registry of the model that a run file names."""
+    return Registry(run.output.models, run.output.name)

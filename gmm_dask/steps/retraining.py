@@ -10,10 +10,9 @@ from gmm_dask.config import RunConfig
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.drift import Check
-from gmm_dask.steps.fitting import Evaluation, clear_checkpoint
+from gmm_dask.steps.fitting import Evaluation, clear_checkpoint, registry_of
 from gmm_dask.steps.manifest import fit_key
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.models import registry
 from gmm_dask.storage.models.model import StoredModel
 
 logger = logging.getLogger("gmm_dask")
@@ -60,9 +59,8 @@ def read_current(run: RunConfig) -> StoredModel | None:
     ModelError
         It is damaged.
     """
-    if registry.current_version(run.output.models, run.output.name) is None:
-        return None
-    return registry.load(run.output.models, run.output.name)
+    registry = registry_of(run)
+    return None if registry.current_version() is None else registry.load()
 
 
 def is_up_to_date(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> bool:
@@ -136,13 +134,8 @@ def decide(run: RunConfig, evaluation: Evaluation) -> Decision:
 
 def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: str) -> Path:
     """Keep a refused candidate for inspection; it never becomes current."""
-    path = registry.reject(
-        run.output.models,
-        run.output.name,
-        evaluation.model,
-        run_id=run_id,
-        reason=decision.reason,
-        extra=evaluation.files,
+    path = registry_of(run).reject(
+        evaluation.model, run_id=run_id, reason=decision.reason, extra=evaluation.files
     )
     clear_checkpoint(run, evaluation)
     logger.warning("refused: %s; the candidate is kept in %s", decision.reason, path)

@@ -29,9 +29,10 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import Event, StageStarted
 from gmm_dask.report import pictures
+from gmm_dask.storage.files.contents import Version
 from gmm_dask.storage.input.reader import parquet_chunks
-from gmm_dask.storage.models import registry
-from gmm_dask.storage.models.model import verify_model
+from gmm_dask.storage.models.model import verify_files
+from gmm_dask.storage.models.registry import Registry
 from tests.faults.kills import die, die_at_changes
 
 ROWS = 60_000  # per file, with three files: six groups
@@ -132,10 +133,11 @@ def in_child(run: RunConfig, run_id: str, report: Path, chosen: int | None = Non
 
 def look(run: RunConfig) -> list[Any]:
     """What readers find: the current model and the predictions, both whole, or an exception."""
-    models = Path(run.output.models, run.output.name)
-    for version in registry.versions(run.output.models, run.output.name):
-        verify_model(models / f"v{version:06d}")
-    model = registry.load(run.output.models, run.output.name)
+    registry = Registry(run.output.models, run.output.name)
+    for version in registry.versions():
+        verify_files(Version(registry.path(version)))
+        registry.load(version)
+    model = registry.load()
     table = pq.read_table(run.output.predictions)
     assert table.num_rows == 3 * ROWS
     assert table["row"].to_pylist() == list(range(ROWS)) * 3
@@ -178,7 +180,7 @@ def main(work: Path, seed: int, count: int) -> None:
         run = begin(f"kill-{number}")
         status = in_child(run, "run", report, chosen)
         killed = {"step": step, "point": chosen, "begun": labels[chosen][1], "status": status}
-        killed |= {"after": look(run), "versions": len(registry.versions(run.output.models, "m"))}
+        killed |= {"after": look(run), "versions": len(Registry(run.output.models, "m").versions())}
         # Started again by hand it has another run id; by Prefect, as a retry, the same.
         again = "run" if draw.random() < 0.5 else "again"
         status = in_child(run, again, report)

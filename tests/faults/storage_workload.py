@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 
 from gmm_dask.config import InputSection
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.storage.files.contents import Version
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.checkpoint import open_checkpoint
-from gmm_dask.storage.models.model import StoredModel, verify_model
-from gmm_dask.storage.models.registry import current_version, load, publish, versions
+from gmm_dask.storage.models.model import StoredModel, verify_files
+from gmm_dask.storage.models.registry import Registry
 from gmm_dask.storage.predictions.staging import begin
 from tests.faults.kills import die_at_changes
 
@@ -69,22 +70,23 @@ class Models:
     """Publishes a model with a picture."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root / "models"
+        self.registry = Registry(root / "models", "stars")
 
     def prepare(self) -> None:
         """Nothing: the first version makes its own directory."""
 
     def write(self, number: int) -> None:
         """Publish a version."""
-        publish(self.root, "stars", model_of(number), run_id=f"run-{number}", extra={"p": b"p" * 9})
+        self.registry.publish(model_of(number), run_id=f"run-{number}", extra={"p": b"p" * 9})
 
     def look(self) -> int | None:
         """Number of the current model, when all versions are whole."""
-        if current_version(self.root, "stars") is None:
+        if self.registry.current_version() is None:
             return None
-        for version in versions(self.root, "stars"):
-            verify_model(self.root / "stars" / f"v{version:06d}")
-        return number_of(load(self.root, "stars"))
+        for version in self.registry.versions():
+            verify_files(Version(self.registry.path(version)))
+            self.registry.load(version)
+        return number_of(self.registry.load())
 
 
 class Predictions:
@@ -131,22 +133,22 @@ class Checkpoints:
     """Saves the checkpoint of a fit."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root / "models"
+        self.registry = Registry(root / "models", "stars")
 
     def prepare(self) -> None:
         """Nothing: the first version makes its own directory."""
 
     def write(self, number: int) -> None:
         """Save a checkpoint."""
-        with open_checkpoint(self.root, "stars", "key") as checkpoint:
+        with open_checkpoint(self.registry, "key") as checkpoint:
             checkpoint.save({"means": np.full((30, 2), float(number))}, {"number": number})
 
     def look(self) -> int | None:
         """Number of the checkpoint, when its parts agree."""
-        path = self.root / "stars" / ".checkpoints" / "key" / "state"
+        path = self.registry.directory / ".checkpoints" / "key" / "state"
         if not path.exists():
             return None
-        with open_checkpoint(self.root, "stars", "key") as checkpoint:
+        with open_checkpoint(self.registry, "key") as checkpoint:
             loaded = checkpoint.load()
         assert loaded is not None
         assert (loaded[0]["means"] == loaded[1]["number"]).all()

@@ -19,8 +19,8 @@ from gmm_dask.config import RunConfig, check_config
 from gmm_dask.errors import InputChangedError, InputError
 from gmm_dask.events import IterationFinished, StageStarted
 from gmm_dask.storage.input.reader import parquet_chunks
-from gmm_dask.storage.models import registry
 from gmm_dask.storage.models.checkpoint import CHECKPOINTS
+from gmm_dask.storage.models.registry import Registry
 
 pytestmark = pytest.mark.faults
 
@@ -203,7 +203,7 @@ def test_what_changes_the_values_ends_the_fit_before_the_next_step(run, tmp_path
     assert HARMFUL[change] in str(error)
     assert "\n" not in str(error)
     assert iterations(events) == [1]
-    assert registry.versions(run.output.models, "m") == ()
+    assert Registry(run.output.models, "m").versions() == ()
 
     # With the files as they were, the fit goes on where it was.
     shutil.rmtree(tmp_path / "input")
@@ -289,4 +289,4 @@ def test_a_change_during_the_evaluation_publishes_nothing(run, tmp_path):
         fitted = steps.fit(run, plan, scanner, notify)
         with pytest.raises(InputChangedError, match="the values are not those of the first scan"):
             steps.evaluate(run, plan, scanner, fitted)
-    assert registry.versions(run.output.models, "m") == ()
+    assert Registry(run.output.models, "m").versions() == ()

@@ -16,7 +16,6 @@ import pytest
 
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files import atomic, locks
-from gmm_dask.storage.models.registry import load, versions
 from tests.faults.storage_workload import WORKLOADS, Models, model_of, number_of
 
 pytestmark = pytest.mark.faults
@@ -200,6 +199,7 @@ def test_two_publishers_and_a_reader(tmp_path):
         "for number in range(first, first + 100): workload.write(number)\n"
     )
     workload = Models(tmp_path)
+    registry = workload.registry
     workload.write(0)
     publishers = [
         subprocess.Popen(
@@ -213,19 +213,16 @@ def test_two_publishers_and_a_reader(tmp_path):
         publisher.stdin.close()
     seen, last = {}, 0
     while any(publisher.poll() is None for publisher in publishers):
-        model = load(tmp_path / "models", "stars")
+        model = registry.load()
         assert seen.setdefault(model.version, number_of(model)) == number_of(model)
         assert model.version >= last
         last = model.version
     assert [publisher.wait() for publisher in publishers] == [0, 0]
     assert len(seen) > 20
-    assert versions(tmp_path / "models", "stars") == tuple(range(1, 202))
-    numbers = [
-        number_of(load(tmp_path / "models", "stars", version))
-        for version in versions(tmp_path / "models", "stars")
-    ]
+    assert registry.versions() == tuple(range(1, 202))
+    numbers = [number_of(registry.load(version)) for version in registry.versions()]
     assert sorted(numbers) == [0, *range(1000, 1100), *range(2000, 2100)]
     for first in (1000, 2000):
         mine = [number for number in numbers if first <= number < first + 100]
         assert mine == sorted(mine)
-    assert load(tmp_path / "models", "stars").sha256 == model_of(numbers[-1]).sha256
+    assert registry.load().sha256 == model_of(numbers[-1]).sha256

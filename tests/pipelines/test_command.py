@@ -18,7 +18,7 @@ from gmm_dask.pipelines.sequences import Outcome, PredictOutcome
 from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.steps import Predicted
 from gmm_dask.steps.drift import Check, Drift
-from gmm_dask.storage.models.registry import current_version
+from gmm_dask.storage.models.registry import Registry
 from gmm_dask.storage.predictions.parts import Part
 from tests.pipelines.runs import read_run, write_part, write_run
 from tests.steps.tables import model_files
@@ -82,7 +82,7 @@ def test_predict_inspect_and_use(run_file, tmp_path):
         assert gmm_dask("fit", run_file, "--direct").returncode == 0
     used = gmm_dask("use", "boxes", 1, "--models", tmp_path / "models")
     assert used.stdout == f"{tmp_path}/models/boxes: version 1 is current\n"
-    assert current_version(tmp_path / "models", "boxes") == 1
+    assert Registry(tmp_path / "models", "boxes").current_version() == 1
     shown = gmm_dask("inspect", tmp_path / "models" / "boxes")
     assert "boxes, version 1: 3 full components of 2 columns" in shown.stdout
     predicted = gmm_dask("predict", run_file, "--direct")

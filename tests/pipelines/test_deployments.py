@@ -13,7 +13,7 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import ObjectNotFound
 
 from gmm_dask.config import RunConfig, read_config
-from gmm_dask.storage.models.registry import versions
+from gmm_dask.storage.models.registry import Registry
 from tests.pipelines.runs import eventually, write_run
 from tests.pipelines.services import running
 
@@ -49,7 +49,7 @@ def test_a_served_schedule_fires_again_and_again(tmp_path, client, server):
         runs = eventually(lambda: len(found := runs_of(client, "retrain/often")) >= 2 and found)
     names = {run.state.name for run in runs}
     assert names == {"Completed", "Skipped"}, log.read_text()
-    assert versions(tmp_path / "models", "often") == (1,)
+    assert Registry(tmp_path / "models", "often").versions() == (1,)
     assert (tmp_path / "predictions").is_dir()
 
 
@@ -96,7 +96,7 @@ def test_the_deployments_of_the_repository_run_on_a_worker(project, client, serv
 
     states = [run.state.name for run in runs_of(client, "retrain/hipparcos")]
     assert sorted(set(states)) == ["Completed", "Skipped"], states
-    assert versions(project / "demo/models", "hipparcos") == (1, 2)
+    assert Registry(project / "demo/models", "hipparcos").versions() == (1, 2)
     assert [run.created_by.type for run in chained] == ["AUTOMATION"]
     assert [run.state.name for run in chained] == ["Completed"]
     assert not overlapping(runs_of(client, "retrain/hipparcos"))

@@ -23,7 +23,7 @@ from gmm_dask.pipelines.fit import fit
 from gmm_dask.pipelines.predict import predict
 from gmm_dask.pipelines.tasks import TASKS
 from gmm_dask.storage.files import atomic
-from gmm_dask.storage.models.registry import current_version, load_model_at, versions
+from gmm_dask.storage.models.registry import Registry, load_model_at
 from tests.pipelines.runs import ROWS, eventually, read_run, write_run
 from tests.steps.tables import model_files
 
@@ -100,7 +100,7 @@ def test_a_refused_input_fails_the_run_with_its_own_error(run, tmp_path, prefect
     assert state.is_failed()
     with pytest.raises(InputError, match="nothing"):
         state.result()
-    assert current_version(run.output.models, run.output.name) is None
+    assert Registry(run.output.models, run.output.name).current_version() is None
 
 
 def test_invalid_parameters_fail_before_the_run_with_the_dotted_key(run, prefect_server):
@@ -134,7 +134,7 @@ def test_a_passing_fault_of_the_disk_is_tried_again_and_published_once(
     failed = failing_writes(monkeypatch, errno.EIO, times=2)
     outcome = fit(run)
     assert failed == [errno.EIO] * 2
-    assert versions(run.output.models, run.output.name) == (1,)
+    assert Registry(run.output.models, run.output.name).versions() == (1,)
     assert load_model_at(outcome.published.path).version == 1
 
 
@@ -143,4 +143,4 @@ def test_a_missing_permission_is_not_tried_again(run, prefect_server, monkeypatc
     with pytest.raises(StorageError, match="permission denied"):
         fit(run)
     assert failed == [errno.EACCES]
-    assert versions(run.output.models, run.output.name) == ()
+    assert Registry(run.output.models, run.output.name).versions() == ()

@@ -14,7 +14,7 @@ from prefect.automations import Automation
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
-from gmm_dask.storage.models.registry import versions
+from gmm_dask.storage.models.registry import Registry
 from tests.pipelines.runs import eventually, read_run, write_run
 from tests.pipelines.services import prefect_server_process, running
 
@@ -54,7 +54,7 @@ def fitting(arguments, **environment):
 def nothing_is_left(root, process):
     eventually(lambda: not there(process.pid))  # the system takes a moment to bury the dead
     assert not [path for path in root.rglob("*") if ".partial-" in path.name]
-    assert versions(root / "models", "boxes") == ()
+    assert Registry(root / "models", "boxes").versions() == ()
 
 
 def there(group):
@@ -126,12 +126,12 @@ def test_a_cancelled_run_leaves_nothing_and_the_next_one_works(tmp_path, client,
         client.set_flow_run_state(run.id, Cancelling())
         eventually(lambda: client.read_flow_run(run.id).state.is_cancelled())
         eventually(lambda: not psutil.Process(service.pid).children(recursive=True))
-        assert versions(tmp_path / "models", "boxes") == ()
+        assert Registry(tmp_path / "models", "boxes").versions() == ()
 
         run = client.create_flow_run_from_deployment(deployment.id)
         eventually(lambda: client.read_flow_run(run.id).state.is_final())
     assert client.read_flow_run(run.id).state.name == "Completed"
-    assert versions(tmp_path / "models", "boxes") == (1,)
+    assert Registry(tmp_path / "models", "boxes").versions() == (1,)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -190,6 +190,6 @@ def test_a_server_lost_in_the_middle_does_not_lose_the_model(run_file, tmp_path)
             server.kill()
             said = process.stderr.read()
             assert process.wait() == 1, said
-    assert versions(tmp_path / "models", "boxes") == (1,)
+    assert Registry(tmp_path / "models", "boxes").versions() == (1,)
     assert "published" in said
     assert "gmm-dask: the Prefect server did not answer (ConnectError: " in said

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prefect.client.schemas.sorting import FlowRunSort
 
-from gmm_dask.storage.models.registry import current_version, versions
+from gmm_dask.storage.models.registry import Registry
 from tests.pipelines.services import running
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ def test_every_command_of_the_guide(tmp_path, client, server):
                 timeout=300,
             )
             assert run.returncode == 0, f"{command}: {run.stdout}{run.stderr}"
-    assert versions(tmp_path / "demo/models", "hipparcos")[:2] == (1, 2)
-    assert current_version(tmp_path / "demo/models", "hipparcos") is not None
+    assert Registry(tmp_path / "demo/models", "hipparcos").versions()[:2] == (1, 2)
+    assert Registry(tmp_path / "demo/models", "hipparcos").current_version() is not None
     assert (tmp_path / "demo/predictions").is_dir()
     assert (tmp_path / "backup.tar").stat().st_size > 0

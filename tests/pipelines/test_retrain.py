@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from gmm_dask.pipelines import deployed
 from gmm_dask.pipelines.command import app
 from gmm_dask.pipelines.retrain import retrain
-from gmm_dask.storage.models.registry import current_version, load, versions
+from gmm_dask.storage.models.registry import Registry
 from tests.pipelines.runs import read_run, write_part, write_run
 from tests.steps.tables import model_files
 
@@ -27,7 +27,7 @@ def test_it_publishes_skips_and_publishes_again_when_forced_or_something_is_new(
     run_file, tmp_path, prefect_server
 ):
     def names(**options):
-        return state_of(run_file, **options).name, versions(tmp_path / "models", "boxes")
+        return state_of(run_file, **options).name, Registry(tmp_path / "models", "boxes").versions()
 
     assert names() == ("Completed", (1,))
     assert names() == ("Skipped", (1,))
@@ -35,7 +35,7 @@ def test_it_publishes_skips_and_publishes_again_when_forced_or_something_is_new(
     write_part(tmp_path, day=4, seed=4)
     assert names() == ("Completed", (1, 2, 3))
     # Yesterday's components are today's, whatever they weigh now.
-    old, new = (load(tmp_path / "models", "boxes", version) for version in (1, 3))
+    old, new = (Registry(tmp_path / "models", "boxes").load(version) for version in (1, 3))
     place = [new.component_ids.index(identity) for identity in old.component_ids]
     np.testing.assert_allclose(new.parameters.means[place], old.parameters.means, atol=0.3)
 
@@ -54,7 +54,7 @@ def test_a_refused_candidate_changes_nothing_but_is_kept(run_file, tmp_path, pre
         model_files(registry / "v000001"),
         (registry / "current.json").read_bytes(),
     )
-    assert versions(tmp_path / "models", "boxes") == (1,)
+    assert Registry(tmp_path / "models", "boxes").versions() == (1,)
     outcome = state.result(raise_on_failure=False)
     assert (outcome.refusal.path / "manifest.json").exists()
     # The rows of the new day are predicted all the same, by the model that stays.
@@ -78,7 +78,7 @@ def test_the_command_refuses_with_the_reason_and_exit_code_1(run_file, tmp_path)
         "gmm-dask: the candidate was refused: 2,970 rows were used, 5,000 are needed; kept in "
     )
     assert "refused; no model is in use" in result.stdout
-    assert current_version(tmp_path / "models", "boxes") is None
+    assert Registry(tmp_path / "models", "boxes").current_version() is None
 
 
 def test_trouble_is_told_to_the_command_of_the_environment(
@@ -97,4 +97,4 @@ def test_a_time_limit_ends_an_unattended_run(run_file, tmp_path, prefect_server)
     run = read_run(run_file, "fit.tol=0", "fit.max_iter=100000000", "fit.search_rows=100")
     state = deployed.retrain.with_options(timeout_seconds=2)(run, return_state=True)
     assert (state.name, state.is_failed()) == ("TimedOut", True)
-    assert versions(tmp_path / "models", "boxes") == ()
+    assert Registry(tmp_path / "models", "boxes").versions() == ()

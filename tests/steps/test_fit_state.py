@@ -24,6 +24,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchRecord
 from gmm_dask.storage.models.checkpoint import CHECKPOINTS, Checkpoint, open_checkpoint
 from gmm_dask.storage.models.fit_state import decode, encode
+from gmm_dask.storage.models.registry import Registry
 from tests.steps.tables import files_below, make_run, out_of_core, write_day, write_days
 
 KINDS = ("full", "tied", "diag", "spherical")
@@ -148,7 +149,7 @@ def states(draw):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    with open_checkpoint(tmp_path_factory.mktemp("codec"), "codec", "key") as opened:
+    with open_checkpoint(Registry(tmp_path_factory.mktemp("codec"), "codec"), "key") as opened:
         yield opened
 
 
@@ -345,7 +346,7 @@ def damage_the_file(path):
 
 
 def save_the_state_of_another_version(path):
-    with open_checkpoint(path.parents[3], "boxes", path.parent.name) as opened:
+    with open_checkpoint(Registry(path.parents[3], "boxes"), path.parent.name) as opened:
         arrays, meta = opened.load()
         del meta["survey"]["wanted"]
         opened.save(arrays, meta)

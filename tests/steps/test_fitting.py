@@ -13,9 +13,8 @@ from gmm_dask.config import ThreadsCluster
 from gmm_dask.errors import ConflictError, ModelError, NumericalError
 from gmm_dask.events import IterationFinished, Stage, StageStarted, silent
 from gmm_dask.storage.input.reader import ParquetChunks
-from gmm_dask.storage.models import registry
 from gmm_dask.storage.models.checkpoint import open_checkpoint
-from gmm_dask.storage.models.model import read_file, verify_model
+from gmm_dask.storage.models.registry import Registry
 from tests.steps.tables import (
     THREADS,
     files_below,
@@ -26,6 +25,7 @@ from tests.steps.tables import (
     write_day,
     write_days,
 )
+from tests.storage.stored import verified
 
 KINDS = ("full", "tied", "diag", "spherical")
 # Fewer rows than there are, so that the polish reads the files; enough to be worth a search.
@@ -114,16 +114,16 @@ def test_the_manifest_says_what_a_reader_wants_to_know(run):
 
 def test_what_is_stored_is_what_was_evaluated(run, drawn):
     fitted = run_fit(run)
-    stored = verify_model(fitted.published.path)
+    stored = verified(fitted.published.path)
     model = fitted.evaluation.model
     assert stored.manifest == model.manifest
     assert json.loads(json.dumps(stored.manifest)) == stored.manifest
     assert stored.parameters.digest == model.parameters.digest
     assert stored.columns == ("height", "width")
     assert stored.component_ids == (0, 1, 2)
-    assert registry.current_version(run.output.models, run.output.name) == 1
+    assert Registry(run.output.models, run.output.name).current_version() == 1
     for name in ("components.png", "responsibilities.png", "log_likelihood.png"):
-        assert read_file(fitted.published.path, name).startswith(b"\x89PNG")
+        assert (fitted.published.path / name).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -285,7 +285,7 @@ def test_one_column_and_a_constant_one(tmp_path, drawn, columns, kind):
     run = make_run(tmp_path, input__columns=columns, model__covariance_type=kind)
     fitted = run_fit(run)
     assert fitted.manifest["rows"] == (500 if columns == ["width"] else 490)
-    assert verify_model(fitted.published.path).columns == tuple(columns)
+    assert verified(fitted.published.path).columns == tuple(columns)
 
 
 @pytest.mark.parametrize("scale", [1e-100, 1e12, 1e100])
@@ -318,13 +318,13 @@ def test_a_version_that_is_no_longer_current_is_a_conflict_and_keeps_the_candida
         steps.publish(run, first.evaluation, "fit-3", based_on=1)
     added = files_below(first.published.path.parent).keys() - before.keys()
     assert {name.rsplit("/", 1)[0] for name in added} == {"rejected/fit-3"}
-    assert registry.current_version(run.output.models, "boxes") == 2
+    assert Registry(run.output.models, "boxes").current_version() == 2
 
 
 def test_a_published_model_stands_though_its_checkpoint_is_in_use(run, caplog):
     plan = steps.inspect_input(run)
     fitted, evaluation = fit_and_evaluate(run, out_of_core(plan), plan)
-    with open_checkpoint(run.output.models, run.output.name, fitted.checkpoint):
+    with open_checkpoint(Registry(run.output.models, run.output.name), fitted.checkpoint):
         published = steps.publish(run, evaluation, "fit-1")
     assert published.version == 1
     assert "the checkpoint is kept: the fit" in caplog.text

@@ -15,7 +15,7 @@ from gmm_dask.errors import InputChangedError, StorageError
 from gmm_dask.events import silent
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.storage.input.parquet_rows import ParquetChunks
-from gmm_dask.storage.models import registry
+from gmm_dask.storage.models.registry import Registry
 from gmm_dask.storage.predictions.staging import read_predictions as read_record
 from tests.steps.tables import (
     THREADS,
@@ -216,7 +216,7 @@ def test_a_record_that_was_lost_costs_a_prediction_of_everything(run, tmp_path):
 def test_permanent_ids_are_written(run):
     model = steps.read_model(run)
     renamed = replace(model, component_ids=(7, 3, 11), run={}, path=None)
-    registry.publish(run.output.models, run.output.name, renamed, run_id="renamed")
+    Registry(run.output.models, run.output.name).publish(renamed, run_id="renamed")
     run_predict(run)
     table = read_predictions(run)
     assert {"probability_7", "probability_3", "probability_11"} < set(table.column_names)

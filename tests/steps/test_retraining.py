@@ -12,9 +12,7 @@ from gmm_dask import steps
 from gmm_dask.errors import ConflictError, ModelError
 from gmm_dask.events import silent
 from gmm_dask.mixture.em import Status
-from gmm_dask.storage.models import registry
-from gmm_dask.storage.models.model import read_file
-from gmm_dask.storage.models.registry import load_model_at
+from gmm_dask.storage.models.registry import Registry, load_model_at
 from tests.steps.tables import (
     THREADS,
     files_below,
@@ -97,7 +95,7 @@ def test_the_second_retrain_has_nothing_to_do(run, tmp_path):
     assert files_below(tmp_path) == before
     write_day(tmp_path, 4)
     assert run_retrain(run, "r3")[2].version == 2
-    registry.use(run.output.models, run.output.name, 1)
+    Registry(run.output.models, run.output.name).use(1)
     assert run_retrain(run, "r4")[2].version == 3  # version 1 is of other data
 
 
@@ -261,7 +259,7 @@ def test_a_refused_candidate_is_kept_and_the_current_model_stays_bit_for_bit(run
     kept = load_model_at(path)
     assert kept.run["rejected"] == decision.reason
     assert kept.parameters.digest == evaluation.model.parameters.digest
-    assert read_file(path, "input_plan.json")
+    assert (path / "input_plan.json").read_bytes()
     after = files_below(tmp_path / "models")
     assert {name: after[name] for name in before} == before
     assert all(name.startswith("boxes/rejected/r1/") for name in after.keys() - before.keys())
@@ -328,11 +326,11 @@ def test_after_a_roll_back_no_id_is_given_again(tmp_path):
 
     run, _ = retrain("r1", 2, a=500, b=300)
     assert retrain("r2", 3, a=500, b=300, c=200)[1] == {"a": 0, "b": 1, "c": 2}
-    registry.use(run.output.models, run.output.name, 1)
+    Registry(run.output.models, run.output.name).use(1)
     assert retrain("r3", 3, a=500, b=300, d=400)[1] == {"a": 0, "b": 1, "d": 3}
     # A damaged version is no obstacle: it may be why one has gone back.
     (tmp_path / "models/boxes/v000003/manifest.json").write_text("{}")
-    registry.use(run.output.models, run.output.name, 2)
+    Registry(run.output.models, run.output.name).use(2)
     assert retrain("r4", 3, a=500, b=300, c=250)[1] == {"a": 0, "b": 1, "c": 2}
 
 

@@ -1,11 +1,13 @@
-"""Models to store in the tests of storage."""
+"""Models to store in the tests of storage, written and read without a registry."""
 
 from typing import Any
 
 import numpy as np
 
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.storage.models.model import StoredModel
+from gmm_dask.storage.files.atomic import write_new_files
+from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.models.model import StoredModel, model_files, read_model, verify_files
 
 SHAPES = {"full": (3, 2, 2), "tied": (2, 2), "diag": (3, 2), "spherical": (3,)}
 
@@ -36,3 +38,18 @@ def some_model(kind: str = "full", seed: int = 0, **run: Any) -> StoredModel:
     }
     columns = ("größe", "b")
     return StoredModel(some_parameters(kind, seed), columns, (4, 0, 7), manifest, run)
+
+
+def write(model, directory, extra=None):
+    """Write a model's files into an empty directory."""
+    write_new_files(directory, model_files(model, extra))
+
+
+def read(directory):
+    return read_model(Version(directory))
+
+
+def verified(directory):
+    """Read a model after checking every file of its directory."""
+    verify_files(Version(directory))
+    return read(directory)

@@ -7,23 +7,17 @@ import pytest
 
 from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.storage.files.locks import acquire
-from gmm_dask.storage.models import registry
-from gmm_dask.storage.models.model import read_file, verify_model
-from gmm_dask.storage.models.registry import (
-    current_version,
-    load,
-    load_model_at,
-    publish,
-    reject,
-    use,
-    versions,
-)
-from tests.storage.stored import some_model
+from gmm_dask.storage.files.versions import Writer
+from gmm_dask.storage.models.registry import Registry, load_model_at
+from tests.storage.stored import some_model, verified
 
 
 def published(root, count):
     for number in range(1, count + 1):
-        assert publish(root, "stars", some_model(seed=number), run_id=f"run-{number}") == number
+        assert (
+            Registry(root, "stars").publish(some_model(seed=number), run_id=f"run-{number}")
+            == number
+        )
 
 
 def names(directory):
@@ -32,30 +26,30 @@ def names(directory):
 
 def test_versions_count_up_and_the_last_is_current(tmp_path):
     published(tmp_path, 3)
-    assert versions(tmp_path, "stars") == (1, 2, 3)
-    assert current_version(tmp_path, "stars") == 3
+    assert Registry(tmp_path, "stars").versions() == (1, 2, 3)
+    assert Registry(tmp_path, "stars").current_version() == 3
     assert names(tmp_path / "stars") == ["current.json", "v000001", "v000002", "v000003"]
-    assert load(tmp_path, "stars").sha256 == some_model(seed=3).sha256
-    assert load(tmp_path, "stars", 1).sha256 == some_model(seed=1).sha256
+    assert Registry(tmp_path, "stars").load().sha256 == some_model(seed=3).sha256
+    assert Registry(tmp_path, "stars").load(1).sha256 == some_model(seed=1).sha256
 
 
 def test_a_version_knows_where_it_comes_from(tmp_path):
     model = some_model(seconds=12.5)
-    publish(tmp_path, "stars", model, run_id="blue-fox", extra={"a.png": b"picture"})
-    read = load(tmp_path, "stars")
+    Registry(tmp_path, "stars").publish(model, run_id="blue-fox", extra={"a.png": b"picture"})
+    read = Registry(tmp_path, "stars").load()
     assert (read.version, read.run_id) == (1, "blue-fox")
     assert read.created.startswith("20")
     assert read.created.endswith("+00:00")
     assert read.run["seconds"] == 12.5
     assert read.run["host"]
     assert read.path == tmp_path / "stars" / "v000001"
-    assert read_file(read.path, "a.png") == b"picture"
-    verify_model(read.path)
+    assert (read.path / "a.png").read_bytes() == b"picture"
+    verified(read.path)
 
 
 def test_the_same_model_is_the_same_bytes_in_every_version(tmp_path):
     for run_id in ("one", "two"):
-        publish(tmp_path, "stars", some_model(), run_id=run_id)
+        Registry(tmp_path, "stars").publish(some_model(), run_id=run_id)
     for name in ("manifest.json", "parameters.safetensors"):
         first, second = (tmp_path / "stars" / f"v00000{n}" / name for n in (1, 2))
         assert first.read_bytes() == second.read_bytes()
@@ -64,14 +58,14 @@ def test_the_same_model_is_the_same_bytes_in_every_version(tmp_path):
 def test_a_run_publishes_once(tmp_path):
     published(tmp_path, 2)
     before = (tmp_path / "stars" / "current.json").read_bytes()
-    assert publish(tmp_path, "stars", some_model(seed=9), run_id="run-1") == 1
-    assert versions(tmp_path, "stars") == (1, 2)
+    assert Registry(tmp_path, "stars").publish(some_model(seed=9), run_id="run-1") == 1
+    assert Registry(tmp_path, "stars").versions() == (1, 2)
     assert (tmp_path / "stars" / "current.json").read_bytes() == before
 
 
 def test_a_run_id_that_is_part_of_another_is_another(tmp_path):
-    publish(tmp_path, "stars", some_model(), run_id="run-12")
-    assert publish(tmp_path, "stars", some_model(), run_id="run-1") == 2
+    Registry(tmp_path, "stars").publish(some_model(), run_id="run-12")
+    assert Registry(tmp_path, "stars").publish(some_model(), run_id="run-1") == 2
 
 
 def test_a_model_on_a_superseded_base_is_kept_but_not_published(tmp_path):
@@ -81,9 +75,9 @@ def test_a_model_on_a_superseded_base_is_kept_but_not_published(tmp_path):
         match=r"model stars in .* was not published: it is based on version 1, but version 2 is "
         r"current now; it is kept in .*/rejected/late; start the retrain again",
     ):
-        publish(tmp_path, "stars", some_model(seed=9), run_id="late", based_on=1)
-    assert versions(tmp_path, "stars") == (1, 2)
-    assert current_version(tmp_path, "stars") == 2
+        Registry(tmp_path, "stars").publish(some_model(seed=9), run_id="late", based_on=1)
+    assert Registry(tmp_path, "stars").versions() == (1, 2)
+    assert Registry(tmp_path, "stars").current_version() == 2
     kept = load_model_at(tmp_path / "stars" / "rejected" / "late")
     assert kept.sha256 == some_model(seed=9).sha256
     assert kept.run["rejected"] == "it is based on version 1, but version 2 is current now"
@@ -92,68 +86,65 @@ def test_a_model_on_a_superseded_base_is_kept_but_not_published(tmp_path):
 
 def test_a_model_on_the_current_base_is_published(tmp_path):
     published(tmp_path, 2)
-    assert publish(tmp_path, "stars", some_model(), run_id="x", based_on=2) == 3
-    assert load(tmp_path, "stars").run["based_on"] == 2
+    assert Registry(tmp_path, "stars").publish(some_model(), run_id="x", based_on=2) == 3
+    assert Registry(tmp_path, "stars").load().run["based_on"] == 2
 
 
 def test_the_winner_of_two_on_one_base_may_ask_again(tmp_path):
     published(tmp_path, 1)
-    assert publish(tmp_path, "stars", some_model(), run_id="winner", based_on=1) == 2
+    assert Registry(tmp_path, "stars").publish(some_model(), run_id="winner", based_on=1) == 2
     with pytest.raises(ConflictError):
-        publish(tmp_path, "stars", some_model(), run_id="loser", based_on=1)
-    assert publish(tmp_path, "stars", some_model(), run_id="winner", based_on=1) == 2
+        Registry(tmp_path, "stars").publish(some_model(), run_id="loser", based_on=1)
+    assert Registry(tmp_path, "stars").publish(some_model(), run_id="winner", based_on=1) == 2
 
 
 def test_a_base_that_never_was_is_a_conflict(tmp_path):
     with pytest.raises(ConflictError, match="based on version 1, but none is current now"):
-        publish(tmp_path, "stars", some_model(), run_id="x", based_on=1)
+        Registry(tmp_path, "stars").publish(some_model(), run_id="x", based_on=1)
 
 
 def test_rolling_back_and_publishing_again(tmp_path):
     published(tmp_path, 7)
-    use(tmp_path, "stars", 5)
-    assert current_version(tmp_path, "stars") == 5
-    assert load(tmp_path, "stars").version == 5
+    Registry(tmp_path, "stars").use(5)
+    assert Registry(tmp_path, "stars").current_version() == 5
+    assert Registry(tmp_path, "stars").load().version == 5
     # A late retry of a run that was rolled back does not undo the roll-back.
-    assert publish(tmp_path, "stars", some_model(), run_id="run-7") == 7
-    assert current_version(tmp_path, "stars") == 5
+    assert Registry(tmp_path, "stars").publish(some_model(), run_id="run-7") == 7
+    assert Registry(tmp_path, "stars").current_version() == 5
     # A retrain that began before it must not either.
     with pytest.raises(ConflictError, match="based on version 7, but version 5 is current"):
-        publish(tmp_path, "stars", some_model(), run_id="retrain", based_on=7)
-    assert publish(tmp_path, "stars", some_model(), run_id="next") == 8
-    assert current_version(tmp_path, "stars") == 8
-
-
-def stop_before_current(monkeypatch):
-    def die(directory, current):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(registry, "_write_current", die)
+        Registry(tmp_path, "stars").publish(some_model(), run_id="retrain", based_on=7)
+    assert Registry(tmp_path, "stars").publish(some_model(), run_id="next") == 8
+    assert Registry(tmp_path, "stars").current_version() == 8
 
 
 def interrupted(root, run_id, **options):
     """Publish, but die between the version and current.json."""
+
+    def die(writer, content, expecting):
+        raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patched:
-        stop_before_current(patched)
+        patched.setattr(Writer, "point", die)
         with pytest.raises(KeyboardInterrupt):
-            publish(root, "stars", some_model(seed=9), run_id=run_id, **options)
+            Registry(root, "stars").publish(some_model(seed=9), run_id=run_id, **options)
 
 
 def test_an_interrupted_publish_is_finished_by_its_own_run(tmp_path):
     published(tmp_path, 2)
     interrupted(tmp_path, "unlucky")
-    assert versions(tmp_path, "stars") == (1, 2, 3)
-    assert current_version(tmp_path, "stars") == 2
-    assert publish(tmp_path, "stars", some_model(seed=9), run_id="unlucky") == 3
-    assert current_version(tmp_path, "stars") == 3
+    assert Registry(tmp_path, "stars").versions() == (1, 2, 3)
+    assert Registry(tmp_path, "stars").current_version() == 2
+    assert Registry(tmp_path, "stars").publish(some_model(seed=9), run_id="unlucky") == 3
+    assert Registry(tmp_path, "stars").current_version() == 3
 
 
 def test_an_interrupted_publish_does_not_come_back_after_a_later_one(tmp_path):
     published(tmp_path, 1)
     interrupted(tmp_path, "unlucky")
-    assert publish(tmp_path, "stars", some_model(seed=4), run_id="later") == 3
-    assert publish(tmp_path, "stars", some_model(seed=9), run_id="unlucky") == 2
-    assert current_version(tmp_path, "stars") == 3
+    assert Registry(tmp_path, "stars").publish(some_model(seed=4), run_id="later") == 3
+    assert Registry(tmp_path, "stars").publish(some_model(seed=9), run_id="unlucky") == 2
+    assert Registry(tmp_path, "stars").current_version() == 3
 
 
 def test_the_very_first_publish_interrupted_says_what_to_do(tmp_path):
@@ -161,9 +152,9 @@ def test_the_very_first_publish_interrupted_says_what_to_do(tmp_path):
     with pytest.raises(
         ModelError, match=r"no version is in use; there are versions 1; .*`gmm-dask use stars"
     ):
-        load(tmp_path, "stars")
-    use(tmp_path, "stars", 1)
-    assert load(tmp_path, "stars").version == 1
+        Registry(tmp_path, "stars").load()
+    Registry(tmp_path, "stars").use(1)
+    assert Registry(tmp_path, "stars").load().version == 1
 
 
 def test_a_damaged_current_is_named_and_repaired_by_use(tmp_path):
@@ -171,69 +162,69 @@ def test_a_damaged_current_is_named_and_repaired_by_use(tmp_path):
     path = tmp_path / "stars" / "current.json"
     path.write_bytes(path.read_bytes().replace(b"3", b"2", 1))
     with pytest.raises(ModelError, match=r"stars/current.json: is damaged"):
-        load(tmp_path, "stars")
-    use(tmp_path, "stars", 2)
-    assert current_version(tmp_path, "stars") == 2
-    assert publish(tmp_path, "stars", some_model(), run_id="run-3") == 3
-    assert current_version(tmp_path, "stars") == 2
-    assert publish(tmp_path, "stars", some_model(), run_id="new") == 4
+        Registry(tmp_path, "stars").load()
+    Registry(tmp_path, "stars").use(2)
+    assert Registry(tmp_path, "stars").current_version() == 2
+    assert Registry(tmp_path, "stars").publish(some_model(), run_id="run-3") == 3
+    assert Registry(tmp_path, "stars").current_version() == 2
+    assert Registry(tmp_path, "stars").publish(some_model(), run_id="new") == 4
 
 
 def test_a_damaged_version_is_not_put_into_use(tmp_path):
     published(tmp_path, 2)
     (tmp_path / "stars" / "v000001" / "parameters.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match=r"v000001/parameters.safetensors: is damaged"):
-        use(tmp_path, "stars", 1)
-    assert current_version(tmp_path, "stars") == 2
+        Registry(tmp_path, "stars").use(1)
+    assert Registry(tmp_path, "stars").current_version() == 2
 
 
 def test_a_damaged_old_version_does_not_stop_a_new_one(tmp_path):
     published(tmp_path, 2)
     run = tmp_path / "stars" / "v000001" / "run.json"
     run.write_bytes(run.read_bytes()[:-20])
-    assert publish(tmp_path, "stars", some_model(), run_id="run-1") == 3
+    assert Registry(tmp_path, "stars").publish(some_model(), run_id="run-1") == 3
 
 
 def test_unknown_names_and_versions_are_refused_with_what_there_is(tmp_path):
     with pytest.raises(ModelError, match=rf"no model 'stars'; there is no directory {tmp_path}/no"):
-        load(tmp_path / "no", "stars")
+        Registry(tmp_path / "no", "stars").load()
     with pytest.raises(ModelError, match="no model 'stars'; there are no models in"):
-        load(tmp_path, "stars")
+        Registry(tmp_path, "stars").load()
     published(tmp_path, 3)
-    publish(tmp_path, "flowers", some_model(), run_id="x")
+    Registry(tmp_path, "flowers").publish(some_model(), run_id="x")
     with pytest.raises(ModelError, match=r"no model 'star'; models in .*: flowers, stars"):
-        load(tmp_path, "star")
+        Registry(tmp_path, "star").load()
     with pytest.raises(ModelError, match="stars: has no version 4; there are versions 1, 2, 3"):
-        load(tmp_path, "stars", 4)
+        Registry(tmp_path, "stars").load(4)
     with pytest.raises(ModelError, match="has no version 4"):
-        use(tmp_path, "stars", 4)
+        Registry(tmp_path, "stars").use(4)
     published(tmp_path / "more", 8)
     with pytest.raises(ModelError, match=r"there are versions 1 … 8 \(8 of them\)"):
-        load(tmp_path / "more", "stars", 9)
-    assert versions(tmp_path, "nothing") == ()
-    assert current_version(tmp_path, "nothing") is None
+        Registry(tmp_path / "more", "stars").load(9)
+    assert Registry(tmp_path, "nothing").versions() == ()
+    assert Registry(tmp_path, "nothing").current_version() is None
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a b", "x" * 129])
 def test_names_that_are_no_names_are_refused(tmp_path, name):
     with pytest.raises(ModelError, match="cannot be a model name: use up to 128 letters"):
-        publish(tmp_path, name, some_model(), run_id="x")
+        Registry(tmp_path, name).publish(some_model(), run_id="x")
     with pytest.raises(ModelError, match="cannot be a run id"):
-        publish(tmp_path, "stars", some_model(), run_id=name)
+        Registry(tmp_path, "stars").publish(some_model(), run_id=name)
     assert names(tmp_path) == []
 
 
 def test_a_candidate_is_rejected_once(tmp_path):
     published(tmp_path, 1)
-    kept = reject(
-        tmp_path, "stars", some_model(seed=5), run_id="x", reason="too low", extra={"p.png": b"1"}
+    kept = Registry(tmp_path, "stars").reject(
+        some_model(seed=5), run_id="x", reason="too low", extra={"p.png": b"1"}
     )
-    again = reject(tmp_path, "stars", some_model(seed=6), run_id="x", reason="other")
+    again = Registry(tmp_path, "stars").reject(some_model(seed=6), run_id="x", reason="other")
     assert again == kept == tmp_path / "stars" / "rejected" / "x"
-    model = verify_model(kept)
+    model = verified(kept)
     assert (model.run["rejected"], model.run_id) == ("too low", "x")
     assert model.sha256 == some_model(seed=5).sha256
-    assert versions(tmp_path, "stars") == (1,)
+    assert Registry(tmp_path, "stars").versions() == (1,)
 
 
 def test_loading_by_path(tmp_path, monkeypatch):
@@ -269,12 +260,12 @@ def test_loading_by_a_wrong_path(tmp_path):
 def test_readers_need_no_lock_and_writers_wait_for_it(tmp_path):
     published(tmp_path, 2)
     with acquire(tmp_path / "stars" / ".lock", "x"):
-        assert load(tmp_path, "stars").version == 2
+        assert Registry(tmp_path, "stars").load().version == 2
         with pytest.raises(StorageError, match=r"model stars in .* is in use by process"):
-            publish(tmp_path, "stars", some_model(), run_id="x", deadline=0)
+            Registry(tmp_path, "stars").publish(some_model(), run_id="x", deadline=0)
         with pytest.raises(StorageError, match="is in use"):
-            use(tmp_path, "stars", 1, deadline=0)
-    assert versions(tmp_path, "stars") == (1, 2)
+            Registry(tmp_path, "stars").use(1, deadline=0)
+    assert Registry(tmp_path, "stars").versions() == (1, 2)
 
 
 def test_what_a_killed_publisher_left_is_removed_by_the_next(tmp_path):
@@ -282,13 +273,13 @@ def test_what_a_killed_publisher_left_is_removed_by_the_next(tmp_path):
     stars = tmp_path / "stars"
     shutil.copytree(stars / "v000001", stars / ".partial-v000002-0000")
     (stars / ".partial-current.json-1111").write_bytes(b"{")
-    assert versions(tmp_path, "stars") == (1,)
-    assert publish(tmp_path, "stars", some_model(), run_id="x") == 2
+    assert Registry(tmp_path, "stars").versions() == (1,)
+    assert Registry(tmp_path, "stars").publish(some_model(), run_id="x") == 2
     assert names(stars) == ["current.json", "v000001", "v000002"]
 
 
 def test_current_can_be_read_by_people(tmp_path):
     published(tmp_path, 2)
-    use(tmp_path, "stars", 1)
+    Registry(tmp_path, "stars").use(1)
     document = json.loads((tmp_path / "stars" / "current.json").read_text())
     assert (document["version"], document["published"]) == (1, 2)

@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +32,7 @@ from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.pointers import FilePointer
 from gmm_dask.storage.files.sealed import plain
 from gmm_dask.storage.files.versions import Versions, Writer, names_in
+from gmm_dask.storage.models.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -135,13 +135,13 @@ class Checkpoint:
         self.close()
 
 
-def open_checkpoint(root: str | Path, name: str, fit_key: str, deadline: float = 0.0) -> Checkpoint:
+def open_checkpoint(registry: Registry, fit_key: str, deadline: float = 0.0) -> Checkpoint:
     """Take hold of the checkpoint of a fit, before its first scan.
 
     Parameters
     ----------
-    root, name
-        Of the model registry, and of the model in it.
+    registry
+        Of the model.
     fit_key
         Digest of model, fit and column configuration, snapshot and package version.
     deadline
@@ -152,32 +152,32 @@ def open_checkpoint(root: str | Path, name: str, fit_key: str, deadline: float =
     StorageError
         Another process runs the same fit (it is named), or the directory cannot be written.
     """
-    versions = _versions(root, name, fit_key)
+    versions = _versions(registry, fit_key)
     return Checkpoint(versions, fit_key, versions.open(deadline))
 
 
-def remove_forgotten(root: str | Path, name: str) -> None:
+def remove_forgotten(registry: Registry) -> None:
     """Remove the checkpoints of a model that are a month old: their data have changed since.
 
     One that a process holds stays, as does what the disk refuses to remove.
     """
-    for key in names_in(Path(root) / name / CHECKPOINTS):
+    for key in names_in(registry.directory / CHECKPOINTS):
         with suppress(StorageError):
-            saved = _versions(root, name, key).pointed_at()
+            saved = _versions(registry, key).pointed_at()
             if saved is not None and time.time() - saved > FORGOTTEN:
-                with open_checkpoint(root, name, key) as old:
+                with open_checkpoint(registry, key) as old:
                     old.clear()
                     logger.info("removed %s, of an interrupted fit a month ago", old.path)
 
 
-def _versions(root: str | Path, name: str, fit_key: str) -> Versions:
+def _versions(registry: Registry, fit_key: str) -> Versions:
     if not _KEY.fullmatch(fit_key):
         raise StorageError(f"fit key {fit_key!r} cannot be the name of a directory")
-    directory = Path(root) / name / CHECKPOINTS / fit_key
+    directory = registry.directory / CHECKPOINTS / fit_key
     return Versions(
         directory,
         FilePointer(directory / STATE, largest=sys.maxsize),
         # Beside the directory, because that is removed when it is empty.
         directory.with_name(f"{fit_key}.lock"),
-        f"the fit {fit_key} of model {name}",
+        f"the fit {fit_key} of model {registry.name}",
     )

@@ -30,8 +30,8 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ModelError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.storage.files.atomic import storage_error, write_new_files
-from gmm_dask.storage.files.sealed import Document, digest, plain, read_sealed, seal
+from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.sealed import Document, digest, plain, seal
 
 FORMAT = 1
 MANIFEST, PARAMETERS, RUN = "manifest.json", "parameters.safetensors", "run.json"
@@ -56,7 +56,7 @@ class StoredModel:
     manifest
         JSON: what the fit was and found. The properties below read it; other keys are kept.
     run
-        JSON: what differs between two runs of the same fit. `publish` adds ``version``,
+        JSON: what differs between two runs of the same fit. `Registry.publish` adds ``version``,
         ``run_id``, ``created``, ``host`` and ``based_on``.
     path
         Where it was read from; None before it is stored.
@@ -169,17 +169,13 @@ class StoredModel:
         return replace(self, run={**self.run, **entries})
 
 
-def write_model(
-    model: StoredModel, directory: Path, extra: Mapping[str, bytes] | None = None
-) -> None:
-    """Write a model's files into an existing, empty directory, synced.
+def model_files(model: StoredModel, extra: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """Return the files of a model's directory: their content by name.
 
     Parameters
     ----------
     model
         What to write.
-    directory
-        A staged one: this alone is not atomic, `publish` is.
     extra
         Further files, pictures for example, by name.
 
@@ -187,8 +183,6 @@ def write_model(
     ------
     ModelError
         A name in ``extra`` cannot be used.
-    StorageError
-        The disk refuses.
     """
     document = model.document
     contents = {
@@ -206,14 +200,14 @@ def write_model(
     contents[RUN] = seal(
         {"format": FORMAT, "model": digest(document), "run": model.run, "files": files}
     )
-    write_new_files(directory, contents)
+    return contents
 
 
-def read_model(directory: Path) -> StoredModel:
-    """Read and check the model in a directory.
+def read_model(version: Version) -> StoredModel:
+    """Read and check a model.
 
     Files given along are not read: a damaged picture does not stop a prediction
-    (`verify_model` looks at them).
+    (`verify_files` looks at them).
 
     Raises
     ------
@@ -221,96 +215,84 @@ def read_model(directory: Path) -> StoredModel:
         A file is missing, truncated, changed, of a newer format, or says what cannot be; names
         the file. Nothing larger than the parameters that the manifest lists is allocated.
     """
-    manifest = directory / MANIFEST
-    document = _read_document(manifest)
-    run = _read_document(directory / RUN)
+    document = _read_document(version, MANIFEST)
+    run = _read_document(version, RUN)
     sha256 = digest(document)
     if run.get("model") != sha256:
         raise ModelError(
-            f"{directory}: {RUN} and {MANIFEST} are of different models; "
+            f"{version.path}: {RUN} and {MANIFEST} are of different models; "
             "restore both from one backup, or use another version"
         )
     try:
         columns = tuple(str(name) for name in document["columns"])
         ids = tuple(int(number) for number in document["component_ids"])
         kind = str(document["covariance_type"])
-        said = document["parameters"]
         content = _read_exactly(
-            directory / PARAMETERS, int(said["bytes"]), str(said["sha256"]),
+            version, PARAMETERS, document["parameters"],
             _expected_bytes(kind, len(ids), len(columns)) + _LARGEST_HEADER,
         )  # fmt: skip
-        arrays = _arrays(directory / PARAMETERS, content, kind, len(ids), len(columns))
+        arrays = _arrays(version.path / PARAMETERS, content, kind, len(ids), len(columns))
         parameters = MixtureParameters(kind, **arrays)
-        model = StoredModel(parameters, columns, ids, document["manifest"], run["run"], directory)
+        manifest = document["manifest"]
+        model = StoredModel(parameters, columns, ids, manifest, run["run"], version.path)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
-            f"{manifest}: is not the manifest of a model ({type(error).__name__}: {error}); "
-            "restore it from a backup, or use another version"
+            f"{version.path / MANIFEST}: is not the manifest of a model "
+            f"({type(error).__name__}: {error}); restore it from a backup, or use another version"
         ) from error
     # What the file says, whatever bytes another version of safetensors would write.
     model.__dict__["sha256"] = sha256
     return model
 
 
-def verify_model(directory: Path) -> StoredModel:
-    """Read the model and check every other file of the directory too; see `read_model`."""
-    model = read_model(directory)
-    for name in _read_document(directory / RUN)["files"]:
-        read_file(directory, name)
-    return model
-
-
-def read_file(directory: Path, name: str) -> bytes:
-    """Read a file that was given along with a model, checked.
+def verify_files(version: Version) -> None:
+    """Read every file of a model, those given along too, and check it.
 
     Raises
     ------
     ModelError
-        There is none of this name, or it is damaged; names it.
+        A file is missing or damaged; names it.
     """
-    files = _read_document(directory / RUN)["files"]
-    if name not in files:
-        raise ModelError(f"{directory}: has no file {name!r}; there are {', '.join(sorted(files))}")
-    said = files[name]
-    return _read_exactly(directory / name, said["bytes"], said["sha256"], said["bytes"])
+    run = _read_document(version, RUN)
+    try:
+        for name, said in run["files"].items():
+            if not _FILE_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no file name")
+            _read_exactly(version, name, said, largest=said["bytes"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{version.path / RUN}: does not list the files of a model "
+            f"({type(error).__name__}: {error}); restore it from a backup, or use another version"
+        ) from error
 
 
-def file_names(directory: Path) -> tuple[str, ...]:
-    """Names of the files that were given along with a model."""
-    files = _read_document(directory / RUN)["files"]
-    return tuple(name for name in files if name not in (MANIFEST, PARAMETERS))
-
-
-def _read_document(path: Path) -> Document:
-    """Content of a sealed file of a format that this version knows."""
-    document = read_sealed(path, ModelError)
+def _read_document(version: Version, name: str) -> Document:
+    """Content of a sealed file of a format that this version of gmm-dask knows."""
+    document = version.document(name, ModelError)
     if document.get("format") != FORMAT:
         raise ModelError(
-            f"{path}: has format {document.get('format')!r}, this version of gmm-dask reads "
-            f"{FORMAT}; it was written by another version: upgrade gmm-dask"
+            f"{version.path / name}: has format {document.get('format')!r}, this version of "
+            f"gmm-dask reads {FORMAT}; it was written by another version: upgrade gmm-dask"
         )
     return document
 
 
-def _read_exactly(path: Path, size: int, sha256: str, largest: int) -> bytes:
+def _read_exactly(version: Version, name: str, said: Mapping[str, Any], largest: int) -> bytes:
     """Bytes of a file, only if they are as many as was said and reasonable, and the same."""
-    try:
-        with path.open("rb") as file:
-            there = file.seek(0, 2)
-            file.seek(0)
-            if there == size <= largest:
-                content = file.read(size)
-                if hashlib.sha256(content).hexdigest() == sha256:
-                    return content
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: is missing; restore it, or use another version") from error
-    except OSError as error:
-        raise ModelError(str(storage_error(error, path, "cannot be read"))) from error
-    problem = f"{there:,} bytes instead of {size:,}" if there != size else "its sha256 does not fit"
-    if there == size > largest:
+    expected, sha256 = int(said["bytes"]), str(said["sha256"])
+    size = version.size(name, ModelError)
+    if size != expected:
+        problem = f"{size:,} bytes instead of {expected:,}"
+    elif size > largest:
         problem = f"{size:,} bytes, where at most {largest:,} are possible"
+    else:
+        content = version.read(name, ModelError, largest)
+        if hashlib.sha256(content).hexdigest() == sha256:
+            return content
+        problem = "its sha256 is another one"
     raise ModelError(
-        f"{path}: is damaged ({problem}); restore it from a backup, or use another version"
+        f"{version.path / name}: is damaged ({problem}); "
+        "restore it from a backup, or use another version"
     )
 
 
