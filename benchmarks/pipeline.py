@@ -134,7 +134,7 @@ def against_script(run: RunConfig, root: Path, repetitions: int) -> None:
     manifest = evaluation.model.manifest
     results = {
         "script": f"{mixture.score(X):.4f} ({mixture.n_iter_} iterations)",
-        "ours": f"{manifest['log_likelihood']:.4f} ({manifest['scans']} scans)",
+        "ours": f"{manifest.log_likelihood:.4f} ({manifest.scans} scans)",
     }
     print_against(f"Parquet to model, {len(X):,} × {D}, k = {K}, full", times, results)
     times = in_turns(

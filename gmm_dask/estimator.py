@@ -436,11 +436,11 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     model.n_features_in_ = parameters.n_features
     model.feature_names_in_ = np.asarray(stored.columns, dtype=object)
     model.component_ids_ = np.asarray(stored.component_ids)
-    model.low_density_threshold_ = float(stored.manifest["low_density_threshold"])
-    model.log_likelihood_ = float(stored.manifest["log_likelihood"])
-    model.converged_ = stored.manifest["status"] == Status.CONVERGED.value
-    model.n_iter_ = int(stored.manifest["n_iter"])
-    model.lower_bounds_ = [float(bound) for bound in stored.manifest["history"]]
+    model.low_density_threshold_ = stored.manifest.low_density_threshold
+    model.log_likelihood_ = stored.manifest.log_likelihood
+    model.converged_ = stored.manifest.status == Status.CONVERGED.value
+    model.n_iter_ = stored.manifest.n_iter
+    model.lower_bounds_ = list(stored.manifest.history)
     model.lower_bound_ = model.lower_bounds_[-1] if model.lower_bounds_ else -np.inf
-    model.scans_ = int(stored.manifest["scans"])
+    model.scans_ = stored.manifest.scans
     return model

@@ -58,21 +58,21 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         Its components against those of the model before, for the table.
     """
     manifest, path = model.manifest, model.path
-    rows, dropped = manifest["rows"], manifest["rows_dropped"]
+    rows, dropped = manifest.rows, manifest.rows_dropped
     facts = [
-        ("input", f"{manifest['configuration']['input']['path']} ({manifest['files']:,} files)"),
+        ("input", f"{manifest.configuration['input']['path']} ({manifest.files:,} files)"),
         ("rows", f"{rows + dropped:,} read, {dropped:,} dropped for nulls, {rows:,} used"),
-        ("scans", f"{manifest['scans']} of all rows"),
-        ("iterations", f"{manifest['n_iter']}, {STATUS[manifest['status']]}"),
-        ("log-likelihood", f"{manifest['log_likelihood']:.6g} nats per row"),
-        ("BIC", f"{manifest['bic']:,.1f}"),
+        ("scans", f"{manifest.scans} of all rows"),
+        ("iterations", f"{manifest.n_iter}, {STATUS[manifest.status]}"),
+        ("log-likelihood", f"{manifest.log_likelihood:.6g} nats per row"),
+        ("BIC", f"{manifest.bic:,.1f}"),
     ]
     if path is not None:
         facts.append(("model", str(path)))
         facts.extend(("picture", str(picture)) for picture in sorted(path.glob("*.png")))
     header, table = component_table(model, matches)
     k, d = model.parameters.means.shape
-    notes = [str(warning) for warning in manifest["warnings"]]
+    notes = list(manifest.warnings)
     if d > SHOWN_COLUMNS:
         notes.append(f"{d - SHOWN_COLUMNS} further columns are not shown")
     kind = model.parameters.covariance_type
@@ -184,8 +184,9 @@ def component_table(
 
 def state(model: StoredModel, component: int) -> str:
     """Say whether a component describes data, or has lost them."""
-    found = [word for word in ("collapsed", "starved") if component in model.manifest[word]]
-    return ", ".join(found) or "ok"
+    manifest = model.manifest
+    lost = {"collapsed": manifest.collapsed, "starved": manifest.starved}
+    return ", ".join(word for word, components in lost.items() if component in components) or "ok"
 
 
 def spread(mean: float, deviation: float) -> str:

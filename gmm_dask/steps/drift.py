@@ -66,17 +66,17 @@ def measure_drift(section: PredictSection, model: StoredModel, record: DensityRe
         Of the batch under the model; at least one row.
     """
     manifest = model.manifest
-    drop = float(manifest["log_likelihood"]) - record.mean_log_likelihood
-    low = record.share_below(float(manifest["low_density_threshold"]))
+    drop = manifest.log_likelihood - record.mean_log_likelihood
+    low = record.share_below(manifest.low_density_threshold)
     # Total variation distance: the share of rows that would have to change their component.
-    change = 0.5 * float(np.abs(record.shares - np.asarray(manifest["occupancy"])).sum())
+    change = 0.5 * float(np.abs(record.shares - np.asarray(manifest.occupancy)).sum())
     checks = (
         _check(
             "log-likelihood drop",
             drop,
             section.max_log_likelihood_drop,
             f"mean log-likelihood {record.mean_log_likelihood:.4f} nats per row, "
-            f"{manifest['log_likelihood']:.4f} in training",
+            f"{manifest.log_likelihood:.4f} in training",
         ),
         _check(
             "low-density share",
@@ -91,7 +91,7 @@ def measure_drift(section: PredictSection, model: StoredModel, record: DensityRe
             f"{change:.1%} of the rows lie in other components than in training",
         ),
     )
-    shifts = {share: record.quantile(share) - was for share, was in model.quantiles.items()}
+    shifts = {share: record.quantile(share) - was for share, was in manifest.quantiles.items()}
     return Drift(checks, shifts)
 
 

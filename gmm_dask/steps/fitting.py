@@ -211,11 +211,7 @@ def evaluate(
         next_id = _next_component_id(run, current)
         ids = matched_ids(matches, k, current.component_ids, next_id)
         next_id = max(next_id, max(ids) + 1)
-    manifest = {
-        **compose_manifest(run, plan, scanner, result, records[0]),
-        "fit_key": fit_key(run, plan),
-        "next_component_id": next_id,
-    }
+    manifest = compose_manifest(run, plan, scanner, result, records[0], next_id)
     model = StoredModel(result.parameters, plan.names, ids, manifest)
     # Imported here: matplotlib takes half a second, which a prediction does without.
     from gmm_dask.report.pictures import fit_pictures
@@ -242,7 +238,7 @@ def evaluate(
 
 def _next_component_id(run: RunConfig, current: StoredModel) -> int:
     """The least id never given: after a roll-back, a later version has given some too."""
-    given = int(current.manifest["next_component_id"])
+    given = current.manifest.next_component_id
     registry = registry_of(run)
     newest = registry.versions()[-1]
     if newest == current.version:
@@ -251,7 +247,7 @@ def _next_component_id(run: RunConfig, current: StoredModel) -> int:
         later = registry.load(newest)
     except ModelError:  # damaged, which may be why it was rolled back
         return given
-    return max(given, int(later.manifest["next_component_id"]))
+    return max(given, later.manifest.next_component_id)
 
 
 def publish(

@@ -65,7 +65,7 @@ def read_current(run: RunConfig) -> StoredModel | None:
 
 def is_up_to_date(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> bool:
     """Whether the current model was fitted to this very snapshot with this configuration."""
-    return current is not None and current.fit_key == fit_key(run, plan)
+    return current is not None and current.manifest.fit_key == fit_key(run, plan)
 
 
 def choose_start(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> Start:

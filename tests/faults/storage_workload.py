@@ -31,6 +31,7 @@ from gmm_dask.storage.models.model import StoredModel, verify_files
 from gmm_dask.storage.models.registry import Registry
 from gmm_dask.storage.predictions.staging import begin
 from tests.faults.kills import die_at_changes
+from tests.storage.stored import some_manifest
 
 
 def model_of(number: int) -> StoredModel:
@@ -38,14 +39,14 @@ def model_of(number: int) -> StoredModel:
     parameters = MixtureParameters.from_covariances(
         "diag", np.full(2, 0.5), np.full((2, 3), float(number)), np.full((2, 3), 1.0 + number)
     )
-    manifest = {"number": number, "low_density_threshold": 0.0}
+    manifest = some_manifest(rows=number, low_density_threshold=0.0)
     return StoredModel(parameters, ("a", "b", "c"), (0, 1), manifest)
 
 
 def number_of(model: StoredModel) -> int:
     """Which model it is; all parts must agree."""
     numbers = {
-        model.manifest["number"],
+        model.manifest.rows,
         *model.parameters.means.ravel().tolist(),
         *(model.parameters.covariances.ravel() - 1).tolist(),
     }

@@ -20,8 +20,8 @@ from tests.faults.storage_workload import WORKLOADS, Models, model_of, number_of
 
 pytestmark = pytest.mark.faults
 
-ROOT = Path(__file__).parents[2]
-WORKLOAD = "tests.faults.storage_workload"
+REPOSITORY = Path(__file__).parents[2]
+WORKLOAD = [sys.executable, "-B", "-m", "tests.faults.storage_workload"]
 
 
 def entries(root):
@@ -112,8 +112,8 @@ def test_a_real_limit_of_file_size_leaves_the_old_version(tmp_path, work):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     run = subprocess.run(
-        [sys.executable, "-B", "-m", WORKLOAD, "write", work, tmp_path, "2"],
-        cwd=ROOT,
+        [*WORKLOAD, "write", work, tmp_path, "2"],
+        cwd=REPOSITORY,
         preexec_fn=limit_files,
         capture_output=True,
         text=True,
@@ -171,10 +171,7 @@ def test_a_target_without_permission_is_refused_by_name(work):
 def test_a_writer_killed_at_any_step_leaves_old_or_new(tmp_path, work):
     """SIGKILL before every change of the disk, and in the middle of every write."""
     run = subprocess.run(
-        [sys.executable, "-m", WORKLOAD, "kill", work, tmp_path, "0"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        [*WORKLOAD, "kill", work, tmp_path, "0"], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
     findings = [json.loads(line) for line in run.stdout.splitlines()]
@@ -192,9 +189,9 @@ def test_two_publishers_and_a_reader(tmp_path):
     script = (
         # The disk of a busy machine takes 20 ms for each; who waits for it is not the question.
         "import os; os.fsync = lambda descriptor: None\n"
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
         "from tests.faults.storage_workload import Models\n"
-        "workload = Models(Path(sys.argv[2])); first = int(sys.argv[3])\n"
+        "workload = Models(Path(sys.argv[1])); first = int(sys.argv[2])\n"
         "sys.stdin.read(1)\n"
         "for number in range(first, first + 100): workload.write(number)\n"
     )
@@ -203,7 +200,8 @@ def test_two_publishers_and_a_reader(tmp_path):
     workload.write(0)
     publishers = [
         subprocess.Popen(
-            [sys.executable, "-c", script, ROOT, tmp_path, str(first)],
+            [sys.executable, "-c", script, tmp_path, str(first)],
+            cwd=REPOSITORY,
             stdin=subprocess.PIPE,
         )
         for first in (1000, 2000)

@@ -43,7 +43,7 @@ def test_a_flow_and_a_direct_run_write_the_same_model(run, prefect_server):
     plain = directly("fit", run)
     assert (outcome.published.version, plain.published.version) == (1, 2)
     assert model_files(outcome.published.path) == model_files(plain.published.path)
-    assert load_model_at(outcome.published.path).rows == ROWS - 30
+    assert load_model_at(outcome.published.path).manifest.rows == ROWS - 30
 
 
 def test_predictions_are_row_for_row_with_the_input(run, prefect_server):

@@ -89,16 +89,16 @@ def test_each_figure_is_what_it_says(run, tmp_path):
     checks = found(drift)
     mean = assigned.log_densities.mean()
     assert checks["log-likelihood drop"].value == pytest.approx(
-        model.manifest["log_likelihood"] - mean, rel=1e-12
+        model.manifest.log_likelihood - mean, rel=1e-12
     )
-    low = (assigned.log_densities < model.low_density_threshold).mean()
+    low = (assigned.log_densities < model.manifest.low_density_threshold).mean()
     assert checks["low-density share"].value == pytest.approx(low, abs=2e-3)
     shares = np.bincount(assigned.labels, minlength=3) / 2000
-    change = 0.5 * np.abs(shares - model.manifest["occupancy"]).sum()
+    change = 0.5 * np.abs(shares - model.manifest.occupancy).sum()
     assert checks["occupancy change"].value == pytest.approx(change, rel=1e-12)
     for share, shift in drift.quantile_shifts.items():
         quantile = np.quantile(assigned.log_densities, share, method="inverted_cdf")
-        assert shift == pytest.approx(quantile - model.quantiles[share], abs=0.02)
+        assert shift == pytest.approx(quantile - model.manifest.quantiles[share], abs=0.02)
 
 
 LIMITS = {
@@ -172,5 +172,5 @@ def test_only_the_rows_of_new_files_are_judged(run, tmp_path):
     model = steps.read_model(run)
     densities = assign(model.parameters, points(400, 4, 1.0)).log_densities
     assert found(predicted.drift)["log-likelihood drop"].value == pytest.approx(
-        model.manifest["log_likelihood"] - densities.mean(), rel=1e-12
+        model.manifest.log_likelihood - densities.mean(), rel=1e-12
     )

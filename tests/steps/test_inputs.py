@@ -413,7 +413,7 @@ def test_the_input_plan_is_stored_and_reads_back(tmp_path):
     fitted = run_fit(run)
     content = json.loads((fitted.published.path / "input_plan.json").read_bytes())
     assert InputPlan.from_json(content) == plan_input(run.input) == fitted.plan
-    assert InputPlan.from_json(content).digest == fitted.manifest["snapshot"]
+    assert InputPlan.from_json(content).digest == fitted.manifest.snapshot
 
 
 def test_every_refusal_is_one_of_our_errors():
@@ -427,6 +427,6 @@ def test_moved_data_is_the_same_fit(tmp_path):
     first = run_fit(make_run(tmp_path))
     (tmp_path / "input").rename(tmp_path / "moved")
     second = run_fit(make_run(tmp_path, input__path=str(tmp_path / "moved")), "fit-2")
-    assert second.manifest["fit_key"] == first.manifest["fit_key"]
+    assert second.manifest.fit_key == first.manifest.fit_key
     one, two = model_files(first.published.path), model_files(second.published.path)
     assert one["parameters.safetensors"] == two["parameters.safetensors"]

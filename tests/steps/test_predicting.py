@@ -76,7 +76,7 @@ def test_predictions_are_those_of_the_model_and_null_where_the_row_has_a_null(ru
     kept = table.select(names).filter(pa.array(complete))
     assert kept["component"].to_pylist() == expected.labels.tolist()
     np.testing.assert_allclose(kept["log_density"], expected.log_densities, rtol=1e-13)
-    outliers = expected.log_densities < model.low_density_threshold
+    outliers = expected.log_densities < model.manifest.low_density_threshold
     assert kept["outlier"].to_pylist() == outliers.tolist()
     shares = np.column_stack([kept[f"probability_{j}"] for j in range(3)])
     np.testing.assert_allclose(shares, expected.responsibilities, atol=1e-13)

@@ -257,7 +257,7 @@ def test_a_refused_candidate_is_kept_and_the_current_model_stays_bit_for_bit(run
     assert not decision.accepted
     assert path == tmp_path / "models/boxes/rejected/r1"
     kept = load_model_at(path)
-    assert kept.run["rejected"] == decision.reason
+    assert kept.run.rejected == decision.reason
     assert kept.parameters.digest == evaluation.model.parameters.digest
     assert (path / "input_plan.json").read_bytes()
     after = files_below(tmp_path / "models")

@@ -20,7 +20,15 @@ from gmm_dask.storage.models.model import (
     RUN,
     StoredModel,
 )
-from tests.storage.stored import SHAPES, read, some_model, some_parameters, verified, write
+from tests.storage.stored import (
+    SHAPES,
+    read,
+    some_manifest,
+    some_model,
+    some_parameters,
+    verified,
+    write,
+)
 
 PICTURE = bytes(range(256))
 
@@ -47,29 +55,9 @@ def test_what_is_read_is_what_was_written(tmp_path, kind):
     assert loaded.columns == ("größe", "b")
     assert loaded.component_ids == (4, 0, 7)
     assert loaded.manifest == model.manifest
-    assert loaded.run == {"version": 3, "host": "h"}
+    assert loaded.run == model.run
     assert loaded.sha256 == model.sha256
     assert loaded.path == tmp_path
-
-
-def test_properties_read_the_manifest(directory):
-    model = read(directory)
-    assert (model.version, model.created) == (1, "2026-01-01T00:00:00+00:00")
-    assert (model.fit_key, model.snapshot, model.rows, model.status) == (
-        "f00d",
-        "5afe",
-        1000,
-        "converged",
-    )
-    assert model.history == (-3.5, -2.25)
-    assert model.quantiles == {0.001: -12.125, 0.5: -2.0}
-    assert model.low_density_threshold == -12.125
-
-
-def test_properties_of_a_model_that_says_nothing():
-    model = StoredModel(some_parameters(), ("a", "b"), (0, 1, 2))
-    assert (model.version, model.rows, model.low_density_threshold) == (None, None, None)
-    assert (model.history, model.quantiles) == ((), {})
 
 
 def test_another_process_and_another_run_write_the_same_model(tmp_path):
@@ -106,24 +94,6 @@ def test_the_manifest_can_be_read_by_people(directory):
     assert len(text.splitlines()) > 20
 
 
-def test_numbers_of_numpy_become_numbers(tmp_path):
-    manifest = {"a": np.float64(0.1), "b": np.arange(3), "c": (np.int64(2), np.bool_(True))}
-    write(StoredModel(some_parameters(), ("a", "b"), (0, 1, 2), manifest), tmp_path)
-    assert read(tmp_path).manifest == {"a": 0.1, "b": [0, 1, 2], "c": [2, True]}
-
-
-def test_what_is_no_finite_number_becomes_null():
-    model = StoredModel(
-        some_parameters(), ("a", "b"), (0, 1, 2), {"x": [float("nan"), np.float64(-np.inf)]}
-    )
-    assert model.manifest == {"x": [None, None]}
-
-
-def test_what_is_not_json_is_refused():
-    with pytest.raises(ModelError, match="not PosixPath"):
-        StoredModel(some_parameters(), ("a", "b"), (0, 1, 2), {"x": Path("a")})
-
-
 @pytest.mark.parametrize(
     ("columns", "ids", "message"),
     [
@@ -134,7 +104,7 @@ def test_what_is_not_json_is_refused():
 )
 def test_parts_that_do_not_fit_are_refused(columns, ids, message):
     with pytest.raises(ModelError, match=message):
-        StoredModel(some_parameters(), columns, ids)
+        StoredModel(some_parameters(), columns, ids, some_manifest())
 
 
 @pytest.mark.parametrize("name", [MANIFEST, PARAMETERS, RUN])
@@ -275,6 +245,17 @@ FORGERIES = {
     ),
     "no columns": (lambda m: m.pop("columns"), None, "KeyError: 'columns'"),
     "columns that are a number": (lambda m: m.update(columns=10**9), None, "TypeError"),
+    "no rows": (lambda m: m["manifest"].pop("rows"), None, "not the manifest .*KeyError: 'rows'"),
+    "features without a mean": (
+        lambda m: m["manifest"]["features"]["b"].pop("mean"),
+        None,
+        "not the manifest .*KeyError: 'mean'",
+    ),
+    "features that are a number": (
+        lambda m: m["manifest"].update(features=3),
+        None,
+        "not the manifest .*AttributeError",
+    ),
 }
 
 
@@ -297,6 +278,27 @@ def test_forged_files_are_refused_without_allocating_what_they_promise(directory
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_what_a_later_version_added_is_passed_over(directory):
+    def add(document):
+        document["manifest"]["later"] = 1
+        document["manifest"]["features"]["b"]["later"] = [2]
+
+    model = read(directory)
+    forge(directory, add)
+    reseal(directory / RUN, lambda run: run["run"].update(later=3))
+    again = read(directory)
+    assert (again.manifest, again.run) == (model.manifest, model.run)
+    # The digest is that of the file, whatever of it is known here.
+    assert again.sha256 == json.loads((directory / MANIFEST).read_text())["sha256"] != model.sha256
+
+
+@pytest.mark.parametrize("run", [{"version": 1}, [1], {"host": "h", "created": ""}])
+def test_a_forged_publication_is_refused(directory, run):
+    reseal(directory / RUN, lambda document: document.update(run=run))
+    with pytest.raises(ModelError, match=r"run\.json: does not say which run stored the model"):
+        read(directory)
 
 
 def test_a_manifest_of_gigabytes_is_not_read(directory):

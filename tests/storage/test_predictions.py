@@ -176,13 +176,6 @@ def test_probabilities_are_named_by_component_and_null_where_rows_were_dropped(s
         assert (frame.loc[of_it, f"probability_{number}"] == 1).all()
 
 
-def test_a_model_without_threshold_knows_no_outliers(stars, tmp_path):
-    model = some_model()
-    model = replace(model, manifest={**model.manifest, "low_density_threshold": None})
-    predict(stars, tmp_path / "out", "run-1", model=model)
-    assert pd.read_parquet(tmp_path / "out")["outlier"].isna().all()
-
-
 def test_pages_carry_checksums_that_are_right(stars, tmp_path):
     predict(stars, tmp_path / "out", "run-1")
     path = tmp_path / "out" / names(tmp_path / "out")[0]

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from gmm_dask.errors import ModelError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.storage.files.contents import Version
-from gmm_dask.storage.files.sealed import Document, digest, plain, seal
+from gmm_dask.storage.files.sealed import Document, digest, seal
+from gmm_dask.storage.models.manifest import Manifest, Publication
 
 FORMAT = 1
 MANIFEST, PARAMETERS, RUN = "manifest.json", "parameters.safetensors", "run.json"
@@ -54,24 +56,23 @@ class StoredModel:
     component_ids
         k permanent numbers, by which predictions name the components.
     manifest
-        JSON: what the fit was and found. The properties below read it; other keys are kept.
+        What the fit was and found.
     run
-        JSON: what differs between two runs of the same fit. `Registry.publish` adds ``version``,
-        ``run_id``, ``created``, ``host`` and ``based_on``.
+        Who stored it, when and where; None before it is stored.
     path
         Where it was read from; None before it is stored.
 
     Raises
     ------
     ModelError
-        The parts do not fit together, or a value of ``manifest`` or ``run`` has no JSON form.
+        The parts do not fit together.
     """
 
     parameters: MixtureParameters
     columns: tuple[str, ...]
     component_ids: tuple[int, ...]
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-    run: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Manifest
+    run: Publication | None = None
     path: Path | None = None
 
     def __post_init__(self) -> None:
@@ -82,8 +83,6 @@ class StoredModel:
         if len(ids) != k or len(set(ids)) != k:
             raise ModelError(f"component ids {list(ids)} are not {k} different numbers")
         object.__setattr__(self, "component_ids", ids)
-        object.__setattr__(self, "manifest", plain(self.manifest))
-        object.__setattr__(self, "run", plain(self.run))
 
     @property
     def document(self) -> Document:
@@ -99,7 +98,7 @@ class StoredModel:
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "shapes": {name: list(array.shape) for name, array in self._arrays.items()},
             },
-            "manifest": self.manifest,
+            "manifest": self.manifest.to_json(),
         }
 
     @cached_property
@@ -116,57 +115,8 @@ class StoredModel:
 
     @property
     def version(self) -> int | None:
-        """Number in the registry."""
-        return self.run.get("version")
-
-    @property
-    def run_id(self) -> str | None:
-        """Of the run that published it."""
-        return self.run.get("run_id")
-
-    @property
-    def created(self) -> str | None:
-        """When it was published, ISO 8601, UTC."""
-        return self.run.get("created")
-
-    @property
-    def fit_key(self) -> str | None:
-        """``manifest["fit_key"]``: digest of configuration, snapshot and package version."""
-        return self.manifest.get("fit_key")
-
-    @property
-    def snapshot(self) -> str | None:
-        """``manifest["snapshot"]``: digest of the input plan."""
-        return self.manifest.get("snapshot")
-
-    @property
-    def rows(self) -> int | None:
-        """``manifest["rows"]``: rows that were used, nulls dropped."""
-        return self.manifest.get("rows")
-
-    @property
-    def status(self) -> str | None:
-        """``manifest["status"]``: how the fit ended."""
-        return self.manifest.get("status")
-
-    @property
-    def history(self) -> tuple[float, ...]:
-        """``manifest["history"]``: mean log-likelihood per iteration, nats per row."""
-        return tuple(self.manifest.get("history", ()))
-
-    @property
-    def quantiles(self) -> dict[float, float]:
-        """``manifest["quantiles"]``: of the log-density of the rows fitted, by probability."""
-        return {float(key): value for key, value in self.manifest.get("quantiles", {}).items()}
-
-    @property
-    def low_density_threshold(self) -> float | None:
-        """``manifest["low_density_threshold"]``: below it, a row's log-density is an outlier's."""
-        return self.manifest.get("low_density_threshold")
-
-    def with_run(self, **entries: Any) -> StoredModel:
-        """Return the same model with entries added to ``run``."""
-        return replace(self, run={**self.run, **entries})
+        """Number in the registry; None if it has none."""
+        return None if self.run is None else self.run.version
 
 
 def model_files(model: StoredModel, extra: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
@@ -197,9 +147,8 @@ def model_files(model: StoredModel, extra: Mapping[str, bytes] | None = None) ->
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in contents.items()
     }
-    contents[RUN] = seal(
-        {"format": FORMAT, "model": digest(document), "run": model.run, "files": files}
-    )
+    run = {} if model.run is None else model.run.to_json()
+    contents[RUN] = seal({"format": FORMAT, "model": digest(document), "run": run, "files": files})
     return contents
 
 
@@ -223,7 +172,7 @@ def read_model(version: Version) -> StoredModel:
             f"{version.path}: {RUN} and {MANIFEST} are of different models; "
             "restore both from one backup, or use another version"
         )
-    try:
+    with _understanding(version.path / MANIFEST, "is not the manifest of a model"):
         columns = tuple(str(name) for name in document["columns"])
         ids = tuple(int(number) for number in document["component_ids"])
         kind = str(document["covariance_type"])
@@ -233,13 +182,10 @@ def read_model(version: Version) -> StoredModel:
         )  # fmt: skip
         arrays = _arrays(version.path / PARAMETERS, content, kind, len(ids), len(columns))
         parameters = MixtureParameters(kind, **arrays)
-        manifest = document["manifest"]
-        model = StoredModel(parameters, columns, ids, manifest, run["run"], version.path)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{version.path / MANIFEST}: is not the manifest of a model "
-            f"({type(error).__name__}: {error}); restore it from a backup, or use another version"
-        ) from error
+        manifest = Manifest.from_json(document["manifest"])
+    with _understanding(version.path / RUN, "does not say which run stored the model"):
+        publication = Publication.from_json(run["run"]) if run["run"] else None
+    model = StoredModel(parameters, columns, ids, manifest, publication, version.path)
     # What the file says, whatever bytes another version of safetensors would write.
     model.__dict__["sha256"] = sha256
     return model
@@ -254,15 +200,22 @@ def verify_files(version: Version) -> None:
         A file is missing or damaged; names it.
     """
     run = _read_document(version, RUN)
-    try:
+    with _understanding(version.path / RUN, "does not list the files of a model"):
         for name, said in run["files"].items():
             if not _FILE_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no file name")
             _read_exactly(version, name, said, largest=said["bytes"])
+
+
+@contextmanager
+def _understanding(path: Path, problem: str) -> Iterator[None]:
+    """Turn what is raised by content of another form than was written into one line."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
-            f"{version.path / RUN}: does not list the files of a model "
-            f"({type(error).__name__}: {error}); restore it from a backup, or use another version"
+            f"{path}: {problem} ({type(error).__name__}: {error}); "
+            "restore it from a backup, or use another version"
         ) from error
 
 

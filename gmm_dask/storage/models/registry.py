@@ -21,10 +21,10 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.storage.files.atomic import storage_errors
@@ -32,6 +32,7 @@ from gmm_dask.storage.files.contents import Version
 from gmm_dask.storage.files.pointers import FilePointer, Pointer
 from gmm_dask.storage.files.sealed import seal, unseal
 from gmm_dask.storage.files.versions import Versions, Writer, names_in
+from gmm_dask.storage.models.manifest import Publication
 from gmm_dask.storage.models.model import MANIFEST, RUN, StoredModel, model_files, read_model
 
 CURRENT, REJECTED = "current.json", "rejected"
@@ -129,8 +130,7 @@ class Registry:
         Parameters
         ----------
         model
-            What to store. ``version``, ``run_id``, ``created``, ``host`` and ``based_on`` are
-            added to its ``run``.
+            What to store; its ``run`` is replaced.
         run_id
             Of the run that publishes; letters, digits and ``._-``.
         based_on
@@ -162,8 +162,8 @@ class Registry:
                 writer.point(_encode(_Current(number, number)), expecting=pointer)
                 return number
             number = max(numbers, default=0) + 1
-            entries = {**_stamp(run_id), "version": number, "based_on": based_on}
-            self._add(writer, number, model_files(model.with_run(**entries), extra), pointer)
+            published = replace(model, run=_publication(run_id, version=number, based_on=based_on))
+            self._add(writer, number, model_files(published, extra), pointer)
             return number
 
     def reject(
@@ -177,7 +177,7 @@ class Registry:
     ) -> Path:
         """Keep a candidate that is not to be published, with the reason, for inspection.
 
-        Returns its directory, which `load_model_at` reads; ``run["rejected"]`` is the reason. The
+        Returns its directory, which `load_model_at` reads; ``run.rejected`` is the reason. The
         first candidate that is kept for a run id stays.
         """
         _check_name(run_id, "run id")
@@ -250,7 +250,8 @@ class Registry:
         kept = self._store.version(name).path
         if not kept.exists():
             stage = writer.stage(name)
-            stage.put(model_files(model.with_run(**_stamp(run_id), rejected=reason), extra))
+            rejected = replace(model, run=_publication(run_id, rejected=reason))
+            stage.put(model_files(rejected, extra))
             stage.seal()
         return kept
 
@@ -332,9 +333,9 @@ def _encode(current: _Current) -> bytes:
     return seal({"version": current.version, "published": current.published})
 
 
-def _stamp(run_id: str) -> dict[str, str]:
+def _publication(run_id: str, **entries: Any) -> Publication:
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"run_id": run_id, "created": created, "host": platform.node()}
+    return Publication(run_id=run_id, created=created, host=platform.node(), **entries)
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

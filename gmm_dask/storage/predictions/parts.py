@@ -91,7 +91,7 @@ class PartWriter:
     component_ids
         What ``component`` holds, by label.
     threshold
-        A row whose log-density is below it is an outlier; None: nobody can tell.
+        A row whose log-density is below it is an outlier.
     probabilities
         Whether responsibilities are written.
     """
@@ -101,7 +101,7 @@ class PartWriter:
     plan: InputPlan
     numbers: tuple[int, ...]
     component_ids: tuple[int, ...]
-    threshold: float | None
+    threshold: float
     probabilities: bool
 
     def write(
@@ -168,10 +168,7 @@ class PartWriter:
             columns |= dict(zip(rows.keys.column_names, rows.keys.columns, strict=True))
         columns["component"] = spread(np.array(self.component_ids, np.int32)[labels])
         columns["log_density"] = spread(log_densities)
-        if self.threshold is None:
-            columns["outlier"] = pa.nulls(m, pa.bool_())
-        else:
-            columns["outlier"] = spread(log_densities < self.threshold)
+        columns["outlier"] = spread(log_densities < self.threshold)
         if self.probabilities:
             if responsibilities is None:
                 raise ValueError("probabilities are to be written, but none were given")

@@ -275,7 +275,7 @@ def _part_writer(
         replace(plan, files=tuple(file for _, file in numbered)),
         tuple(number for number, _ in numbered),
         model.component_ids,
-        model.low_density_threshold,
+        model.manifest.low_density_threshold,
         probabilities,
     )
 
