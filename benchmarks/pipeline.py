@@ -53,7 +53,7 @@ from gmm_dask.events import Stage, silent
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.steps import fitting, inputs, predicting
-from gmm_dask.storage.files.contents import Stage
+from gmm_dask.storage.files.contents import Stage as StagedVersion
 from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
 
 D, K = 8, 8
@@ -199,7 +199,7 @@ def against_parts(run: RunConfig, threads: int, repetitions: int) -> None:
 
         def request() -> predicting.PredictRequest:
             """Into a new directory: to write over files that are there takes longer."""
-            stage = Stage(writer.stage.directory.parent.parent / "parts")
+            stage = StagedVersion(writer.stage.directory.parent.parent / "parts")
             return predicting.PredictRequest(parameters, replace(writer, stage=stage))
 
         def encode() -> None:

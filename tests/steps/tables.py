@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import Notify, silent
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import parquet_chunks
+from gmm_dask.storage.models.manifest import Manifest
 
 MEANS = np.array([[0.0, 0.0], [6.0, 5.0], [-6.0, 5.0]])
 THREADS = ThreadsCluster(threads=2)
@@ -90,7 +90,7 @@ class FitRun:
     published: steps.Published
 
     @property
-    def manifest(self) -> Mapping[str, Any]:
+    def manifest(self) -> Manifest:
         """The manifest of the model."""
         return self.evaluation.model.manifest
 

@@ -1,5 +1,7 @@
 """Models to store in the tests of storage, written and read without a registry."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,45 +30,43 @@ def some_parameters(kind: str = "full", seed: int = 0) -> MixtureParameters:
 
 def some_manifest(**changes: Any) -> Manifest:
     """A whole manifest; a test says what matters to it."""
-    return Manifest(
-        **{
-            "configuration": {"input": {"path": "stars", "columns": ["größe", "b"]}},
-            "snapshot": "5afe",
-            "files": 2,
-            "rows": 1000,
-            "rows_dropped": 24,
-            "weight": 1000.0,
-            "status": "converged",
-            "n_iter": 2,
-            "history": (-3.5, -2.25),
-            "last_moved": 0.0625,
-            "counts": (500.0, 300.0, 200.0),
-            "log_likelihood": -2.125,
-            "aic": 4284.0,
-            "bic": 4367.4,
-            "collapsed": (),
-            "starved": (2,),
-            "occupancy": (0.5, 0.3, 0.2),
-            "quantiles": {0.001: -12.125, 0.5: -2.0},
-            "low_density_threshold": -12.125,
-            "scans": 5,
-            "search": Search(
-                rows=512, starts=16, failed=1, iterations=99, log_likelihoods=(-2.5, -2.75)
-            ),
-            "features": {
-                name: Feature(minimum=-1.0, maximum=1.5, mean=0.25, standard_deviation=0.5)
-                for name in ("größe", "b")
-            },
-            "warnings": ("a sentence",),
-            "mixed": (),
-            "versions": {"gmm-dask": "0.1.0", "numpy": "2.4.6"},
-            "python": "3.11.9",
-            "machine": "x86_64",
-            "fit_key": "f00d",
-            "next_component_id": 8,
-        }
-        | changes
-    )
+    said: dict[str, Any] = {
+        "configuration": {"input": {"path": "stars", "columns": ["größe", "b"]}},
+        "snapshot": "5afe",
+        "files": 2,
+        "rows": 1000,
+        "rows_dropped": 24,
+        "weight": 1000.0,
+        "status": "converged",
+        "n_iter": 2,
+        "history": (-3.5, -2.25),
+        "last_moved": 0.0625,
+        "counts": (500.0, 300.0, 200.0),
+        "log_likelihood": -2.125,
+        "aic": 4284.0,
+        "bic": 4367.4,
+        "collapsed": (),
+        "starved": (2,),
+        "occupancy": (0.5, 0.3, 0.2),
+        "quantiles": {0.001: -12.125, 0.5: -2.0},
+        "low_density_threshold": -12.125,
+        "scans": 5,
+        "search": Search(
+            rows=512, starts=16, failed=1, iterations=99, log_likelihoods=(-2.5, -2.75)
+        ),
+        "features": {
+            name: Feature(minimum=-1.0, maximum=1.5, mean=0.25, standard_deviation=0.5)
+            for name in ("größe", "b")
+        },
+        "warnings": ("a sentence",),
+        "mixed": (),
+        "versions": {"gmm-dask": "0.1.0", "numpy": "2.4.6"},
+        "python": "3.11.9",
+        "machine": "x86_64",
+        "fit_key": "f00d",
+        "next_component_id": 8,
+    }
+    return Manifest(**(said | changes))
 
 
 def some_model(kind: str = "full", seed: int = 0, **run: Any) -> StoredModel:
@@ -81,16 +81,17 @@ def some_model(kind: str = "full", seed: int = 0, **run: Any) -> StoredModel:
     )
 
 
-def write(model, directory, extra=None):
+def write(model: StoredModel, directory: Path, extra: Mapping[str, bytes] | None = None) -> None:
     """Write a model's files into an empty directory."""
     write_new_files(directory, model_files(model, extra))
 
 
-def read(directory):
+def read(directory: Path) -> StoredModel:
+    """Read the model in a directory."""
     return read_model(Version(directory))
 
 
-def verified(directory):
+def verified(directory: Path) -> StoredModel:
     """Read a model after checking every file of its directory."""
     verify_files(Version(directory))
     return read(directory)

@@ -30,7 +30,7 @@ class Parcel:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes of the content."""
         return len(self.content)
 
     def for_worker(self, address: str) -> Any:
