@@ -9,14 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gmm_dask.estimator import GaussianMixture, load_model
+    from gmm_dask.estimator import GaussianMixture
+    from gmm_dask.loading import load_model
     from gmm_dask.storage.input.reader import read_parquet
 
 __all__ = ["GaussianMixture", "load_model", "read_parquet"]
 
 _HOMES = {
     "GaussianMixture": "gmm_dask.estimator",
-    "load_model": "gmm_dask.estimator",
+    "load_model": "gmm_dask.loading",
     "read_parquet": "gmm_dask.storage.input.reader",
 }
 

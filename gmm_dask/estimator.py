@@ -6,7 +6,6 @@ import logging
 import warnings
 from functools import cache
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import dask.array as da
@@ -172,7 +171,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             result = fit(scanner, self._options(), start=start)
             (record,) = evaluate(scanner, [result.parameters], result.survey)
             self.scans_ = scanner.scans
-        self._keep(result)
+        self._take_result(result)
         self.log_likelihood_ = record.mean_log_likelihood
         self.low_density_threshold_ = record.quantile(LOW_DENSITY_SHARE)
         return self
@@ -370,15 +369,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
         return tell
 
-    def _keep(self, result: FitResult) -> None:
-        parameters = result.parameters
-        if hasattr(self, "component_ids_"):  # of a published model that was loaded before
-            del self.component_ids_
+    def _take_parameters(self, parameters: MixtureParameters) -> None:
         self.weights_ = parameters.weights
         self.means_ = parameters.means
         self.covariances_ = parameters.covariances
         self.precisions_cholesky_ = parameters.precisions_cholesky
         self.precisions_ = parameters.covariance.precisions(parameters.precisions_cholesky)
+
+    def _take_result(self, result: FitResult) -> None:
+        if hasattr(self, "component_ids_"):  # of a published model that was loaded before
+            del self.component_ids_
+        self._take_parameters(result.parameters)
         self.converged_ = result.best.status is Status.CONVERGED
         self.n_iter_ = result.best.n_iter
         self.lower_bounds_ = list(result.best.lower_bounds)
@@ -400,47 +401,3 @@ def _executor(client: Any) -> Executor:
     from gmm_dask.chunked.cluster import ClusterExecutor
 
     return ClusterExecutor(client)
-
-
-def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
-    """Load a published model as a fitted estimator.
-
-    Parameters
-    ----------
-    path
-        ``models/NAME``, or one version of it, ``models/NAME/v000007``.
-    version
-        Which version of ``models/NAME``; default: the current one.
-
-    Returns
-    -------
-    GaussianMixture
-        Fitted, with the model's columns as ``feature_names_in_`` and its permanent
-        ``component_ids_``.
-
-    Raises
-    ------
-    ModelError
-        There is no such model, or its files are damaged.
-    """
-    from gmm_dask.storage.models.registry import load_model_at
-
-    stored = load_model_at(path, version)
-    parameters = stored.parameters
-    model = GaussianMixture(parameters.n_components, covariance_type=parameters.covariance_type)
-    model.weights_ = parameters.weights
-    model.means_ = parameters.means
-    model.covariances_ = parameters.covariances
-    model.precisions_cholesky_ = parameters.precisions_cholesky
-    model.precisions_ = parameters.covariance.precisions(parameters.precisions_cholesky)
-    model.n_features_in_ = parameters.n_features
-    model.feature_names_in_ = np.asarray(stored.columns, dtype=object)
-    model.component_ids_ = np.asarray(stored.component_ids)
-    model.low_density_threshold_ = stored.manifest.low_density_threshold
-    model.log_likelihood_ = stored.manifest.log_likelihood
-    model.converged_ = stored.manifest.status == Status.CONVERGED.value
-    model.n_iter_ = stored.manifest.n_iter
-    model.lower_bounds_ = list(stored.manifest.history)
-    model.lower_bound_ = model.lower_bounds_[-1] if model.lower_bounds_ else -np.inf
-    model.scans_ = stored.manifest.scans
-    return model

@@ -13,6 +13,10 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up. A module imports from its own line and the lines above it.
 LAYERS = [
     {"gmm_dask.arrays", "gmm_dask.errors", "gmm_dask.events", "gmm_dask.nulls"},
+    {"gmm_dask.mixture.kernels", "gmm_dask.mixture.spec", "gmm_dask.mixture.threads"},
+    {"gmm_dask.mixture.covariance"},
+    {"gmm_dask.mixture.parameters"},
+    {"gmm_dask.mixture.engine"},
     {"gmm_dask.mixture"},
     {"gmm_dask.config"},
     {"gmm_dask.chunked"},
@@ -21,7 +25,7 @@ LAYERS = [
     {"gmm_dask.storage.models"},
     {"gmm_dask.storage.predictions"},
     {"gmm_dask.report"},
-    {"gmm_dask.estimator", "gmm_dask.steps", "gmm_dask"},
+    {"gmm_dask.estimator", "gmm_dask.loading", "gmm_dask.steps", "gmm_dask"},
     {"gmm_dask.pipelines"},
 ]
 # Who may import these, by the beginning of the module's name; nobody else may.
@@ -34,7 +38,12 @@ ONLY = {
     "dask": ("gmm_dask.chunked", "gmm_dask.storage", "gmm_dask.estimator", "gmm_dask.steps"),
     "distributed": ("gmm_dask.chunked.cluster",),
     "dask_jobqueue": ("gmm_dask.chunked.cluster",),
+    # The engine, and what asks a worker for its CPU.
+    "numba": ("gmm_dask.mixture.kernels", "gmm_dask.chunked.cluster.worker"),
+    "llvmlite": ("gmm_dask.mixture.kernels", "gmm_dask.chunked.cluster.worker"),
 }
+#: The one file that may write vector instructions by hand (DESIGN, "Cleverness and its price").
+VECTORS, WHITENING = "gmm_dask.mixture.kernels.vectors", "gmm_dask.mixture.kernels.whitening"
 SAYS_NOTHING = re.compile(r"utils?|helpers?|managers?|data|process(es|or)?|common|misc")
 
 # The link gmm_dask/pipelines is not followed: its files are named by the folder that it leads to.
@@ -81,6 +90,7 @@ def test_imports_point_down_and_the_file_says_what_it_is_for(path):
         assert layer(name)[1] <= own, f"{module} imports {name}, from a layer above it"
         allowed = ONLY.get(name.partition(".")[0])
         assert allowed is None or module.startswith(allowed), f"{module} imports {name}"
+        assert not name.startswith(VECTORS) or module == WHITENING, f"{module} imports {name}"
 
 
 HEAVY = {"numpy", "scipy", "numba", "dask", "pyarrow", "sklearn", "pydantic", "prefect"}

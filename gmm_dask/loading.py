@@ -1,0 +1,49 @@
+"""`load_model`: a published model as a fitted estimator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from gmm_dask.estimator import GaussianMixture
+from gmm_dask.mixture.em import Status
+from gmm_dask.storage.models.registry import load_model_at
+
+
+def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
+    """Load a published model as a fitted estimator.
+
+    Parameters
+    ----------
+    path
+        ``models/NAME``, or one version of it, ``models/NAME/v000007``.
+    version
+        Which version of ``models/NAME``; default: the current one.
+
+    Returns
+    -------
+    GaussianMixture
+        Fitted, with the model's columns as ``feature_names_in_`` and its permanent
+        ``component_ids_``.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, or its files are damaged.
+    """
+    stored = load_model_at(path, version)
+    parameters = stored.parameters
+    model = GaussianMixture(parameters.n_components, covariance_type=parameters.covariance_type)
+    model._take_parameters(parameters)
+    model.n_features_in_ = parameters.n_features
+    model.feature_names_in_ = np.asarray(stored.columns, dtype=object)
+    model.component_ids_ = np.asarray(stored.component_ids)
+    model.low_density_threshold_ = stored.manifest.low_density_threshold
+    model.log_likelihood_ = stored.manifest.log_likelihood
+    model.converged_ = stored.manifest.status == Status.CONVERGED.value
+    model.n_iter_ = stored.manifest.n_iter
+    model.lower_bounds_ = list(stored.manifest.history)
+    model.lower_bound_ = model.lower_bounds_[-1] if model.lower_bounds_ else -np.inf
+    model.scans_ = stored.manifest.scans
+    return model
