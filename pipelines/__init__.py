@@ -1,1 +1,1 @@
-"""Prefect flows and the command: names, tasks, retries, schedules, artifacts. No logic."""
+"""The Prefect flows and the command: names, tasks, retries, schedules, artifacts. No logic."""

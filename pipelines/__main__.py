@@ -1,4 +1,4 @@
-"""``python -m gmm_dask.pipelines`` is ``gmm-dask``: for where the command is not on the path."""
+"""``python -m gmm_dask.pipelines`` is ``gmm-dask``, for when the command is not on the path."""
 
 from gmm_dask.pipelines.command import main
 

@@ -1,4 +1,4 @@
-"""What a run leaves on the Prefect server at its end: report, links, decision, and an event."""
+"""What a run leaves on the Prefect server when it ends: report, links, decision, and an event."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from gmm_dask.steps import Decision, Published
 
 
 def report(summary: Summary) -> None:
-    """Leave the summary with the run, under the same key in every run of the flow."""
+    """Attach the summary to the run, under the same key in every run of the flow."""
     create_markdown_artifact(markdown(summary), key="report", description=summary.title)
 
 
 def link(key: str, path: str | Path) -> None:
-    """Leave an address with the run: of its ``model`` or its ``predictions``."""
+    """Attach the address of the run's ``model`` or ``predictions``."""
     create_link_artifact(Path(path).absolute().as_uri(), link_text=str(path), key=key)
 
 
 def report_decision(decision: Decision) -> None:
-    """Leave the checks of the gate with the run, as a table."""
+    """Attach the checks of the gate to the run, as a table."""
     create_table_artifact(
         [
             {
@@ -45,7 +45,7 @@ def report_decision(decision: Decision) -> None:
 
 
 def announce(run: RunConfig, by: str, published: Published | None) -> None:
-    """Emit the event on which other deployments start: a model was published.
+    """Emit the event that a model was published, which can start other deployments.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The command ``gmm-dask``: the face of the flows. Imports what a command needs when it runs."""
+"""The command ``gmm-dask``, the face of the flows; each command imports what it needs."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ ClusterFile = Annotated[
     typer.Option("--cluster", metavar="CLUSTER.toml", help="Where to run; default: threads here."),
 ]
 Direct = Annotated[bool, typer.Option("--direct", help="The same steps without Prefect.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's own log.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's log.")]
 
 
 def main() -> None:
     """Run the command."""
-    # Most of a short command are imports, and while these fill the memory with what stays there,
-    # the search of all of it for garbage takes a tenth of the time. New objects are searched on.
+    # A short command spends most of its time on imports. They fill the memory with objects that
+    # stay, and a tenth of the time goes into searching all of them for garbage. Young objects are
+    # still searched.
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, 100)
     app()
@@ -58,7 +59,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def gmm_dask(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
     ] = False,
 ) -> None:
     """Fit Gaussian mixtures to Parquet data of any size, and predict with them."""
@@ -97,7 +99,7 @@ def retrain(
     direct: Direct = False,
     debug: Debug = False,
 ) -> None:
-    """Fit anew if anything is new, publish what passes the gate of the run file, and predict."""
+    """Fit again if anything is new, publish what passes the gate of the run file, and predict."""
     _run(RETRAIN, run_file, overrides, cluster_file, direct, debug, force=force)
 
 
@@ -173,7 +175,7 @@ def _run(
     debug: bool,
     **options: bool,
 ) -> None:
-    """Run a kind of run, through Prefect or directly, and sum it up."""
+    """Do a run, through Prefect or directly, and sum it up."""
     with exit_codes(debug) as begun:
         run, cluster = _read(run_file, overrides, cluster_file)
         how = _run_directly if direct else _run_as_flow
@@ -236,7 +238,7 @@ def _run_as_flow(
 
     prepare_environment(debug)
     require_home()
-    # In a debugging session Prefect writes the library's lines, among its own.
+    # With --debug Prefect writes the library's lines among its own.
     with watch(lines=not debug) as notify, listening(fan_out(begun, notify)):
         if require_server():
             flow = kind.flow()

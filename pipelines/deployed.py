@@ -1,4 +1,4 @@
-"""The flows as they run unattended: with a time limit, and somebody told when one goes wrong.
+"""The flows as they run unattended: with a time limit, and with a message when one goes wrong.
 
 Deployments name these (``gmm_dask.pipelines.deployed.retrain``). Two environment variables of the
 worker change them: ``GMM_DASK_TIME_LIMIT``, seconds that a run may take, and
@@ -26,12 +26,12 @@ log = logging.getLogger("gmm_dask.trouble")
 DAY = 24 * 3600.0
 
 
-def tell_somebody(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Log what became of a run, and give it to the command of ``GMM_DASK_ON_TROUBLE``.
+def report_trouble(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Log how a run ended, and pass that to the command of ``GMM_DASK_ON_TROUBLE``.
 
     The names of the parameters are Prefect's.
     """
-    message = f"{flow_run.name}: {state.name}: {state.message or 'no reason is known'}"
+    message = f"{flow_run.name}: {state.name}: {state.message or 'the reason is not known'}"
     log.error("%s", message)
     command = os.environ.get("GMM_DASK_ON_TROUBLE")
     if command:
@@ -43,9 +43,9 @@ def tell_somebody(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) ->
 
 UNATTENDED: dict[str, Any] = {
     "timeout_seconds": float(os.environ.get("GMM_DASK_TIME_LIMIT", DAY)),
-    "on_failure": [tell_somebody],
-    "on_crashed": [tell_somebody],
-    "on_cancellation": [tell_somebody],
+    "on_failure": [report_trouble],
+    "on_crashed": [report_trouble],
+    "on_cancellation": [report_trouble],
 }
 
 fit = fit_flow.with_options(**UNATTENDED)

@@ -16,9 +16,9 @@ AGAIN = "run the same command again: a fit goes on from its last checkpoint"
 
 
 class Begun:
-    """Notices whether a run has begun: before that, an error means that it was refused.
+    """Notices that a run has begun: an error before that means that it was refused.
 
-    The survey of a fit only looks at the data, as do the footers before it.
+    Reading the footers and the survey of a fit only look at the data: nothing has begun yet.
     """
 
     def __init__(self) -> None:
@@ -53,8 +53,8 @@ def exit_codes(debug: bool) -> Iterator[Begun]:
         raise Terminated(TERMINATED)
 
     # SIGTERM, from a scheduler or a shutdown, unwinds like an exception: what is half written is
-    # removed, and the embedded server is stopped, which would otherwise stay. Nothing is printed
-    # before: a handler may have interrupted a write to the terminal.
+    # removed, and the embedded server is stopped, which would otherwise stay. The handler prints
+    # nothing: it may have interrupted a write to the terminal.
     before = signal.signal(signal.SIGTERM, terminate)
     begun = Begun()
     try:
@@ -76,7 +76,7 @@ def exit_codes(debug: bool) -> Iterator[Begun]:
         what, advice = f"{type(error).__name__}: {error}", "--debug shows the traceback"
         if type(error).__module__.partition(".")[0] in {"httpx", "prefect"}:
             what = f"the Prefect server did not answer ({what})"
-            advice = "what the log calls published is published; " + advice
+            advice = "whatever the log calls published is published; " + advice
         print_error(f"{what}; {advice}")
         sys.exit(FAILED)
     finally:

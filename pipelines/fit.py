@@ -22,7 +22,7 @@ def fit(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequences.Fi
     run
         What to fit: input, model, fit, output.
     cluster
-        Where: threads of this process unless told otherwise.
+        Where to run; default: threads of this process.
     """
     with watched() as notify:
         outcome = sequences.fit(run, cluster, as_task, notify, run_id=str(flow_run.id))

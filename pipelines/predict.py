@@ -22,7 +22,7 @@ def predict(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequence
     run
         What to predict: input, predict, output.
     cluster
-        Where: threads of this process unless told otherwise.
+        Where to run; default: threads of this process.
     """
     with watched() as notify:
         outcome = sequences.predict(run, cluster, as_task, notify, run_id=str(flow_run.id))

@@ -23,17 +23,17 @@ def retrain(
     cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
     force: bool = False,
 ) -> State[Any] | sequences.RetrainOutcome:
-    """Fit anew, hold the candidate to the gate, publish or refuse it, and predict.
+    """Fit again, hold the candidate to the gate, publish or refuse it, and predict.
 
-    A refused candidate fails the run, by a state of its own, after the predictions are made by
-    the model that stays in use. Where nothing is new, nothing is fitted and the state says so.
+    A refused candidate ends the run as "Refused", which is a failure, after the model that stays
+    in use has predicted. If nothing is new, nothing is fitted and the run ends as "Skipped".
 
     Parameters
     ----------
     run
         What to fit, what the candidate must pass, where predictions go.
     cluster
-        Where: threads of this process unless told otherwise.
+        Where to run; default: threads of this process.
     force
         Fit even if neither the data nor the configuration is new.
     """

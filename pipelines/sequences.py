@@ -1,7 +1,7 @@
-"""The steps of each run in their order, written once: Prefect runs them as tasks, or nobody does.
+"""The steps of each kind of run in their order, written once, for runs with and without Prefect.
 
-A sequence calls each step through ``call``. `directly` just calls it; `tasks.as_task` calls the
-Prefect task made of it. What is here runs without Prefect (``--direct``).
+A sequence calls each step through ``call``: `directly` calls the step and nothing else (that is
+``--direct``), `tasks.as_task` calls the Prefect task made of it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class FitOutcome(Outcome):
 
 @dataclass(frozen=True, eq=False)
 class PredictOutcome(Outcome):
-    """What a predict run leaves: who predicted, what was found, and where it lies."""
+    """What a predict run leaves: the model that predicted, the findings, and where the rows are."""
 
     run: RunConfig
     model: StoredModel
@@ -80,13 +80,13 @@ class RetrainOutcome(Outcome):
     Attributes
     ----------
     current
-        The model in use when the run began; None before the first.
+        The model in use when the run began; None if there was none.
     evaluation, decision
-        The candidate and how it fared at the gate; None where nothing was new.
+        The candidate, and whether it passed the gate; None if nothing was new.
     published
         The candidate's version, if it was accepted.
     predictions
-        By the model in use at the end; None where the run file asks for none, or there is none.
+        By the model in use at the end; None without one, or if the run file asks for none.
     """
 
     current: StoredModel | None
@@ -129,7 +129,7 @@ def retrain(
     run_id: str,
     force: bool = False,
 ) -> RetrainOutcome:
-    """Fit anew if anything is new, publish what passes the gate, and predict by what is in use."""
+    """Fit again if anything is new, publish what passes the gate, predict by the model in use."""
     plan = call(steps.inspect_input, run)
     current = call(steps.read_current, run)
     if not force and steps.is_up_to_date(run, plan, current):

@@ -1,4 +1,4 @@
-"""One process that waits for schedules and events and runs the flows: ``gmm-dask serve``."""
+"""The process behind ``gmm-dask serve``: waits for schedules and events, and runs the flows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from gmm_dask.errors import ConfigError
 from gmm_dask.pipelines import deployed
 
 PUBLISHED = "gmm-dask.model.published"
-GOING_ON = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 
 class _Service(Runner):
@@ -55,37 +55,39 @@ class _Service(Runner):
         self.stopping_runs = loop.create_task(self.astop())
 
     async def cancel_all(self) -> None:
-        """Cancel what is going on, by the server's word.
+        """Cancel the runs that the server calls unfinished.
 
-        A run that has ended has a process for a moment more, and Prefect would call it cancelled.
+        A run that has ended keeps its process for a moment, and Prefect would call it cancelled.
         """
-        going_on = FlowRunFilter(
+        unfinished = FlowRunFilter(
             deployment_id=FlowRunFilterDeploymentId(any_=list(self.serving)),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=GOING_ON)),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)),
         )
         async with get_client() as client:
             answers = await client.api_healthcheck() is None
-            if answers and not await client.read_flow_runs(flow_run_filter=going_on):
+            if answers and not await client.read_flow_runs(flow_run_filter=unfinished):
                 return
         await super().cancel_all()
 
 
 def schedule(cron: str | None, every: float | None) -> Schedule | None:
-    """Make the schedule that options ask for; none means by hand and by event only.
+    """Make the schedule that the options ask for; without one, runs start by hand or by event.
 
     Raises
     ------
     ConfigError
-        Both are given, or one cannot be understood.
+        Both are given, or the cron expression cannot be read.
     """
     if cron is not None and every is not None:
-        raise ConfigError("--cron and --every: give one of them")
+        raise ConfigError("--cron and --every exclude each other; give one of them")
     try:
         if cron is not None:
             return Cron(cron)
         return None if every is None else Interval(timedelta(seconds=every))
     except ValueError as error:
-        raise ConfigError(f"--cron {cron}: is not a cron expression such as '0 3 * * *'") from error
+        raise ConfigError(
+            f"--cron {cron}: not a cron expression; an example is '0 3 * * *'"
+        ) from error
 
 
 def serve(
@@ -96,8 +98,9 @@ def serve(
 ) -> None:
     """Serve a retrain and a predict deployment of a run file until SIGTERM or SIGINT.
 
-    A retrain that is due while one runs is cancelled; a predict waits its turn. A model that is
-    published by a plain fit starts a predict. A run in progress at the end is cancelled.
+    A retrain that is due while another runs is cancelled; a predict waits for its turn. A model
+    published by a plain fit starts a predict. A run in progress when the service stops is
+    cancelled.
     """
     parameters = {"run": run.model_dump(mode="json"), "cluster": cluster.model_dump(mode="json")}
     common: dict[str, Any] = {
@@ -114,21 +117,24 @@ def serve(
         },
     )
     nightly = deployed.retrain.to_deployment(
-        schedule=retrain_schedule, concurrency_limit=one("CANCEL_NEW"), **common
+        schedule=retrain_schedule, concurrency_limit=one_at_a_time("CANCEL_NEW"), **common
     )
     hourly = deployed.predict.to_deployment(
-        schedule=predict_schedule, concurrency_limit=one("ENQUEUE"), triggers=[by_fit], **common
+        schedule=predict_schedule,
+        concurrency_limit=one_at_a_time("ENQUEUE"),
+        triggers=[by_fit],
+        **common,
     )
     service = _Service(pause_on_shutdown=True)
-    # Outside of an event loop these are no coroutines.
+    # Outside of an event loop, Prefect returns values here and no coroutines.
     for deployment in (cast(RunnerDeployment, nightly), cast(RunnerDeployment, hourly)):
         service.serving += (cast(UUID, service.add_deployment(deployment)),)
         Console().print(f"serving {deployment.full_name}", highlight=False)
-    # asyncio leaves alone a handler that is not Python's own. Prefect sets that of SIGTERM.
+    # asyncio keeps a handler of SIGINT that is not Python's default. Prefect sets SIGTERM's.
     signal.signal(signal.SIGINT, service.handle_sigterm)
     asyncio.run(service.start())
 
 
-def one(strategy: str) -> ConcurrencyLimitConfig:
-    """At most one run at a time; what becomes of a second."""
+def one_at_a_time(strategy: str) -> ConcurrencyLimitConfig:
+    """Limit a deployment to one run at a time; ``strategy`` says what becomes of a second."""
     return ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy(strategy))

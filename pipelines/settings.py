@@ -1,6 +1,6 @@
 """Prefect's settings for the command: quiet, private, and patient with a slow machine.
 
-Prefect reads its environment once, when it is imported; so it is not imported above.
+Prefect reads its environment once, when it is imported; so nothing here imports it at the top.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from gmm_dask.errors import ConfigError
 
 LIBRARY_LOGGER = "gmm_dask"
 
-# What each is for is said in docs/operations.md; whatever the user has set stays.
+# docs/operations.md says what each is for; whatever the user has set stays.
 DEFAULTS = {
-    # The embedded server otherwise looks up one address outside this machine.
+    # Otherwise the embedded server looks up an address outside this machine.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # Twenty seconds, Prefect's own limit, is too little for a first start on a busy machine.
@@ -50,7 +50,7 @@ def prepare_environment(debug: bool = False) -> None:
 
 
 def require_home() -> None:
-    """Check that Prefect can write its files; where it cannot, it tries for minutes.
+    """Check that Prefect can write its files; if it cannot, it tries for minutes.
 
     Raises
     ------
@@ -75,12 +75,12 @@ def require_server(embedded: bool = True) -> str | None:
     Parameters
     ----------
     embedded
-        Whether a server of this process's own would do, which Prefect starts where none is named.
+        Whether a server that Prefect starts for this command would do if none is named.
 
     Raises
     ------
     ConfigError
-        Nothing answers there, something else does, or none is named and one is needed.
+        No Prefect server answers at the address, or none is named and one is needed.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
@@ -105,23 +105,23 @@ def require_server(embedded: bool = True) -> str | None:
 
 @contextmanager
 def starting_embedded_server() -> Iterator[None]:
-    """Start the server that Prefect starts where none is named, out of reach of Ctrl-C.
+    """Start the embedded server of Prefect, out of reach of Ctrl-C.
 
-    It starts while the block runs, and is there at its end. A terminal interrupts every process
-    of a command. The server is to be told that the run was interrupted, and without it Prefect
-    tries for minutes; it is stopped when this process exits.
+    It starts while the block runs, and has started at its end; it stops when this process exits.
+    Ctrl-C interrupts every process of a command, but the server must live on to hear that the run
+    was interrupted: without it Prefect tries for minutes.
     """
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
 
     if not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
-        yield  # Prefect says so itself
+        yield  # Prefect's own error says so
         return
     problems: list[Exception] = []
 
     def start() -> None:
-        # What is blocked where a process is started stays blocked in it. In a thread of its own,
-        # so that this process can still be interrupted while it waits.
+        # A process inherits the signals that are blocked where it is started. Blocking them in a
+        # thread leaves this process open to interrupts while it waits.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             SubprocessASGIServer().start()

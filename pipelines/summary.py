@@ -1,4 +1,4 @@
-"""What came out, for a person: the facts of a model, its components in the data's own units."""
+"""The result of a run for a person: the facts of a model, its components in the data's units."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ STATUS = {
 
 @dataclass(frozen=True)
 class Summary:
-    """Facts, a table and warnings, ready to be written in one form or another.
+    """Facts, a table and warnings, ready to be written to a terminal or a server.
 
     Attributes
     ----------
     title
         One line.
     facts
-        Pairs of a name and what there is to say.
+        Pairs of a name and a text.
     header, rows
         The table; every row has as many cells as the header. Both may be empty.
     notes
@@ -55,7 +55,7 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     model
         As read from the registry.
     matches
-        Its components against those of the model before, for the table.
+        Its components matched with those of the model before, for the table.
     """
     manifest, path = model.manifest, model.path
     rows, dropped = manifest.rows, manifest.rows_dropped
@@ -82,7 +82,7 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
 
 
 def _name(model: StoredModel) -> str:
-    """Name a model by where it lies: NAME/v000003 or NAME/rejected/RUN."""
+    """Name a model by its path: NAME/v000003 or NAME/rejected/RUN."""
     if model.path is None:
         return "model"
     if model.version is None:
@@ -96,11 +96,11 @@ def fit_summary(outcome: FitOutcome) -> Summary:
 
 
 def predict_summary(outcome: PredictOutcome) -> Summary:
-    """Sum up predictions: how many rows, by which model, and how they compare with its own."""
+    """Sum up predictions: how many rows, by which model, and how far the data have drifted."""
     predicted, model, output = outcome.predicted, outcome.model, outcome.run.output
     rows = f"{predicted.rows:,} predicted, {predicted.dropped:,} with nulls left null"
     if not predicted.parts:
-        rows = "none: the predictions there are were made from these files by this model"
+        rows = "none: this model has already predicted all of these files"
     files = len({part.input_file for part in predicted.parts})  # a file may have many parts
     facts = [
         ("model", f"{output.models}/{output.name}, version {model.version}"),
@@ -112,7 +112,7 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     if predicted.drift is None:
         return Summary(title, facts)
     table = [
-        # Rounded, and no negative zero: what is left of a difference of equals says nothing.
+        # Rounded and without a negative zero: the rest of a difference of equals says nothing.
         [
             check.name,
             f"{round(check.value, 9) + 0.0:.4g}",
@@ -126,7 +126,7 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
 
 
 def retrain_summary(outcome: RetrainOutcome) -> Summary:
-    """Sum up a retrain: what was decided, why, what it is against, and what is in use now."""
+    """Sum up a retrain: the decision and its reason, the model before, and what is in use now."""
     current, evaluation = outcome.current, outcome.evaluation
     in_use = "no model is" if current is None else f"version {current.version} is"
     notes = []
@@ -138,7 +138,7 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
     else:
         assert current is not None
         assert current.path is not None
-        path, decision = current.path, f"nothing is new, nothing was fitted; {in_use} in use"
+        path, decision = current.path, f"nothing is new, so nothing was fitted; {in_use} in use"
     summary = model_summary(load_model_at(path), evaluation.matches if evaluation else ())
     facts = [("decision", decision), *summary.facts]
     if current is not None and evaluation is not None and evaluation.current_record is not None:
@@ -157,10 +157,10 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
 def component_table(
     model: StoredModel, matches: Sequence[Match] = ()
 ) -> tuple[list[str], list[list[str]]]:
-    """Each component's share, its mean ± standard deviation in every column, and its state.
+    """Tabulate each component: its weight, its mean ± standard deviation per column, its state.
 
-    With ``matches`` also what became of the component: its change of weight, and how far its
-    mean moved, in its former standard deviations.
+    With ``matches`` also the change of its weight, and how far its mean has moved, in standard
+    deviations of the model before.
     """
     parameters, columns = model.parameters, model.columns[:SHOWN_COLUMNS]
     # (k, d)
@@ -183,7 +183,7 @@ def component_table(
 
 
 def state(model: StoredModel, component: int) -> str:
-    """Say whether a component describes data, or has lost them."""
+    """Say whether a component describes rows, or has collapsed or starved."""
     manifest = model.manifest
     lost = {"collapsed": manifest.collapsed, "starved": manifest.starved}
     return ", ".join(word for word, components in lost.items() if component in components) or "ok"

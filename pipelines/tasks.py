@@ -1,4 +1,4 @@
-"""The steps as Prefect tasks: their names, and which of them are worth trying again."""
+"""The steps as Prefect tasks: their names, and which of them are worth a retry."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-#: Errors of a disk or a network that may be gone in a minute; a missing permission will not be.
-PASSING = {
+#: Errors of a disk or a network that may pass within a minute; a missing permission will not.
+TRANSIENT = {
     errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EAGAIN, errno.EBUSY,
     errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
     errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN,
 }  # fmt: skip
 
 
-def is_passing(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Tell whether a failed task is worth trying again: what it met was the disk or the network.
+def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Tell whether a failed task is worth a retry: the disk or the network failed, and may recover.
 
     The names of the parameters are Prefect's.
     """
     error = state.result(raise_on_failure=False)
     cause = error.__cause__ if isinstance(error, GmmDaskError) else error
-    return isinstance(cause, OSError) and cause.errno in PASSING
+    return isinstance(cause, OSError) and cause.errno in TRANSIENT
 
 
-# A long step is not tried again by its task: it has a checkpoint, and the next run goes on there.
+# A long step is not retried by its task: it has a checkpoint, where the next run continues.
 RETRIES: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(backoff_factor=5),
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": is_passing,
+    "retry_condition_fn": is_transient,
 }
 STEPS: list[tuple[Callable[..., Any], str, str, dict[str, Any]]] = [
     (steps.inspect_input, "inspect", "inspect {run.input.path}", RETRIES),
@@ -64,6 +64,6 @@ TASKS: dict[Callable[..., Any], Task[..., Any]] = {
 
 
 def as_task(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call the task made of a step; its arguments are passed as they are, not searched."""
+    """Call the task made of a step; quoted arguments are passed as they are, not searched."""
     quoted = {name: quote(value) for name, value in kwargs.items()}
     return cast(R, TASKS[step](*(quote(value) for value in args), **quoted))

@@ -16,9 +16,6 @@ KNOWN = {
     "gmm_dask/config.py says 'so long'",
     "gmm_dask/estimator.py is too long",
     "gmm_dask/estimator.py says 'anew'",
-    "gmm_dask/pipelines/command.py says 'anew'",
-    "gmm_dask/pipelines/retrain.py says 'anew'",
-    "gmm_dask/pipelines/sequences.py says 'anew'",
     "gmm_dask/storage/files/atomic.py says 'who next holds'",
     "gmm_dask/storage/files/atomic.py:OutputFile.writable is not described",
 }

@@ -1,4 +1,4 @@
-"""Those who watch a run by its events: the lines of its log, the bars of a terminal, an artifact.
+"""What watches a run by its events: the lines of its log, the bars of a terminal, an artifact.
 
 ``standing`` follows the events and says where the run stands, once for all of them. ``narration``
 writes that as lines, ``terminal`` draws it as bars and needs `rich`, ``artifact`` keeps the Prefect

@@ -18,7 +18,7 @@ from gmm_dask.pipelines.watching.standing import Standing, track
 
 @contextmanager
 def watched() -> Iterator[Notify]:
-    """Let whoever called the flow, its log and its progress artifact follow it.
+    """Let the caller of the flow, or its log, and its progress artifact follow it.
 
     Yields
     ------
@@ -31,7 +31,7 @@ def watched() -> Iterator[Notify]:
 
 @contextmanager
 def progress_artifact(every: float = 2.0) -> Iterator[Notify]:
-    """Keep one progress artifact of the run up to date: the stage it is in, and how far.
+    """Keep the progress artifact of the run up to date: the stage it is in, and how far.
 
     A thread talks to the server, so that a slow or lost server never holds up the fit.
 
@@ -47,7 +47,7 @@ def progress_artifact(every: float = 2.0) -> Iterator[Notify]:
     """
     display = _Display()
     ended = threading.Event()
-    # The thread needs the context: it says which run the artifact belongs to.
+    # The context tells the thread which run the artifact belongs to.
     thread = threading.Thread(
         target=copy_context().run, args=(_publish, display, ended, every), daemon=True
     )
@@ -79,7 +79,7 @@ def _publish(display: _Display, ended: threading.Event, every: float) -> None:
             published = display.standing
             percent, words = 100 * published.share, published.sentence()
             if artifact is None:
-                # Outside of an event loop, which a thread is, this is no coroutine.
+                # In a thread, which has no event loop, this returns a value and no coroutine.
                 artifact = cast(
                     UUID, create_progress_artifact(percent, key="progress", description=words)
                 )

@@ -1,4 +1,4 @@
-"""The log of a run while it goes on, and who else listens to it."""
+"""The log of a run while it goes on, and the listeners beside it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Narrator:
 
 @contextmanager
 def audible() -> Iterator[logging.Logger]:
-    """Let the library's lines through in this block: below a logger's level they reach nobody.
+    """Let the library's log lines through in this block, down to level INFO.
 
     Yields
     ------
@@ -80,7 +80,7 @@ _listener: ContextVar[Notify | None] = ContextVar("listener", default=None)
 def listening(listener: Notify) -> Iterator[None]:
     """Let ``listener`` hear the flows that are called in this block.
 
-    A flow's parameters are stored with its run, so whoever calls it cannot pass a function.
+    A flow's parameters are stored with its run, so a caller cannot pass a function.
     """
     token = _listener.set(listener)
     try:
@@ -90,5 +90,5 @@ def listening(listener: Notify) -> Iterator[None]:
 
 
 def current_listener() -> Notify:
-    """Return who listens to this flow: whoever called it, else its log."""
+    """Return the listener of this flow: that of its caller, or its log."""
     return _listener.get() or track(Narrator())

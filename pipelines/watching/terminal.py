@@ -25,14 +25,14 @@ from gmm_dask.pipelines.watching.standing import Standing, duration, quantity, t
 
 
 class AmountColumn(ProgressColumn):
-    """How much is done, how fast, and how long the rest will take, as far as that is known."""
+    """How much is done, how fast, and how long the rest will take, as far as these are known."""
 
     def render(self, task: Task) -> Text:
-        """Draw one bar's figures."""
+        """Write the figures beside a bar."""
         unit = task.fields["unit"]
         if task.total is None:
             return Text(f"{task.completed:,.0f} {unit}")
-        if unit != "rows":  # starts of a search, say: they take longer and shorter
+        if unit != "rows":  # runs of a search, for example, which take unequal times
             return Text(f"{task.completed:,.0f} of {task.total:,.0f} {unit}")
         parts = [f"{task.percentage:3.0f} %"]
         if task.speed:
@@ -43,7 +43,7 @@ class AmountColumn(ProgressColumn):
 
 
 class Bars:
-    """One bar while a stage goes on, gone when it is done: its log line stays."""
+    """A bar while a stage goes on; when it is done, only its log line stays."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -75,7 +75,7 @@ class LineHandler(logging.Handler):
         self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line; warnings and worse stand out."""
+        """Print a line; warnings and worse stand out."""
         style = "yellow" if record.levelno >= logging.WARNING else None
         line = Text(self.format(record), style=style or "")
         self._console.print(line, soft_wrap=True, highlight=False)

@@ -30,7 +30,7 @@ class Parcel:
 
     @property
     def size(self) -> int:
-        """Bytes of the content."""
+        """Bytes of the packed content."""
         return len(self.content)
 
     def for_worker(self, address: str) -> Any:
