@@ -210,7 +210,7 @@ def _run_directly(
     options: dict[str, bool],
 ) -> OutcomeT:
     from gmm_dask.pipelines.sequences import directly
-    from gmm_dask.pipelines.watching.narration import fan_out
+    from gmm_dask.pipelines.watching.listening import fan_out
     from gmm_dask.pipelines.watching.terminal import watch
 
     sequence = kind.steps().sequence
@@ -233,7 +233,8 @@ def _run_as_flow(
         require_server,
         starting_embedded_server,
     )
-    from gmm_dask.pipelines.watching.narration import fan_out, listening, log
+    from gmm_dask.pipelines.watching.listening import fan_out, listening
+    from gmm_dask.pipelines.watching.narration import log
     from gmm_dask.pipelines.watching.terminal import watch
 
     prepare_environment(debug)

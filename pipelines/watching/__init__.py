@@ -2,5 +2,6 @@
 
 ``standing`` follows the events and says where the run stands, once for all of them. ``narration``
 writes that as lines, ``terminal`` draws it as bars and needs `rich`, ``artifact`` keeps the Prefect
-server up to date and needs `prefect`: import the one that is used.
+server up to date and needs `prefect`: import the one that is used. ``listening`` connects them
+with a run.
 """

@@ -12,7 +12,8 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from gmm_dask.events import Notify
-from gmm_dask.pipelines.watching.narration import audible, current_listener, fan_out, log
+from gmm_dask.pipelines.watching.listening import audible, current_listener, fan_out
+from gmm_dask.pipelines.watching.narration import log
 from gmm_dask.pipelines.watching.standing import Standing, track
 
 

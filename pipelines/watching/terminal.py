@@ -20,7 +20,8 @@ from rich.table import Column
 from rich.text import Text
 
 from gmm_dask.events import Notify, StageAdvanced, StageFinished, StageStarted
-from gmm_dask.pipelines.watching.narration import Narrator, audible
+from gmm_dask.pipelines.watching.listening import audible
+from gmm_dask.pipelines.watching.narration import Narrator
 from gmm_dask.pipelines.watching.standing import Standing, duration, quantity, track
 
 
