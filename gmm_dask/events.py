@@ -1,7 +1,7 @@
-"""What a long step tells whoever watches: small frozen records given to ``notify``.
+"""What a long step tells its listeners: small frozen records given to ``notify``.
 
-The terminal's progress bar and the artifacts of a scheduled run are two functions that take
-these. A step never prints and never knows who listens.
+The log, the bars of a terminal and the artifact of a scheduled run (`pipelines/watching`) are made
+of these. A step never prints and never knows who listens.
 """
 
 from __future__ import annotations
