@@ -143,12 +143,17 @@ def inspect(
     ],
     debug: Debug = False,
 ) -> None:
-    """Show a model: how it was fitted, and its components in the data's own units."""
+    """Show a model, after checking all its files: its fit, its components in the data's units."""
     with exit_codes(debug):
         from gmm_dask.pipelines.summary import model_summary, print_summary
+        from gmm_dask.storage.files.contents import Version
+        from gmm_dask.storage.models.model import verify_files
         from gmm_dask.storage.models.registry import load_model_at
 
-        print_summary(model_summary(load_model_at(model)))
+        stored = load_model_at(model)
+        assert stored.path is not None
+        verify_files(Version(stored.path))
+        print_summary(model_summary(stored))
 
 
 @app.command()

@@ -22,6 +22,7 @@ from gmm_dask.storage.models.registry import Registry
 from gmm_dask.storage.predictions.parts import Part
 from tests.pipelines.runs import read_run, write_part, write_run
 from tests.steps.tables import model_files
+from tests.storage.stored import some_model
 
 
 @dataclass
@@ -89,6 +90,26 @@ def test_predict_inspect_and_use(run_file, tmp_path):
     assert predicted.returncode == 0, predicted.stderr
     assert "2,970 predicted, 30 with nulls left null" in predicted.stdout
     assert "version 1" in predicted.stdout
+
+
+@pytest.mark.parametrize("name", ["a.png", "input_plan.json", "manifest.json", "run.json"])
+def test_inspect_checks_every_file_of_a_model(tmp_path, name):
+    registry = Registry(tmp_path, "stars")
+    extra = {"a.png": b"picture", "input_plan.json": b"{}"}
+    registry.publish(some_model(), run_id="run-1", extra=extra)
+    for place in (registry.directory, registry.path(1)):
+        assert "stars, version 1: 3 full components" in gmm_dask("inspect", place).stdout
+    path = registry.path(1) / name
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    for place in (registry.directory, registry.path(1)):
+        message = refused(gmm_dask("inspect", place))
+        assert message.startswith(f"{path}: is damaged (")
+        assert message.endswith("; restore it from a backup, or use another version")
+    path.unlink()
+    message = refused(gmm_dask("inspect", registry.directory))
+    assert message == f"{path}: is missing; restore it, or use another version"
 
 
 def test_input_files_are_counted_not_the_parts_made_of_them(run_file, tmp_path):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from gmm_dask import load_model
 from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.storage.files.locks import acquire
 from gmm_dask.storage.files.versions import Writer
@@ -240,6 +241,21 @@ def test_loading_by_path(tmp_path, monkeypatch):
     monkeypatch.chdir(stars)
     assert load_model_at(".").version == 3
     assert load_model_at(".", 2).version == 2
+
+
+def test_an_estimator_is_loaded_by_the_same_paths(tmp_path, monkeypatch):
+    published(tmp_path, 3)
+    monkeypatch.chdir(tmp_path / "stars")
+    for path, version, seed in (
+        (".", None, 3),
+        (".", 2, 2),
+        ("v000001", None, 1),
+        ("../stars", 1, 1),
+    ):
+        loaded = load_model(path, version)
+        assert (loaded.means_ == some_model(seed=seed).parameters.means).all()
+    assert (loaded.lower_bounds_, loaded.n_iter_, loaded.scans_) == ([-3.5, -2.25], 2, 5)
+    assert (loaded.converged_, loaded.log_likelihood_) == (True, -2.125)
 
 
 def test_loading_by_a_wrong_path(tmp_path):
