@@ -84,33 +84,31 @@ def test_files_written_without_waiting_are_waited_for_together(tmp_path, monkeyp
         atomic.sync_files([tmp_path / "a", tmp_path / "gone"])
 
 
-def test_a_directory_appears_whole(tmp_path):
-    with atomic.publication(tmp_path / "d") as staged:
-        atomic.write_new_files(staged, {"x": b"1"})
-        assert not (tmp_path / "d").exists()
+@pytest.fixture
+def staged(tmp_path):
+    """A directory with a file in it, to be published."""
+    directory = tmp_path / "staged"
+    directory.mkdir()
+    atomic.write_new_files(directory, {"x": b"new"})
+    return directory
+
+
+def test_a_directory_appears_whole(tmp_path, staged):
+    atomic.publish_directory(staged, tmp_path / "d")
     assert names(tmp_path) == ["d"]
-    assert (tmp_path / "d" / "x").read_bytes() == b"1"
+    assert (tmp_path / "d" / "x").read_bytes() == b"new"
 
 
-def test_a_directory_that_fails_is_gone(tmp_path):
-    with pytest.raises(KeyError), atomic.publication(tmp_path / "d") as staged:
-        fail_after(atomic.write_new_files(staged, {"x": b"1"}))
-    assert names(tmp_path) == []
-
-
-def test_a_directory_is_never_published_over_another(tmp_path):
+def test_a_directory_is_never_published_over_another(tmp_path, staged):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "x").write_bytes(b"old")
-    with (
-        pytest.raises(StorageError, match=rf"{tmp_path}/d: cannot be written"),
-        atomic.publication(tmp_path / "d") as staged,
-    ):
-        atomic.write_new_files(staged, {"x": b"new"})
-    assert names(tmp_path) == ["d"]
+    with pytest.raises(StorageError, match=rf"{tmp_path}/d: cannot be written"):
+        atomic.publish_directory(staged, tmp_path / "d")
+    assert names(tmp_path) == ["d", "staged"]
     assert (tmp_path / "d" / "x").read_bytes() == b"old"
 
 
-def test_a_directory_whose_name_did_not_reach_the_disk_is_withdrawn(tmp_path, monkeypatch):
+def test_a_directory_whose_name_did_not_reach_the_disk_is_withdrawn(tmp_path, staged, monkeypatch):
     real = atomic.sync_directory
 
     def fail(path):
@@ -119,11 +117,8 @@ def test_a_directory_whose_name_did_not_reach_the_disk_is_withdrawn(tmp_path, mo
         real(path)
 
     monkeypatch.setattr(atomic, "sync_directory", fail)
-    with (
-        pytest.raises(StorageError, match="input/output error"),
-        atomic.publication(tmp_path / "d") as staged,
-    ):
-        atomic.write_new_files(staged, {"x": b"1"})
+    with pytest.raises(StorageError, match="input/output error"):
+        atomic.publish_directory(staged, tmp_path / "d")
     assert names(tmp_path) == []
 
 

@@ -191,20 +191,6 @@ def write_new_files(directory: Path, contents: Mapping[str, Buffer]) -> None:
                 file.sync()
 
 
-@contextmanager
-def publication(target: Path) -> Iterator[Path]:
-    """Fill a directory that becomes ``target`` when the block ends; see `publish_directory`."""
-    staged = partial_path(target)
-    try:
-        with storage_errors(target):
-            staged.mkdir()
-        yield staged
-        publish_directory(staged, target)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
-
-
 def publish_directory(staged: Path, target: Path) -> None:
     """Rename a finished directory, whose files are on the disk, to ``target``.
 
