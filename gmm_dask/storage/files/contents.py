@@ -15,6 +15,7 @@ from gmm_dask.storage.files.atomic import (
     OutputFile,
     partial_path,
     publish_directory,
+    remove_stale,
     replace_file,
     replacement,
     storage_errors,
@@ -44,6 +45,10 @@ class Version:
     """
 
     path: Path
+
+    def exists(self) -> bool:
+        """Whether there is such a version."""
+        return self.path.is_dir()
 
     def names(self) -> tuple[str, ...]:
         """Names of its files."""
@@ -122,6 +127,11 @@ class Stage:
                     raise
                 with source.open("rb") as old, self.writing(new_name) as new:
                     shutil.copyfileobj(old, new)
+
+    def written(self) -> tuple[str, ...]:
+        """Names of the files that are whole; what dead workers left of others is removed."""
+        remove_stale(self.directory)
+        return Version(self.directory).names()
 
     def seal(self, names: Iterable[str] = (), record: Buffer | None = None) -> None:
         """Let the version appear, whole; nothing is written to it any more.

@@ -132,7 +132,10 @@ class Writer:
         self._closed = False
 
     def stage(self, name: str) -> Stage:
-        """Begin a version; ``name`` may lie in a folder, "rejected/NAME". `close` discards it."""
+        """Begin a version, in a folder where its name says so: "rejected/NAME".
+
+        What is not sealed when the writer closes is discarded.
+        """
         target = self._versions.directory / name
         if target.parent != self._versions.directory:
             check_writable(target.parent)
@@ -174,18 +177,18 @@ class Writer:
 
     def remove(self, name: str) -> None:
         """Remove a version that nothing points to, in one step; nothing if there is none."""
-        path = self._versions.directory / name
+        version = self._versions.version(name)
         # The record first: a version that is left without one is pruned by the next writer.
-        with storage_errors(path, "cannot be removed"):
-            record_path(path).unlink(missing_ok=True)
-        if path.exists():
-            remove_directory(path)
+        with storage_errors(version.path, "cannot be removed"):
+            record_path(version.path).unlink(missing_ok=True)
+        if version.exists():
+            remove_directory(version.path)
 
     def prune(self, keep: Container[str], files: re.Pattern[str]) -> None:
         """Remove all versions but some; what holds a file of another name is no version."""
         for name in self._versions.names():
             version = self._versions.version(name)
-            if name in keep or not version.path.is_dir():
+            if name in keep or not version.exists():
                 continue
             if all(files.fullmatch(file) for file in version.names()):
                 self.remove(name)

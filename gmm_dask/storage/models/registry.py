@@ -21,7 +21,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,23 +30,16 @@ from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.storage.files.atomic import storage_errors
 from gmm_dask.storage.files.contents import Version
 from gmm_dask.storage.files.pointers import FilePointer, Pointer
-from gmm_dask.storage.files.sealed import seal, unseal
+from gmm_dask.storage.files.sealed import unseal
 from gmm_dask.storage.files.versions import Versions, Writer, names_in
+from gmm_dask.storage.models.current import CURRENT, Current, use_command
 from gmm_dask.storage.models.manifest import Publication
 from gmm_dask.storage.models.model import MANIFEST, RUN, StoredModel, model_files, read_model
 
-CURRENT, REJECTED = "current.json", "rejected"
+REJECTED = "rejected"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"v(\d{6,})")
-
-
-@dataclass(frozen=True)
-class _Current:
-    """Content of ``current.json``: the version in use, and the highest that ever was."""
-
-    version: int
-    published: int
 
 
 class Registry:
@@ -64,9 +57,10 @@ class Registry:
         self.root = Path(root)
         self.name = name
         self.directory = self.root / name
+        self._current_path = self.directory / CURRENT
         self._store = Versions(
             self.directory,
-            FilePointer(self.directory / CURRENT),
+            FilePointer(self._current_path),
             self.directory / ".lock",
             f"model {name} in {root}",
         )
@@ -110,7 +104,7 @@ class Registry:
         if version is None:
             raise ModelError(
                 f"{self.directory}: no version is in use; there are {_listed(numbers)}; "
-                f"choose one with `{self._use_command}`"
+                f"choose one with `{use_command(self.directory)}`"
             )
         return read_model(self._version(version))
 
@@ -159,7 +153,7 @@ class Registry:
             if based_on is not None and (current is None or current.version != based_on):
                 self._refuse(writer, model, run_id, based_on, current, extra)
             if number is not None:
-                writer.point(_encode(_Current(number, number)), expecting=pointer)
+                writer.point(Current(number, number).encode(), expecting=pointer)
                 return number
             number = max(numbers, default=0) + 1
             published = replace(model, run=_publication(run_id, version=number, based_on=based_on))
@@ -195,10 +189,10 @@ class Registry:
                 pointer = self._store.pointer()
                 current = self._decode(pointer)
             except StorageError:  # this is also how a damaged current.json is repaired
-                writer.replace(_encode(_Current(version, max(self.versions()))))
+                writer.replace(Current(version, max(self.versions())).encode())
                 return
             published = version if current is None else max(version, current.published)
-            writer.point(_encode(_Current(version, published)), expecting=pointer)
+            writer.point(Current(version, published).encode(), expecting=pointer)
 
     def _open(self, deadline: float) -> Writer:
         _check_name(self.name, "model name")
@@ -215,7 +209,7 @@ class Registry:
         stage.put(files)
         stage.seal()
         try:
-            writer.point(_encode(_Current(number, number)), expecting=pointer)
+            writer.point(Current(number, number).encode(), expecting=pointer)
         except StorageError:
             if self.current_version() != number:
                 writer.remove(_version_name(number))
@@ -227,7 +221,7 @@ class Registry:
         model: StoredModel,
         run_id: str,
         based_on: int,
-        current: _Current | None,
+        current: Current | None,
         extra: Mapping[str, bytes] | None,
     ) -> NoReturn:
         now = "none" if current is None else f"version {current.version}"
@@ -247,13 +241,13 @@ class Registry:
         extra: Mapping[str, bytes] | None,
     ) -> Path:
         name = f"{REJECTED}/{run_id}"
-        kept = self._store.version(name).path
+        kept = self._store.version(name)
         if not kept.exists():
             stage = writer.stage(name)
             rejected = replace(model, run=_publication(run_id, rejected=reason))
             stage.put(model_files(rejected, extra))
             stage.seal()
-        return kept
+        return kept.path
 
     def _version_of_run(self, run_id: str, numbers: tuple[int, ...]) -> int | None:
         """Find the version that a run has published, the latest first."""
@@ -269,21 +263,8 @@ class Registry:
                 continue
         return None
 
-    def _decode(self, pointer: Pointer | None) -> _Current | None:
-        if pointer is None:
-            return None
-        path = self.directory / CURRENT
-        document = unseal(pointer.content, path, ModelError)
-        try:
-            return _Current(int(document["version"]), int(document["published"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"{path}: does not name a version; write it again with `{self._use_command}`"
-            ) from error
-
-    @property
-    def _use_command(self) -> str:
-        return f"gmm-dask use {self.directory.absolute().name} VERSION"
+    def _decode(self, pointer: Pointer | None) -> Current | None:
+        return None if pointer is None else Current.decode(pointer.content, self._current_path)
 
 
 def load_model_at(path: str | Path, version: int | None = None) -> StoredModel:
@@ -327,10 +308,6 @@ def _check_name(name: str, what: str) -> None:
 
 def _version_name(number: int) -> str:
     return f"v{number:06d}"
-
-
-def _encode(current: _Current) -> bytes:
-    return seal({"version": current.version, "published": current.published})
 
 
 def _publication(run_id: str, **entries: Any) -> Publication:

@@ -53,7 +53,7 @@ class StagedPredictions:
         reused: Mapping[str, tuple[Part, ...]],
         writer: PartWriter,
         record: Mapping[str, Any],
-        versions: Writer,
+        version_writer: Writer,
     ) -> None:
         self.places = places
         self.run_id = writer.run_id
@@ -62,7 +62,7 @@ class StagedPredictions:
         self.reused = reused
         self.writer = writer
         self._record = record
-        self._versions = versions
+        self._version_writer = version_writer
         self._before = places.store.pointer()
         self._ended = False
 
@@ -96,7 +96,7 @@ class StagedPredictions:
         named |= {part.name: part for kept in self.reused.values() for part in kept}
         ordered = tuple(named[name] for name in sorted(named, key=_order))
         check_coverage(self.plan, ordered, self.places.out)
-        check_parts(self.writer.stage.directory, ordered)
+        check_parts(self.writer.stage, ordered)
         return ordered
 
     def publish(self, parts: Iterable[Part], summary: Mapping[str, Any] | None = None) -> Path:
@@ -132,7 +132,7 @@ class StagedPredictions:
         self.writer.stage.seal((part.name for part in ordered), record=seal(record))
         # A link that somebody removed is made again: nobody's predictions are replaced by that.
         before = self._before if self.places.store.pointer() else None
-        self._versions.point(self.run_id.encode(), expecting=before)
+        self._version_writer.point(self.run_id.encode(), expecting=before)
         self._prune()
         self._end()
         return self.path
@@ -141,7 +141,7 @@ class StagedPredictions:
         """Keep the version before, for readers that began with it; remove older ones."""
         keep = {self.run_id} | ({self._before.content.decode()} if self._before else set())
         try:
-            self._versions.prune(keep, PART)
+            self._version_writer.prune(keep, PART)
         except StorageError as error:  # the new version stands; the next run tries again
             logger.warning("old predictions were not removed: %s", error)
 
@@ -152,7 +152,7 @@ class StagedPredictions:
         # A publish that failed after its last step has published all the same.
         with suppress(StorageError):
             if not self._is_published():
-                self._versions.remove(self.run_id)
+                self._version_writer.remove(self.run_id)
         self._end()
 
     def _is_published(self) -> bool:
@@ -163,7 +163,7 @@ class StagedPredictions:
 
     def _end(self) -> None:
         self._ended = True
-        self._versions.close()
+        self._version_writer.close()
 
     def __enter__(self) -> StagedPredictions:
         return self
@@ -214,7 +214,7 @@ def begin(
     Raises
     ------
     ConfigError
-        A key column cannot be had.
+        A key column is missing in the input, or its name is one of the predictions' own.
     ConflictError
         This run id is published already (`read_predictions` tells).
     StorageError
@@ -226,9 +226,9 @@ def begin(
     check_key_columns(plan, key_columns)
     places.current_run()  # refuses what is not ours, before anything is made
     settings = _settings(plan, key_columns, probabilities)
-    versions = places.store.open(deadline)
+    version_writer = places.store.open(deadline)
     try:
-        stage = _stage(places, versions, run_id)
+        stage = _stage(places, version_writer, run_id)
         kept = reusable_parts(places.out, plan, model.sha256, settings) if reuse else {}
         reused = _take_over(places, kept, stage, run_id, plan)
         writer = _part_writer(stage, run_id, plan, reused, model, probabilities)
@@ -240,19 +240,19 @@ def begin(
             "settings": settings,
             "files": {file.path: [file.size, file.footer] for file in plan.files},
         }
-        return StagedPredictions(places, plan, reused, writer, record, versions)
+        return StagedPredictions(places, plan, reused, writer, record, version_writer)
     except BaseException:
-        versions.close()
+        version_writer.close()
         raise
 
 
-def _stage(places: PredictionPlaces, versions: Writer, run_id: str) -> Stage:
+def _stage(places: PredictionPlaces, version_writer: Writer, run_id: str) -> Stage:
     if places.current_run() == run_id:
         raise ConflictError(
             f"{places.out}: run {run_id} is published already; give another run id, or read it"
         )
-    versions.remove(run_id)  # of a run that died before it was pointed to
-    return versions.stage(run_id)
+    version_writer.remove(run_id)  # of a run that died before it was pointed to
+    return version_writer.stage(run_id)
 
 
 def _part_writer(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.files.atomic import PARTIAL
+from gmm_dask.storage.files.contents import Stage
 from gmm_dask.storage.input.location import READ_ERRORS
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.predictions.parts import Part
@@ -44,8 +44,8 @@ def check_coverage(plan: InputPlan, parts: Iterable[Part], out: Path) -> None:
             )
 
 
-def check_parts(directory: Path, parts: Sequence[Part]) -> None:
-    """See that the directory holds these parts and no others, readable and of one schema.
+def check_parts(stage: Stage, parts: Sequence[Part]) -> None:
+    """See that a stage holds these parts and no others, readable and of one schema.
 
     Remains of workers that died are removed.
 
@@ -54,6 +54,7 @@ def check_parts(directory: Path, parts: Sequence[Part]) -> None:
     StorageError
         Names the part.
     """
+    directory = stage.directory
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         schemas = list(pool.map(lambda part: _schema(directory, part), parts))
     for part, schema in zip(parts, schemas, strict=True):
@@ -65,12 +66,11 @@ def check_parts(directory: Path, parts: Sequence[Part]) -> None:
                 f"{directory / part.name}: its columns differ from those of {parts[0].name}; "
                 "does a key column change its type between input files?"
             )
-    expected = {part.name for part in parts}
-    for entry in directory.iterdir():
-        if entry.name.startswith(PARTIAL):
-            entry.unlink(missing_ok=True)
-        elif entry.name not in expected:
-            raise StorageError(f"{entry}: is not a part of this run; remove it, predict again")
+    strangers = sorted(set(stage.written()) - {part.name for part in parts})
+    if strangers:
+        raise StorageError(
+            f"{directory / strangers[0]}: is not a part of this run; remove it, predict again"
+        )
 
 
 def readable(directory: Path, parts: Sequence[Part]) -> set[str]:
