@@ -141,8 +141,8 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
         path, decision = current.path, f"nothing is new, so nothing was fitted; {in_use} in use"
     summary = model_summary(load_model_at(path), evaluation.matches if evaluation else ())
     facts = [("decision", decision), *summary.facts]
-    if current is not None and evaluation is not None and evaluation.current_record is not None:
-        record = evaluation.current_record
+    if current is not None and evaluation is not None and evaluation.current_densities is not None:
+        record = evaluation.current_densities
         before = bic(current.parameters, record.log_likelihood, record.weight)
         words = f"log-likelihood {record.mean_log_likelihood:.6g} nats per row, BIC {before:,.1f}"
         facts.insert(1, (f"version {current.version}", f"{words}, on the same rows"))

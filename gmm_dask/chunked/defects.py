@@ -19,7 +19,7 @@ from gmm_dask.nulls import NullPolicy
 
 def usable_rows(rows: Rows, nulls: NullPolicy) -> Rows:
     """Rows without the incomplete ones, where the policy leaves those out and nobody has yet."""
-    return complete(rows) if nulls is NullPolicy.DROP and rows.kept is None else rows
+    return complete(rows) if nulls is NullPolicy.DROP and rows.used is None else rows
 
 
 def is_finite(values: RowsArray) -> bool:

@@ -28,7 +28,7 @@ DEPTH = 120.0
 
 
 @dataclass(frozen=True, eq=False)
-class DensityRecord:
+class DensitySummary:
     """Sums over rows of what a mixture says of them; merges by ``+``.
 
     Attributes
@@ -57,10 +57,10 @@ class DensityRecord:
     bins: FloatArray
     ceiling: float
 
-    def __add__(self, other: DensityRecord) -> DensityRecord:
+    def __add__(self, other: DensitySummary) -> DensitySummary:
         if self.ceiling != other.ceiling:
             raise InputError("density records of different mixtures cannot be added")
-        return DensityRecord(
+        return DensitySummary(
             self.rows + other.rows,
             self.weight + other.weight,
             self.log_likelihood + other.log_likelihood,
@@ -117,7 +117,7 @@ class DensityRecord:
 class EvaluationBatch:
     """Density records of several mixtures over the same rows."""
 
-    records: tuple[DensityRecord, ...]
+    records: tuple[DensitySummary, ...]
 
     def __add__(self, other: EvaluationBatch) -> EvaluationBatch:
         return EvaluationBatch(
@@ -136,9 +136,9 @@ def density_ceiling(parameters: MixtureParameters) -> float:
     return float(np.logaddexp.reduce(peaks))
 
 
-def density_record(
+def summarize_densities(
     assigned: Assignment, sample_weight: FloatArray | None, k: int, ceiling: float
-) -> DensityRecord:
+) -> DensitySummary:
     """Sum up an assignment of rows."""
     occupancy, bins, sums = tally(
         assigned.labels,
@@ -150,7 +150,7 @@ def density_record(
         DEPTH / BINS,
     )
     weight, log_likelihood, lowest, highest = sums.tolist()
-    return DensityRecord(
+    return DensitySummary(
         len(assigned.labels), weight, log_likelihood, occupancy, lowest, highest, bins, ceiling
     )
 
@@ -161,7 +161,7 @@ def evaluate_rows(
     """Evaluate mixtures on one chunk."""
     return EvaluationBatch(
         tuple(
-            density_record(
+            summarize_densities(
                 assign(mixture, rows.values, threads=threads),
                 rows.sample_weight,
                 mixture.n_components,
@@ -174,7 +174,7 @@ def evaluate_rows(
 
 def evaluate(
     scanner: Scanner, mixtures: Sequence[MixtureParameters], found: Survey | None = None
-) -> tuple[DensityRecord, ...]:
+) -> tuple[DensitySummary, ...]:
     """How mixtures describe all rows: one scan for all of them together.
 
     No scan where ``found``, the survey of these rows, holds all of them in its sample.

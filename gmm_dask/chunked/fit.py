@@ -40,7 +40,7 @@ from gmm_dask.mixture.initialization import (
     seeded,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import SearchRecord, effort_for, search, worth_searching
+from gmm_dask.mixture.search import SearchSummary, effort_for, search, worth_searching
 from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.statistics import StatisticsBatch, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
@@ -163,7 +163,7 @@ def _plain_starts(sample: Sample, options: FitOptions) -> tuple[MixtureParameter
 
 def _search(
     notify: Notify, sample: Sample, options: FitOptions, whole: bool
-) -> tuple[tuple[MixtureParameters, ...], SearchRecord]:
+) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     m, d = sample.X.shape
     runs = effort_for(m, options.spec.n_components, d, options.n_init).runs + whole
     notify(StageStarted(Stage.SEARCH, runs, "runs", f"on {m:,} rows"))

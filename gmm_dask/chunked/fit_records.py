@@ -9,7 +9,7 @@ from gmm_dask.chunked.survey import Survey
 from gmm_dask.mixture.criteria import Health
 from gmm_dask.mixture.em import Candidate, EMState
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import SearchRecord
+from gmm_dask.mixture.search import SearchSummary
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.nulls import NullPolicy
 
@@ -69,7 +69,7 @@ class FitState:
     fingerprints: tuple[int, ...] | None
     starts: tuple[MixtureParameters, ...] = ()
     fresh: tuple[bool, ...] = ()
-    search: SearchRecord | None = None
+    search: SearchSummary | None = None
     em: EMState | None = None
     scans: int = 0
 
@@ -103,7 +103,7 @@ class FitResult:
     initial: MixtureParameters
     candidates: tuple[Candidate, ...]
     survey: Survey
-    search: SearchRecord | None
+    search: SearchSummary | None
     health: Health
     scans: int
     warnings: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Reading the chunks of a group and summing over them: what threads and workers do alike.
 
 Every chunk read is held to the plan and to the values of the first scan, freed of incomplete
-rows, and kept for the next scan where there is room.
+rows, and cached for the next scan where there is room.
 """
 
 from __future__ import annotations
@@ -69,16 +69,16 @@ def nbytes(rows: Rows) -> int:
     size = rows.values.nbytes
     if rows.sample_weight is not None:
         size += rows.sample_weight.nbytes
-    return size if rows.kept is None else size + rows.kept.nbytes
+    return size if rows.used is None else size + rows.used.nbytes
 
 
-class KeptRows:
-    """Chunks kept in memory between scans, with the fingerprint each had when it was read.
+class RowCache:
+    """Chunks cached in memory between scans, with the fingerprint each had when it was read.
 
     Parameters
     ----------
     budget
-        Bytes at the most: what comes beyond is not kept. None: the caller knows that all fit.
+        Bytes at the most: what comes beyond is not cached. None: the caller knows that all fit.
     """
 
     def __init__(self, budget: int | None = None) -> None:
@@ -102,27 +102,27 @@ class KeptRows:
 
 
 class Reader:
-    """The chunks of a run of groups, one after the other: kept ones, or else decoded.
+    """The chunks of a run of groups, one after the other: cached, or else decoded.
 
     Parameters
     ----------
     stop
         Chunk at which the run ends.
-    kept
-        Where rows are looked for and put; None to keep none.
+    cache
+        Where rows are looked for and put; None to cache none.
     """
 
-    def __init__(self, chunks: RowChunks, work: Work, stop: int, kept: KeptRows | None) -> None:
+    def __init__(self, chunks: RowChunks, work: Work, stop: int, cache: RowCache | None) -> None:
         self.chunks = chunks
         self.work = work
         self.stop = stop
-        self.kept = kept
+        self.cache = cache
         self._decoding: Iterator[Rows] = iter(())
         self._next: int | None = None
 
     def read(self, chunk: int) -> tuple[Rows, int | None]:
-        """Rows of a chunk, and their fingerprint if they were kept."""
-        found = None if self.kept is None else self.kept.get(chunk)
+        """Rows of a chunk, and their fingerprint if they were cached."""
+        found = None if self.cache is None else self.cache.get(chunk)
         if found is not None:
             return found
         if self._next != chunk:
@@ -139,15 +139,15 @@ class Reader:
         return rows, None
 
     def use(self, rows: Rows, known: int | None) -> tuple[Rows, int]:
-        """Check, clean and keep rows just read; gives the fingerprint of what was read."""
+        """Check, clean and cache rows just read; gives the fingerprint of what was read."""
         if known is None:
             found = checked(self.chunks, rows, self.work)
         else:
             found = known
             same_values(self.chunks, rows.chunk, found, self.work)
         usable = usable_rows(rows, self.work.nulls)
-        if self.kept is not None and (known is None or usable is not rows):
-            self.kept.put(rows.chunk, usable, found)
+        if self.cache is not None and (known is None or usable is not rows):
+            self.cache.put(rows.chunk, usable, found)
         return usable, found
 
 

@@ -34,7 +34,7 @@ class Rows:
         Number of the chunk in its source.
     first
         Number of the chunk's first row, counted over the whole input before any is dropped.
-    kept
+    used
         (source rows,) True for the rows that are in ``values``; None when all are.
     """
 
@@ -42,12 +42,12 @@ class Rows:
     sample_weight: FloatArray | None
     chunk: int
     first: int
-    kept: Mask | None = None
+    used: Mask | None = None
 
     @property
     def source_rows(self) -> int:
         """Rows in the source, those dropped included."""
-        return int(self.values.shape[0] if self.kept is None else self.kept.shape[0])
+        return int(self.values.shape[0] if self.used is None else self.used.shape[0])
 
 
 @runtime_checkable
@@ -181,7 +181,7 @@ class MemoryChunks:
 
 
 def complete(rows: Rows) -> Rows:
-    """Without the rows that hold a null: ``kept`` says which those were.
+    """Without the rows that hold a null: ``used`` says which those were.
 
     Infinities are not dropped; the survey has refused them.
     """
@@ -189,7 +189,7 @@ def complete(rows: Rows) -> Rows:
     missing = np.isnan(np.add.reduce(rows.values, axis=1))  # (m,)
     if not missing.any():
         return rows
-    kept = ~missing
-    values = rows.values.T.compress(kept, axis=1).T  # (kept, d), feature-major
-    weight = None if rows.sample_weight is None else rows.sample_weight[kept]
-    return replace(rows, values=values, sample_weight=weight, kept=kept)
+    used = ~missing
+    values = rows.values.T.compress(used, axis=1).T  # (used, d), feature-major
+    weight = None if rows.sample_weight is None else rows.sample_weight[used]
+    return replace(rows, values=values, sample_weight=weight, used=used)

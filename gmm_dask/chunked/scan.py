@@ -1,4 +1,4 @@
-"""A scan: one function over every chunk of rows, the results added in the order of the plan.
+"""A scan: one function over every chunk of rows, the results added in the order of the groups.
 
 *Groups* are the unit of summation: runs of consecutive chunks, fixed by the plan. What computes
 them, in which order and how often decides nothing, for their sums are added in the order of the
@@ -120,7 +120,7 @@ class Executor(Protocol):
 
     @property
     def memory(self) -> int:
-        """Bytes of rows that may be kept between scans."""
+        """Bytes of rows that may be cached between scans."""
         ...
 
     @property
@@ -134,13 +134,13 @@ class Executor(Protocol):
         ...
 
     def run(
-        self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, keep: bool
+        self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, cache: bool
     ) -> Iterator[GroupResult]:
-        """Yield the result of every group, in the order of the plan."""
+        """Yield the result of every group, in the order of the groups."""
         ...
 
     def close(self) -> None:
-        """Let go of threads, workers and rows kept."""
+        """Let go of threads, workers and cached rows."""
         ...
 
 
@@ -156,8 +156,8 @@ class Scanner:
     notify
         Told how far each scan is.
     once
-        Whether there is one scan only: then rows are neither kept nor fingerprinted.
-    keep
+        Whether there is one scan only: then rows are neither cached nor fingerprinted.
+    cache
         Whether the rows stay in memory after the first scan; None: if they fit.
     scans
         Readings of the whole source before this scanner was made.
@@ -165,10 +165,10 @@ class Scanner:
     Attributes
     ----------
     scans
-        Readings of the whole source so far, whether from files or from rows kept in memory.
+        Readings of the whole source so far, whether from files or from cached rows.
     rows
         Source rows in all.
-    kept
+    cached
         Whether the rows stay in memory after the first scan.
     fingerprints
         Of the values of the first scan, which later ones are held to; None before it, and where
@@ -182,7 +182,7 @@ class Scanner:
         notify: Notify = silent,
         *,
         once: bool = False,
-        keep: bool | None = None,
+        cache: bool | None = None,
         scans: int = 0,
     ) -> None:
         self.chunks = chunks
@@ -193,7 +193,7 @@ class Scanner:
         self.scans = scans
         size = self.rows * (len(chunks.columns) * chunks.dtype.itemsize + 8 * chunks.weighted)
         self._volatile = chunks.volatile and not once
-        self.kept = self._volatile and size <= executor.memory if keep is None else keep
+        self.cached = self._volatile and size <= executor.memory if cache is None else cache
         self.fingerprints: tuple[int, ...] | None = None
 
     def resume(self, scans: int, fingerprints: tuple[int, ...] | None) -> None:
@@ -235,7 +235,7 @@ class Scanner:
         total: Any = None
         done = 0
         prints: list[int] = []
-        for result in self.executor.run(self.chunks, self.lanes, work, self.kept):
+        for result in self.executor.run(self.chunks, self.lanes, work, self.cached):
             total = result.total if total is None else total + result.total
             prints.extend(result.fingerprints)
             done += result.group.rows
@@ -249,7 +249,7 @@ class Scanner:
         return total
 
     def close(self) -> None:
-        """Let go of the rows kept and of the executor's threads or workers."""
+        """Let go of the cached rows and of the executor's threads or workers."""
         self.executor.close()
 
     def __enter__(self) -> Scanner:

@@ -133,7 +133,7 @@ class Survey:
 
     @cached_property
     def draw(self) -> Draw:
-        """The sample, in the order of the input: sums are added in the order of the plan."""
+        """The sample, in the order of the input: sums are added in the order of the groups."""
         return Draw.of(self.draws)
 
     @property
@@ -237,10 +237,10 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
         request.seed, rows.first, rows.source_rows, request.threshold
     )  # (m,)
     places = numbers - rows.first
-    if usable.kept is not None:
-        there = usable.kept[places]
+    if usable.used is not None:
+        there = usable.used[places]
         numbers, priorities = numbers[there], priorities[there]
-        places = np.cumsum(usable.kept)[places[there]] - 1
+        places = np.cumsum(usable.used)[places[there]] - 1
     drawn = Draw(
         request.sample_rows,
         priorities,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from gmm_dask.chunked.reading import KeptRows, Reader, sum_group
+from gmm_dask.chunked.reading import Reader, RowCache, sum_group
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import Group, GroupResult, Lane, Work
 from gmm_dask.errors import ClusterError
@@ -60,7 +60,7 @@ class Threads:
     threads
         How many; default: the cores that this process may use.
     memory
-        Bytes of rows that may be kept between scans; default: half of what is free now.
+        Bytes of rows that may be cached between scans; default: half of what is free now.
     no_progress
         Seconds without a finished group after which the scan fails.
     """
@@ -76,7 +76,7 @@ class Threads:
         self._threads = threads
         self._memory = memory
         self.no_progress = no_progress
-        self._kept: tuple[str, KeptRows] | None = None
+        self._cache: tuple[str, RowCache] | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     @cached_property
@@ -86,25 +86,25 @@ class Threads:
 
     @property
     def memory(self) -> int:
-        """Bytes of rows that may be kept."""
+        """Bytes of rows that may be cached."""
         return free_memory() // 2 if self._memory is None else self._memory
 
     def run(
-        self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, keep: bool
+        self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, cache: bool
     ) -> Iterator[GroupResult]:
-        """Yield the result of every group, in the order of the plan."""
-        if self._kept is None or self._kept[0] != chunks.digest:
-            self._kept = chunks.digest, KeptRows()
-        kept = self._kept[1] if keep else None
+        """Yield the result of every group, in the order of the groups."""
+        if self._cache is None or self._cache[0] != chunks.digest:
+            self._cache = chunks.digest, RowCache()
+        cached = self._cache[1] if cache else None
         groups = sum(len(lane.groups) for lane in lanes)
         with single_threaded():
             if groups == 1 or self.threads == 1:
                 for lane in lanes:
-                    reader = Reader(chunks, work, lane.stop, kept)
+                    reader = Reader(chunks, work, lane.stop, cached)
                     for group in lane.groups:
                         yield sum_group(reader, group)
                 return
-            run = _Run(chunks, lanes, work, kept)
+            run = _Run(chunks, lanes, work, cached)
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="gmm-dask-scan")
             for _ in range(min(self.threads, groups)):
@@ -116,13 +116,13 @@ class Threads:
 
     def close(self) -> None:
         """End the threads and forget the rows."""
-        self._kept = None
+        self._cache = None
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
 
-class _Lane:
+class _OpenLane:
     """A lane being read: who holds it decodes its next group."""
 
     def __init__(self, lane: Lane, reader: Reader) -> None:
@@ -140,9 +140,9 @@ class _Run:
         chunks: RowChunks,
         lanes: Sequence[Lane],
         work: Work,
-        kept: KeptRows | None,
+        cache: RowCache | None,
     ) -> None:
-        self.lanes = [_Lane(lane, Reader(chunks, work, lane.stop, kept)) for lane in lanes]
+        self.lanes = [_OpenLane(lane, Reader(chunks, work, lane.stop, cache)) for lane in lanes]
         self.changed = threading.Condition()
         self.results: dict[int, GroupResult] = {}
         self.failure: BaseException | None = None
@@ -166,7 +166,7 @@ class _Run:
                     self.changed.notify_all()
 
     def in_order(self, groups: int, no_progress: float | None) -> Iterator[GroupResult]:
-        """Hand results out in the order of the plan as they come."""
+        """Hand results out in the order of the groups as they come."""
         for index in range(groups):
             with self.changed:
                 while index not in self.results and self.failure is None:
@@ -187,7 +187,7 @@ class _Run:
             self.stopped = True
             self.changed.notify_all()
 
-    def _take(self) -> tuple[_Lane, Group] | None:
+    def _take(self) -> tuple[_OpenLane, Group] | None:
         with self.changed:
             while not self.stopped:
                 lanes = [lane for lane in self.lanes if lane.left]
@@ -201,7 +201,7 @@ class _Run:
                 self.changed.wait()
             return None
 
-    def _release(self, lane: _Lane) -> None:
+    def _release(self, lane: _OpenLane) -> None:
         with self.changed:
             lane.held = False
             self.changed.notify_all()

@@ -89,7 +89,7 @@ def effort_for(m: int, k: int, d: int, keep: int) -> SearchEffort:
 
 
 @dataclass(frozen=True)
-class SearchRecord:
+class SearchSummary:
     """What the search did: it has its own record beside the polish's.
 
     Attributes
@@ -126,7 +126,7 @@ def search(
     threads: int,
     whole: bool = False,
     advanced: Callable[[int], None] = lambda done: None,
-) -> tuple[tuple[MixtureParameters, ...], SearchRecord]:
+) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     """Find the ``keep`` best mixtures of a sample, best first.
 
     With ``init_params="kmeans"`` the starts take turns between k-means on standardised features,
@@ -177,7 +177,7 @@ def search(
             best = field.ranked([*best, *field.run(sample, own, em)])
     if not best:
         raise NumericalError(f"no start survived: {field.problem}")
-    record = SearchRecord(
+    record = SearchSummary(
         rows=sample.X.shape[0],
         starts=effort.starts,
         failed=field.failed,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gmm_dask.chunked.evaluation import DensityRecord
+from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.config import PredictSection
 from gmm_dask.storage.models.model import StoredModel
 
@@ -57,7 +57,7 @@ class Drift:
         return not all(check.passed for check in self.checks)
 
 
-def measure_drift(section: PredictSection, model: StoredModel, record: DensityRecord) -> Drift:
+def measure_drift(section: PredictSection, model: StoredModel, record: DensitySummary) -> Drift:
     """Compare the densities of a batch with the model's own training record.
 
     Parameters

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gmm_dask.chunked.evaluation import DensityRecord
+from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.chunked.evaluation import evaluate as evaluate_mixtures
 from gmm_dask.chunked.fit import LOOK_ROWS
 from gmm_dask.chunked.fit import fit as fit_rows
@@ -58,7 +58,7 @@ class Evaluation:
         How it came about.
     record
         Densities of all rows under it.
-    current, current_record
+    current, current_densities
         The model in use and its densities of the same rows, in a retrain; the record is None if
         that model has other columns.
     matches
@@ -69,9 +69,9 @@ class Evaluation:
 
     model: StoredModel
     fitted: Fitted
-    record: DensityRecord
+    record: DensitySummary
     current: StoredModel | None
-    current_record: DensityRecord | None
+    current_densities: DensitySummary | None
     matches: tuple[Match, ...]
     files: dict[str, bytes]
 

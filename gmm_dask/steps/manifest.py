@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, DensityRecord
+from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, DensitySummary
 from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import Survey
@@ -45,7 +45,7 @@ def compose_manifest(
     plan: InputPlan,
     scanner: Scanner,
     fitted: FitResult,
-    record: DensityRecord,
+    record: DensitySummary,
     next_component_id: int,
 ) -> Manifest:
     """Return the manifest of a fit: configuration, snapshot, how it ended, densities, versions."""

@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 
 from gmm_dask.chunked.defects import bad_weights, require_usable
-from gmm_dask.chunked.evaluation import DensityRecord, density_ceiling, density_record
+from gmm_dask.chunked.evaluation import DensitySummary, density_ceiling, summarize_densities
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig
@@ -91,10 +91,10 @@ class PredictRequest:
 
 @dataclass(frozen=True, eq=False)
 class PredictedRows:
-    """Parts written and densities seen; adds in the order of the plan."""
+    """Parts written and densities seen; adds in the order of the groups."""
 
     parts: tuple[Part, ...]
-    record: DensityRecord
+    record: DensitySummary
     source_rows: int
 
     def __add__(self, other: PredictedRows) -> PredictedRows:
@@ -128,7 +128,9 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
         read, assigned.labels, assigned.log_densities, assigned.responsibilities
     )
     weights = read.sample_weight
-    record = density_record(assigned, weights, parameters.n_components, density_ceiling(parameters))
+    record = summarize_densities(
+        assigned, weights, parameters.n_components, density_ceiling(parameters)
+    )
     return PredictedRows((part,), record, read.source_rows)
 
 
@@ -262,7 +264,7 @@ def _refuse_bad_weights(rows: ParquetRows, plan: InputPlan) -> None:
 
 def _place(rows: ParquetRows, row: int, plan: InputPlan) -> str:
     """File, and the row's number in it."""
-    source = row if rows.kept is None else int(np.flatnonzero(rows.kept)[row])
+    source = row if rows.used is None else int(np.flatnonzero(rows.used)[row])
     assert rows.file is not None  # chunks of a prediction are split by file
     assert rows.first_in_file is not None
     return f"{plan.files[rows.file].path} row {rows.first_in_file + source:,}"

@@ -117,9 +117,9 @@ def decide(run: RunConfig, evaluation: Evaluation) -> Decision:
                 f"{defects} component(s) collapsed or starved",
             )
         )
-    if evaluation.current_record is not None:
+    if evaluation.current_densities is not None:
         new = evaluation.record.mean_log_likelihood
-        old = evaluation.current_record.mean_log_likelihood
+        old = evaluation.current_densities.mean_log_likelihood
         checks.append(
             Check(
                 "log-likelihood drop",

@@ -1,4 +1,4 @@
-"""The workers of a cluster as the executor: the same bits, rows kept where they were read."""
+"""The workers of a cluster as the executor: the same bits, rows cached where they were read."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ OPTIONS = FitOptions(
 )
 
 
-def fitted(executor: Executor, source: DrawnRows, kept: bool) -> FitResult:
-    scanner = Scanner(source, executor, keep=kept)
+def fitted(executor: Executor, source: DrawnRows, cached: bool) -> FitResult:
+    scanner = Scanner(source, executor, cache=cached)
     return fit(scanner, OPTIONS)
 
 
@@ -49,22 +49,22 @@ def source() -> DrawnRows:
 
 @pytest.fixture
 def reference(source: DrawnRows, small_groups: int) -> FitResult:
-    result = fitted(Threads(1), source, kept=False)
+    result = fitted(Threads(1), source, cached=False)
     assert not result.in_memory
     assert result.scans == 5
     return result
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_threads_give_the_same_bits(source: DrawnRows, reference: FitResult, kept: bool) -> None:
-    assert fitted(Threads(3), source, kept).parameters.digest == reference.parameters.digest
+@pytest.mark.parametrize("cached", [False, True])
+def test_threads_give_the_same_bits(source: DrawnRows, reference: FitResult, cached: bool) -> None:
+    assert fitted(Threads(3), source, cached).parameters.digest == reference.parameters.digest
 
 
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("cached", [False, True])
 def test_two_processes_give_the_same_bits(
-    source: DrawnRows, reference: FitResult, executor: ClusterExecutor, kept: bool
+    source: DrawnRows, reference: FitResult, executor: ClusterExecutor, cached: bool
 ) -> None:
-    found = fitted(executor, source, kept)
+    found = fitted(executor, source, cached)
     assert found.parameters.digest == reference.parameters.digest
     assert found.best.lower_bounds == reference.best.lower_bounds
     assert found.scans == reference.scans
@@ -80,7 +80,7 @@ def test_any_number_of_processes_gives_the_same_bits(
     )
     with open_executor(kind) as executor:
         assert executor.threads == workers * threads
-        found = fitted(executor, source, kept=True)
+        found = fitted(executor, source, cached=True)
     assert found.parameters.digest == reference.parameters.digest
 
 
@@ -97,7 +97,7 @@ def test_both_workers_work_and_keep_what_they_read(
 ) -> None:
     source = drawn(64, 300, place=str(tmp_path))
     scanner = Scanner(source, executor)
-    assert scanner.kept
+    assert scanner.cached
     first = scanner.reduce(process_ids, None, Stage.SURVEY)
     assert len(set(first)) == 2
     assert min(first.count(process) for process in set(first)) >= 16
@@ -123,24 +123,24 @@ def test_rows_are_freed_when_the_executor_is_closed(
     Scanner(drawn(20, 500, seed=1), executor).reduce(chunk_numbers, None, Stage.SURVEY)
     until(lambda: sum(client.run(sources_alive).values()) == 2, "the first source is still there")
     executor.close()
-    until(lambda: sum(client.run(sources_alive).values()) == 0, "rows are still kept")
+    until(lambda: sum(client.run(sources_alive).values()) == 0, "rows are still cached")
 
 
 def test_a_source_moves_without_its_rows() -> None:
     source = Source(drawn(3, 100), 10**9)
     rows = next(source.chunks.read(0, 1))
-    source.kept.put(0, rows, 1)
+    source.cache.put(0, rows, 1)
     moved = pickle.loads(pickle.dumps(source))
-    assert moved.kept.get(0) is None
+    assert moved.cache.get(0) is None
     assert (moved.budget, moved.chunks.rows) == (10**9, (100,) * 3)
 
 
 def test_workers_keep_no_more_than_their_budget(small_groups: int) -> None:
     source = Source(drawn(10, 100), 3 * 100 * 24)
     for rows in source.chunks.read(0, 10):
-        source.kept.put(rows.chunk, rows, 0)
-    assert [source.kept.get(chunk) is not None for chunk in range(10)] == [True] * 3 + [False] * 7
-    assert source.kept.size == 3 * 100 * 24
+        source.cache.put(rows.chunk, rows, 0)
+    assert [source.cache.get(chunk) is not None for chunk in range(10)] == [True] * 3 + [False] * 7
+    assert source.cache.size == 3 * 100 * 24
 
 
 def test_half_of_the_workers_memory_is_for_rows(executor: ClusterExecutor) -> None:
@@ -185,7 +185,7 @@ def test_an_abandoned_scan_does_not_hinder_the_next(
 ) -> None:
     scanner = Scanner(drawn(40, 500), executor)
     work = Work(chunk_numbers, None, False, None, True)
-    results = executor.run(scanner.chunks, scanner.lanes, work, keep=False)
+    results = executor.run(scanner.chunks, scanner.lanes, work, cache=False)
     assert next(results).total == (0, 1)
     results.close()
     assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(40))

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from gmm_dask.chunked.evaluation import BINS, DEPTH, DensityRecord, density_ceiling, evaluate
+from gmm_dask.chunked.evaluation import BINS, DEPTH, DensitySummary, density_ceiling, evaluate
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import survey
@@ -103,7 +103,7 @@ def test_records_are_the_same_bits_on_any_executor(small_groups: int, executor: 
     runs = [
         evaluate(Scanner(source, one), [mixture()])[0] for one in (Threads(1), Threads(2), executor)
     ]
-    for name in (field.name for field in fields(DensityRecord)):
+    for name in (field.name for field in fields(DensitySummary)):
         for other in runs[1:]:
             np.testing.assert_array_equal(getattr(runs[0], name), getattr(other, name))
 

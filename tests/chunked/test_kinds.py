@@ -69,7 +69,7 @@ def test_a_running_scheduler_is_used_by_address_and_left_running(
             assert Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY) == tuple(
                 range(12)
             )
-        assert "GiB for rows kept between scans: tcp://127.0.0.1:" in caplog.text
+        assert "GiB for rows cached between scans: tcp://127.0.0.1:" in caplog.text
     assert running.scheduler.poll() is None
     assert [worker.poll() for worker in running.workers] == [None, None]
 

@@ -123,7 +123,7 @@ def test_other_values_than_in_the_first_scan_stop_the_second(
     any_executor: Any, small_groups: int, tmp_path: Path
 ) -> None:
     source = drawn(6, 700, weighted=True, place=str(tmp_path))
-    scanner = Scanner(source, any_executor, keep=False)
+    scanner = Scanner(source, any_executor, cache=False)
     scanner.reduce(chunk_numbers, None, Stage.SURVEY)
     scanner.reduce(chunk_numbers, None, Stage.SURVEY)
     source.rule("change", 3).touch()
@@ -160,12 +160,12 @@ def kept_rows(rows: Rows, argument: Any) -> np.ndarray:
     return np.array([len(rows.values), rows.source_rows])
 
 
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("cached", [False, True])
 def test_rows_with_nulls_are_left_out_where_the_policy_says_so(
-    any_executor: Any, small_groups: int, kept: bool
+    any_executor: Any, small_groups: int, cached: bool
 ) -> None:
     source = drawn(9, 400, missing=0.1, weighted=True)
-    scanner = Scanner(source, any_executor, keep=kept)
+    scanner = Scanner(source, any_executor, cache=cached)
     scanner.reduce(chunk_numbers, None, Stage.SURVEY)
     complete = sum(int((~np.isnan(rows.values)).all(axis=1).sum()) for rows in source.read(0, 9))
     for _ in range(2):
@@ -180,7 +180,7 @@ def test_rows_are_read_once_when_they_fit(
 ) -> None:
     source = drawn(9, 400, place=str(tmp_path))
     scanner = Scanner(source, any_executor)
-    assert scanner.kept
+    assert scanner.cached
     first = scanner.reduce(row_sums, 1.0, Stage.SURVEY)
     np.testing.assert_array_equal(scanner.reduce(row_sums, 1.0, Stage.SURVEY), first)
     assert len(source.readings()) == 9
@@ -201,10 +201,10 @@ def test_rows_of_one_source_are_not_taken_for_another(any_executor: Any, small_g
 
 def test_rows_that_do_not_fit_are_not_kept() -> None:
     source = drawn(10, 1000, weighted=True)  # 3 features and a weight of 8 bytes
-    assert Scanner(source, Threads(1, memory=320_000)).kept
-    assert not Scanner(source, Threads(1, memory=319_999)).kept
+    assert Scanner(source, Threads(1, memory=320_000)).cached
+    assert not Scanner(source, Threads(1, memory=319_999)).cached
     array = MemoryChunks(np.zeros((10, 2)), None, 5, ("a", "b"))
-    assert not Scanner(array, Threads(1)).kept  # they are in memory already
+    assert not Scanner(array, Threads(1)).cached  # they are in memory already
 
 
 def test_an_array_in_memory_is_cut_into_views() -> None:

@@ -77,7 +77,7 @@ def test_blas_runs_on_one_thread_within_a_scan(small_groups: int, threads: int) 
 
 def test_an_abandoned_scan_leaves_the_threads_usable(small_groups: int) -> None:
     with Scanner(drawn(50, 1000), Threads(2)) as scanner:
-        results = scanner.executor.run(scanner.chunks, scanner.lanes, work_of(scanner), keep=False)
+        results = scanner.executor.run(scanner.chunks, scanner.lanes, work_of(scanner), cache=False)
         next(results)
         results.close()
         assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(50))

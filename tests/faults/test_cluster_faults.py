@@ -98,9 +98,9 @@ def connected(started: Processes, workers: int = 2) -> Iterator[ClusterExecutor]
 
 
 def fitted(
-    executor: Executor, source: DrawnRows, notify: Callable[[Event], None], kept: bool = False
+    executor: Executor, source: DrawnRows, notify: Callable[[Event], None], cached: bool = False
 ) -> FitResult:
-    scanner = Scanner(source, executor, notify, keep=kept)
+    scanner = Scanner(source, executor, notify, cache=cached)
     result = fit(scanner, OPTIONS)
     assert result.scans == SCANS
     return result
@@ -173,7 +173,7 @@ def test_rows_kept_by_a_killed_worker_are_read_again(
             kill(killed[0])
 
     killed: list[int] = []
-    result = fitted(executor, source, kill_one, kept=True)
+    result = fitted(executor, source, kill_one, cached=True)
     assert set(source.readings()) - set(killed)
     readings = len(source.readings())
     assert CHUNKS < readings < CHUNKS * SCANS

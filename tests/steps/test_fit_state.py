@@ -21,7 +21,7 @@ from gmm_dask.errors import StorageError
 from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import SearchRecord
+from gmm_dask.mixture.search import SearchSummary
 from gmm_dask.storage.models.checkpoint import CHECKPOINTS, Checkpoint, open_checkpoint
 from gmm_dask.storage.models.fit_state import decode, encode
 from gmm_dask.storage.models.registry import Registry
@@ -128,7 +128,7 @@ def states(draw):
     )
     starts = draw(st.lists(parameters(kind), max_size=2).map(tuple))
     search = st.builds(
-        SearchRecord,
+        SearchSummary,
         **dict.fromkeys(("rows", "starts", "failed", "iterations"), st.integers(0, 2**53)),
         log_likelihoods=st.lists(FLOATS, max_size=3).map(tuple),
         seconds=st.floats(0, 1e9),

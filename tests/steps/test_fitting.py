@@ -133,7 +133,7 @@ def test_the_same_fit_gives_the_same_bytes(tmp_path, kind):
 def test_rows_kept_in_memory_and_rows_read_again_give_the_same_bits(run):
     plan = steps.inspect_input(run)
     with steps.open_scanner(run, plan, THREADS, silent) as scanner:
-        assert scanner.kept
+        assert scanner.cached
         kept = steps.fit(run, plan, scanner, silent)
         first = steps.evaluate(run, plan, scanner, kept)
     for threads in (1, 3):

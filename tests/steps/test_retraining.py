@@ -230,9 +230,9 @@ def test_a_defect_is_refused(run, candidate, tmp_path, defect):
 
 
 def test_a_lower_likelihood_than_the_current_model_s_is_refused(candidate, tmp_path):
-    record = candidate.current_record
+    record = candidate.current_densities
     better = replace(record, log_likelihood=candidate.record.log_likelihood + 0.1 * record.weight)
-    worse = replace(candidate, current_record=better)
+    worse = replace(candidate, current_densities=better)
     decision = steps.decide(make_run(tmp_path), worse)
     assert decision.reason.startswith("log-likelihood -")
     assert decision.reason.endswith(" under the current model")
@@ -359,7 +359,7 @@ def test_other_columns_are_another_mixture_whose_ids_are_new(run, tmp_path):
         assert "log-likelihood drop" not in [check.name for check in decision.checks]
         assert evaluation.model.component_ids == expected
         assert evaluation.matches == ()
-        assert evaluation.current_record is None
+        assert evaluation.current_densities is None
         assert steps.read_current(other).version == published.version
 
 
@@ -374,5 +374,5 @@ def test_the_current_model_is_judged_in_the_same_scan(run, tmp_path):
         before = scanner.scans
         evaluation = steps.evaluate(run, plan, scanner, fitted, current)
         assert scanner.scans == before + 1
-    assert evaluation.current_record.rows == evaluation.record.rows == 1960
-    assert evaluation.record.mean_log_likelihood > evaluation.current_record.mean_log_likelihood
+    assert evaluation.current_densities.rows == evaluation.record.rows == 1960
+    assert evaluation.record.mean_log_likelihood > evaluation.current_densities.mean_log_likelihood

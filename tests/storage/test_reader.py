@@ -284,7 +284,7 @@ def test_values_are_views_of_feature_major_buffers(tmp_path):
     for rows in read_all(cut(tmp_path, 4, ["b", "a"])):
         assert rows.values.shape == (3, 2)
         assert rows.values.T.flags.c_contiguous
-        assert rows.kept is None
+        assert rows.used is None
         assert rows.source_rows == 3
 
 
@@ -753,7 +753,7 @@ def test_dropping_rows_counts_them_once(tmp_path):
     np.testing.assert_array_equal(np.concatenate([rows.values for rows in parts]), expected)
     assert [rows.first for rows in parts] == [0, *np.cumsum(source.rows)[:-1]]
     assert [rows.source_rows for rows in parts] == list(source.rows)
-    assert all(rows.kept is None for rows in parts)
+    assert all(rows.used is None for rows in parts)
 
 
 def test_another_number_of_complete_rows_than_counted(tmp_path):

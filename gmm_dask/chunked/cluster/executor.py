@@ -56,7 +56,7 @@ class ClusterExecutor:
 
     @property
     def memory(self) -> int:
-        """Bytes of rows that the workers may keep between scans."""
+        """Bytes of rows that the workers may cache between scans."""
         return self.roster.budget
 
     @property
@@ -73,9 +73,9 @@ class ClusterExecutor:
         return self.roster.mixed
 
     def run(
-        self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, keep: bool
+        self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, cache: bool
     ) -> Iterator[GroupResult]:
-        """Yield the result of every group, in the order of the plan.
+        """Yield the result of every group, in the order of the groups.
 
         Raises
         ------
@@ -94,9 +94,9 @@ class ClusterExecutor:
         assert self._source is not None
         self.roster.refresh()
         if isinstance(chunks, ArrayChunks) and chunks.persisted:
-            keep = False  # they are in the workers' memory already
+            cache = False  # they are in the workers' memory already
         packed = Parcel(self.client, work)
-        scan = ClusterScan(self.roster, chunks, lanes, self._source, packed, keep)
+        scan = ClusterScan(self.roster, chunks, lanes, self._source, packed, cache)
         try:
             yield from scan.results(self._owners)
             self._owners = scan.owners
@@ -104,6 +104,6 @@ class ClusterExecutor:
             scan.close()
 
     def close(self) -> None:
-        """Free the rows that the workers keep."""
+        """Free the rows that the workers cache."""
         self.roster.forget_sources()
         self._digest, self._source, self._owners = None, None, {}

@@ -83,7 +83,7 @@ class Placement:
     Parameters
     ----------
     tasks
-        In the order of the plan.
+        In the order of the groups.
     owners
         The worker that ran the task beginning at a chunk in the last scan: it may hold the rows.
     threads
@@ -163,7 +163,7 @@ class Placement:
         return None
 
     def first_struck(self) -> Task | None:
-        """Return the first task, in the order of the plan, that a worker died over."""
+        """Return the first task, in the order of the groups, that a worker died over."""
         struck = [task for task in (*self.again, *self.suspects) if task.strikes]
         return min(struck, key=lambda task: task.start, default=None)
 

@@ -58,7 +58,7 @@ class Worker:
 
     @property
     def budget(self) -> int:
-        """Bytes of rows that it may keep: half of what it has; without a limit, none."""
+        """Bytes of rows that it may cache: half of what it has; without a limit, none."""
         return max(self.memory_limit - OVERHEAD, 0) // 2
 
 
@@ -99,7 +99,7 @@ class Roster:
 
     @property
     def budget(self) -> int:
-        """Bytes of rows that all workers may keep."""
+        """Bytes of rows that all workers may cache."""
         return sum(worker.budget for worker in self.workers.values())
 
     @property
@@ -184,7 +184,7 @@ class Roster:
                 "them what this process has, or set allow_mixed = true"
             )
         logger.info(
-            "%d workers with %d threads, %.1f GiB for rows kept between scans: %s",
+            "%d workers with %d threads, %.1f GiB for rows cached between scans: %s",
             len(workers),
             self.threads,
             self.budget / 2**30,
@@ -239,7 +239,7 @@ class Roster:
             )
 
     def forget_sources(self) -> None:
-        """Let go of the rows that the workers keep; each is greeted before it is used again."""
+        """Let go of the rows that the workers cache; each is greeted before it is used again."""
         for worker in self.workers.values():
             worker.source, worker.admitted = None, False
 

@@ -55,7 +55,7 @@ class ClusterScan:
         lanes: Sequence[Lane],
         source: Parcel,
         work: Parcel,
-        keep: bool,
+        cache: bool,
     ) -> None:
         self.roster = roster
         self.client = roster.client
@@ -64,7 +64,7 @@ class ClusterScan:
         self.lanes = lanes
         self.source = source
         self.work = work
-        self.keep = keep
+        self.cache = cache
         self.placement: Placement | None = None
         self.flights: dict[int, Flight] = {}
         self.works: dict[Worker, Any] = {}
@@ -80,7 +80,7 @@ class ClusterScan:
         return {} if self.placement is None else self.placement.owners
 
     def results(self, owners: dict[int, str]) -> Iterator[GroupResult]:
-        """Yield the result of every group, in the order of the plan."""
+        """Yield the result of every group, in the order of the groups."""
         self._greet_new()
         self.client.loop.add_callback(self._watch)
         while not self._usable() or any(flight.task is None for flight in self.flights.values()):
@@ -136,7 +136,7 @@ class ClusterScan:
                 work = self.works[worker]
                 needs = self._persisted(task)
                 future = self._submit(
-                    worker, sum_groups, worker.source, work, self.keep, task.groups, needs
+                    worker, sum_groups, worker.source, work, self.cache, task.groups, needs
                 )
                 self._follow(task, worker, future)
                 tasks.append(task)

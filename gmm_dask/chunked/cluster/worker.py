@@ -1,4 +1,4 @@
-"""What runs on the workers of a cluster: functions that a client submits, and rows kept there.
+"""What runs on the workers of a cluster: functions that a client submits, and rows cached there.
 
 A `Source` lives on a worker as long as the client holds the future of it. When the client lets
 go, or dies, or when Dask moves the source out of memory, the rows that it keeps are freed.
@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import Any
 
 from gmm_dask.chunked.array import ArrayChunks
-from gmm_dask.chunked.reading import KeptRows, Reader, sum_group
+from gmm_dask.chunked.reading import Reader, RowCache, sum_group
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import Group, GroupResult, Work
 from gmm_dask.mixture.threads import single_threaded
@@ -89,13 +89,13 @@ class Source:
     Parameters
     ----------
     budget
-        Most bytes of rows to keep.
+        Most bytes of rows to cache.
     """
 
     def __init__(self, chunks: RowChunks, budget: int) -> None:
         self.chunks = chunks
         self.budget = budget
-        self.kept = KeptRows(budget)
+        self.cache = RowCache(budget)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Dask may move it to another worker or to a disk: the rows stay behind.
@@ -125,7 +125,7 @@ def greet(source: Source) -> Facts:
 
 
 def sum_groups(
-    source: Source, work: Work, keep: bool, groups: Sequence[Group], persisted: Sequence[Any]
+    source: Source, work: Work, cache: bool, groups: Sequence[Group], persisted: Sequence[Any]
 ) -> list[GroupResult]:
     """Read and sum groups in turn, on the calling thread.
 
@@ -136,6 +136,6 @@ def sum_groups(
         assert isinstance(chunks, ArrayChunks)
         names = chunks.needs(groups[0].start, stop)
         chunks = replace(chunks, persisted=dict(zip(names, persisted, strict=True)))
-    reader = Reader(chunks, work, stop, source.kept if keep else None)
+    reader = Reader(chunks, work, stop, source.cache if cache else None)
     with single_threaded():
         return [sum_group(reader, group) for group in groups]

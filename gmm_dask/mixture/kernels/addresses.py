@@ -34,7 +34,7 @@ singles = _pointer("singles", types.float32, ir.FloatType())
 integers = _pointer("integers", types.int32, ir.IntType(32))
 
 
-class Rows(NamedTuple):
+class RowsAddress(NamedTuple):
     """Where a (n, d) array of the caller lies, in bytes.
 
     So one compiled kernel serves every dtype, order and stride.
@@ -47,21 +47,28 @@ class Rows(NamedTuple):
     n: int
 
 
-class Vector(NamedTuple):
+class VectorAddress(NamedTuple):
     """Where a (n,) array of the caller lies, in bytes; address 0 means that there is none."""
 
     address: int
     stride: int
 
 
-def rows_at(X: npt.NDArray[Any]) -> Rows:
+NO_VECTOR = VectorAddress(0, 0)
+
+
+def rows_at(X: npt.NDArray[Any]) -> RowsAddress:
     """Where a (n, d) array lies."""
-    return Rows(X.ctypes.data, X.strides[0], X.strides[1], X.itemsize, len(X))
+    return RowsAddress(X.ctypes.data, X.strides[0], X.strides[1], X.itemsize, len(X))
 
 
-def vector_at(vector: npt.NDArray[Any] | None) -> Vector:
+def vector_at(vector: npt.NDArray[Any] | None) -> VectorAddress:
     """Where a (n,) array lies, if there is one."""
-    return Vector(0, 0) if vector is None else Vector(vector.ctypes.data, vector.strides[0])
+    return (
+        VectorAddress(0, 0)
+        if vector is None
+        else VectorAddress(vector.ctypes.data, vector.strides[0])
+    )
 
 
 def native_rows(X: RowsArray) -> RowsArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gmm_dask.mixture.kernels.addresses import Vector
+from gmm_dask.mixture.kernels.addresses import VectorAddress
 from gmm_dask.mixture.kernels.compile import exact, inlined
 from gmm_dask.mixture.kernels.tiles import ROWS, bits_of, double_of, fill, store, store_labels, wide
 
@@ -149,7 +149,7 @@ def assign_tile(  # type: ignore[no-untyped-def]
     store(walk.top, densities, start, rows)
     if responsibilities.n > 0:
         for c in range(walk.log_joint.shape[0]):
-            column = Vector(
+            column = VectorAddress(
                 responsibilities.address + c * responsibilities.column_stride,
                 responsibilities.row_stride,
             )

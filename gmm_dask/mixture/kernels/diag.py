@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gmm_dask.mixture.kernels.addresses import Vector
+from gmm_dask.mixture.kernels.addresses import NO_VECTOR
 from gmm_dask.mixture.kernels.compile import inlined, kernel
 from gmm_dask.mixture.kernels.densities import (
     assign_tile,
@@ -136,7 +136,7 @@ def assign(  # type: ignore[no-untyped-def]
     walk = begin_walk(means, factors)
     finite = True
     for start in range(0, source.n, ROWS):
-        finite = next_tile(walk, source, Vector(0, 0), start) and finite
+        finite = next_tile(walk, source, NO_VECTOR, start) and finite
         _log_joint(walk, constants, means, factors)
         rows = min(ROWS, source.n - start)
         assign_tile(walk, start, rows, labels, densities, responsibilities)

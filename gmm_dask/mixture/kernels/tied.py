@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gmm_dask.mixture.kernels.addresses import Vector
+from gmm_dask.mixture.kernels.addresses import NO_VECTOR
 from gmm_dask.mixture.kernels.compile import inlined, kernel
 from gmm_dask.mixture.kernels.densities import (
     assign_tile,
@@ -162,7 +162,7 @@ def assign(  # type: ignore[no-untyped-def]
     near = largest(shifts) <= _NEAR
     finite = True
     for start in range(0, source.n, ROWS):
-        finite = next_tile(walk, source, Vector(0, 0), start) and finite
+        finite = next_tile(walk, source, NO_VECTOR, start) and finite
         _log_joint(walk, constants, means, factors, centre, shifts, near, residuals, whitened)
         rows = min(ROWS, source.n - start)
         assign_tile(walk, start, rows, labels, densities, responsibilities)

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from gmm_dask.mixture.kernels.addresses import Vector, doubles, integers, singles
+from gmm_dask.mixture.kernels.addresses import VectorAddress, doubles, integers, singles
 from gmm_dask.mixture.kernels.compile import exact, inlined
 
 ROWS = 128  # rows of a tile: all its features stay in the first- or second-level cache
@@ -95,7 +95,7 @@ def load_tile(tile, source, start, rows):  # type: ignore[no-untyped-def]
                 for i in range(rows):
                     feature[i] = singles(column + i * source.row_stride)[0]
         else:
-            load(feature, Vector(column, source.row_stride), 0, rows)
+            load(feature, VectorAddress(column, source.row_stride), 0, rows)
         for i in range(rows, ROWS):
             feature[i] = feature[0]
         for i in range(ROWS):

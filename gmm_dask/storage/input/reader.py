@@ -271,7 +271,7 @@ def _without_nulls(chunks: ParquetChunks) -> CompleteChunks:
 def _kept(chunks: ParquetChunks, rows: Rows, stop: int) -> Rows:
     """Leave out the rows with nulls; ``rows`` are chunks ``rows.chunk`` … stop−1."""
     kept = complete(rows)
-    if kept.kept is not None or not is_finite(kept.values):
+    if kept.used is not None or not is_finite(kept.values):
         _refuse(chunks, rows, stop, NullPolicy.DROP)
     return kept
 

@@ -17,7 +17,7 @@ from gmm_dask.chunked.fit_records import FitState
 from gmm_dask.chunked.survey import Draw, Moments, Survey
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import SearchRecord
+from gmm_dask.mixture.search import SearchSummary
 
 Arrays = dict[str, npt.NDArray[Any]]
 Meta = dict[str, Any]
@@ -79,7 +79,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
             for number, one in enumerate(meta["starts"])
         ),
         tuple(meta["fresh"]),
-        search and SearchRecord(**{**search, "log_likelihoods": tuple(likelihoods)}),
+        search and SearchSummary(**{**search, "log_likelihoods": tuple(likelihoods)}),
         em,
         meta["scans"],
     )

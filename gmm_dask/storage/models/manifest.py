@@ -29,7 +29,7 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What the search for a start did; see `gmm_dask.mixture.search.SearchRecord`."""
+    """What the search for a start did; see `gmm_dask.mixture.search.SearchSummary`."""
 
     rows: int
     starts: int

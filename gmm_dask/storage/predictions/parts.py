@@ -119,14 +119,14 @@ class PartWriter:
         ----------
         rows
             The chunk, read with ``split_files=True``: m source rows, of which some may have been
-            dropped (``rows.kept``). Those have nulls in all columns but ``row``, ``input_file``
+            dropped (``rows.used``). Those have nulls in all columns but ``row``, ``input_file``
             and the keys.
         labels
-            Most probable component of each kept row, 0 … k−1.
+            Most probable component of each used row, 0 … k−1.
         log_densities
-            log p(x) of each kept row, nats.
+            log p(x) of each used row, nats.
         responsibilities
-            (kept rows, k), if ``probabilities``.
+            (used rows, k), if ``probabilities``.
 
         Raises
         ------
@@ -155,12 +155,12 @@ class PartWriter:
         m = rows.source_rows
 
         def spread(values: npt.NDArray[Any]) -> pa.Array:
-            """Values of the kept rows → one per source row, null where dropped."""
-            if rows.kept is None:
+            """Values of the used rows → one per source row, null where dropped."""
+            if rows.used is None:
                 return pa.array(values)
             whole = np.zeros(m, values.dtype)
-            whole[rows.kept] = values
-            return pa.array(whole, mask=~rows.kept)
+            whole[rows.used] = values
+            return pa.array(whole, mask=~rows.used)
 
         file = pa.DictionaryArray.from_arrays(np.zeros(m, np.int32), [path])
         columns: dict[str, Any] = {"row": np.arange(first, first + m), "input_file": file}
