@@ -1,0 +1,35 @@
+"""The two loops that are written in vector instructions, against plain loops."""
+
+import numpy as np
+import pytest
+
+from benchmarks import plain_loops
+from gmm_dask.mixture.kernels import whitening
+from gmm_dask.mixture.kernels.tiles import ROWS, aligned
+
+
+def filled(rng, size):
+    """Random numbers at an address where vectors may be loaded."""
+    values = aligned(size)
+    values[:] = rng.normal(size=size)
+    return values
+
+
+# 4 is the group of features: below it, every remainder, several groups.
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 33])
+def test_vector_instructions_give_what_plain_loops_give(d):
+    rng = np.random.default_rng(d)
+    tile, mean = filled(rng, d * ROWS), rng.normal(size=d)
+    U = np.triu(rng.normal(size=(d, d)))
+    responsibilities = filled(rng, ROWS) ** 2
+    outcomes = []
+    for loops in (whitening, plain_loops):
+        residuals, whitened, squares = aligned(d * ROWS), aligned(d * ROWS), aligned(ROWS)
+        loops.whiten(tile, mean, U, residuals, whitened, squares)
+        weighted, F, S = aligned(d * ROWS), np.ones(d), np.ones((d, d))
+        shares = aligned(ROWS)
+        shares[:] = responsibilities
+        loops.add_products(whitened, shares, weighted, F, S)
+        outcomes.append((whitened, squares, F, np.tril(S)))
+    for ours, plain in zip(*outcomes, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-12, atol=1e-12)
