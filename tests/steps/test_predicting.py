@@ -16,7 +16,7 @@ from gmm_dask.events import silent
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.storage.input.parquet_rows import ParquetChunks
 from gmm_dask.storage.models.registry import Registry
-from gmm_dask.storage.predictions.staging import read_predictions as read_record
+from gmm_dask.storage.predictions.dataset import read_predictions as read_record
 from tests.steps.tables import (
     THREADS,
     files_below,

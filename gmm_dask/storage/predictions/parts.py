@@ -52,6 +52,12 @@ def part_name(run_id: str, file: int, chunk: int) -> str:
     return f"part-{run_id}-{file:05d}-{chunk:06d}.parquet"
 
 
+def order_of(name: str) -> tuple[int, int]:
+    """File and chunk number of a part, by its name."""
+    file, chunk = name.removesuffix(".parquet").rsplit("-", 2)[1:]
+    return int(file), int(chunk)
+
+
 def check_key_columns(plan: InputPlan, key_columns: Sequence[str]) -> None:
     """Refuse key columns that the input does not have, or whose names predictions take.
 

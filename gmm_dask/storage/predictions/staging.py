@@ -20,11 +20,12 @@ from gmm_dask.storage.files.contents import Stage
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.files.sealed import plain, seal
 from gmm_dask.storage.files.versions import Writer
-from gmm_dask.storage.input.plan import InputFile, InputPlan
+from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.predictions.dataset import FORMAT, PART, RUN_ID, read_predictions
-from gmm_dask.storage.predictions.parts import Part, PartWriter, check_key_columns, part_name
-from gmm_dask.storage.predictions.verification import check_coverage, check_parts, readable
+from gmm_dask.storage.predictions.dataset import FORMAT, PART, RUN_ID
+from gmm_dask.storage.predictions.parts import Part, PartWriter, check_key_columns, order_of
+from gmm_dask.storage.predictions.reuse import reusable_parts, take_over
+from gmm_dask.storage.predictions.verification import check_coverage, check_parts
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class StagedPredictions:
         # A chunk whose worker died may have been written twice: the same name, the same rows.
         named = {part.name: part for part in parts}
         named |= {part.name: part for kept in self.reused.values() for part in kept}
-        ordered = tuple(named[name] for name in sorted(named, key=_order))
+        ordered = tuple(named[name] for name in sorted(named, key=order_of))
         check_coverage(self.plan, ordered, self.places.out)
         check_parts(self.writer.stage, ordered)
         return ordered
@@ -230,7 +231,7 @@ def begin(
     try:
         stage = _stage(places, version_writer, run_id)
         kept = reusable_parts(places.out, plan, model.sha256, settings) if reuse else {}
-        reused = _take_over(places, kept, stage, run_id, plan)
+        reused = take_over(places, kept, stage, run_id, plan)
         writer = _part_writer(stage, run_id, plan, reused, model, probabilities)
         record = {
             "format": FORMAT,
@@ -280,44 +281,6 @@ def _part_writer(
     )
 
 
-def reusable_parts(
-    out: str | Path, plan: InputPlan, model_sha256: str, settings: Mapping[str, Any]
-) -> dict[str, tuple[Part, ...]]:
-    """Parts of the current version that are still right, by input file.
-
-    A file's parts are right if the file has the same path, size and footer, and the same model
-    and settings wrote them; and if all of them are there, whole by their footers. Reads the
-    footers of these parts.
-    """
-    try:
-        current = read_predictions(out)
-    except StorageError as error:
-        logger.warning("no parts are used again: %s", error)
-        return {}
-    if current is None or current.model.get("sha256") != model_sha256:
-        return {}
-    if dict(current.settings) != plain(settings):
-        return {}
-    by_file: dict[str, list[Part]] = {}
-    for part in current.parts:
-        by_file.setdefault(part.input_file, []).append(part)
-    unchanged = {
-        file.path: tuple(by_file.get(file.path, ()))
-        for file in plan.files
-        if current.files.get(file.path) == _identity(file)
-    }
-    whole = readable(current.path, [part for parts in unchanged.values() for part in parts])
-    return {
-        path: parts
-        for path, parts in unchanged.items()
-        if parts and all(part.name in whole for part in parts)
-    }
-
-
-def _identity(file: InputFile) -> tuple[int, str]:
-    return file.size, file.footer
-
-
 def _settings(plan: InputPlan, key_columns: Sequence[str], probabilities: bool) -> dict[str, Any]:
     """Everything besides model and file that decides what a part holds."""
     return {
@@ -327,34 +290,3 @@ def _settings(plan: InputPlan, key_columns: Sequence[str], probabilities: bool) 
         "key_columns": [[name, plan.types[name]] for name in key_columns],
         "probabilities": probabilities,
     }
-
-
-def _take_over(
-    places: PredictionPlaces,
-    kept: Mapping[str, Sequence[Part]],
-    stage: Stage,
-    run_id: str,
-    plan: InputPlan,
-) -> dict[str, tuple[Part, ...]]:
-    """Give parts of the current version a second name in the staged one."""
-    run = places.current_run()
-    if run is None:
-        return {}
-    current = places.store.version(run)
-    numbers = {file.path: number for number, file in enumerate(plan.files)}
-    taken: dict[str, tuple[Part, ...]] = {}
-    for path, parts in kept.items():
-        renamed = []
-        for part in parts:
-            # The new number of the file; the old one of the chunk, unique within the file.
-            name = part_name(run_id, numbers[path], _order(part.name)[1])
-            stage.take(current, part.name, name)
-            renamed.append(replace(part, name=name))
-        taken[path] = tuple(renamed)
-    return taken
-
-
-def _order(name: str) -> tuple[int, int]:
-    """File and chunk number of a part, by its name."""
-    file, chunk = name.removesuffix(".parquet").rsplit("-", 2)[1:]
-    return int(file), int(chunk)
