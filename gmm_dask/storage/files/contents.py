@@ -25,9 +25,9 @@ from gmm_dask.storage.files.atomic import (
 from gmm_dask.storage.files.sealed import (
     LARGEST_DOCUMENT,
     Document,
+    read_error,
     read_sealed,
     read_whole,
-    reading,
 )
 
 if TYPE_CHECKING:
@@ -57,8 +57,11 @@ class Version:
 
     def size(self, name: str, error: type[StorageError] = StorageError) -> int:
         """Bytes of a file; see `read`."""
-        with reading(self.path / name, error):
-            return (self.path / name).stat().st_size
+        path = self.path / name
+        try:
+            return path.stat().st_size
+        except OSError as problem:
+            raise read_error(problem, path, error) from problem
 
     def read(
         self,

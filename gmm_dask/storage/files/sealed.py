@@ -11,8 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,24 +74,21 @@ def read_whole(
     StorageError
         (of the class ``kind``) It is missing, cannot be read, or is larger; names ``path``.
     """
-    with reading(path, kind), path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > largest:
-            raise kind(f"{path}: is larger than any file of its kind; gmm-dask did not write it")
-        return file.read(size)
-
-
-@contextmanager
-def reading(path: Path, kind: type[StorageError] = StorageError) -> Iterator[None]:
-    """Turn an ``OSError`` of the block into an error of the class ``kind`` about ``path``."""
     try:
-        yield
-    except StorageError:
-        raise
-    except FileNotFoundError as error:
-        raise kind(f"{path}: is missing; restore it, or use another version") from error
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= largest:
+                return file.read(size)
     except OSError as error:
-        raise kind(str(storage_error(error, path, "cannot be read"))) from error
+        raise read_error(error, path, kind) from error
+    raise kind(f"{path}: is larger than any file of its kind; gmm-dask did not write it")
+
+
+def read_error(error: OSError, path: Path, kind: type[StorageError] = StorageError) -> StorageError:
+    """One line of the class ``kind`` that says why ``path`` was not read."""
+    if isinstance(error, FileNotFoundError):
+        return kind(f"{path}: is missing; restore it, or use another version")
+    return kind(str(storage_error(error, path, "cannot be read")))
 
 
 def plain(value: Any) -> Any:
