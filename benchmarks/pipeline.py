@@ -53,7 +53,7 @@ from gmm_dask.events import Stage, silent
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.steps import fitting, inputs, predicting
-from gmm_dask.storage.files.contents import Stage as StagedVersion
+from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
 
 D, K = 8, 8

@@ -84,7 +84,7 @@ class Version:
         return read_sealed(self.path / name, error)
 
 
-class Stage:
+class StagedVersion:
     """A version that is being written; made by `Writer.stage`, picklable for workers.
 
     A worker that has a copy calls `writing`; the rest is for the process that made it.

@@ -12,7 +12,8 @@ Here these are directories of a POSIX file system::
     POINTER               a file that is replaced (`FilePointer`), or a link (`LinkPointer`)
     LOCK                  held by the writer, gone with its process
 
-An object store would be a second implementation of `Versions`, `Version`, `Writer` and `Stage`:
+An object store would be a second implementation of `Versions`, `Version`, `Writer` and
+`StagedVersion`:
 files are keys written once, a version is sealed by the key that is written last, and `point`
 replaces one key on the condition that its etag is the expected one. It takes no lock in `open`:
 two writers may stage at the same time, and the second to point gets the `ConflictError`.
@@ -35,7 +36,7 @@ from gmm_dask.storage.files.atomic import (
     storage_error,
     storage_errors,
 )
-from gmm_dask.storage.files.contents import Stage, Version, record_path
+from gmm_dask.storage.files.contents import StagedVersion, Version, record_path
 from gmm_dask.storage.files.locks import HeldLock, acquire
 from gmm_dask.storage.files.pointers import NAME, FilePointer, LinkPointer, Pointer
 from gmm_dask.storage.files.sealed import Document, read_sealed
@@ -128,10 +129,10 @@ class Writer:
         self._versions = versions
         self._pointer = pointer
         self._lock = lock
-        self._stages: list[Stage] = []
+        self._stages: list[StagedVersion] = []
         self._closed = False
 
-    def stage(self, name: str) -> Stage:
+    def stage(self, name: str) -> StagedVersion:
         """Begin a version, in a folder where its name says so: "rejected/NAME".
 
         What is not sealed when the writer closes is discarded.
@@ -140,7 +141,7 @@ class Writer:
         if target.parent != self._versions.directory:
             check_writable(target.parent)
             remove_stale(target.parent)
-        self._stages.append(Stage(target))
+        self._stages.append(StagedVersion(target))
         return self._stages[-1]
 
     def point(self, content: Buffer, expecting: Pointer | None) -> None:

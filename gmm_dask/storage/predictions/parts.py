@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
-from gmm_dask.storage.files.contents import Stage
+from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.parquet_rows import ParquetRows
 from gmm_dask.storage.input.plan import InputPlan
 
@@ -102,7 +102,7 @@ class PartWriter:
         Whether responsibilities are written.
     """
 
-    stage: Stage
+    stage: StagedVersion
     run_id: str
     plan: InputPlan
     numbers: tuple[int, ...]

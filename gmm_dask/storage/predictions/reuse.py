@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.files.contents import Stage
+from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.files.sealed import plain
 from gmm_dask.storage.input.plan import InputFile, InputPlan
@@ -61,7 +61,7 @@ def _identity(file: InputFile) -> tuple[int, str]:
 def take_over(
     places: PredictionPlaces,
     kept: Mapping[str, Sequence[Part]],
-    stage: Stage,
+    stage: StagedVersion,
     run_id: str,
     plan: InputPlan,
 ) -> dict[str, tuple[Part, ...]]:

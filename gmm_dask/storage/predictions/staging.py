@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from gmm_dask.errors import ConflictError, StorageError
-from gmm_dask.storage.files.contents import Stage
+from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.files.sealed import plain, seal
 from gmm_dask.storage.files.versions import Writer
@@ -247,7 +247,7 @@ def begin(
         raise
 
 
-def _stage(places: PredictionPlaces, version_writer: Writer, run_id: str) -> Stage:
+def _stage(places: PredictionPlaces, version_writer: Writer, run_id: str) -> StagedVersion:
     if places.current_run() == run_id:
         raise ConflictError(
             f"{places.out}: run {run_id} is published already; give another run id, or read it"
@@ -257,7 +257,7 @@ def _stage(places: PredictionPlaces, version_writer: Writer, run_id: str) -> Sta
 
 
 def _part_writer(
-    stage: Stage,
+    stage: StagedVersion,
     run_id: str,
     plan: InputPlan,
     reused: Mapping[str, tuple[Part, ...]],

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.files.contents import Stage
+from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.location import READ_ERRORS
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.predictions.parts import Part
@@ -44,7 +44,7 @@ def check_coverage(plan: InputPlan, parts: Iterable[Part], out: Path) -> None:
             )
 
 
-def check_parts(stage: Stage, parts: Sequence[Part]) -> None:
+def check_parts(stage: StagedVersion, parts: Sequence[Part]) -> None:
     """See that a stage holds these parts and no others, readable and of one schema.
 
     Remains of workers that died are removed.
