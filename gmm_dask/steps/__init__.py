@@ -1,4 +1,4 @@
-"""The steps of every run, in the order in which flows call them: the imperative shell."""
+"""The steps of a fit, a prediction and a retrain: what a run reads, computes and writes."""
 
 from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.steps.fitting import Evaluation, Fitted, Published, evaluate, fit, publish, read_model
@@ -13,7 +13,7 @@ from gmm_dask.steps.predicting import (
 )
 from gmm_dask.steps.retraining import (
     Decision,
-    Start,
+    RetrainStart,
     choose_start,
     decide,
     is_up_to_date,
@@ -30,7 +30,7 @@ __all__ = [
     "Predicted",
     "Prediction",
     "Published",
-    "Start",
+    "RetrainStart",
     "choose_start",
     "decide",
     "evaluate",

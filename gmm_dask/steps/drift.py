@@ -1,4 +1,4 @@
-"""Drift: how far a batch lies from the rows that a model was fitted to."""
+"""Drift: how far new rows differ from those that a model was fitted to."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from gmm_dask.storage.models.model import StoredModel
 
 @dataclass(frozen=True)
 class Check:
-    """One figure against its limit.
+    """A measured value and the limit that it is held to.
 
     Attributes
     ----------
     name
-        What is measured.
+        What was measured.
     value
-        What was found.
+        The measured value.
     limit
-        What is allowed.
+        The least or greatest value that is allowed.
     passed
-        Whether it is.
+        Whether the value is allowed.
     explanation
-        The finding in words.
+        The result in words.
     """
 
     name: str
@@ -38,14 +38,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Drift:
-    """A batch against the training record in a model's manifest.
+    """How predicted rows differ from the training rows, as the model's manifest describes those.
 
     Attributes
     ----------
     checks
-        Each limit of ``[predict]``.
+        One for each limit of ``[predict]``.
     quantile_shifts
-        By probability, the batch's quantile of the log-density minus the training's, nats.
+        Quantiles of the log-density under the model, those of the predicted rows minus those of
+        the training rows, nats, by probability.
     """
 
     checks: tuple[Check, ...]
@@ -53,29 +54,31 @@ class Drift:
 
     @property
     def drifted(self) -> bool:
-        """Whether any limit is passed."""
+        """Whether any check failed."""
         return not all(check.passed for check in self.checks)
 
 
-def measure_drift(section: PredictSection, model: StoredModel, record: DensitySummary) -> Drift:
-    """Compare the densities of a batch with the model's own training record.
+def measure_drift(section: PredictSection, model: StoredModel, densities: DensitySummary) -> Drift:
+    """Compare predicted rows with the training rows by their densities under the model.
 
     Parameters
     ----------
-    record
-        Of the batch under the model; at least one row.
+    section
+        The limits.
+    densities
+        Densities of the predicted rows; their weights must not all be 0.
     """
     manifest = model.manifest
-    drop = manifest.log_likelihood - record.mean_log_likelihood
-    low = record.share_below(manifest.low_density_threshold)
+    drop = manifest.log_likelihood - densities.mean_log_likelihood
+    low = densities.share_below(manifest.low_density_threshold)
     # Total variation distance: the share of rows that would have to change their component.
-    change = 0.5 * float(np.abs(record.shares - np.asarray(manifest.occupancy)).sum())
+    change = 0.5 * float(np.abs(densities.shares - np.asarray(manifest.occupancy)).sum())
     checks = (
         _check(
             "log-likelihood drop",
             drop,
             section.max_log_likelihood_drop,
-            f"mean log-likelihood {record.mean_log_likelihood:.4f} nats per row, "
+            f"mean log-likelihood {densities.mean_log_likelihood:.4f} nats per row, "
             f"{manifest.log_likelihood:.4f} in training",
         ),
         _check(
@@ -91,7 +94,10 @@ def measure_drift(section: PredictSection, model: StoredModel, record: DensitySu
             f"{change:.1%} of the rows lie in other components than in training",
         ),
     )
-    shifts = {share: record.quantile(share) - was for share, was in manifest.quantiles.items()}
+    shifts = {
+        share: densities.quantile(share) - quantile
+        for share, quantile in manifest.quantiles.items()
+    }
     return Drift(checks, shifts)
 
 

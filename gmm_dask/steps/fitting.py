@@ -34,42 +34,50 @@ from gmm_dask.storage.models.registry import Registry
 
 logger = logging.getLogger("gmm_dask")
 
-#: Seconds of work that are worth a checkpoint: shorter ones are done again sooner than saved.
+#: Seconds of work that are worth a checkpoint: less is sooner done again than saved.
 SAVE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A fitted mixture, and the key of the checkpoint that is kept until it is published."""
+    """A fitted mixture that is not yet published.
+
+    Attributes
+    ----------
+    result
+        The mixture, and how it came about.
+    checkpoint_key
+        Key of the checkpoint that is kept until the mixture is published or rejected.
+    """
 
     result: FitResult
-    checkpoint: str
+    checkpoint_key: str
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A fitted model, judged on all rows, ready to be published.
+    """A fitted model and what all rows say of it: ready to be published.
 
     Attributes
     ----------
     model
-        What would be published.
+        The model to publish.
     fitted
-        How it came about.
-    record
-        Densities of all rows under it.
+        The fit that it comes from.
+    densities
+        Densities of all rows under the model.
     current, current_densities
-        The model in use and its densities of the same rows, in a retrain; the record is None if
-        that model has other columns.
+        The current model, if a retrain has one, and the densities of the same rows under it;
+        these are None if that model has other columns.
     matches
-        Which component is which of the current model's.
+        Which component of the model is which of the current model.
     files
-        What is stored beside the model, by name: pictures, and the input plan.
+        Files to store beside the model, by name: pictures and the input plan.
     """
 
     model: StoredModel
     fitted: Fitted
-    record: DensitySummary
+    densities: DensitySummary
     current: StoredModel | None
     current_densities: DensitySummary | None
     matches: tuple[Match, ...]
@@ -87,8 +95,8 @@ class Published:
 def checkpoint_key(
     run: RunConfig, plan: InputPlan, start: tuple[MixtureParameters, ...], search_too: bool
 ) -> str:
-    """Digest of all that decides a fit: its key, and where it starts from."""
-    parts = [fit_key(run, plan), *(one.digest for one in start), str(search_too)]
+    """Digest of everything that decides a fit: its fit key and where it starts."""
+    parts = [fit_key(run, plan), *(parameters.digest for parameters in start), str(search_too)]
     return hashlib.blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -100,15 +108,22 @@ def fit(
     start: tuple[MixtureParameters, ...] = (),
     search_too: bool = False,
 ) -> Fitted:
-    """Survey, search and polish: one scan, and one more per iteration of the polish.
+    """Fit a mixture by survey, search and polish: one scan, and one more for each iteration.
 
-    A checkpoint is kept beside the models until the model is published: the same fit started
-    again goes on where this one was, and ends with the same bits.
+    A checkpoint is kept beside the models until the model is published. If this fit is
+    interrupted, the same fit continues from there and ends with the same bits.
+
+    Parameters
+    ----------
+    start
+        Parameters to start from; if there are none, a search finds a start.
+    search_too
+        Whether a search finds another start beside the given ones.
 
     Raises
     ------
     StorageError
-        Another process runs the same fit, or the disk refuses the checkpoint.
+        Another process runs the same fit, or the checkpoint cannot be written.
     InputError, NumericalError, ClusterError
         As `gmm_dask.chunked.fit.fit`.
     """
@@ -127,7 +142,7 @@ def fit(
             fit_options(run),
             start=start,
             search_too=search_too,
-            resume=_saved_state(checkpoint),
+            resume=_load_state(checkpoint),
             save=_Saver(checkpoint),
         )
     for sentence in result.warnings:
@@ -135,8 +150,8 @@ def fit(
     return Fitted(result, key)
 
 
-def _saved_state(checkpoint: Checkpoint) -> FitState | None:
-    """Where this fit stood when it was interrupted, if that is known and can be understood."""
+def _load_state(checkpoint: Checkpoint) -> FitState | None:
+    """Return the state in which this fit was interrupted, if one was saved and can be read."""
     saved = checkpoint.load()
     if saved is None:
         return None
@@ -154,24 +169,24 @@ def _saved_state(checkpoint: Checkpoint) -> FitState | None:
 
 
 class _Saver:
-    """Saves a state when losing it would cost more than saving it."""
+    """Saves a state of a fit if losing it would cost more than saving it."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self.saved = time.monotonic()
-        self.cost = 0.0
+        self.last_end = time.monotonic()
+        self.seconds = 0.0  # that the last save took
 
     def __call__(self, state: FitState) -> None:
         began = time.monotonic()
         # A large sample takes a while to write: at most a tenth of the time goes into saving.
-        if began - self.saved >= SAVE_SECONDS * max(1.0, 10.0 * self.cost):
+        if began - self.last_end >= SAVE_SECONDS * max(1.0, 10.0 * self.seconds):
             self.checkpoint.save(*encode(state))
-            self.saved = time.monotonic()
-            self.cost = self.saved - began
+            self.last_end = time.monotonic()
+            self.seconds = self.last_end - began
 
 
 def fit_options(run: RunConfig) -> FitOptions:
-    """Options of a fit as a run file says them."""
+    """Return the options of a fit that a run file asks for."""
     rows = run.fit.search_rows
     return FitOptions(
         spec=mixture_spec(run),
@@ -190,17 +205,18 @@ def evaluate(
     fitted: Fitted,
     current: StoredModel | None = None,
 ) -> Evaluation:
-    """Judge the fitted mixture, and the current model's beside it, on all rows: one scan.
+    """Evaluate the fitted mixture and the current model together on all rows: one scan.
 
-    A current model of other columns says nothing of these rows: it is not judged and its
-    components have no counterparts, but their ids are not given again.
+    No scan is needed if the sample of the survey holds all rows. A current model of other
+    columns is not evaluated and none of its components is matched, but their ids are not used
+    again.
     """
     result = fitted.result
     mixtures = [result.parameters]
     comparable = current is not None and current.columns == plan.names
     if current is not None and comparable:
         mixtures.append(current.parameters)
-    records = evaluate_mixtures(scanner, mixtures, result.survey)
+    summaries = evaluate_mixtures(scanner, mixtures, result.survey)
     k = result.parameters.n_components
     matches: tuple[Match, ...] = ()
     ids = tuple(range(k))
@@ -211,9 +227,9 @@ def evaluate(
         next_id = _next_component_id(run, current)
         ids = matched_ids(matches, k, current.component_ids, next_id)
         next_id = max(next_id, max(ids) + 1)
-    manifest = compose_manifest(run, plan, scanner, result, records[0], next_id)
+    manifest = compose_manifest(run, plan, scanner, result, summaries[0], next_id)
     model = StoredModel(result.parameters, plan.names, ids, manifest)
-    # Imported here: matplotlib takes half a second, which a prediction does without.
+    # Imported here: matplotlib takes half a second that a prediction need not spend.
     from gmm_dask.report.pictures import fit_pictures
 
     pictures = fit_pictures(
@@ -228,26 +244,26 @@ def evaluate(
     return Evaluation(
         model,
         fitted,
-        records[0],
+        summaries[0],
         current,
-        records[1] if comparable else None,
+        summaries[1] if comparable else None,
         matches,
         {**pictures, "input_plan.json": snapshot},
     )
 
 
 def _next_component_id(run: RunConfig, current: StoredModel) -> int:
-    """The least id never given: after a roll-back, a later version has given some too."""
-    given = current.manifest.next_component_id
+    """Return the least unused id; after a rollback, later versions have used ids too."""
+    next_id = current.manifest.next_component_id
     registry = registry_of(run)
     newest = registry.versions()[-1]
     if newest == current.version:
-        return given
+        return next_id
     try:
         later = registry.load(newest)
     except ModelError:  # damaged, which may be why it was rolled back
-        return given
-    return max(given, later.manifest.next_component_id)
+        return next_id
+    return max(next_id, later.manifest.next_component_id)
 
 
 def publish(
@@ -255,12 +271,19 @@ def publish(
 ) -> Published:
     """Store the model as the next version and make it current, whole or not at all.
 
+    Parameters
+    ----------
+    run_id
+        A run that publishes again publishes nothing new: its version is returned.
+    based_on
+        The version that must still be current; None: any.
+
     Raises
     ------
     ConflictError
         ``based_on`` is no longer the current version; the candidate is kept under ``rejected/``.
     StorageError
-        The disk refuses.
+        The version cannot be written.
     """
     registry = registry_of(run)
     try:
@@ -277,21 +300,27 @@ def publish(
 
 
 def clear_checkpoint(run: RunConfig, evaluation: Evaluation) -> None:
-    """Remove the checkpoint of a fit whose outcome is stored, and those long forgotten."""
-    key = evaluation.fitted.checkpoint
+    """Remove the checkpoint of a fit whose model is stored, and old ones that nobody resumed."""
+    key = evaluation.fitted.checkpoint_key
     try:
-        with open_checkpoint(registry_of(run), key) as done:
-            done.clear()
+        with open_checkpoint(registry_of(run), key) as checkpoint:
+            checkpoint.clear()
         remove_forgotten(registry_of(run))
-    except StorageError as error:  # what was stored stands, so this is no failure
+    except StorageError as error:  # the model is stored, so the run has not failed
         logger.warning("the checkpoint is kept: %s", error)
 
 
 def read_model(run: RunConfig) -> StoredModel:
-    """Read the current model of a run file's output; raises `ModelError` if there is none."""
+    """Read the current model that a run file names.
+
+    Raises
+    ------
+    ModelError
+        No version has been published, or the current one is damaged.
+    """
     return registry_of(run).load()
 
 
 def registry_of(run: RunConfig) -> Registry:
-    """The registry of the model that a run file names."""
+    """Return the registry of the model that a run file names."""
     return Registry(run.output.models, run.output.name)

@@ -1,4 +1,4 @@
-"""The beginning of every run: look at the input, refuse what cannot work, open a scanner."""
+"""The first steps of every run: inspect the input, refuse what cannot work, open a scanner."""
 
 from __future__ import annotations
 
@@ -25,32 +25,33 @@ from gmm_dask.storage.input.reader import parquet_chunks
 
 
 def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
-    """Make the input plan from the footers, and refuse what can be refused before any row is read.
+    """Make the input plan from the footers, and refuse early what cannot work; reads no row.
 
-    What is refused leaves nothing behind: targets are tried, not created.
+    Whether outputs can be written is checked without creating them, so a refused run leaves
+    nothing behind.
 
     Parameters
     ----------
     for_fit
-        Whether a model will be fitted and stored. A prediction takes any number of rows, and
+        Whether a model will be fitted and stored. A prediction accepts any number of rows and
         only reads models.
 
     Raises
     ------
     ConfigError
-        A target lies in the input, or ``fit.*_init`` cannot be used.
+        An output lies in the input, or ``fit.*_init`` cannot be used.
     InputError
         The input cannot be used, or has fewer rows than components.
     StorageError
-        A target cannot be written.
+        An output cannot be written.
     """
     plan = plan_input(run.input)
-    for target in (run.output.models, run.output.predictions):
-        if target is not None:
-            refuse_overlap(target, run.input.path, plan)
+    for output in (run.output.models, run.output.predictions):
+        if output is not None:
+            refuse_overlap(output, run.input.path, plan)
     if run.output.predictions is not None:
-        PredictionPlaces.of(run.output.predictions).current_run()  # refuses what is not ours
-        _try_to_write(Path(run.output.predictions).parent)
+        PredictionPlaces.of(run.output.predictions).current_run()  # raises if not ours
+        _check_output(Path(run.output.predictions).parent)
     if for_fit:
         if plan.rows < run.model.n_components:
             raise TooFewRowsError(
@@ -58,7 +59,7 @@ def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
                 f"{run.model.n_components}; fit fewer components or give more rows"
             )
         check_start(mixture_spec(run), len(plan.names))
-        _try_to_write(Path(run.output.models) / run.output.name)
+        _check_output(Path(run.output.models) / run.output.name)
     return plan
 
 
@@ -68,10 +69,10 @@ def mixture_spec(run: RunConfig) -> MixtureSpec:
     Raises
     ------
     ConfigError
-        What ``[fit]`` fixes of the first parameters is no array of numbers.
+        A ``fit.*_init`` is not an array of numbers.
     """
 
-    def given(key: str) -> FloatArray | None:
+    def read_array(key: str) -> FloatArray | None:
         values = getattr(run.fit, key)
         if values is None:
             return None
@@ -85,13 +86,16 @@ def mixture_spec(run: RunConfig) -> MixtureSpec:
 
     model = run.model
     start = Start(
-        run.fit.init_params, given("weights_init"), given("means_init"), given("precisions_init")
+        run.fit.init_params,
+        read_array("weights_init"),
+        read_array("means_init"),
+        read_array("precisions_init"),
     )
     return MixtureSpec(model.n_components, model.covariance_type, model.reg_covar, start)
 
 
-def _try_to_write(path: Path) -> None:
-    """See that a directory can be written, or made where there is none yet; makes nothing."""
+def _check_output(path: Path) -> None:
+    """Check that a directory can be written, or could be created; creates nothing."""
     path = path.absolute()
     while not os.path.lexists(path):
         path = path.parent
@@ -102,7 +106,7 @@ def _try_to_write(path: Path) -> None:
 def open_scanner(
     run: RunConfig, plan: InputPlan, cluster: ClusterKind, notify: Notify
 ) -> Iterator[Scanner]:
-    """Scan the features of a plan, for a fit; rows that fit in memory are kept there."""
+    """Open a scanner over the features of a plan, for a fit; it caches rows that fit in memory."""
     with (
         open_executor(cluster) as executor,
         Scanner(parquet_chunks(plan), executor, notify) as scanner,
@@ -112,7 +116,7 @@ def open_scanner(
 
 @contextmanager
 def open_executor(cluster: ClusterKind) -> Iterator[Executor]:
-    """Start what a cluster file asks for, and end it; a run on threads starts nothing."""
+    """Open the executor that a cluster file asks for, and close it at the end."""
     if isinstance(cluster, ThreadsCluster):
         threads = Threads(cluster.threads, no_progress=cluster.deadlines.no_progress)
         try:
@@ -120,7 +124,7 @@ def open_executor(cluster: ClusterKind) -> Iterator[Executor]:
         finally:
             threads.close()
     else:
-        # Here, because a run on threads need not wait half a second for this import.
+        # Imported here: it takes half a second that a run on threads need not spend.
         from gmm_dask.chunked.cluster import open_executor as open_workers
 
         with open_workers(cluster) as executor:

@@ -1,4 +1,4 @@
-"""What a model's manifest says of its fit, and the digest of all that decided it."""
+"""The manifest of a fitted model, and the fit key: the digest of what decides a fit."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ RECORDED = ("gmm-dask", "numpy", "scipy", "numba", "scikit-learn", "pyarrow", "d
 
 
 def fit_key(run: RunConfig, plan: InputPlan) -> str:
-    """Digest of all that a run file and its data say of a fit, and of the package version.
+    """Digest of what a run file says of a fit, of its input and of the package version.
 
-    Where the input lies and where the model goes play no part.
+    The addresses of input and output are left out.
     """
     content = {
         "model": run.model.model_dump(mode="json"),
@@ -44,12 +44,20 @@ def compose_manifest(
     run: RunConfig,
     plan: InputPlan,
     scanner: Scanner,
-    fitted: FitResult,
-    record: DensitySummary,
+    result: FitResult,
+    densities: DensitySummary,
     next_component_id: int,
 ) -> Manifest:
-    """Return the manifest of a fit: configuration, snapshot, how it ended, densities, versions."""
-    best, survey, parameters = fitted.best, fitted.survey, fitted.parameters
+    """Compose the manifest of a fitted model.
+
+    Parameters
+    ----------
+    densities
+        Densities of all rows under the model.
+    next_component_id
+        The least component id that was never used.
+    """
+    best, survey, parameters = result.best, result.survey, result.parameters
     return Manifest(
         configuration=run.model_dump(mode="json", include={"input", "model", "fit"}),
         snapshot=plan.digest,
@@ -62,19 +70,19 @@ def compose_manifest(
         history=tuple(best.lower_bounds),
         last_moved=best.history[-1].moved if best.history else None,
         counts=None if best.counts is None else tuple(best.counts.tolist()),
-        log_likelihood=record.mean_log_likelihood,
-        aic=aic(parameters, record.log_likelihood),
-        bic=bic(parameters, record.log_likelihood, survey.weight),
-        collapsed=tuple(np.flatnonzero(fitted.health.collapsed).tolist()),
-        starved=tuple(np.flatnonzero(fitted.health.starved).tolist()),
-        occupancy=tuple(record.shares.tolist()),
-        quantiles={share: record.quantile(share) for share in QUANTILES},
-        low_density_threshold=record.quantile(LOW_DENSITY_SHARE),
+        log_likelihood=densities.mean_log_likelihood,
+        aic=aic(parameters, densities.log_likelihood),
+        bic=bic(parameters, densities.log_likelihood, survey.weight),
+        collapsed=tuple(np.flatnonzero(result.health.collapsed).tolist()),
+        starved=tuple(np.flatnonzero(result.health.starved).tolist()),
+        occupancy=tuple(densities.shares.tolist()),
+        quantiles={share: densities.quantile(share) for share in QUANTILES},
+        low_density_threshold=densities.quantile(LOW_DENSITY_SHARE),
         scans=scanner.scans,
-        search=_search(fitted),
+        search=_search(result),
         features=_features(survey, plan),
-        warnings=tuple(fitted.warnings),
-        # Workers that differ from the client: where there are any, P1 does not hold.
+        warnings=tuple(result.warnings),
+        # With workers that differ from the client, the last bits may differ.
         mixed=tuple(scanner.executor.mixed),
         versions={name: version(name) for name in RECORDED},
         python=platform.python_version(),
@@ -84,8 +92,8 @@ def compose_manifest(
     )
 
 
-def _search(fitted: FitResult) -> Search | None:
-    search = fitted.search
+def _search(result: FitResult) -> Search | None:
+    search = result.search
     if search is None:
         return None
     return Search(

@@ -33,7 +33,7 @@ from gmm_dask.storage.predictions.staging import StagedPredictions, begin
 
 logger = logging.getLogger("gmm_dask")
 
-#: Rows of a part, where file and memory allow: with 32,768 a fifth of the encoding is overhead.
+#: Rows of a part, where file and memory allow: at 32,768 a fifth of the encoding is overhead.
 PART_ROWS = 1 << 17
 
 
@@ -44,12 +44,13 @@ class Prediction:
     Attributes
     ----------
     staged
-        The dataset that is being written; its ``remaining`` files are to be read. Or what this
-        very run has published already: it was killed afterwards, and is tried again.
+        The version that is being written; its ``remaining`` files are to be read. Or the
+        predictions that this run has published already, if it was killed afterwards and is
+        tried again.
     scanner
-        Over the remaining files; None when there are none.
+        Scans the remaining files; None if nothing remains.
     model
-        Who predicts.
+        The model that predicts.
     """
 
     staged: StagedPredictions | Predictions
@@ -59,19 +60,20 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """What a prediction found, written but not yet published.
+    """The result of a prediction: written, but not yet published.
 
     Attributes
     ----------
     parts
-        The files that were written by this run.
+        The parts that this run wrote.
     rows, dropped
-        Rows predicted by this run, and rows with nulls among those read, whose predictions are
-        null.
+        Rows that this run predicted, and rows that it read but did not predict because they hold
+        nulls; their predictions are null.
     reused
-        Input files whose parts were taken over from the version before.
+        Number of input files whose parts come from the version before.
     drift
-        The rows predicted against the training record; None when there were none.
+        How the predicted rows differ from the training rows; None if no row was predicted, or
+        only rows of weight 0.
     """
 
     parts: tuple[Part, ...]
@@ -83,7 +85,7 @@ class Predicted:
 
 @dataclass(frozen=True, eq=False)
 class PredictRequest:
-    """What the scan of a prediction needs to know; travels to the workers."""
+    """What a scan needs to predict; it is sent to the workers."""
 
     parameters: MixtureParameters
     writer: PartWriter
@@ -91,22 +93,22 @@ class PredictRequest:
 
 @dataclass(frozen=True, eq=False)
 class PredictedRows:
-    """Parts written and densities seen; adds in the order of the groups."""
+    """Parts written and the densities of their rows; added in the order of the groups."""
 
     parts: tuple[Part, ...]
-    record: DensitySummary
+    densities: DensitySummary
     source_rows: int
 
     def __add__(self, other: PredictedRows) -> PredictedRows:
         return PredictedRows(
             self.parts + other.parts,
-            self.record + other.record,
+            self.densities + other.densities,
             self.source_rows + other.source_rows,
         )
 
 
 def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
-    """Decode, assign and encode in one go: the rows of a chunk become a part.
+    """Assign the rows of a chunk to components and write them as a part.
 
     Raises
     ------
@@ -115,23 +117,21 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     InputError
         A sample weight is negative or not finite; names file and row.
     """
-    read = cast(ParquetRows, rows)
-    parameters = request.parameters
-    assigned = assign(parameters, read.values, responsibilities=request.writer.probabilities)
+    chunk = cast(ParquetRows, rows)
+    parameters, plan = request.parameters, request.writer.plan
+    assigned = assign(parameters, chunk.values, responsibilities=request.writer.probabilities)
     if not assigned.finite:
-        names = request.writer.plan.names
         require_usable(
-            read.values, names, NullPolicy.ERROR, lambda row: _place(read, row, request.writer.plan)
+            chunk.values, plan.names, NullPolicy.ERROR, lambda row: _place(chunk, row, plan)
         )
-    _refuse_bad_weights(read, request.writer.plan)
+    _refuse_bad_weights(chunk, plan)
     part = request.writer.write(
-        read, assigned.labels, assigned.log_densities, assigned.responsibilities
+        chunk, assigned.labels, assigned.log_densities, assigned.responsibilities
     )
-    weights = read.sample_weight
-    record = summarize_densities(
-        assigned, weights, parameters.n_components, density_ceiling(parameters)
+    densities = summarize_densities(
+        assigned, chunk.sample_weight, parameters.n_components, density_ceiling(parameters)
     )
-    return PredictedRows((part,), record, read.source_rows)
+    return PredictedRows((part,), densities, chunk.source_rows)
 
 
 @contextmanager
@@ -143,19 +143,20 @@ def open_predictions(
     notify: Notify,
     run_id: str,
 ) -> Iterator[Prediction]:
-    """Begin a version of the predictions; what is not published by the end is removed.
+    """Begin a version of the predictions; if it is not published by the end, it is removed.
 
-    Input files that have not changed since the version before, with the same model, are not
-    read again. A run that has published its predictions does nothing when it is tried again.
+    Input files that have not changed since the version before are not read again, if the model
+    and the settings are the same. A run that has published its predictions does nothing when it
+    is tried again.
 
     Raises
     ------
     ConfigError
-        ``output.predictions`` is missing, or a key column cannot be had.
+        ``output.predictions`` is missing, or a key column cannot be used.
     ModelError
         The model has other columns than the input.
     StorageError
-        Another run writes there, or the disk refuses.
+        Another run writes there, or nothing can be written there.
     """
     if run.output.predictions is None:
         raise ConfigError("output.predictions is missing: say where predictions are to be written")
@@ -195,12 +196,14 @@ def open_predictions(
 
 
 def predict(run: RunConfig, prediction: Prediction) -> Predicted:
-    """Assign the rows of every new or changed file, and write them: one scan.
+    """Predict the rows of every new or changed file and write them: one scan of these files.
 
     Raises
     ------
     DriftError
-        The rows passed a limit of ``[predict]`` and ``on_drift`` is "fail".
+        The rows exceed a limit of ``[predict]`` and ``on_drift`` is "fail".
+    InputError, StorageError, ClusterError
+        The rows cannot be read or used, the parts cannot be written, or the workers are lost.
     """
     staged, scanner = prediction.staged, prediction.scanner
     if isinstance(staged, Predictions):
@@ -210,17 +213,26 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
         logger.info("no input file is new or changed; all predictions are kept")
         return Predicted((), 0, 0, len(staged.reused), None)
     request = PredictRequest(prediction.model.parameters, staged.writer)
-    found = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
+    result = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
+    densities = result.densities
     drift = None
-    if found.record.weight > 0:
-        drift = measure_drift(run.predict, prediction.model, found.record)
+    if densities.weight > 0:
+        drift = measure_drift(run.predict, prediction.model, densities)
         _report_drift(run, drift)
-    dropped = found.source_rows - found.record.rows
-    return Predicted(found.parts, found.record.rows, dropped, len(staged.reused), drift)
+    dropped = result.source_rows - densities.rows
+    return Predicted(result.parts, densities.rows, dropped, len(staged.reused), drift)
 
 
 def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> int:
-    """See that every row of the input is there once; returns the number of rows. Reads footers."""
+    """Check that every row of the input has one prediction, and return how many there are.
+
+    Only the footers of the parts are read.
+
+    Raises
+    ------
+    StorageError
+        A part is missing, or the rows are not those of the input.
+    """
     staged = prediction.staged
     if isinstance(staged, Predictions):
         return staged.rows
@@ -228,7 +240,7 @@ def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predic
 
 
 def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> Path:
-    """Let ``output.predictions`` mean this version, whole; returns its path."""
+    """Publish the predictions under ``output.predictions``, whole, and return their path."""
     staged = prediction.staged
     if isinstance(staged, Predictions):
         return staged.path
@@ -243,6 +255,7 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
 
 
 def _report_drift(run: RunConfig, drift: Drift) -> None:
+    """Warn of drift, or raise where the run file says so."""
     findings = "; ".join(check.explanation for check in drift.checks if not check.passed)
     if not findings:
         return
@@ -263,7 +276,7 @@ def _refuse_bad_weights(rows: ParquetRows, plan: InputPlan) -> None:
 
 
 def _place(rows: ParquetRows, row: int, plan: InputPlan) -> str:
-    """File, and the row's number in it."""
+    """Return the file of a used row and its number in that file, for a message."""
     source = row if rows.used is None else int(np.flatnonzero(rows.used)[row])
     assert rows.file is not None  # chunks of a prediction are split by file
     assert rows.first_in_file is not None

@@ -1,4 +1,4 @@
-"""The steps that only a retrain has: is there anything new, where to start, is it good enough."""
+"""The steps of a retrain alone: whether anything is new, where to start, whether to publish."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ logger = logging.getLogger("gmm_dask")
 
 
 @dataclass(frozen=True)
-class Start:
+class RetrainStart:
     """Where a retrain starts.
 
     Attributes
     ----------
     parameters
-        The current model's, or nothing.
+        Those of the current model, or nothing.
     search_too
-        Whether a fresh start competes with them in the same scans.
+        Whether a fresh start competes with the current model in the same scans.
     """
 
     parameters: tuple[MixtureParameters, ...]
@@ -36,63 +36,70 @@ class Start:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a candidate may become the current model, and each check of the gate."""
+    """The checks of the gate, which decide whether a candidate becomes the current model."""
 
     checks: tuple[Check, ...]
 
     @property
     def accepted(self) -> bool:
-        """Whether all checks passed."""
+        """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
     @property
     def reason(self) -> str:
-        """What failed, in words; empty when accepted."""
+        """The checks that failed, in words; empty if the candidate is accepted."""
         return "; ".join(check.explanation for check in self.checks if not check.passed)
 
 
 def read_current(run: RunConfig) -> StoredModel | None:
-    """Read the current model of a run file's output, or None if there is none yet.
+    """Read the current model that a run file names; None before the first is published.
 
     Raises
     ------
     ModelError
-        It is damaged.
+        The model is damaged.
     """
     registry = registry_of(run)
     return None if registry.current_version() is None else registry.load()
 
 
 def is_up_to_date(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> bool:
-    """Whether the current model was fitted to this very snapshot with this configuration."""
+    """Whether the current model was fitted to this snapshot with this configuration."""
     return current is not None and current.manifest.fit_key == fit_key(run, plan)
 
 
-def choose_start(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> Start:
-    """Where to start by ``retrain.start``; from scratch where the current model does not fit."""
+def choose_start(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> RetrainStart:
+    """Choose a start by ``retrain.start``; from scratch if the current model has another shape."""
     if current is None or run.retrain.start == "scratch":
-        return Start((), False)
+        return RetrainStart((), False)
     parameters = current.parameters
-    fits = (
+    same_shape = (
         current.columns == plan.names
         and parameters.n_components == run.model.n_components
         and parameters.covariance_type == run.model.covariance_type
     )
-    if not fits:
+    if not same_shape:
         logger.info(
             "version %s has other columns, components or covariances; starting from scratch",
             current.version,
         )
-        return Start((), False)
-    return Start((parameters,), run.retrain.start == "both")
+        return RetrainStart((), False)
+    return RetrainStart((parameters,), run.retrain.start == "both")
 
 
 def decide(run: RunConfig, evaluation: Evaluation) -> Decision:
-    """Hold a candidate to the gate of ``[retrain]``."""
+    """Hold a candidate to the gate: the checks that ``[retrain]`` asks for."""
     section = run.retrain
     result = evaluation.fitted.result
+    rows = result.survey.rows
     checks = [
-        _at_least("rows", result.survey.rows, section.min_rows, "rows were used"),
+        Check(
+            "rows",
+            rows,
+            section.min_rows,
+            rows >= section.min_rows,
+            f"{rows:,} rows were used, {section.min_rows:,} are needed",
+        )
     ]
     if section.require_converged:
         converged = result.best.status is Status.CONVERGED
@@ -118,7 +125,7 @@ def decide(run: RunConfig, evaluation: Evaluation) -> Decision:
             )
         )
     if evaluation.current_densities is not None:
-        new = evaluation.record.mean_log_likelihood
+        new = evaluation.densities.mean_log_likelihood
         old = evaluation.current_densities.mean_log_likelihood
         checks.append(
             Check(
@@ -133,14 +140,10 @@ def decide(run: RunConfig, evaluation: Evaluation) -> Decision:
 
 
 def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: str) -> Path:
-    """Keep a refused candidate for inspection; it never becomes current."""
+    """Keep a refused candidate under ``rejected/``, for inspection, and return its path."""
     path = registry_of(run).reject(
         evaluation.model, run_id=run_id, reason=decision.reason, extra=evaluation.files
     )
     clear_checkpoint(run, evaluation)
     logger.warning("refused: %s; the candidate is kept in %s", decision.reason, path)
     return path
-
-
-def _at_least(name: str, value: int, limit: int, what: str) -> Check:
-    return Check(name, value, limit, value >= limit, f"{value:,} {what}, {limit:,} are needed")

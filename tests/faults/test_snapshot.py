@@ -177,7 +177,7 @@ def same_bits(one, other):
 
 
 def forget(run, fitted):
-    shutil.rmtree(Path(run.output.models, "m", CHECKPOINTS, fitted.checkpoint))
+    shutil.rmtree(Path(run.output.models, "m", CHECKPOINTS, fitted.checkpoint_key))
 
 
 @pytest.mark.parametrize("change", HARMLESS, ids=lambda change: change.__name__)
@@ -188,7 +188,7 @@ def test_what_leaves_the_values_as_they_are_goes_on(run, tmp_path, change):
     forget(run, whole)
     found, events = fit(run, lambda: change(tmp_path / "input" / FILE))
     assert same_bits(found, whole)
-    assert found.checkpoint == whole.checkpoint
+    assert found.checkpoint_key == whole.checkpoint_key
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -1,4 +1,4 @@
-"""What the tests of the steps share."""
+"""Fixtures of the tests of the steps."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from gmm_dask.report import pictures
 
 @pytest.fixture
 def drawn() -> None:
-    """Asked for by tests that want the pictures of their fits."""
+    """A test that asks for this gets the pictures of its fits."""
 
 
 @pytest.fixture(autouse=True)
 def _few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing is most of a small fit's time: only tests that ask for `drawn` do it."""
+    """Draw nothing unless a test asks for `drawn`: drawing takes most of a small fit's time."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(pictures, "fit_pictures", lambda *arguments: {"none.png": b"-"})

@@ -25,7 +25,7 @@ THREADS = ThreadsCluster(threads=2)
 
 
 def points(rows: int, seed: int, shift: float = 0.0) -> FloatArray:
-    """Rows of three Gaussians, one of them half of all, (rows, 2)."""
+    """Draw rows of three Gaussians, half of them from the first, (rows, 2)."""
     random = np.random.default_rng(seed)
     component = random.choice(3, size=rows, p=[0.5, 0.3, 0.2])
     return random.normal(size=(rows, 2)) + MEANS[component] + shift
@@ -39,7 +39,7 @@ def write_day(
     nulls: bool = True,
     **options: Any,
 ) -> Path:
-    """One Hive partition ``input/day=N``; with nulls, every fiftieth height is one."""
+    """Write a Hive partition ``input/day=N``; with ``nulls``, every fiftieth height is null."""
     heights, widths = points(rows, day, shift).T
     table = pa.table(
         {
@@ -56,13 +56,13 @@ def write_day(
 
 
 def write_days(root: Path, days: int = 3, **options: Any) -> None:
-    """Days 1, 2, … of `write_day`."""
+    """Write days 1, 2, … with `write_day`."""
     for day in range(1, days + 1):
         write_day(root, day, **options)
 
 
 def make_run(root: Path, **keys: Any) -> RunConfig:
-    """A run on ``root/input``; ``keys`` are ``section__key=value``."""
+    """Make a run file for ``root/input``; ``keys`` are ``section__key=value``."""
     tables: dict[str, dict[str, Any]] = {
         "input": {"path": str(root / "input"), "columns": ["height", "width"], "nulls": "drop"},
         "model": {"n_components": 3},
@@ -82,7 +82,7 @@ def make_run(root: Path, **keys: Any) -> RunConfig:
 
 @dataclass(frozen=True)
 class FitRun:
-    """All that the steps of a fit returned."""
+    """What the steps of a fit returned."""
 
     plan: InputPlan
     fitted: steps.Fitted
@@ -98,7 +98,7 @@ class FitRun:
 def run_fit(
     run: RunConfig, run_id: str = "fit-1", notify: Notify = silent, cluster: ClusterKind = THREADS
 ) -> FitRun:
-    """The steps of a fit, in their order."""
+    """Call the steps of a fit in their order."""
     plan = steps.inspect_input(run)
     with steps.open_scanner(run, plan, cluster, notify) as scanner:
         fitted = steps.fit(run, plan, scanner, notify)
@@ -112,7 +112,7 @@ def run_predict(
     notify: Notify = silent,
     cluster: ClusterKind = THREADS,
 ) -> tuple[steps.Predicted, int]:
-    """The steps of a prediction: what was predicted, and the rows that were read back."""
+    """Call the steps of a prediction; return its result and the number of rows verified."""
     plan = steps.inspect_input(run, for_fit=False)
     model = steps.read_model(run)
     with steps.open_predictions(run, plan, model, cluster, notify, run_id) as prediction:
@@ -125,7 +125,10 @@ def run_predict(
 def run_retrain(
     run: RunConfig, run_id: str, notify: Notify = silent, cluster: ClusterKind = THREADS
 ) -> tuple[steps.Evaluation, steps.Decision, steps.Published | Path] | None:
-    """The steps of a retrain: None if nothing changed, or what was published or rejected."""
+    """Call the steps of a retrain; the last result is what was published, or where it is kept.
+
+    None if nothing is new.
+    """
     plan = steps.inspect_input(run)
     current = steps.read_current(run)
     if steps.is_up_to_date(run, plan, current):
@@ -144,17 +147,17 @@ def run_retrain(
 def out_of_core(
     plan: InputPlan, notify: Notify = silent, threads: int = 2, memory: int = 0
 ) -> Scanner:
-    """A scanner that keeps no rows, unless given memory: every scan reads the files again."""
+    """Open a scanner that caches no rows unless given memory: every scan reads the files again."""
     return Scanner(parquet_chunks(plan), Threads(threads, memory=memory), notify)
 
 
 def read_predictions(run: RunConfig) -> pa.Table:
-    """What a reader sees, in its order."""
+    """Read the published predictions in the order in which a reader sees them."""
     return pq.read_table(run.output.predictions)
 
 
 def files_below(path: Path) -> dict[str, bytes | Path]:
-    """Every file and link below a directory: bytes by relative name."""
+    """Contents of files and targets of links below a directory, by relative name."""
     return {
         str(file.relative_to(path)): file.readlink() if file.is_symlink() else file.read_bytes()
         for file in sorted(path.rglob("*"))
@@ -163,5 +166,5 @@ def files_below(path: Path) -> dict[str, bytes | Path]:
 
 
 def model_files(version: Path) -> dict[str, bytes | Path]:
-    """Files of a model version but ``run.json``, which says when and where."""
+    """Files of a model version except ``run.json``, which says when and where it was made."""
     return {name: content for name, content in files_below(version).items() if name != "run.json"}

@@ -1,4 +1,4 @@
-"""Drift: a batch against the training record, and what a run does about it."""
+"""Drift: predicted rows against training rows, and what a run does about a difference."""
 
 import logging
 
@@ -31,24 +31,24 @@ def run(tmp_path):
     return run
 
 
-def only(root, day, **options):
-    """Let one new day be the whole input."""
+def replace_input(root, day, **options):
+    """Make one new day the whole input."""
     for path in (root / "input").glob("day=*/part.parquet"):
         path.unlink()
     return write_day(root, day, **options)
 
 
-def found(drift):
+def checks_of(drift):
     return {check.name: check for check in drift.checks}
 
 
 def test_the_training_rows_have_not_drifted(run):
     drift = run_predict(run)[0].drift
-    assert list(found(drift)) == NAMES
+    assert list(checks_of(drift)) == NAMES
     assert not drift.drifted
-    assert found(drift)["log-likelihood drop"].value == 0.0
-    assert found(drift)["occupancy change"].value == 0.0
-    assert found(drift)["low-density share"].value == pytest.approx(0.001, abs=1e-9)
+    assert checks_of(drift)["log-likelihood drop"].value == 0.0
+    assert checks_of(drift)["occupancy change"].value == 0.0
+    assert checks_of(drift)["low-density share"].value == pytest.approx(0.001, abs=1e-9)
     assert set(drift.quantile_shifts.values()) == {0.0}
 
 
@@ -63,15 +63,14 @@ def test_the_weights_of_a_weighted_fit_count_in_its_predictions(tmp_path):
     run_fit(run)
     drift = run_predict(run)[0].drift
     assert not drift.drifted
-    assert found(drift)["occupancy change"].value == pytest.approx(0, abs=1e-12)
-    (tmp_path / "predictions").unlink()  # or else nothing is read
-    unweighted = run_predict(make_run(tmp_path, predict__max_occupancy_change=0.01), "without")[
-        0
-    ].drift
-    assert found(unweighted)["occupancy change"].value > 0.3
+    assert checks_of(drift)["occupancy change"].value == pytest.approx(0, abs=1e-12)
+    (tmp_path / "predictions").unlink()  # otherwise nothing is read
+    unweighted_run = make_run(tmp_path, predict__max_occupancy_change=0.01)
+    unweighted = run_predict(unweighted_run, "unweighted")[0].drift
+    assert checks_of(unweighted)["occupancy change"].value > 0.3
 
 
-def test_rows_that_all_weigh_nothing_tell_nothing_of_drift(tmp_path):
+def test_rows_of_weight_0_show_no_drift(tmp_path):
     path = write_day(tmp_path, 1)
     run = make_run(tmp_path, input__sample_weight="share")
     run_fit(run)
@@ -81,12 +80,12 @@ def test_rows_that_all_weigh_nothing_tell_nothing_of_drift(tmp_path):
     assert (predicted.drift, predicted.rows, rows) == (None, 490, 500)
 
 
-def test_each_figure_is_what_it_says(run, tmp_path):
-    only(tmp_path, 9, rows=2000, shift=1.5, nulls=False)
+def test_each_value_is_what_its_name_says(run, tmp_path):
+    replace_input(tmp_path, 9, rows=2000, shift=1.5, nulls=False)
     model = steps.read_model(run)
     drift = run_predict(run)[0].drift
     assigned = assign(model.parameters, points(2000, 9, 1.5))
-    checks = found(drift)
+    checks = checks_of(drift)
     mean = assigned.log_densities.mean()
     assert checks["log-likelihood drop"].value == pytest.approx(
         model.manifest.log_likelihood - mean, rel=1e-12
@@ -112,8 +111,8 @@ LIMITS = {
 @pytest.mark.parametrize("within", [True, False])
 def test_each_limit_decides_alone(run, tmp_path, name, within):
     key, options = LIMITS[name]
-    only(tmp_path, 9, **options)
-    value = found(run_predict(run, "look")[0].drift)[name].value
+    replace_input(tmp_path, 9, **options)
+    value = checks_of(run_predict(run, "look")[0].drift)[name].value
     wide = {
         "predict__max_log_likelihood_drop": 1e9,
         "predict__max_low_density_share": 1.0,
@@ -131,13 +130,12 @@ def test_each_limit_decides_alone(run, tmp_path, name, within):
 
 
 def test_drift_is_warned_about_and_published(run, tmp_path, caplog):
-    only(tmp_path, 9, shift=4.0, nulls=False)
+    replace_input(tmp_path, 9, shift=4.0, nulls=False)
     with caplog.at_level(logging.WARNING, "gmm_dask"):
         predicted, rows = run_predict(run)
     assert predicted.drift.drifted
     assert rows == 500
-    (record,) = caplog.records
-    message = record.getMessage()
+    (message,) = caplog.messages
     assert message.startswith("drift: mean log-likelihood -")
     assert "of the rows lie below the low-density threshold" in message
     assert message.endswith("consider a retrain")
@@ -171,6 +169,6 @@ def test_only_the_rows_of_new_files_are_judged(run, tmp_path):
     assert predicted.rows == 400
     model = steps.read_model(run)
     densities = assign(model.parameters, points(400, 4, 1.0)).log_densities
-    assert found(predicted.drift)["log-likelihood drop"].value == pytest.approx(
+    assert checks_of(predicted.drift)["log-likelihood drop"].value == pytest.approx(
         model.manifest.log_likelihood - densities.mean(), rel=1e-12
     )

@@ -1,4 +1,4 @@
-"""A fit interrupted anywhere goes on where it was, and ends with the same bits."""
+"""A fit that is interrupted anywhere continues there and ends with the same bits."""
 
 import logging
 import subprocess
@@ -31,12 +31,12 @@ KINDS = ("full", "tied", "diag", "spherical")
 
 
 def bits(value):
-    """All bits of a record, but those that say how long something took."""
+    """All bits of a value except the fields that say how long something took."""
     if is_dataclass(value):
         return {
-            one.name: bits(getattr(value, one.name))
-            for one in fields(value)
-            if one.name != "seconds"
+            field.name: bits(getattr(value, field.name))
+            for field in fields(value)
+            if field.name != "seconds"
         }
     if isinstance(value, np.ndarray):
         return (value.dtype.str, value.shape, value.tobytes())
@@ -164,16 +164,16 @@ def test_every_bit_of_a_state_comes_back(checkpoint, state):
 
 @settings(max_examples=15, deadline=None)
 @given(state=states(), content=st.data())
-def test_a_state_with_a_part_missing_is_not_understood(state, content):
-    told, meta = encode(state)
-    name = content.draw(st.sampled_from([name for name in told if not name.endswith("counts")]))
+def test_a_state_with_a_missing_part_is_refused(state, content):
+    tensors, meta = encode(state)
+    name = content.draw(st.sampled_from([name for name in tensors if not name.endswith("counts")]))
     if name == "fingerprints":
         return
     with pytest.raises((LookupError, TypeError, ValueError)):
-        decode({key: array for key, array in told.items() if key != name}, meta)
+        decode({key: array for key, array in tensors.items() if key != name}, meta)
     key = content.draw(st.sampled_from(sorted(meta.keys() - {"candidates"})))
     with pytest.raises((LookupError, TypeError, ValueError)):
-        decode(told, {one: value for one, value in meta.items() if one != key})
+        decode(tensors, {name: value for name, value in meta.items() if name != key})
 
 
 # Interruption
@@ -182,8 +182,8 @@ DAYS = {"rows": 2000}
 SMALL = {"fit__search_rows": 2500, "fit__n_init": 2, "fit__tol": 1e-9}
 MODES = {
     "read again": (SMALL, 0),  # each iteration reads the files
-    "kept": (SMALL, 2**30),  # the scanner keeps their rows
-    # The sample holds all rows; without a search there are iterations left to do.
+    "cached": (SMALL, 2**30),  # the scanner caches their rows
+    # The sample holds all rows; without a search the polish needs several iterations.
     "in memory": (
         {"fit__search_rows": "none", "fit__n_init": 2, "fit__init_params": "random"}
         | {"fit__max_iter": 5, "fit__tol": 0.0},
@@ -210,19 +210,19 @@ def at_iteration(number):
 
 
 def inside(stage, times):
-    """In the middle of the n-th scan of a stage."""
-    seen = []
+    """At the n-th progress event of a stage."""
+    events = []
 
     def matches(event):
         if isinstance(event, StageAdvanced) and event.stage == stage:
-            seen.append(event)
-        return len(seen) == times
+            events.append(event)
+        return len(events) == times
 
     return matches
 
 
 def fit(run, memory=0, until=lambda event: False):
-    """The fit step, up to an event; what it found, and the events of the way."""
+    """Run the fit step up to an event; return its result and all events."""
     events = []
 
     def notify(event):
@@ -254,10 +254,10 @@ def test_a_fit_interrupted_after_any_step_ends_with_the_same_bits(tmp_path, kind
     keys, memory = MODES[mode]
     run = make_run(tmp_path, model__covariance_type=kind, **keys)
     whole, events = fit(run, memory)
-    checkpoint = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint
+    checkpoint = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint_key
     iterations = [event for event in events if isinstance(event, IterationFinished)]
     assert len(iterations) >= 3
-    points = [at_iteration(one.iteration) for one in iterations]
+    points = [at_iteration(iteration.iteration) for iteration in iterations]
     if mode != "in memory":
         points += [at_stage("search"), at_stage("polish"), inside("polish", 2), inside("polish", 3)]
     for until in points:
@@ -274,7 +274,7 @@ def test_a_fit_interrupted_after_every_step_in_turn_ends_with_the_same_bits(tmp_
     write_days(tmp_path, **DAYS)
     run = make_run(tmp_path, **SMALL)
     whole, events = fit(run)
-    path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint / "state"
+    path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint_key / "state"
     path.unlink()
     interrupt(run, at_stage("search"))
     interrupt(run, at_stage("polish"))
@@ -331,11 +331,11 @@ def test_a_checkpoint_of_other_data_or_configuration_is_not_used(tmp_path, chang
         "components": {"model__n_components": 2},
         "data": {},
     }[change]
-    other = make_run(tmp_path, **(SMALL | keys))
-    found, events = fit(other)
+    changed = make_run(tmp_path, **(SMALL | keys))
+    fitted, events = fit(changed)
     assert scans(events)[0] == "survey"
     (tmp_path / "models").rename(tmp_path / "gone")
-    assert bits(fit(other)[0]) == bits(found)
+    assert bits(fit(changed)[0]) == bits(fitted)
 
 
 def damage_the_file(path):
@@ -362,24 +362,22 @@ def test_a_damaged_checkpoint_is_ignored_with_a_warning(tmp_path, caplog, damage
     write_days(tmp_path, **DAYS)
     run = make_run(tmp_path, **SMALL)
     whole, _ = fit(run)
-    path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint / "state"
-    said = damage(path)
+    path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint_key / "state"
+    warning = damage(path)
     caplog.clear()
     with caplog.at_level(logging.WARNING, "gmm_dask"):
         again, events = fit(run)
-    assert caplog.messages == [f"{path}: {said}"]
+    assert caplog.messages == [f"{path}: {warning}"]
     assert scans(events)[0] == "survey"
     assert bits(again) == bits(whole)
 
 
 @pytest.mark.usefixtures("_saves_always")
-def test_a_disk_that_refuses_the_checkpoint_stops_the_fit_and_keeps_the_one_before(
-    tmp_path, monkeypatch
-):
+def test_a_full_disk_stops_the_fit_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     write_days(tmp_path, **DAYS)
     run = make_run(tmp_path, **SMALL)
     whole, _ = fit(run)
-    path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint / "state"
+    path = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint_key / "state"
     path.unlink()
     interrupt(run, at_iteration(1))
     before = path.read_bytes()
@@ -425,8 +423,8 @@ def test_the_same_fit_in_another_process_is_refused_before_anything_is_read(tmp_
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    ) as other:
-        assert other.stdout.readline() == "searching\n"
+    ) as process:
+        assert process.stdout.readline() == "searching\n"
         events = []
         run = make_run(tmp_path, **SMALL)
         plan = steps.inspect_input(run)
@@ -434,14 +432,14 @@ def test_the_same_fit_in_another_process_is_refused_before_anything_is_read(tmp_
             out_of_core(plan, events.append) as scanner,
             pytest.raises(
                 StorageError,
-                match=rf"of model boxes is in use by process {other.pid} on .*; wait until that "
+                match=rf"of model boxes is in use by process {process.pid} on .*; wait until that "
                 "run has ended, or stop it, then run again",
             ),
         ):
             steps.fit(run, plan, scanner, events.append)
         assert events == []
-        other.stdin.close()
-        assert other.wait() == 0
+        process.stdin.close()
+        assert process.wait() == 0
 
 
 # What a checkpoint costs

@@ -1,4 +1,4 @@
-"""The fit from Parquet to a published version: rows conserved, the same bytes, scans counted."""
+"""A fit from Parquet to a published version: rows are conserved, bytes repeat, scans count."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ from tests.steps.tables import (
 from tests.storage.stored import verified
 
 KINDS = ("full", "tied", "diag", "spherical")
-# Fewer rows than there are, so that the polish reads the files; enough to be worth a search.
+# Rows enough for a search, and a sample of fewer, so that the polish reads the files.
 DAYS = {"rows": 2000}
 SMALL_SEARCH = {"fit__search_rows": 2500}
 
@@ -71,8 +71,8 @@ def test_rows_are_conserved(tmp_path, kind, search_rows, weight):
     assert manifest.weight == pytest.approx(total, rel=1e-13)
     assert sum(manifest.counts) == pytest.approx(total, rel=1e-12)
     assert sum(manifest.occupancy) == pytest.approx(1.0, rel=1e-12)
-    assert evaluation.record.rows == 1470
-    assert evaluation.record.weight == pytest.approx(total, rel=1e-13)
+    assert evaluation.densities.rows == 1470
+    assert evaluation.densities.weight == pytest.approx(total, rel=1e-13)
     assert {candidate.rows for candidate in fitted.result.candidates} == {1470}
     for candidate in fitted.result.candidates:
         assert candidate.weight == pytest.approx(total, rel=1e-13)
@@ -82,7 +82,7 @@ def test_rows_are_conserved(tmp_path, kind, search_rows, weight):
     assert {iteration.rows for iteration in iterations} == {1470}
 
 
-def test_the_manifest_says_what_a_reader_wants_to_know(run):
+def test_the_manifest_describes_the_fit(run):
     fitted = run_fit(run)
     manifest = fitted.manifest
     assert all(value is not None for value in manifest.to_json().values())
@@ -130,20 +130,20 @@ def test_the_same_fit_gives_the_same_bytes(tmp_path, kind):
     assert model_files(versions[0].path) == model_files(versions[1].path)
 
 
-def test_rows_kept_in_memory_and_rows_read_again_give_the_same_bits(run):
+def test_cached_rows_and_rows_read_again_give_the_same_bits(run):
     plan = steps.inspect_input(run)
     with steps.open_scanner(run, plan, THREADS, silent) as scanner:
         assert scanner.cached
-        kept = steps.fit(run, plan, scanner, silent)
-        first = steps.evaluate(run, plan, scanner, kept)
+        cached = steps.fit(run, plan, scanner, silent)
+        first = steps.evaluate(run, plan, scanner, cached)
     for threads in (1, 3):
-        again, second = fit_and_evaluate(run, out_of_core(plan, threads=threads), plan)
-        assert not again.result.in_memory
+        reread, second = fit_and_evaluate(run, out_of_core(plan, threads=threads), plan)
+        assert not reread.result.in_memory
         assert first.model.sha256 == second.model.sha256
 
 
 def count_chunks_read(monkeypatch):
-    """A list that grows by every chunk that is decoded."""
+    """Return a list to which every decoded chunk is added."""
     decoded, read = [], ParquetChunks.read
 
     def counted(self, start, stop):
@@ -190,7 +190,7 @@ def test_the_sample_is_whole_though_most_rows_hold_nulls(tmp_path):
     assert (manifest.rows, manifest.rows_dropped) == (800, 39_200)
     assert fitted.result.survey.defects.missing.tolist() == [800, 39_200, 0]
     assert len(fitted.result.survey.draw.numbers) == 300
-    assert manifest.scans == 2 + manifest.n_iter + 1  # the survey looked twice
+    assert manifest.scans == 2 + manifest.n_iter + 1  # the survey took two scans
     means = np.sort(evaluation.model.parameters.means[:, 0])
     np.testing.assert_allclose(means, [-6, 0, 6], atol=0.5)
 
@@ -210,7 +210,7 @@ def test_given_parameters_are_polished_in_their_order_without_a_search(tmp_path)
     )
 
 
-def test_no_iteration_publishes_what_was_given(tmp_path):
+def test_without_an_iteration_the_given_parameters_are_published(tmp_path):
     write_days(tmp_path)
     means = [[-6.0, 5.0], [6.0, 5.0], [0.0, 0.0]]
     run = make_run(
@@ -234,20 +234,20 @@ def test_a_plain_fit_over_parquet_without_a_search(tmp_path):
     assert fitted.manifest.status == "converged"
 
 
-def test_what_a_person_should_know_is_logged_and_kept(tmp_path, caplog):
+def test_warnings_are_logged_and_stored(tmp_path, caplog):
     write_days(tmp_path)
     run = make_run(tmp_path, model__reg_covar=1.0)
     with caplog.at_level(logging.INFO, "gmm_dask"):
         fitted = run_fit(run)
-    (warning,) = {w for w in fitted.manifest.warnings if "'height'" in w}
+    (warning,) = {text for text in fitted.manifest.warnings if "'height'" in text}
     assert "reg_covar 1 is" in warning
-    messages = [record.getMessage() for record in caplog.records]
+    messages = caplog.messages
     assert warning in messages
     assert "fitting 3 full components to 1,500 rows of 2 columns in 3 file(s)" in messages
     assert f"published {fitted.published.path}" in messages
 
 
-def test_stages_are_told_in_their_order(run):
+def test_stages_are_announced_in_their_order(run):
     events = []
     run_fit(run, notify=events.append)
     stages = [event.stage for event in events if isinstance(event, StageStarted)]
@@ -259,7 +259,7 @@ def test_every_start_breaking_down_is_an_error_and_nothing_is_published(tmp_path
     run = make_run(
         tmp_path,
         model__reg_covar=0.0,
-        input__columns=["height", "day"],  # of days, one of three values
+        input__columns=["height", "day"],  # day has three values
         model__n_components=8,
     )
     before = files_below(tmp_path)
@@ -272,7 +272,7 @@ def test_every_start_breaking_down_is_an_error_and_nothing_is_published(tmp_path
 
 @pytest.mark.parametrize("columns", [["width"], ["height", "width", "share", "day"]])
 @pytest.mark.parametrize("kind", ["full", "spherical"])
-def test_one_column_and_a_constant_one(tmp_path, drawn, columns, kind):
+def test_a_single_column_and_a_constant_column(tmp_path, drawn, columns, kind):
     write_day(tmp_path, 1)
     run = make_run(tmp_path, input__columns=columns, model__covariance_type=kind)
     fitted = run_fit(run)
@@ -297,8 +297,8 @@ def test_columns_of_any_scale(tmp_path, scale):
 def test_publishing_again_with_the_same_run_id_is_the_same_version(run):
     fitted = run_fit(run)
     before = files_below(fitted.published.path.parent)
-    again = steps.publish(run, fitted.evaluation, "fit-1")
-    assert again == fitted.published
+    repeated = steps.publish(run, fitted.evaluation, "fit-1")
+    assert repeated == fitted.published
     assert files_below(fitted.published.path.parent) == before
 
 
@@ -316,20 +316,20 @@ def test_a_version_that_is_no_longer_current_is_a_conflict_and_keeps_the_candida
 def test_a_published_model_stands_though_its_checkpoint_is_in_use(run, caplog):
     plan = steps.inspect_input(run)
     fitted, evaluation = fit_and_evaluate(run, out_of_core(plan), plan)
-    with open_checkpoint(Registry(run.output.models, run.output.name), fitted.checkpoint):
+    with open_checkpoint(Registry(run.output.models, run.output.name), fitted.checkpoint_key):
         published = steps.publish(run, evaluation, "fit-1")
     assert published.version == 1
     assert "the checkpoint is kept: the fit" in caplog.text
 
 
-def test_read_model_says_what_there_is(run):
+def test_read_model_reads_the_current_version_or_says_that_it_is_missing(run):
     with pytest.raises(ModelError, match=r"has no model 'boxes'"):
         steps.read_model(run)
     run_fit(run)
     assert steps.read_model(run).version == 1
 
 
-def test_the_fit_key_is_of_what_decides_the_fit(tmp_path):
+def test_the_fit_key_changes_with_what_decides_the_fit(tmp_path):
     write_days(tmp_path)
     run = make_run(tmp_path)
     plan = steps.inspect_input(run)
@@ -337,7 +337,7 @@ def test_the_fit_key_is_of_what_decides_the_fit(tmp_path):
     assert key == steps.manifest.fit_key(
         make_run(tmp_path, output__models=str(tmp_path / "m"), predict__probabilities=True), plan
     )
-    others = [
+    changed = [
         make_run(tmp_path, model__n_components=4),
         make_run(tmp_path, model__reg_covar=1e-5),
         make_run(tmp_path, fit__tol=1e-5),
@@ -345,24 +345,24 @@ def test_the_fit_key_is_of_what_decides_the_fit(tmp_path):
         make_run(tmp_path, input__nulls="error"),
         make_run(tmp_path, input__columns=["width", "height"]),
     ]
-    keys = [steps.manifest.fit_key(other, plan) for other in others]
+    keys = [steps.manifest.fit_key(other_run, plan) for other_run in changed]
     write_day(tmp_path, 4)
     keys.append(steps.manifest.fit_key(run, steps.inspect_input(run)))
     assert len({key, *keys}) == len(keys) + 1
 
 
-def test_a_scan_lets_go_of_what_it_has_decoded(tmp_path):
+def test_a_scan_frees_what_it_has_decoded(tmp_path):
     for day in range(12):
         write_day(tmp_path, day, rows=33_000)
     plan = steps.inspect_input(make_run(tmp_path))
-    held = []
+    allocated = []
 
-    def look(event):
-        held.append(pa.total_allocated_bytes())
+    def measure(event):
+        allocated.append(pa.total_allocated_bytes())
 
-    batch = 33_000 * 2 * 8  # of one file: bytes
+    file_bytes = 33_000 * 2 * 8
     before = pa.total_allocated_bytes()
-    with out_of_core(plan, look, threads=1) as scanner:
+    with out_of_core(plan, measure, threads=1) as scanner:
         assert len(scanner.lanes) == 12
         scanner.reduce(lambda rows, argument: rows.source_rows, None, Stage.SURVEY)
-    assert max(held) - before < 2 * batch
+    assert max(allocated) - before < 2 * file_bytes

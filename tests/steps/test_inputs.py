@@ -1,4 +1,4 @@
-"""Bad input is refused in one line that names the place and the remedy, and leaves nothing."""
+"""Bad input is refused in one line that names place and remedy, and leaves nothing behind."""
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,7 @@ def with_value(path, name, row, value):
     replace_column(path, name, values)
 
 
-def nothing_there(root):
+def missing_input(root):
     return make_run(root, input__path=str(root / "inptu"))
 
 
@@ -96,12 +96,12 @@ def predictions_over_the_input_by_a_link(root):
 
 
 def models_is_a_file(root):
-    (root / "models").write_text("mine")
+    (root / "models").write_text("notes")
     return make_run(root)
 
 
 def predictions_below_a_file(root):
-    (root / "notes").write_text("mine")
+    (root / "notes").write_text("notes")
     return make_run(root, output__predictions=str(root / "notes" / "predictions"))
 
 
@@ -126,9 +126,9 @@ def precisions_in_words(root):
     return make_run(root, fit__precisions_init=["high", "higher", "highest"])
 
 
-# Refused from configuration and footers: not even a directory is made.
+# Refused from configuration and footers: not even a directory is created.
 BEFORE_READING = {
-    nothing_there: (InputError, "inptu: no such file or directory; did you mean"),
+    missing_input: (InputError, "inptu: no such file or directory; did you mean"),
     empty_directory: (InputError, "empty: "),
     no_rows: (TooFewRowsError, "input: 3 file(s), but not one row; is the writer finished?"),
     unknown_column: (
@@ -161,7 +161,7 @@ BEFORE_READING = {
 
 
 @pytest.mark.parametrize("spoil", BEFORE_READING, ids=lambda spoil: spoil.__name__)
-def test_what_configuration_and_footers_tell_is_refused_before_anything_is_made(tmp_path, spoil):
+def test_what_configuration_and_footers_show_is_refused_before_anything_is_created(tmp_path, spoil):
     write_days(tmp_path)
     run = spoil(tmp_path)
     before = entries(tmp_path)
@@ -235,7 +235,7 @@ def two_rows_that_count(root):
     return make_run(root, input__sample_weight="share")
 
 
-# Refused by the survey, the first look at the rows.
+# Refused by the survey, which reads the rows first.
 BY_THE_SURVEY = {
     null_as_an_error: (
         NonFiniteError,
@@ -303,7 +303,7 @@ def damaged_model(root):
     return make_run(root)
 
 
-def nowhere_to_predict_to(root):
+def no_predictions_output(root):
     return make_run(root, output__predictions=None)
 
 
@@ -311,7 +311,7 @@ def unknown_key(root):
     return make_run(root, predict__key_columns=["nubmer"])
 
 
-def key_of_our_own(root):
+def reserved_key(root):
     return make_run(root, predict__key_columns=["row"])
 
 
@@ -345,15 +345,18 @@ AT_PREDICTION = {
     other_columns: (ModelError, "was fitted to columns height, width, but input.columns are"),
     no_such_model: (ModelError, "models: has no model 'bxoes'; models in"),
     damaged_model: (ModelError, "parameters.safetensors: is damaged"),
-    nowhere_to_predict_to: (ConfigError, "output.predictions is missing: say where"),
+    no_predictions_output: (ConfigError, "output.predictions is missing: say where"),
     unknown_key: (ConfigError, "predict.key_columns: 'nubmer' is not a column that all input"),
-    key_of_our_own: (ConfigError, "predict.key_columns: 'row' is a column of the predictions"),
+    reserved_key: (
+        ConfigError,
+        "predict.key_columns: 'row' is a column of the predictions",
+    ),
     null_in_a_batch: (
         NonFiniteError,
         "column 'height' holds 10 nulls or NaN, the first at day=1/part.parquet row 7; leave "
         "such rows out",
     ),
-    # One row with a null lies before it: rows are counted as they lie in the file.
+    # A row with a null lies before it, and counts: the number is that in the file.
     infinity_in_a_batch: (
         NonFiniteError,
         "column 'width' holds 1 infinite value, the first at day=2/part.parquet row 60; remove or "
@@ -399,10 +402,10 @@ def test_a_prediction_takes_fewer_rows_than_components_and_a_registry_it_cannot_
     for day in (1, 2, 3):
         (tmp_path / f"input/day={day}/part.parquet").unlink()
     write_day(tmp_path, 4, rows=2)
-    tried = []
-    monkeypatch.setattr(steps.inputs, "check_writable", tried.append)
+    checked = []
+    monkeypatch.setattr(steps.inputs, "check_writable", checked.append)
     assert run_predict(run)[1] == 2
-    assert tried == [tmp_path]
+    assert checked == [tmp_path]
 
 
 def test_the_input_plan_is_stored_and_reads_back(tmp_path):
@@ -428,5 +431,5 @@ def test_moved_data_is_the_same_fit(tmp_path):
     (tmp_path / "input").rename(tmp_path / "moved")
     second = run_fit(make_run(tmp_path, input__path=str(tmp_path / "moved")), "fit-2")
     assert second.manifest.fit_key == first.manifest.fit_key
-    one, two = model_files(first.published.path), model_files(second.published.path)
-    assert one["parameters.safetensors"] == two["parameters.safetensors"]
+    files = [model_files(fitted.published.path) for fitted in (first, second)]
+    assert files[0]["parameters.safetensors"] == files[1]["parameters.safetensors"]

@@ -1,4 +1,4 @@
-"""Peak memory of a fit and a prediction does not depend on the number of rows (P5)."""
+"""Peak memory of a fit and a prediction does not depend on the number of rows."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ FEW, MANY = 3, 21
 
 
 def run_all(root):
-    """A fit that keeps no rows, and a prediction; peak resident bytes after each."""
+    """Fit without cached rows, then predict; return the peak resident bytes after each."""
     from resource import RUSAGE_SELF, getrusage
 
     pictures.fit_pictures = lambda *arguments: {}
@@ -49,23 +49,23 @@ def run_all(root):
 def test_ten_times_the_rows_take_no_more_memory(tmp_path):
     random = np.random.default_rng(0)
     values = random.normal(size=(FILE_ROWS, 8)) + 4 * random.integers(3, size=(FILE_ROWS, 1))
-    first = tmp_path / "first.parquet"
+    template = tmp_path / "template.parquet"
     table = pa.table({name: values[:, j] for j, name in enumerate(NAMES)})
-    pq.write_table(table, first, compression="none", use_dictionary=False)
+    pq.write_table(table, template, compression="none", use_dictionary=False)
     peaks = {}
     for files in (FEW, MANY):
         root = tmp_path / str(files)
         (root / "input").mkdir(parents=True)
         for number in range(files):
-            shutil.copyfile(first, root / "input" / f"{number:02}.parquet")
-        done = subprocess.run(
+            shutil.copyfile(template, root / "input" / f"{number:02}.parquet")
+        process = subprocess.run(
             [sys.executable, "-m", "tests.steps.test_memory", root],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             timeout=300,
             check=True,
         )
-        peaks[files] = json.loads(done.stdout)
+        peaks[files] = json.loads(process.stdout)
         shutil.rmtree(root)
     more_data = (MANY - FEW) * FILE_ROWS * 8 * 8
     for small, large in zip(peaks[FEW], peaks[MANY], strict=True):

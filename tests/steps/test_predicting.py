@@ -1,4 +1,4 @@
-"""Predictions one to one with the input, in order; unchanged files are not read again."""
+"""Predictions are one to one with the input, in order; unchanged files are not read again."""
 
 import os
 from dataclasses import replace
@@ -38,7 +38,7 @@ def run(tmp_path):
 
 
 def count_files_read(monkeypatch):
-    """A list of the input files that are decoded, by chunk."""
+    """Return a list to which the input file of every decoded chunk is added."""
     read_from, read = [], ParquetChunks.read
 
     def counted(self, start, stop):
@@ -88,7 +88,7 @@ def test_predictions_do_not_depend_on_threads(run):
     for threads in (1, 3):
         run_predict(run, f"predict-{threads}", cluster=ThreadsCluster(threads=threads))
         tables.append(read_predictions(run))
-        Path(run.output.predictions).unlink()  # or else the parts are used again
+        Path(run.output.predictions).unlink()  # otherwise the parts are used again
     assert tables[0].equals(tables[1])
 
 
@@ -141,7 +141,7 @@ def test_only_new_files_are_read_and_the_others_are_hard_links(run, tmp_path, mo
     assert table["row"].to_pylist() == list(range(500)) * 4
 
 
-def test_a_changed_file_is_predicted_anew_and_one_that_is_gone_is_left_out(
+def test_a_changed_file_is_predicted_again_and_a_removed_one_is_left_out(
     run, tmp_path, monkeypatch
 ):
     run_predict(run)
@@ -196,7 +196,7 @@ def test_a_model_that_is_the_same_under_another_number_keeps_the_parts(run):
     assert read_record(run.output.predictions).model["version"] == 2
 
 
-def test_a_part_that_was_lost_is_predicted_anew(run, monkeypatch):
+def test_a_lost_part_is_predicted_again(run, monkeypatch):
     run_predict(run)
     record = read_record(run.output.predictions)
     (record.path / record.parts[1].name).unlink()
@@ -206,7 +206,7 @@ def test_a_part_that_was_lost_is_predicted_anew(run, monkeypatch):
     assert read_predictions(run).num_rows == 1500
 
 
-def test_a_record_that_was_lost_costs_a_prediction_of_everything(run, tmp_path):
+def test_without_the_record_everything_is_predicted_again(run, tmp_path):
     run_predict(run)
     (tmp_path / "predictions.versions" / "predict-1.json").write_text("{}")
     assert run_predict(run, "predict-2")[0].reused == 0
@@ -220,14 +220,14 @@ def test_permanent_ids_are_written(run):
     run_predict(run)
     table = read_predictions(run)
     assert {"probability_7", "probability_3", "probability_11"} < set(table.column_names)
-    shares = np.column_stack([table[f"probability_{id_}"].to_numpy() for id_ in (7, 3, 11)])
+    shares = np.column_stack([table[f"probability_{j}"].to_numpy() for j in (7, 3, 11)])
     complete = np.array(table["component"].is_valid())
     likeliest = np.array([7, 3, 11])[shares[complete].argmax(axis=1)]
     assert table["component"].drop_null().to_pylist() == likeliest.tolist()
 
 
-def interrupted(run, run_id="predict-2"):
-    """A prediction that ends after its scan, before it is published."""
+def interrupt(run, run_id="predict-2"):
+    """Interrupt a prediction after its scan, before it is published."""
     plan = steps.inspect_input(run, for_fit=False)
     with steps.open_predictions(
         run, plan, steps.read_model(run), THREADS, silent, run_id
@@ -237,25 +237,25 @@ def interrupted(run, run_id="predict-2"):
         raise KeyboardInterrupt
 
 
-def test_an_interrupted_prediction_leaves_what_was_there(run, tmp_path):
+def test_an_interrupted_prediction_changes_nothing(run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        interrupted(run)
+        interrupt(run)
     assert {path.name for path in tmp_path.iterdir()} == {"input", "models"}
     run_predict(run)
     write_day(tmp_path, 4)
     before = files_below(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        interrupted(run)
+        interrupt(run)
     assert files_below(tmp_path) == before
 
 
 def test_a_run_that_is_tried_again_publishes_once(run, tmp_path, monkeypatch):
-    run_predict(run, "one")
+    run_predict(run, "first")
     before = files_below(tmp_path)
-    write_day(tmp_path, 1, shift=0.5)  # whatever has happened since
+    write_day(tmp_path, 1, shift=0.5)  # the input may have changed since
     before["input/day=1/part.parquet"] = (tmp_path / "input/day=1/part.parquet").read_bytes()
     read_from = count_files_read(monkeypatch)
-    predicted, rows = run_predict(run, "one")
+    predicted, rows = run_predict(run, "first")
     assert (predicted.parts, predicted.reused, predicted.drift, rows) == ((), 3, None, 1500)
     assert read_from == []
     assert files_below(tmp_path) == before
@@ -265,9 +265,9 @@ def test_two_predictions_at_once_are_refused(run):
     plan = steps.inspect_input(run, for_fit=False)
     model = steps.read_model(run)
     with (
-        steps.open_predictions(run, plan, model, THREADS, silent, "one"),
+        steps.open_predictions(run, plan, model, THREADS, silent, "first"),
         pytest.raises(StorageError, match=rf"in use by process {os.getpid()} "),
-        steps.open_predictions(run, plan, model, THREADS, silent, "two"),
+        steps.open_predictions(run, plan, model, THREADS, silent, "second"),
     ):
         pass
 
@@ -278,7 +278,7 @@ def test_a_file_that_changes_after_the_plan_is_named(run, tmp_path):
     with (
         pytest.raises(InputChangedError, match=r"^day=2/part\.parquet: was shortened from"),
         steps.open_predictions(
-            run, plan, steps.read_model(run), THREADS, silent, "one"
+            run, plan, steps.read_model(run), THREADS, silent, "first"
         ) as prediction,
     ):
         steps.predict(run, prediction)
@@ -288,11 +288,11 @@ def test_a_file_that_changes_after_the_plan_is_named(run, tmp_path):
 def test_a_part_that_is_lost_before_it_is_published_is_noticed(run):
     plan = steps.inspect_input(run, for_fit=False)
     with steps.open_predictions(
-        run, plan, steps.read_model(run), THREADS, silent, "one"
+        run, plan, steps.read_model(run), THREADS, silent, "first"
     ) as prediction:
         predicted = steps.predict(run, prediction)
         (prediction.staged.writer.stage.directory / predicted.parts[1].name).unlink()
-        with pytest.raises(StorageError, match=r"part-one-00001-.*is missing; predict again"):
+        with pytest.raises(StorageError, match=r"part-first-00001-.*is missing; predict again"):
             steps.verify_predictions(run, prediction, predicted)
         missing = replace(predicted, parts=predicted.parts[:1])
         with pytest.raises(StorageError, match=r"predictions of day=2/part\.parquet do not hold"):

@@ -1,4 +1,4 @@
-"""A retrain: is there anything new, where to start, is it good enough, which component is which."""
+"""A retrain: whether anything is new, where to start, whether to publish, and component ids."""
 
 import logging
 from dataclasses import replace
@@ -28,7 +28,7 @@ CENTRES = {"a": (0.0, 0.0), "b": (12.0, 0.0), "c": (0.0, 12.0), "d": (12.0, 12.0
 
 
 def write_clusters(root, seed=0, **rows):
-    """One file with so many rows about each named centre."""
+    """Write one file with the given number of rows around each named centre."""
     random = np.random.default_rng(seed)
     values = np.concatenate(
         [random.normal(size=(count, 2)) + CENTRES[name] for name, count in rows.items()]
@@ -39,12 +39,12 @@ def write_clusters(root, seed=0, **rows):
 
 
 def ids_by_centre(model):
-    """Which centre each component id stands at."""
-    names = {}
-    for number, mean in zip(model.component_ids, model.parameters.means, strict=True):
+    """Component ids by the centre that each is nearest to."""
+    ids = {}
+    for component_id, mean in zip(model.component_ids, model.parameters.means, strict=True):
         distances = {name: np.hypot(*(mean - centre)) for name, centre in CENTRES.items()}
-        names[min(distances, key=distances.get)] = number
-    return names
+        ids[min(distances, key=distances.get)] = component_id
+    return ids
 
 
 @pytest.fixture
@@ -53,14 +53,14 @@ def run(tmp_path):
     return make_run(tmp_path)
 
 
-def the_evaluation(run, current=None, start=(), search_too=False):
+def fit_and_evaluate(run, current=None, start=(), search_too=False):
     plan = steps.inspect_input(run)
     with steps.open_scanner(run, plan, THREADS, silent) as scanner:
         fitted = steps.fit(run, plan, scanner, silent, start, search_too)
         return steps.evaluate(run, plan, scanner, fitted, current)
 
 
-# Is there anything new?
+# Whether anything is new
 
 
 def test_there_is_no_current_model_at_first_and_a_damaged_one_is_an_error(run, tmp_path):
@@ -99,7 +99,7 @@ def test_the_second_retrain_has_nothing_to_do(run, tmp_path):
     assert run_retrain(run, "r4")[2].version == 3  # version 1 is of other data
 
 
-# Where to start?
+# Where to start
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_the_second_retrain_has_nothing_to_do(run, tmp_path):
 def test_where_a_retrain_starts(run, tmp_path, start, warm, search_too):
     run = make_run(tmp_path, retrain__start=start)
     plan = steps.inspect_input(run)
-    assert steps.choose_start(run, plan, None) == steps.Start((), False)
+    assert steps.choose_start(run, plan, None) == steps.RetrainStart((), False)
     run_fit(run)
     current = steps.read_current(run)
     chosen = steps.choose_start(run, plan, current)
@@ -126,12 +126,12 @@ def test_where_a_retrain_starts(run, tmp_path, start, warm, search_too):
         {"model__covariance_type": "diag"},
     ],
 )
-def test_a_current_model_of_another_form_is_no_start(run, tmp_path, caplog, change):
+def test_a_current_model_of_another_shape_is_no_start(run, tmp_path, caplog, change):
     run_fit(run)
     other = make_run(tmp_path, retrain__start="current", **change)
     with caplog.at_level(logging.INFO, "gmm_dask"):
         chosen = steps.choose_start(other, steps.inspect_input(other), steps.read_current(run))
-    assert chosen == steps.Start((), False)
+    assert chosen == steps.RetrainStart((), False)
     assert caplog.messages == [
         "version 1 has other columns, components or covariances; starting from scratch"
     ]
@@ -174,11 +174,11 @@ def test_where_a_fit_starts_decides_its_checkpoint(run, tmp_path):
     assert len(keys) == 3
 
 
-# Is it good enough?
+# Whether to publish
 
 
-def spoilt(evaluation, **changes):
-    """The evaluation of a fit that ended otherwise."""
+def with_result(evaluation, **changes):
+    """An evaluation whose fit has another result."""
     result = replace(evaluation.fitted.result, **changes)
     return replace(evaluation, fitted=replace(evaluation.fitted, result=result))
 
@@ -188,7 +188,7 @@ def candidate(run, tmp_path):
     run_fit(run)
     write_day(tmp_path, 4)
     current = steps.read_current(run)
-    return the_evaluation(run, current, (current.parameters,))
+    return fit_and_evaluate(run, current, (current.parameters,))
 
 
 def test_a_good_candidate_is_accepted(run, candidate):
@@ -213,25 +213,26 @@ def test_too_few_rows_are_refused(candidate, tmp_path):
 
 def test_a_fit_that_did_not_converge_is_refused(run, candidate, tmp_path):
     best = replace(candidate.fitted.result.best, status=Status.MAX_ITER)
-    decision = steps.decide(run, spoilt(candidate, best=best))
+    decision = steps.decide(run, with_result(candidate, best=best))
     assert decision.reason == f"the fit ended as max_iter after {best.n_iter} iterations"
     lenient = make_run(tmp_path, retrain__require_converged=False)
-    assert steps.decide(lenient, spoilt(candidate, best=best)).accepted
+    assert steps.decide(lenient, with_result(candidate, best=best)).accepted
 
 
 @pytest.mark.parametrize("defect", ["collapsed", "starved"])
 def test_a_defect_is_refused(run, candidate, tmp_path, defect):
     health = candidate.fitted.result.health
     health = replace(health, **{defect: np.array([False, True, False])})
-    decision = steps.decide(run, spoilt(candidate, health=health))
+    decision = steps.decide(run, with_result(candidate, health=health))
     assert decision.reason == "1 component(s) collapsed or starved"
     lenient = make_run(tmp_path, retrain__allow_collapsed=True)
-    assert steps.decide(lenient, spoilt(candidate, health=health)).accepted
+    assert steps.decide(lenient, with_result(candidate, health=health)).accepted
 
 
 def test_a_lower_likelihood_than_the_current_model_s_is_refused(candidate, tmp_path):
-    record = candidate.current_densities
-    better = replace(record, log_likelihood=candidate.record.log_likelihood + 0.1 * record.weight)
+    current = candidate.current_densities
+    higher = candidate.densities.log_likelihood + 0.1 * current.weight
+    better = replace(current, log_likelihood=higher)
     worse = replace(candidate, current_densities=better)
     decision = steps.decide(make_run(tmp_path), worse)
     assert decision.reason.startswith("log-likelihood -")
@@ -243,7 +244,7 @@ def test_a_lower_likelihood_than_the_current_model_s_is_refused(candidate, tmp_p
 def test_every_reason_is_given(candidate, tmp_path):
     best = replace(candidate.fitted.result.best, status=Status.MAX_ITER)
     decision = steps.decide(
-        make_run(tmp_path, retrain__min_rows=9999), spoilt(candidate, best=best)
+        make_run(tmp_path, retrain__min_rows=9999), with_result(candidate, best=best)
     )
     assert decision.reason.count(";") == 1
 
@@ -271,7 +272,7 @@ def test_a_model_published_meanwhile_is_a_conflict(run, tmp_path):
     run_fit(run)
     write_day(tmp_path, 4)
     current = steps.read_current(run)
-    evaluation = the_evaluation(run, current)
+    evaluation = fit_and_evaluate(run, current)
     run_fit(run, "meanwhile")
     before = files_below(tmp_path / "models")
     with pytest.raises(ConflictError, match="based on version 1, but version 2 is current now"):
@@ -281,7 +282,7 @@ def test_a_model_published_meanwhile_is_a_conflict(run, tmp_path):
     assert steps.read_current(run).version == 2
 
 
-# Which component is which?
+# Component ids
 
 
 def test_ids_are_permanent_while_components_come_and_go(tmp_path):
@@ -303,17 +304,17 @@ def test_ids_are_permanent_while_components_come_and_go(tmp_path):
     assert retrain("r2", 3, a=200, b=300, c=500) == {"a": 0, "b": 1, "c": 2}
     assert retrain("r3", 4, a=200, b=300, c=500, d=600) == {"a": 0, "b": 1, "c": 2, "d": 3}
     assert retrain("r4", 2, c=500, d=600) == {"c": 2, "d": 3}
-    # Never given twice: what comes now is not the a and b of before.
-    again = retrain("r5", 4, a=100, b=200, c=500, d=600)
-    assert (again["c"], again["d"]) == (2, 3)
-    assert {again["a"], again["b"]} == {4, 5}
-    # 5 has gone and another has come.
-    gone = retrain("r6", 4, a=150, e=200, c=500, d=600)
-    assert (gone["c"], gone["d"]) == (2, 3)
-    assert retrain("r7", 4, "both", a=160, e=210, c=500, d=600) == gone
+    # No id is used twice: these a and b are not the components of the first models.
+    new = retrain("r5", 4, a=100, b=200, c=500, d=600)
+    assert (new["c"], new["d"]) == (2, 3)
+    assert {new["a"], new["b"]} == {4, 5}
+    # One of the two has gone, and e has come.
+    replaced = retrain("r6", 4, a=150, e=200, c=500, d=600)
+    assert (replaced["c"], replaced["d"]) == (2, 3)
+    assert retrain("r7", 4, "both", a=160, e=210, c=500, d=600) == replaced
 
 
-def test_after_a_roll_back_no_id_is_given_again(tmp_path):
+def test_after_a_rollback_no_id_is_used_again(tmp_path):
     def retrain(run_id, k, **rows):
         write_clusters(tmp_path, **rows)
         run = make_run(
@@ -328,7 +329,7 @@ def test_after_a_roll_back_no_id_is_given_again(tmp_path):
     assert retrain("r2", 3, a=500, b=300, c=200)[1] == {"a": 0, "b": 1, "c": 2}
     Registry(run.output.models, run.output.name).use(1)
     assert retrain("r3", 3, a=500, b=300, d=400)[1] == {"a": 0, "b": 1, "d": 3}
-    # A damaged version is no obstacle: it may be why one has gone back.
+    # A damaged version is no obstacle: it may be the reason for the rollback.
     (tmp_path / "models/boxes/v000003/manifest.json").write_text("{}")
     Registry(run.output.models, run.output.name).use(2)
     assert retrain("r4", 3, a=500, b=300, c=250)[1] == {"a": 0, "b": 1, "c": 2}
@@ -374,5 +375,6 @@ def test_the_current_model_is_judged_in_the_same_scan(run, tmp_path):
         before = scanner.scans
         evaluation = steps.evaluate(run, plan, scanner, fitted, current)
         assert scanner.scans == before + 1
-    assert evaluation.current_densities.rows == evaluation.record.rows == 1960
-    assert evaluation.record.mean_log_likelihood > evaluation.current_densities.mean_log_likelihood
+    new, current = evaluation.densities, evaluation.current_densities
+    assert current.rows == new.rows == 1960
+    assert new.mean_log_likelihood > current.mean_log_likelihood
