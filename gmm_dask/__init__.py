@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GaussianMixture", "load_model", "read_parquet"]
 
-_HOMES = {
+_MODULES = {
     "GaussianMixture": "gmm_dask.estimator",
     "load_model": "gmm_dask.loading",
     "read_parquet": "gmm_dask.storage.input.reader",
@@ -24,8 +24,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # Lazily: `gmm-dask --help` must not wait for numba, dask and pyarrow.
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'gmm_dask' has no attribute {name!r}")
 
 

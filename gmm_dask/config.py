@@ -1,8 +1,8 @@
 """Run files and cluster files: what they may say, checked before anything is read.
 
-A run file says *what* (``[input] [model] [fit] [retrain] [predict] [output]``), a cluster file
-says *where*. Names are scikit-learn's where it has one. An unknown key is refused with its
-dotted path.
+A run file says *what* to do (``[input] [model] [fit] [retrain] [predict] [output]``), a cluster
+file says *where*. A key has scikit-learn's name if it has one there. An unknown key is refused,
+and the message gives its dotted path.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A table of the file: frozen, and closed to unknown keys."""
+    """A table of a file; it cannot be changed and has no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class InputSection(Section):
-    """``[input]``: the Parquet data and which columns of it."""
+    """``[input]``: the Parquet data and the columns to use."""
 
     path: str = Field(
         min_length=1, description="file, directory, glob or s3:// address of Parquet data"
@@ -43,7 +43,7 @@ class InputSection(Section):
     sample_weight: str | None = Field(None, description="column of weights ≥ 0")
     convert: dict[str, Literal["float", "seconds"]] = Field(
         default_factory=dict,
-        description="decimal columns to 'float', date and time columns to 'seconds'",
+        description="columns to convert: decimals to 'float', dates and times to 'seconds'",
     )
 
 
@@ -72,18 +72,22 @@ class FitSection(Section):
     search_rows: Positive | Literal["auto", "none"] = Field(
         "auto", description="rows sampled for the search; auto is max(65536, 50·k·d)"
     )
-    weights_init: list[float] | None = Field(None, description="k first weights, sum 1")
-    means_init: list[list[float]] | None = Field(None, description="k first means of d numbers")
+    weights_init: list[float] | None = Field(
+        None, description="first weights: k numbers that sum to 1"
+    )
+    means_init: list[list[float]] | None = Field(
+        None, description="first means: k lists of d numbers"
+    )
     precisions_init: list[Any] | None = Field(
-        None, description="first precisions, nested as the covariance type's shape"
+        None, description="first precisions, in the shape of the covariance type"
     )
 
 
 class RetrainSection(Section):
-    """``[retrain]``: where a retrain starts, and what its candidate must pass to be published."""
+    """``[retrain]``: where a retrain starts, and the gate that its candidate must pass."""
 
     start: Literal["scratch", "current", "both"] = Field(
-        "both", description="from nothing, from the current model, or both as candidates"
+        "both", description="from a search, from the current model, or one candidate from each"
     )
     require_converged: bool = True
     allow_collapsed: bool = False
@@ -94,19 +98,21 @@ class RetrainSection(Section):
 
 
 class PredictSection(Section):
-    """``[predict]``: what is written per row, and when a batch counts as drifted."""
+    """``[predict]``: what is written for each row, and when rows count as drifted."""
 
-    key_columns: list[str] = Field(default_factory=list, description="input columns copied")
+    key_columns: list[str] = Field(
+        default_factory=list, description="input columns to copy to the predictions"
+    )
     probabilities: bool = Field(False, description="also write the responsibilities")
     on_drift: Literal["warn", "fail"] = "warn"
     max_log_likelihood_drop: NonNegative = Field(
-        0.5, description="nats per row below the training record"
+        0.5, description="nats per row that the mean may lie below that of the training rows"
     )
     max_low_density_share: Rate = Field(
-        0.01, description="share of rows below the model's low-density threshold"
+        0.01, description="share of rows that may lie below the model's low-density threshold"
     )
     max_occupancy_change: Rate = Field(
-        0.2, description="total variation distance between occupancies, 0 to 1"
+        0.2, description="total variation distance from the training occupancy, 0 to 1"
     )
 
 
@@ -132,11 +138,11 @@ class RunConfig(Section):
 
 
 class Deadlines(Section):
-    """``[deadlines]`` of a cluster file: every wait has one, in seconds."""
+    """``[deadlines]`` of a cluster file: how long a run waits."""
 
-    connect: Seconds = 30.0
-    no_progress: Seconds = Field(600.0, description="no group finished for so long")
-    worker_lost: Seconds = Field(60.0, description="no worker is there for so long")
+    connect: Seconds = Field(30.0, description="seconds to wait for the first worker")
+    no_progress: Seconds = Field(600.0, description="seconds to wait for the next group")
+    worker_lost: Seconds = Field(60.0, description="seconds without a sign of any worker")
 
 
 class ThreadsCluster(Section):
@@ -153,7 +159,7 @@ class LocalProcesses(Section):
     kind: Literal["local"]
     workers: Positive = 2
     threads_per_worker: Positive = 1
-    memory_limit: str = Field("auto", description="per worker, as dask writes it: '4GiB'")
+    memory_limit: str = Field("auto", description="of each worker, in Dask's notation: '4GiB'")
     deadlines: Deadlines = Deadlines()
 
 
@@ -206,7 +212,7 @@ ClusterKind = ThreadsCluster | LocalProcesses | RunningScheduler | SchedulerFile
 
 
 class ClusterConfig(Section):
-    """A cluster file: a ``[cluster]`` table whose ``kind`` decides which keys there are."""
+    """A cluster file: a ``[cluster]`` table whose ``kind`` decides which keys it may have."""
 
     cluster: Annotated[ClusterKind, Field(discriminator="kind")] = ThreadsCluster()
 
@@ -217,13 +223,14 @@ Config = TypeVar("Config", bound=Section)
 def read_config(kind: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read and check a TOML file, with ``section.key=value`` overrides on top.
 
-    A value of an override is TOML (``8``, ``true``, ``["a", "b"]``) or, failing that, a string.
+    The value of an override is read as TOML (``8``, ``true``, ``["a", "b"]``), or as a string if
+    it is not TOML.
 
     Raises
     ------
     ConfigError
-        The file is missing or is not TOML, a key is unknown, or a value cannot be used; one
-        line that names the file and the dotted key.
+        The file is missing or is not TOML, a key is missing or unknown, or a value cannot be
+        used; the message is one line that names the file and the dotted key.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -241,7 +248,14 @@ def read_config(kind: type[Config], path: str | Path, overrides: Sequence[str] =
 
 
 def check_config(kind: type[Config], tables: dict[str, Any], where: str) -> Config:
-    """Validate; a problem is one line with the dotted path of the key."""
+    """Check the tables of a file, which messages call ``where``.
+
+    Raises
+    ------
+    ConfigError
+        A key is missing or unknown, or a value cannot be used; the message is one line with the
+        dotted path of every such key.
+    """
     try:
         return kind.model_validate(tables)
     except ValidationError as error:
@@ -252,7 +266,7 @@ def check_config(kind: type[Config], tables: dict[str, Any], where: str) -> Conf
 def _problem(detail: Any) -> str:
     place = list(detail["loc"])
     if place[:1] == ["cluster"] and len(place) > 2:
-        del place[1]  # its kind, which is no key of the file
+        del place[1]  # the kind of cluster, which is not a key of the file
     key = ".".join(str(part) for part in place)
     if detail["type"] == "extra_forbidden":
         return f"unknown key {key}"

@@ -1,4 +1,4 @@
-"""The errors of the package: one tree, each also the builtin that a caller would catch.
+"""The errors of the package. Each is also the built-in exception that a caller would catch.
 
 ::
 
@@ -8,14 +8,14 @@
     │   ├── SchemaError                  a column is missing or of a type that cannot be used
     │   ├── NonFiniteError               nulls, NaN or infinity where they are not allowed
     │   ├── TooFewRowsError              fewer usable rows than components
-    │   ├── InputChangedError            the data is not what the input plan saw
+    │   ├── InputChangedError            the data changed after the input plan was made
     │   └── DriftError                   the data is not like what the model was fitted to
     ├── NumericalError(ArithmeticError)  the mathematics broke down
     │   └── IllConditionedError          a covariance is not positive definite
     ├── StorageError(OSError)            reading or writing failed
     │   ├── ModelError                   a model is damaged, missing or does not fit the data
     │   └── ConflictError                another run published first
-    └── ClusterError(RuntimeError)       workers or scheduler are gone, unfit or too slow
+    └── ClusterError(RuntimeError)       workers or scheduler are lost, unsuitable or too slow
 
 Each message says what, where (file, column, rows, component, key) and what to try, in one line.
 """
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 
 class GmmDaskError(Exception):
-    """Root of every error that gmm-dask raises on purpose."""
+    """Base class of every error that gmm-dask raises on purpose."""
 
 
 class ConfigError(GmmDaskError, ValueError):
@@ -48,11 +48,11 @@ class TooFewRowsError(InputError):
 
 
 class InputChangedError(InputError):
-    """A file is not what it was when the input plan was made."""
+    """A file changed after the input plan was made."""
 
 
 class DriftError(InputError):
-    """The rows differ from those that the model was fitted to by more than is allowed."""
+    """The rows differ more than is allowed from those that the model was fitted to."""
 
 
 class NumericalError(GmmDaskError, ArithmeticError):
@@ -72,8 +72,8 @@ class ModelError(StorageError):
 
 
 class ConflictError(StorageError):
-    """Another run published a model on the same base first."""
+    """Another run published first."""
 
 
 class ClusterError(GmmDaskError, RuntimeError):
-    """The cluster is not reachable, not fit, or too slow."""
+    """The cluster cannot be reached, cannot be used, or is too slow."""

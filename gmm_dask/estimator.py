@@ -1,4 +1,4 @@
-"""`GaussianMixture`: scikit-learn's interface over the same fit that the pipelines run."""
+"""`GaussianMixture`: scikit-learn's interface to the fit that the pipelines run."""
 
 from __future__ import annotations
 
@@ -44,32 +44,34 @@ logger = logging.getLogger("gmm_dask")
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
-    """A Gaussian mixture fitted by expectation maximization to rows of any number.
+    """A Gaussian mixture fitted by expectation maximization (EM) to any number of rows.
 
     Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
-    numpy in gives numpy out; a dask array in gives lazy dask arrays out.
+    For a numpy array, methods return numpy arrays; for a dask array, lazy dask arrays.
 
     A fit scans the rows once for a survey, searches for a start on a sample, polishes it on all
-    rows (usually 2 to 4 scans) and evaluates the result in one more. Up to ``search_rows`` rows
-    are held in memory and read once.
+    rows (usually 2 to 4 scans) and evaluates the result in one more. At most ``search_rows`` rows
+    are read once and held in memory.
 
     Parameters
     ----------
     n_components, covariance_type, tol, reg_covar, max_iter, n_init, init_params
-        As in scikit-learn. ``tol`` and ``max_iter`` speak of the iterations over all rows.
+        As in scikit-learn. ``tol`` and ``max_iter`` apply to the iterations over all rows.
         ``n_init`` candidates are polished, all of them in the same scans. With the default
-        ``init_params="kmeans"`` the search mixes starts; any other makes all starts of that kind.
+        ``init_params="kmeans"`` the search mixes kinds of starts; with any other value all starts
+        are of that kind.
     weights_init, means_init, precisions_init
-        First parameters; all three together leave nothing to search.
+        First parameters; if all three are given, nothing is searched.
     random_state
         Seed of the sample and of every start.
     warm_start
         Start from the parameters of the last `fit`.
     verbose, verbose_interval
-        1: a line per stage and every ``verbose_interval`` iterations; 2: every iteration.
+        1: print a line for each stage and every ``verbose_interval`` iterations; 2: for every
+        iteration.
     search_rows
-        Rows of the sample; ``"auto"``: max(65,536, 50·k·d). None: no search, ``n_init`` plain
-        starts by ``init_params``, as scikit-learn does.
+        Rows of the sample for the search; ``"auto"``: max(65,536, 50·k·d). None: no search, but
+        ``n_init`` plain starts by ``init_params``, as in scikit-learn.
 
     Attributes
     ----------
@@ -77,13 +79,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         The parameters, shaped as in scikit-learn. The heaviest component comes first, unless
         the start was given.
     converged_, n_iter_, lower_bound_, lower_bounds_
-        Of the polish: mean log-likelihood before each M-step, nats per row.
+        Whether the polish converged, its number of iterations, and the mean log-likelihood before
+        its last and before each M-step, nats per row.
     log_likelihood_
         Mean log-likelihood of all rows under the final parameters, nats per row.
     low_density_threshold_
         The log-density below which 0.1 % of the rows lie, nats.
     scans_
-        How often all rows were read.
+        How many times all rows were read.
     n_features_in_, feature_names_in_
         As in scikit-learn.
     """
@@ -148,11 +151,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X
-            (n, d) array-like, or dask array with any row chunks.
+            (n, d), array-like or dask array, in chunks of any size.
         sample_weight
-            (n,) weights ≥ 0; a weight of 2 counts as two rows.
+            (n,), ≥ 0; a row of weight 2 counts as two rows.
         client
-            A `distributed.Client` whose workers scan a dask array; default: threads here.
+            A `distributed.Client` whose workers scan a dask array; by default threads of this
+            process scan it.
 
         Raises
         ------
@@ -161,10 +165,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         NonFiniteError
             X holds NaN or infinity.
         ConfigError
-            ``warm_start``, but the last fit had other components, features or covariances; or a
-            client for an array in memory.
+            ``warm_start`` is set, but the last fit had other components, features or covariances;
+            or ``client`` is given for an array in memory.
         NumericalError
-            Every start broke down.
+            EM broke down from every start.
         """
         with self._scanner(X, sample_weight, client) as scanner:
             start = self._last_parameters() if self.warm_start else ()
@@ -177,29 +181,29 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit, then label the same rows, (n,)."""
+        """Fit, then label the same rows, (n,); one scan more than `fit`."""
         return self.fit(X, sample_weight=sample_weight).predict(X)
 
     def predict(self, X: Any) -> Any:
         """Index of the most probable component of each row, (n,) int64."""
         if isinstance(X, da.Array):
-            return predict_array(self._array(X), self._parameters(), "labels")
+            return predict_array(self._check_array(X), self._parameters(), "labels")
         return self._assign(X).labels.astype(np.int64)
 
     def predict_proba(self, X: Any) -> Any:
         """Responsibilities: p(component | row), (n, k)."""
         if isinstance(X, da.Array):
-            return predict_array(self._array(X), self._parameters(), "responsibilities")
+            return predict_array(self._check_array(X), self._parameters(), "responsibilities")
         return self._assign(X, responsibilities=True).responsibilities
 
     def score_samples(self, X: Any) -> Any:
         """Log p(x) of each row, nats, (n,)."""
         if isinstance(X, da.Array):
-            return predict_array(self._array(X), self._parameters(), "log_densities")
+            return predict_array(self._check_array(X), self._parameters(), "log_densities")
         return self._assign(X).log_densities
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Mean log p(x), nats per row; for a dask array one scan, now."""
+        """Mean log p(x), nats per row; a dask array is computed at once, in one scan."""
         return float(self.score_samples(X).mean())
 
     def aic(self, X: Any) -> float:
@@ -231,21 +235,24 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     @classmethod
     @cache
     def _get_param_names(cls) -> list[str]:
-        """As scikit-learn finds them, which reads the signature anew for every fit."""
+        """Names of the parameters; cached, as scikit-learn reads the signature for every fit."""
         names: list[str] = super()._get_param_names()
         return names
 
     def _log_likelihood(self, X: Any) -> tuple[float, int]:
-        """Log p(X), nats, and the number of rows, which a dask array need not know."""
-        found = self.score_samples(X)
-        if not isinstance(found, da.Array):
-            return float(found.sum()), len(found)
-        ones = found.map_blocks(np.ones_like, dtype=found.dtype)
-        log_likelihood, rows = da.compute(found.sum(), ones.sum())
+        """Log p(X), nats, and the number of rows, which a dask array may not know."""
+        densities = self.score_samples(X)
+        if not isinstance(densities, da.Array):
+            return float(densities.sum()), len(densities)
+        ones = densities.map_blocks(np.ones_like, dtype=densities.dtype)
+        log_likelihood, rows = da.compute(densities.sum(), ones.sum())
         return float(log_likelihood), int(rows)
 
     def _last_parameters(self) -> tuple[MixtureParameters, ...]:
-        """Parameters of the last fit, if there is one; `_scanner` has seen the new rows."""
+        """Return the parameters of the last fit, or nothing before the first.
+
+        ``n_features_in_`` must be that of the new rows: call `_scanner` first.
+        """
         if not hasattr(self, "means_"):
             return ()
         k, d = self.n_components, self.n_features_in_
@@ -268,7 +275,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             self.precisions_cholesky_,
         )
 
-    def _array(self, X: da.Array) -> da.Array:
+    def _check_array(self, X: da.Array) -> da.Array:
         check_is_fitted(self)
         if X.ndim != 2 or X.shape[1] != self.n_features_in_:
             raise ValueError(
@@ -289,14 +296,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31)
 
-        def given(array: npt.ArrayLike | None) -> FloatArray | None:
+        def as_float(array: npt.ArrayLike | None) -> FloatArray | None:
             return None if array is None else np.asarray(array, dtype=np.float64)
 
         start = Start(
             self.init_params,
-            given(self.weights_init),
-            given(self.means_init),
-            given(self.precisions_init),
+            as_float(self.weights_init),
+            as_float(self.means_init),
+            as_float(self.precisions_init),
         )
         return FitOptions(
             MixtureSpec(self.n_components, self.covariance_type, self.reg_covar, start),
@@ -313,8 +320,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
             source = source_of(X) if sample_weight is None else None
             chunks = source or array_chunks(X, sample_weight)
-            self._features_without_names(len(chunks.columns))
-            # Rows of unknown number were counted by computing every block.
+            self._set_unnamed_features(len(chunks.columns))
+            # If the number of rows was unknown, they were counted by computing every block.
             counted = source is None and any(np.isnan(X.chunks[0]))
             return Scanner(chunks, _executor(client), notify, scans=int(counted))
         if client is not None:
@@ -338,17 +345,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return Scanner(chunks, Threads(), notify)
 
     def _rows(self, X: Any) -> RowsArray:
-        """Rows of a fit as an array; whether they are finite is seen by the survey."""
+        """Return the rows of a fit as an array; the survey checks whether they are finite."""
         if type(X) is np.ndarray and X.ndim == 2 and X.size and X.dtype in (np.float64, np.float32):
-            # There is nothing to convert, and to look for it takes longer than a small scan.
-            self._features_without_names(X.shape[1])
+            # Nothing needs conversion, and scikit-learn's checks take longer than a small scan.
+            self._set_unnamed_features(X.shape[1])
             return X
         rows: RowsArray = validate_data(
             self, X, dtype=[np.float64, np.float32], ensure_all_finite=False
         )
         return rows
 
-    def _features_without_names(self, d: int) -> None:
+    def _set_unnamed_features(self, d: int) -> None:
         self.n_features_in_ = d
         if hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
@@ -358,7 +365,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             return silent
         interval = 1 if self.verbose > 1 else self.verbose_interval
 
-        def tell(event: Event) -> None:
+        def print_event(event: Event) -> None:
             if isinstance(event, IterationFinished) and event.iteration % interval == 0:
                 print(
                     f"  Iteration {event.iteration}\t log-likelihood {event.log_likelihood:.5f}"
@@ -367,7 +374,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             elif isinstance(event, StageFinished):
                 print(f"{event.stage}: {event.detail}, {event.seconds:.3f} s")
 
-        return tell
+        return print_event
 
     def _take_parameters(self, parameters: MixtureParameters) -> None:
         self.weights_ = parameters.weights
@@ -377,7 +384,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.precisions_ = parameters.covariance.precisions(parameters.precisions_cholesky)
 
     def _take_result(self, result: FitResult) -> None:
-        if hasattr(self, "component_ids_"):  # of a published model that was loaded before
+        if hasattr(self, "component_ids_"):  # of the published model that this one was loaded from
             del self.component_ids_
         self._take_parameters(result.parameters)
         self.converged_ = result.best.status is Status.CONVERGED

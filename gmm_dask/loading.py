@@ -19,7 +19,7 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     path
         ``models/NAME``, or one version of it, ``models/NAME/v000007``.
     version
-        Which version of ``models/NAME``; default: the current one.
+        Number of a version of ``models/NAME``; by default the current one.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     Raises
     ------
     ModelError
-        There is no such model, or its files are damaged.
+        The model does not exist, or its files are damaged.
     """
     stored = load_model_at(path, version)
     parameters = stored.parameters

@@ -1,4 +1,4 @@
-"""GaussianMixture on dask arrays: any chunks, lazy answers, Parquet."""
+"""GaussianMixture on dask arrays: any chunks, lazy results, Parquet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sklearn.datasets import make_blobs
 from gmm_dask import GaussianMixture, read_parquet
 
 RAGGED = (700, 0, 1, 2_299, 3_000)
-# Fewer than the rows there are, so that the polish scans the chunks.
+# The sample is smaller than the data, so the polish scans the chunks.
 KEYWORDS = {"n_components": 3, "random_state": 0, "search_rows": 1_000}
 
 
@@ -51,7 +51,7 @@ def test_column_chunks_and_unknown_row_chunks(X: np.ndarray, fitted: GaussianMix
     assert np.isnan(unknown.shape[0])
     counted = GaussianMixture(**KEYWORDS).fit(unknown)
     np.testing.assert_allclose(counted.means_, fitted.means_, rtol=1e-12)
-    assert counted.scans_ == counted.n_iter_ + 3  # and one that counted the rows
+    assert counted.scans_ == counted.n_iter_ + 3  # the last one counted the rows
     assert counted.bic(unknown) == pytest.approx(counted.bic(X))
 
 
@@ -68,15 +68,15 @@ def test_weights_may_be_lazy_too(X: np.ndarray, lazy: bool) -> None:
     assert np.abs(plain.means_ - model.means_).max() > 1e-6
 
 
-def test_answers_are_lazy_and_those_of_numpy(X: np.ndarray, fitted: GaussianMixture) -> None:
+def test_results_are_lazy_and_equal_to_numpys(X: np.ndarray, fitted: GaussianMixture) -> None:
     computed = []
 
-    def note(block: np.ndarray) -> np.ndarray:
+    def record(block: np.ndarray) -> np.ndarray:
         computed.append(len(block))
         return block
 
     array = da.from_array(X, chunks=(RAGGED, 2)).map_blocks(
-        note, dtype=float, meta=np.empty((0, 0))
+        record, dtype=float, meta=np.empty((0, 0))
     )
     computed.clear()
     labels, shares = fitted.predict(array), fitted.predict_proba(array)
@@ -85,10 +85,10 @@ def test_answers_are_lazy_and_those_of_numpy(X: np.ndarray, fitted: GaussianMixt
     assert labels.chunks == (RAGGED,)
     assert labels.dtype == np.int64
     assert shares.shape == (6_000, 3)
-    found = dask.compute(labels, shares, densities)
-    np.testing.assert_array_equal(found[0], fitted.predict(X))
-    np.testing.assert_allclose(found[1], fitted.predict_proba(X), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(found[2], fitted.score_samples(X), rtol=1e-12)
+    labels, shares, densities = dask.compute(labels, shares, densities)
+    np.testing.assert_array_equal(labels, fitted.predict(X))
+    np.testing.assert_allclose(shares, fitted.predict_proba(X), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(densities, fitted.score_samples(X), rtol=1e-12)
     assert fitted.score(array) == pytest.approx(fitted.score(X))
     assert fitted.bic(array) == pytest.approx(fitted.bic(X))
     assert fitted.aic(array) == pytest.approx(fitted.aic(X))
@@ -140,5 +140,5 @@ def test_parquet_comes_with_known_chunks_and_its_own_reader(
     model = GaussianMixture(**KEYWORDS).fit(array)
     np.testing.assert_allclose(model.means_, fitted.means_, rtol=1e-12)
     np.testing.assert_array_equal(model.predict(array).compute(), fitted.predict(X))
-    shifted = GaussianMixture(**KEYWORDS).fit(array + 0)  # no longer the files themselves
+    shifted = GaussianMixture(**KEYWORDS).fit(array + 0)  # no longer read from the files
     np.testing.assert_allclose(shifted.means_, fitted.means_, rtol=1e-12)

@@ -1,4 +1,4 @@
-"""GaussianMixture on arrays in memory: scikit-learn's meaning of every keyword, and our own."""
+"""GaussianMixture on arrays in memory: scikit-learn's keywords, and the additional ones."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def test_samples_have_the_moments_of_the_mixture(X: np.ndarray, covariance_type:
     assert (np.diff(labels) >= 0).all()
     np.testing.assert_allclose(np.bincount(labels) / 40_000, model.weights_, atol=0.02)
     for component in range(3):
-        mine = drawn[labels == component]
-        np.testing.assert_allclose(mine.mean(axis=0), model.means_[component], atol=0.1)
+        rows = drawn[labels == component]
+        np.testing.assert_allclose(rows.mean(axis=0), model.means_[component], atol=0.1)
         expected = model._parameters().matrices[component]
-        np.testing.assert_allclose(np.cov(mine.T), expected, atol=0.06 * np.abs(expected).max())
+        np.testing.assert_allclose(np.cov(rows.T), expected, atol=0.06 * np.abs(expected).max())
     with pytest.raises(ValueError, match="at least one sample"):
         model.sample(0)
 
@@ -128,11 +128,11 @@ def test_weights_count_rows(X: np.ndarray) -> None:
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_the_smallest_fits_work(covariance_type: str) -> None:
     column = np.array([[0.0], [1.0], [5.0]])
-    one = GaussianMixture(1, covariance_type=covariance_type).fit(column)
-    np.testing.assert_allclose(one.means_, [[2.0]])
-    np.testing.assert_allclose(np.ravel(one.covariances_), [14 / 3 + 1e-6])
-    every = GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(column)
-    np.testing.assert_allclose(np.sort(every.means_.ravel()), [0.0, 1.0, 5.0], atol=0.6)
+    single = GaussianMixture(1, covariance_type=covariance_type).fit(column)
+    np.testing.assert_allclose(single.means_, [[2.0]])
+    np.testing.assert_allclose(np.ravel(single.covariances_), [14 / 3 + 1e-6])
+    triple = GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(column)
+    np.testing.assert_allclose(np.sort(triple.means_.ravel()), [0.0, 1.0, 5.0], atol=0.6)
     assert GaussianMixture(1, covariance_type=covariance_type).fit(column[:1]).converged_
 
 
@@ -157,7 +157,7 @@ def test_refusals_say_what_and_what_to_try(X: np.ndarray) -> None:
         GaussianMixture(3, random_state=0).fit(X).predict(X[:, :2])
 
 
-def test_a_covariance_that_cannot_be_is_an_error_that_helps() -> None:
+def test_an_impossible_covariance_is_an_error_that_advises() -> None:
     flat = np.column_stack([np.arange(50.0), np.zeros(50)])
     with pytest.raises(NumericalError, match="reg_covar"):
         GaussianMixture(2, reg_covar=0.0, random_state=0).fit(flat)
@@ -172,8 +172,8 @@ def test_a_large_reg_covar_and_a_frequent_value_are_noticed(
     assert "reg_covar 1e-06" in caplog.text
     assert "'x1'" in caplog.text
     caplog.clear()
-    often = np.where(rng.random((500, 1)) < 0.3, 4.0, rng.normal(size=(500, 1)))
-    GaussianMixture(1).fit(often)
+    repeated = np.where(rng.random((500, 1)) < 0.3, 4.0, rng.normal(size=(500, 1)))
+    GaussianMixture(1).fit(repeated)
     assert "x0 = 4" in caplog.text
 
 
@@ -208,7 +208,7 @@ def test_the_tutorials_responsibilities() -> None:
     )
 
 
-def test_rows_far_out_get_finite_answers(X: np.ndarray) -> None:
+def test_rows_far_out_get_finite_results(X: np.ndarray) -> None:
     model = GaussianMixture(3, random_state=0).fit(X)
     far = np.array([[1e150, 0.0, 0.0], [1e300, -1e300, 1e300]])
     shares = model.predict_proba(far)
@@ -224,7 +224,7 @@ def test_a_data_frames_columns_are_remembered() -> None:
     assert model.predict(frame).shape == (150,)
 
 
-def test_columns_names_are_forgotten_with_an_array_that_has_none() -> None:
+def test_column_names_are_forgotten_with_an_array_that_has_none() -> None:
     frame = load_iris(as_frame=True).data
     model = GaussianMixture(3, random_state=0).fit(frame).fit(frame.to_numpy()[:, :2])
     assert not hasattr(model, "feature_names_in_")
@@ -299,10 +299,10 @@ def test_load_model_gives_a_fitted_estimator(tmp_path: Path, X: np.ndarray) -> N
         assert model.score(X) == pytest.approx(direct.score(X))
     assert (model.n_iter_, model.converged_, model.scans_) == (direct.n_iter_, True, 1)
     np.testing.assert_allclose(model.lower_bounds_, direct.lower_bounds_, rtol=1e-12)
-    went_on = model.set_params(warm_start=True, max_iter=0).fit(X)
-    np.testing.assert_array_equal(went_on.means_, same.means_)
-    # The ids are the published model's; a fit of other rows is no longer that model.
-    assert not hasattr(went_on, "component_ids_")
+    continued = model.set_params(warm_start=True, max_iter=0).fit(X)
+    np.testing.assert_array_equal(continued.means_, same.means_)
+    # The ids are the published model's; after another fit it is no longer that model.
+    assert not hasattr(continued, "component_ids_")
 
 
 def test_values_that_cannot_be_squared_and_a_client_for_numpy_are_refused(X: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""One hyperparameter, one name, one default: the estimator, run files and the fit agree."""
+"""A hyperparameter has one name and one default in the estimator, in run files and in a fit."""
 
 import inspect
 from dataclasses import fields
@@ -37,12 +37,12 @@ HOMES = {
     "random_state": (FitOptions, "random_state"),
     "search_rows": (FitOptions, "search_rows"),
 }
-#: Of the estimator alone: what scikit-learn's has, and what a run file has no use for.
+#: Keywords of scikit-learn's estimator that a run file has no use for.
 ESTIMATOR_ONLY = {"warm_start", "verbose", "verbose_interval"}
 #: Where a default differs, and why.
 DIFFERENT = {
-    "n_components": "a run file must say it",
-    "random_state": "None draws a seed, as in scikit-learn; a run file repeats itself",
+    "n_components": "a run file must state it",
+    "random_state": "None draws a seed, as in scikit-learn; a run file fixes it",
 }
 
 ESTIMATOR = inspect.signature(GaussianMixture).parameters
@@ -55,18 +55,18 @@ def test_the_estimator_and_run_files_have_the_same_hyperparameters():
 
 
 def test_every_field_of_a_fit_is_a_hyperparameter():
-    told = {(record, field) for record, field in HOMES.values()}
+    known = {(record, field) for record, field in HOMES.values()}
     for record in (MixtureSpec, Start, EMOptions):
-        own = {(record, field.name) for field in fields(record)} - {(MixtureSpec, "start")}
-        assert own <= told
+        record_fields = {(record, field.name) for field in fields(record)}
+        assert record_fields - {(MixtureSpec, "start")} <= known
 
 
 @pytest.mark.parametrize("name", [name for name in HOMES if name not in DIFFERENT])
 def test_defaults_agree(name):
     record, field = HOMES[name]
-    home = {one.name: one.default for one in fields(record)}[field]
-    assert ESTIMATOR[name].default == home
-    assert RUN_FILE[name].default == home
+    (default,) = (item.default for item in fields(record) if item.name == field)
+    assert ESTIMATOR[name].default == default
+    assert RUN_FILE[name].default == default
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_defaults_agree(name):
         (INITIALIZATION_NAMES, InitializationName, INITIALIZATIONS),
     ],
 )
-def test_names_are_those_that_can_be_done(names, literal, registry):
+def test_every_name_has_an_implementation(names, literal, registry):
     assert set(names) == set(get_args(literal)) == set(registry)
 
 

@@ -1,7 +1,7 @@
 """With default settings no fit ends below scikit-learn's default by more than tol.
 
-Each test prints its table: run with ``-s`` to read it. Fits in which either side has a collapsed
-or starved component are listed apart: there the likelihood grows without bound and says nothing.
+Each test prints a table: run with ``-s`` to read it. Fits in which either side has a collapsed or
+starved component are listed apart, because their likelihood can grow without bound.
 """
 
 import warnings
@@ -38,14 +38,14 @@ class Comparison:
         return not self.defects and self.ours < self.reference - TOL
 
 
-def judged(model, X):
-    """Mean log-likelihood of all rows under a fitted model, and its defective components."""
+def evaluate(model, X):
+    """Mean log-likelihood of all rows under a fitted model, and its number of defects."""
     parameters = MixtureParameters.from_covariances(
         model.covariance_type, model.weights_, model.means_, model.covariances_
     )
     statistics = sum_statistics(parameters, X)
-    found = health(parameters, statistics.counts, X.var(axis=0), model.reg_covar)
-    return statistics.mean_log_likelihood, found.defects
+    defects = health(parameters, statistics.counts, X.var(axis=0), model.reg_covar).defects
+    return statistics.mean_log_likelihood, defects
 
 
 def compare(name, X, k, covariance_type):
@@ -54,32 +54,32 @@ def compare(name, X, k, covariance_type):
         warnings.simplefilter("ignore", ConvergenceWarning)
         # One thread: on a busy machine its small parallel loops wait for each other.
         with threadpool_limits(1):
-            theirs = Reference(**settings).fit(X)
-        ours = GaussianMixture(**settings).fit(X)
-    reference, reference_defects = judged(theirs, X)
-    reached, defects = judged(ours, X)
-    return Comparison(name, k, covariance_type, reference, reached, reference_defects + defects)
+            reference_model = Reference(**settings).fit(X)
+        model = GaussianMixture(**settings).fit(X)
+    reference, reference_defects = evaluate(reference_model, X)
+    ours, defects = evaluate(model, X)
+    return Comparison(name, k, covariance_type, reference, ours, reference_defects + defects)
 
 
 def report(comparisons):
-    """Print the table; the fits that count, and those listed apart."""
-    plain = [one for one in comparisons if not one.defects]
-    apart = [one for one in comparisons if one.defects]
-    for title, listed in (("", plain), ("with collapsed or starved components", apart)):
+    """Print the table; return the comparisons without defects."""
+    sound = [fit for fit in comparisons if not fit.defects]
+    defective = [fit for fit in comparisons if fit.defects]
+    for title, listed in (("", sound), ("with collapsed or starved components", defective)):
         if listed:
             print(f"\n{'set ' + title:46} {'k':>3} {'type':10} {'scikit-learn':>12} {'ours':>12}")
-        for one in listed:
+        for fit in listed:
             print(
-                f"{one.name:46} {one.k:3} {one.covariance_type:10} "
-                f"{one.reference:12.5f} {one.ours:12.5f} {one.ours - one.reference:+10.5f}"
+                f"{fit.name:46} {fit.k:3} {fit.covariance_type:10} "
+                f"{fit.reference:12.5f} {fit.ours:12.5f} {fit.ours - fit.reference:+10.5f}"
             )
-    return plain
+    return sound
 
 
 def check(comparisons):
-    plain = report(comparisons)
-    assert plain, "every fit has a collapsed or starved component: the set shows nothing"
-    assert not [one for one in plain if one.loses]
+    sound = report(comparisons)
+    assert sound, "every fit has a collapsed or starved component: the set shows nothing"
+    assert not [fit for fit in sound if fit.loses]
 
 
 @pytest.mark.parametrize("name", ["iris", "wine", "digits", "Old Faithful"])
@@ -95,16 +95,16 @@ def test_hipparcos():
 
 @pytest.mark.parametrize("name", LADDER)
 def test_ladder(name):
-    kind = LADDER[name]
-    X = kind.draw(5_000)
+    rung = LADDER[name]
+    X = rung.draw(5_000)
     fits = [compare(name, X, k, "full") for k in range(2, 11)]
-    fits += [compare(name, X, kind.k, other) for other in TYPES if other != "full"]
+    fits += [compare(name, X, rung.k, kind) for kind in TYPES if kind != "full"]
     check(fits)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["overlapping 2x3", "unequal 3x6", "concentric 5x4"])
-def test_more_rows_than_are_searched(name):
-    kind = LADDER[name]
-    X = np.asfortranarray(kind.draw(120_000))
-    check([compare(name, X, kind.k, covariance_type) for covariance_type in TYPES])
+def test_more_rows_than_the_search_samples(name):
+    rung = LADDER[name]
+    X = np.asfortranarray(rung.draw(120_000))
+    check([compare(name, X, rung.k, kind) for kind in TYPES])

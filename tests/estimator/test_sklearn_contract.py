@@ -1,4 +1,4 @@
-"""scikit-learn's own checks of an estimator, all of them."""
+"""All of scikit-learn's checks of an estimator."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gmm_dask import GaussianMixture
 
-# scikit-learn expects the same of its own KMeans: a start drawn at random from weighted rows is
-# not the start drawn from repeated ones, and EM ends in another optimum. From the same start,
+# scikit-learn expects its own KMeans to fail this too: a start drawn at random from weighted rows
+# is not the start drawn from repeated rows, so EM ends in another optimum. From the same start,
 # weights and repetitions agree: tests/mixture/test_laws.py.
 WEIGHTED_STARTS = "k-means draws other starts from weighted rows than from repeated ones"
 EXPECTED_FAILURES = {"check_sample_weight_equivalence_on_dense_data": WEIGHTED_STARTS}
