@@ -50,8 +50,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     For a numpy array, methods return numpy arrays; for a dask array, lazy dask arrays.
 
     A fit scans the rows once for a survey, searches for a start on a sample, polishes it on all
-    rows (usually 2 to 4 scans) and evaluates the result in one more. At most ``search_rows`` rows
-    are read once and held in memory.
+    rows (usually 2 to 4 scans) and evaluates the result in one more. Data of up to ``search_rows``
+    rows are read once and held in memory.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Pictures of mixtures in one dimension: densities over a histogram, and responsibilities."""
+"""Pictures of a mixture of one feature: densities over a histogram, and responsibilities."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.report.view import INK, QUIET, View, add_heading, add_legend, shortened, write_id
+from gmm_dask.report.view import INK, QUIET, View, add_heading, add_legend, shorten, write_id
 
 PLOT = (0.09, 0.10, 0.68, 0.765)  # left, bottom, width, height of the axes in the figure
 
 
 def components_figure(view: View) -> Figure:
-    """Mixture and component densities over a histogram of the rows."""
+    """Draw the densities of mixture and components over a histogram of the rows."""
     figure, axes = _figure(
         view,
         "Rows and components",
@@ -35,7 +35,7 @@ def components_figure(view: View) -> Figure:
         before, component_densities(view.initial, before).sum(axis=1), color=QUIET,
         linewidth=1.0, linestyle=(0, (4, 3)), zorder=3,
     )  # fmt: skip
-    # A collapsed component is a needle; the histogram decides how high the picture goes.
+    # A collapsed component is a needle, so the histogram limits the height of the picture.
     tallest = 1.15 * min(mixture.max(), 1.7 * heights.max())
     axes.set_ylim(0.0, max(tallest, 1.08 * heights.max()))
     axes.set_ylabel("density")
@@ -44,7 +44,7 @@ def components_figure(view: View) -> Figure:
 
 
 def responsibilities_figure(view: View) -> Figure:
-    """Responsibilities along the axis, over the rows in the blend of the colours."""
+    """Draw responsibilities along the axis, above the rows in the blend of their colours."""
     figure, axes = _figure(
         view,
         "Which component each row belongs to",
@@ -85,10 +85,10 @@ def density_grid(mixture: MixtureParameters, limits: tuple[float, float]) -> Flo
 
 
 def histogram(view: View) -> tuple[FloatArray, FloatArray]:
-    """Heights and edges between the limits, so that all rows together would have area 1.
+    """Heights and edges of bins between the limits, scaled so that all rows would have area 1.
 
-    Bins of Freedman and Diaconis, or half a σ of the narrowest component, which they do not know
-    of; never so many that they show noise.
+    The width of a bin follows the rule of Freedman and Diaconis, but is at most half a σ of the
+    narrowest component, and wide enough not to show noise.
     """
     low, high = view.limits[0]
     values = view.sample[:, 0]
@@ -98,26 +98,26 @@ def histogram(view: View) -> tuple[FloatArray, FloatArray]:
     if len(inside):
         quartiles = np.quantile(inside, [0.25, 0.75])
         widths.append(2.0 * float(quartiles[1] - quartiles[0]) / len(inside) ** (1 / 3))
-    most = float(np.clip(3.0 * np.sqrt(len(inside)), 12.0, 160.0))
-    finest = (high - low) / most
-    bins = int((high - low) / max(finest, min(widths)))
+    most_bins = float(np.clip(3.0 * np.sqrt(len(inside)), 12.0, 160.0))
+    least_width = (high - low) / most_bins
+    bins = int((high - low) / max(least_width, min(widths)))
     counts, edges = np.histogram(inside, bins=max(bins, 8), range=(low, high))
     return counts / (len(values) * (edges[1] - edges[0])), edges
 
 
-def _figure(view: View, title: str, words: str) -> tuple[Figure, Axes]:
+def _figure(view: View, title: str, subtitle: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(9.6, 6.2), dpi=150)
     axes = figure.add_axes(PLOT)
     axes.set_xlim(view.limits[0])
-    axes.set_xlabel(shortened(view.names[0], 6.0))
+    axes.set_xlabel(shorten(view.names[0], 6.0))
     axes.grid(visible=False, axis="x")
-    add_heading(figure, PLOT[0], title, words)
+    add_heading(figure, PLOT[0], title, subtitle)
     add_legend(view, figure, PLOT[0] + PLOT[2] + 0.03, PLOT[1] + PLOT[3], 31)
     return figure, axes
 
 
 def _label_peaks(view: View, axes: Axes) -> None:
-    """Write each id at the top of its component, as far as the picture goes."""
+    """Write the id of each visible component at its peak, or at the top of a cut-off peak."""
     low, high = view.limits[0]
     top = axes.get_ylim()[1]
     peaks = component_densities(view.final, view.final.means[:, 0]).diagonal()

@@ -1,4 +1,4 @@
-"""What a picture shows of a mixture: which features, which range of each, and the ellipses."""
+"""The frame of a picture: its features, their ranges, and the ellipses of components."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ def ellipse(
 ) -> FloatArray:
     """Closed outline (n_points, 2) of the points at Mahalanobis distance ``sigma``.
 
-    By the Cholesky factor, written out so that a covariance that is singular to rounding gives
-    the segment or the point that it is.
+    The Cholesky factor is written out, so that a singular covariance gives a segment or a point.
     """
     angles = np.linspace(0.0, 2.0 * np.pi, n_points)
     width, depth = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
@@ -31,7 +30,7 @@ def ellipse(
 
 
 def substantial_components(parameters: MixtureParameters, n_rows: int) -> npt.NDArray[np.bool_]:
-    """Mask (k,) of the components that hold ≥1 % of the rows, and more than a few of them."""
+    """Mask (k,) of the components that hold at least 1 % of the rows, and more than d of them."""
     floor = max(SUBSTANTIAL_WEIGHT, (parameters.n_features + 1) / n_rows)
     substantial: npt.NDArray[np.bool_] = parameters.weights >= min(floor, parameters.weights.max())
     return substantial
@@ -40,17 +39,18 @@ def substantial_components(parameters: MixtureParameters, n_rows: int) -> npt.ND
 def feature_limits(
     values: FloatArray, means: FloatArray, deviations: FloatArray
 ) -> tuple[float, float]:
-    """Range of one axis that shows the bulk of the rows and the components, not every outlier.
+    """Range of an axis that shows most rows and the components, but not every outlier.
 
-    The core is the rows between the 1 % and 99 % quantiles. It is widened to the rows within
-    half its width of it, and then to 3 σ around each mean as far as a quarter of its width.
+    The range between the 1 % and 99 % quantiles of the rows is extended twice: to the rows that
+    lie within half its width on either side, then to 3 σ around each mean, by at most a quarter
+    of its width.
 
     Parameters
     ----------
     values
-        (m,), of the sample.
+        Values of the sample, (m,).
     means, deviations
-        Of the substantial components, (k,).
+        Means and standard deviations of the substantial components, (k,).
     """
     low = float(np.quantile(values, 0.01, method="higher"))
     high = float(np.quantile(values, 0.99, method="lower"))
@@ -68,9 +68,9 @@ def feature_limits(
 
 
 def separating_features(parameters: MixtureParameters, most: int) -> list[int]:
-    """The ``most`` features that the component means differ in most, in the order of columns.
+    """The ``most`` features in which the component means differ most, in the order of columns.
 
-    Measured by the share of the mixture's variance in a feature that lies between the means.
+    The measure is the share of a feature's variance that lies between the means.
     """
     weights = parameters.weights
     centered = parameters.means - weights @ parameters.means  # (k, d)
@@ -79,8 +79,3 @@ def separating_features(parameters: MixtureParameters, most: int) -> list[int]:
     total = between + within
     share = np.divide(between, total, out=np.zeros_like(total), where=total > 0.0)
     return sorted(np.argsort(-share, kind="stable")[:most].tolist())
-
-
-def feature_pairs(features: list[int]) -> list[tuple[int, int]]:
-    """All pairs (x, y), x before y, row by row of the lower triangle of a grid."""
-    return [(x, y) for row, y in enumerate(features) for x in features[:row]]

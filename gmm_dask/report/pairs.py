@@ -1,4 +1,4 @@
-"""Pictures of mixtures in two and more dimensions: a panel for each pair of features."""
+"""Pictures of a mixture of two or more features: a panel for each pair of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from matplotlib.ticker import MaxNLocator
 
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report.frame import ellipse
-from gmm_dask.report.view import GREYS, QUIET, View, add_heading, add_legend, shortened
+from gmm_dask.report.view import GREYS, QUIET, View, add_heading, add_legend, shorten
 
 SIGMAS = (1.0, 2.0, 3.0)
-DENSE = 2_500  # rows from which a scatter of grey dots says less than a count
-MOST_POINTS = 24_000  # over all panels, coloured one by one
+DENSE = 2_500  # rows from which counts show more than a scatter of grey dots
+MOST_POINTS = 24_000  # coloured points in all panels together
 
 
 def components_figure(view: View) -> Figure:
-    """Rows in grey under the components' ellipses."""
+    """Draw the rows in grey under the components' ellipses."""
     dense = len(view.sample) >= DENSE
     heading = (
         "Rows and components",
@@ -33,7 +33,7 @@ def components_figure(view: View) -> Figure:
 
 
 def responsibilities_figure(view: View) -> Figure:
-    """Rows in the blend of the components' colours."""
+    """Draw the rows in the blend of the components' colours."""
     shown = _points_per_panel(view)
     return _grid(
         view,
@@ -50,9 +50,9 @@ def _points_per_panel(view: View) -> int:
 
 
 def _grid(
-    view: View, draw: Callable[[View, Axes, int, int, float], None], title: str, words: str
+    view: View, draw: Callable[[View, Axes, int, int, float], None], title: str, subtitle: str
 ) -> Figure:
-    """Panels of all pairs as a lower triangle; the legend takes the empty corner."""
+    """Arrange the panels of all pairs as a lower triangle, with the legend in the empty corner."""
     side = len(view.features) - 1
     panel = {1: 5.6, 2: 3.6, 3: 2.8, 4: 2.35}.get(side, 2.05)
     left_out = view.left_out_words
@@ -79,7 +79,7 @@ def _grid(
                 MaxNLocator(6 if side == 1 else 4, steps=[1, 2, 2.5, 5, 10])
             )
     heading_left = left / width
-    add_heading(figure, heading_left, title, words, left_out)
+    add_heading(figure, heading_left, title, subtitle, left_out)
     if side == 1:
         add_legend(view, figure, (left + panel + 1.1) / width, 1 - top / height, 31)
     else:
@@ -94,23 +94,23 @@ def _label(axes: Axes, view: View, x: int | None, y: int | None, panel: float) -
         axes.tick_params(labelbottom=False)
         axes.xaxis.offsetText.set_visible(False)
     else:
-        axes.set_xlabel(shortened(view.names[x], panel))
+        axes.set_xlabel(shorten(view.names[x], panel))
     if y is None:
         axes.tick_params(labelleft=False)
         axes.yaxis.offsetText.set_visible(False)
     else:
-        axes.set_ylabel(shortened(view.names[y], panel))
+        axes.set_ylabel(shorten(view.names[y], panel))
 
 
 def _draw_components(view: View, axes: Axes, x: int, y: int, panel: float) -> None:
     points = view.sample[_visible(view, x, y)][:, [x, y]]
     if len(view.sample) >= DENSE:
         cells = int(14 * panel)
-        counted = axes.hexbin(
+        hexagons = axes.hexbin(
             points[:, 0], points[:, 1], gridsize=(cells, int(cells / 1.9)), mincnt=1,
             extent=(*view.limits[x], *view.limits[y]), cmap=GREYS, linewidths=0.1,
         )  # fmt: skip
-        counted.set_norm(LogNorm(1.0, max([2.0, *np.asarray(counted.get_array())])))
+        hexagons.set_norm(LogNorm(1.0, max([2.0, *np.asarray(hexagons.get_array())])))
     else:
         area = float(np.clip(4_000 / len(view.sample), 14.0, 40.0))
         axes.scatter(points[:, 0], points[:, 1], s=area, c=QUIET, alpha=0.45, linewidths=0)

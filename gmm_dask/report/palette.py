@@ -1,4 +1,4 @@
-"""The colours of components: told apart by people with and without red-green blindness."""
+"""The colours of components, which people with red-green blindness can tell apart as well."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from matplotlib.colors import to_rgb
 
 from gmm_dask.arrays import FloatArray
 
-# The first six are of Okabe and Ito. Each further one is the colour, neither pale nor shrill on
-# white, farthest in OKLab from those before it as seen with normal, protanope and deuteranope
-# eyes, the nearest of the three counting.
+# The first six are from Okabe and Ito. Each of the others is as far as possible in OKLab from those
+# before it (the least of three distances counts: as seen with normal, protanope and deuteranope
+# eyes), and neither pale nor shrill on white.
 COLORS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00",
     "#78003c", "#1e2d96", "#784b00", "#69d296", "#8778f0", "#964b78",
@@ -22,18 +22,18 @@ COLORS = (
 
 
 def component_colors(component_ids: Sequence[int]) -> FloatArray:
-    """Colours (k, 3), RGB between 0 and 1, that stay with the ids from one model to the next.
+    """Colours of components by their ids, so that models show a component alike: RGB, (k, 3).
 
-    Id i has colour i modulo their number; where another of the ids already has that one, the
-    next free one. Beyond 30 components colours repeat.
+    Id i has colour i modulo 30, or the next free colour if a lower id has that one. Beyond 30
+    components colours repeat. RGB values lie between 0 and 1.
     """
     n_colors = len(COLORS)
-    taken: dict[int, int] = {}
+    color_of: dict[int, int] = {}
     for component_id in sorted(component_ids):
-        if len(taken) % n_colors == 0:
+        if len(color_of) % n_colors == 0:
             free = set(range(n_colors))
-        wish = component_id % n_colors
-        index = min(free, key=lambda color: (color - wish) % n_colors)
-        free.discard(index)
-        taken[component_id] = index
-    return np.array([to_rgb(COLORS[taken[component_id]]) for component_id in component_ids])
+        preferred = component_id % n_colors
+        color = min(free, key=lambda color: (color - preferred) % n_colors)
+        free.discard(color)
+        color_of[component_id] = color
+    return np.array([to_rgb(COLORS[color_of[component_id]]) for component_id in component_ids])

@@ -25,7 +25,7 @@ def fit_pictures(
     lower_bounds: Sequence[float],
     component_ids: Sequence[int],
 ) -> dict[str, bytes]:
-    """Draw what a fit did. The same arguments give the same bytes; nothing is read or written.
+    """Draw a fit: the same arguments give the same bytes, and nothing is read or written.
 
     Parameters
     ----------
@@ -38,28 +38,28 @@ def fit_pictures(
     lower_bounds
         Mean log-likelihood of each iteration, nats per row.
     component_ids
-        The components' permanent numbers, (k,); they decide the colours.
+        Permanent ids of the components, (k,); they decide the colours.
 
     Returns
     -------
     dict
         ``log_likelihood.png``; ``components.png``, the rows under the 1-, 2- and 3-σ ellipses
         (d = 1: densities over a histogram); ``responsibilities.png``, the rows in the blend of
-        their components' colours. Of more than six features, the six that separate the
-        components most are shown and the others named. Outliers may lie outside the axes.
+        their components' colours. If there are more than six features, the six that separate
+        the components most are shown and the others named. Outliers may lie outside the axes.
     """
     with style.context(["default", STYLE]):
         view = View.of(sample, columns, initial, final, component_ids)
-        kind = densities if final.n_features == 1 else pairs
+        figures = densities if final.n_features == 1 else pairs
         return {
             "log_likelihood.png": _png(log_likelihood_figure(lower_bounds)),
-            "components.png": _png(kind.components_figure(view)),
-            "responsibilities.png": _png(kind.responsibilities_figure(view)),
+            "components.png": _png(figures.components_figure(view)),
+            "responsibilities.png": _png(figures.responsibilities_figure(view)),
         }
 
 
 def log_likelihood_figure(lower_bounds: Sequence[float]) -> Figure:
-    """Mean log-likelihood per iteration and, from three on, what each iteration gained."""
+    """Draw the mean log-likelihood of each iteration and, from three on, the gain of each."""
     figure = Figure(figsize=(8.4, 5.0), dpi=150)
     bounds = np.asarray(lower_bounds, dtype=np.float64)
     iterations = np.arange(1, len(bounds) + 1)
@@ -67,17 +67,17 @@ def log_likelihood_figure(lower_bounds: Sequence[float]) -> Figure:
     rising = gains > 0.0
     split = 0.27 if np.count_nonzero(rising) >= 2 else 0.0
     axes = figure.add_axes((0.14, 0.12 + 1.12 * split, 0.82, 0.70 - 1.12 * split))
-    begin = first_near(bounds)
+    first = first_drawn(bounds)
     marker = "o" if len(bounds) <= 30 else ""
     axes.plot(
-        iterations[begin:], bounds[begin:], color=LINE, linewidth=1.8, marker=marker, markersize=5
+        iterations[first:], bounds[first:], color=LINE, linewidth=1.8, marker=marker, markersize=5
     )
     axes.set_ylabel("nats per row")
     axes.margins(y=0.14)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlim(0.5, max(len(bounds), 2) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    add_heading(figure, 0.14, "Mean log-likelihood", *_in_words(bounds, begin))
+    add_heading(figure, 0.14, "Mean log-likelihood", *_describe(bounds, first))
     bottom = axes
     if split:
         bottom = figure.add_axes((0.14, 0.12, 0.82, split), sharex=axes)
@@ -94,34 +94,36 @@ def log_likelihood_figure(lower_bounds: Sequence[float]) -> Figure:
     return figure
 
 
-def first_near(bounds: FloatArray) -> int:
+def first_drawn(bounds: FloatArray) -> int:
     """Index of the first iteration to draw.
 
-    A start far from the data can lie millions of nats below all that follows; drawn, it would
-    leave a flat line. Passed over: iterations more than 30 nats below the last, of whose way to
-    it the next one makes more than nine tenths. The last two are always drawn.
+    A start far from the data can lie millions of nats below all later iterations, which would
+    then look like a flat line. So an iteration is left out if it lies more than 30 nats below the
+    last and the next one covers more than nine tenths of that distance. The last two are always
+    drawn.
     """
-    begin = 0
-    while begin < len(bounds) - 2:
-        way, rest = bounds[-1] - bounds[begin : begin + 2]
-        if not (way > 30.0 and rest < 0.1 * way):
+    first = 0
+    while first < len(bounds) - 2:
+        distance, remaining = bounds[-1] - bounds[first : first + 2]
+        if not (distance > 30.0 and remaining < 0.1 * distance):
             break
-        begin += 1
-    return begin
+        first += 1
+    return first
 
 
-def _in_words(bounds: FloatArray, begin: int) -> tuple[str, str]:
+def _describe(bounds: FloatArray, first: int) -> tuple[str, str]:
+    """Lines that say where the last iteration arrived and which iterations are not drawn."""
     if not len(bounds):
         return "no iteration: the parameters given were kept", ""
-    last = f"{bounds[-1]:,.6g} nats per row at iteration {len(bounds)}".replace("-", "−")
-    if not begin:
-        return last, ""
-    first = f"not drawn: iteration 1 at {bounds[0]:,.3g}".replace("-", "−")
-    return last, first + (f", to iteration {begin}" if begin > 1 else "")
+    arrived = f"{bounds[-1]:,.6g} nats per row at iteration {len(bounds)}".replace("-", "−")
+    if not first:
+        return arrived, ""
+    left_out = f"not drawn: iteration 1 at {bounds[0]:,.3g}".replace("-", "−")
+    return arrived, left_out + (f", to iteration {first}" if first > 1 else "")
 
 
 def _png(figure: Figure) -> bytes:
-    """Without the name and version of the software, which would change the bytes."""
+    """Encode a figure without the name and version of the software, which change the bytes."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""One fit as all its pictures see it: the sample, both mixtures, names, colours and limits."""
+"""What all pictures of a fit share: the sample, both mixtures, names, colours and limits."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report.frame import feature_limits, separating_features, substantial_components
 from gmm_dask.report.palette import component_colors
 
-MOST_FEATURES = 6  # of a grid of pairs: 15 panels are as many as one can read
-MOST_LISTED = 30  # in a legend, and as many colours
+MOST_FEATURES = 6  # of a grid of pairs: more than 15 panels cannot be read
+MOST_LISTED = 30  # components in a legend; there are as many colours
 INK = "#222222"
 QUIET = "#6b6b6b"
 LINE = "#0072b2"
 GREYS = LinearSegmentedColormap.from_list("rows", ["#e6e6e6", "#747474"])
 
-#: On top of matplotlib's own defaults, so that a user's matplotlibrc changes nothing.
+#: Added to matplotlib's defaults, so that a user's matplotlibrc changes nothing.
 STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": QUIET,
@@ -55,18 +55,18 @@ STYLE = {
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What is shown.
+    """A fit as its pictures show it.
 
     Attributes
     ----------
     sample
-        (m, d) float64, in a random order so that no component hides another by file order.
+        (m, d) float64, in random order: in file order one component could hide another.
     names
-        Of the d columns, fit to print.
+        Printable names of the d columns.
     initial, final
         The mixtures before and after EM, components in the same order.
     component_ids
-        (k,).
+        Permanent ids of the components, (k,).
     """
 
     sample: FloatArray
@@ -84,11 +84,11 @@ class View:
         final: MixtureParameters,
         component_ids: Sequence[int],
     ) -> View:
-        """Shuffle the sample, always in the same way, and make the names printable."""
+        """Make a view: shuffle the sample, always alike, and make the names printable."""
         order = np.random.default_rng(0).permutation(len(sample))
         return cls(
             np.asarray(sample, dtype=np.float64)[order],
-            tuple(printable(column) for column in columns),
+            tuple(make_printable(column) for column in columns),
             initial,
             final,
             tuple(int(component_id) for component_id in component_ids),
@@ -96,35 +96,35 @@ class View:
 
     @cached_property
     def colors(self) -> FloatArray:
-        """RGB, (k, 3)."""
+        """Colours of the components, RGB, (k, 3)."""
         return component_colors(self.component_ids)
 
     @cached_property
     def features(self) -> list[int]:
-        """The features shown."""
+        """Indices of the features shown."""
         return separating_features(self.final, MOST_FEATURES)
 
     @cached_property
     def substantial(self) -> npt.NDArray[np.bool_]:
-        """Which components decide the limits, (k,)."""
+        """Mask (k,) of the components that decide the limits."""
         return substantial_components(self.final, len(self.sample))
 
     @cached_property
     def limits(self) -> dict[int, tuple[float, float]]:
-        """Of the axis of each feature shown."""
-        shown = self.substantial
+        """Limits of the axis of each feature shown."""
+        substantial = self.substantial
         return {
             feature: feature_limits(
                 self.sample[:, feature],
-                self.final.means[shown, feature],
-                np.sqrt(self.final.matrices[shown, feature, feature]),
+                self.final.means[substantial, feature],
+                np.sqrt(self.final.matrices[substantial, feature, feature]),
             )
             for feature in self.features
         }
 
     @cached_property
     def responsibilities(self) -> FloatArray:
-        """Of the final mixture for the sample, (m, k)."""
+        """Responsibilities of the final mixture for the sample, (m, k)."""
         shares = assign(self.final, self.sample, responsibilities=True).responsibilities
         assert shares is not None
         return shares
@@ -136,18 +136,18 @@ class View:
 
     @cached_property
     def drawing_order(self) -> list[int]:
-        """Heavy components first, so that light ones lie on top."""
+        """Components from heavy to light, so that light ones lie on top."""
         return [int(j) for j in np.argsort(-self.final.weights, kind="stable")]
 
     @property
     def mixture_words(self) -> str:
-        """For titles."""
+        """Description of the mixture for titles."""
         k = self.final.n_components
         return f"{k} {self.final.covariance_type} Gaussian{'s' if k > 1 else ''}"
 
     @property
     def left_out_words(self) -> str:
-        """Names of the features not shown, or nothing."""
+        """Sentence that names the features not shown, or nothing."""
         left_out = [name for feature, name in enumerate(self.names) if feature not in self.features]
         if not left_out:
             return ""
@@ -155,10 +155,10 @@ class View:
         return f"left out {len(left_out)} of {len(self.names)} columns: {listed}"
 
     def label_components(self, axes: Axes, x: int, y: int, width: float) -> None:
-        """Write the ids at the means, as colours alone do not carry the meaning.
+        """Write the ids at the means, because colours alone are not enough.
 
-        Beside its mean where a heavier one is written already, in axes ``width`` inches wide;
-        nowhere if there is no room either.
+        An id goes beside its mean if that of a heavier component is in the way, and is left out
+        if there is no room at all. The axes are ``width`` inches wide.
         """
         size = 10.0 if width > 3.0 else 8.0
         clearance = 1.3 * size / 72.0 / width  # of the axes
@@ -170,7 +170,7 @@ class View:
             if not np.all((means[j] > 0.0) & (means[j] < 1.0)):
                 continue
             for place in means[j] + beside:
-                if all(np.abs(place - other).max() > clearance for other in written):
+                if all(np.abs(place - taken).max() > clearance for taken in written):
                     written.append(place)
                     at_x, at_y = lows + place * (highs - lows)
                     write_id(axes, self, j, at_x, at_y, size)
@@ -187,9 +187,10 @@ def write_id(axes: Axes, view: View, j: int, x: float, y: float, size: float) ->
 
 
 def add_legend(view: View, figure: Figure, left: float, top: float, rows: int) -> None:
-    """Component ids with their weights, in columns of ``rows`` at the most, from a corner.
+    """Add the ids and weights of the components, in columns of at most ``rows``.
 
-    Of more than `MOST_LISTED` components the heaviest are listed and the others summed up.
+    The upper left corner is (left, top). Of more than `MOST_LISTED` components the heaviest are
+    listed and the others summed up.
     """
     weights = view.final.weights
     listed = sorted(view.drawing_order[:MOST_LISTED])
@@ -197,10 +198,10 @@ def add_legend(view: View, figure: Figure, left: float, top: float, rows: int) -
         Line2D([], [], linestyle="", marker="o", markersize=7, color=tuple(view.colors[j]))
         for j in listed
     ]
-    texts = [f"{view.component_ids[j]}   {percent(weights[j])}" for j in listed]
+    texts = [f"{view.component_ids[j]}   {format_percent(weights[j])}" for j in listed]
     if len(listed) < len(weights):
         entries.append(Line2D([], [], linestyle=""))
-        others = percent(1.0 - weights[listed].sum())
+        others = format_percent(1.0 - weights[listed].sum())
         texts.append(f"{len(weights) - len(listed)} others   {others}")
     size = 9.0 if len(texts) <= 20 else 7.2
     figure.legend(
@@ -211,23 +212,23 @@ def add_legend(view: View, figure: Figure, left: float, top: float, rows: int) -
 
 
 def add_heading(figure: Figure, left: float, title: str, *lines: str) -> None:
-    """Title and quieter lines below it, at the upper left."""
+    """Add a title with smaller lines below it, at the upper left."""
     inch = 1.0 / figure.get_figheight()
     figure.text(left, 1.0 - 0.18 * inch, title, size=13, weight="bold", va="top")
     for number, line in enumerate(line for line in lines if line):
         figure.text(left, 1.0 - (0.46 + 0.2 * number) * inch, line, size=9.5, color=QUIET, va="top")
 
 
-def percent(share: float) -> str:
-    """Three significant digits above 1 %, two below."""
+def format_percent(share: float) -> str:
+    """Write a share in percent with three significant digits, below 1 % with two."""
     value = 100.0 * share
     if value >= 99.95:
         return f"{value:.0f} %"
     return f"{value:.1f} %" if value >= 1.0 else f"{value:.2g} %"
 
 
-def printable(name: str) -> str:
-    """A name in one line, of letters that the bundled font has."""
+def make_printable(name: str) -> str:
+    """Put a name on one line, with a square for each letter that the bundled font lacks."""
     face = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     letters = " ".join(str(name).split())
     return "".join(
@@ -235,7 +236,7 @@ def printable(name: str) -> str:
     )
 
 
-def shortened(name: str, inches: float) -> str:
-    """As much of a name as fits on an axis of that length."""
+def shorten(name: str, inches: float) -> str:
+    """Cut a name to the length of its axis."""
     most = int(inches / 0.079)
     return name if len(name) <= most else name[: most - 1] + "…"

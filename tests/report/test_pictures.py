@@ -1,4 +1,4 @@
-"""The pictures of a fit: decodable, reproducible, complete, and showing what they say."""
+"""The pictures of a fit can be decoded, repeat bit for bit, and show what they say."""
 
 import io
 import threading
@@ -15,8 +15,8 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report import densities, pairs
 from gmm_dask.report.frame import ellipse, feature_limits, separating_features
 from gmm_dask.report.palette import COLORS, component_colors
-from gmm_dask.report.pictures import first_near, fit_pictures, log_likelihood_figure
-from gmm_dask.report.view import View, percent, printable
+from gmm_dask.report.pictures import first_drawn, fit_pictures, log_likelihood_figure
+from gmm_dask.report.view import View, format_percent, make_printable
 
 NAMES = {"log_likelihood.png", "components.png", "responsibilities.png"}
 
@@ -92,7 +92,7 @@ def test_every_picture_decodes_and_has_ink(k, d, covariance_type):
         assert 0.003 < np.mean(shades < 200) < 0.5
 
 
-def test_the_same_fit_gives_the_same_bytes_whatever_the_users_style():
+def test_the_same_fit_gives_the_same_bytes_with_any_style_of_the_user():
     final = mixture(3, 3)
     first = pictures_of(final, n=4_000)
     with matplotlib.rc_context({"font.size": 30, "figure.facecolor": "black"}):
@@ -174,15 +174,15 @@ def test_limits_of_a_constant_column_are_a_range_around_it():
 
 
 @pytest.mark.parametrize("offset", [1e9, -1.7e9])
-def test_far_from_the_origin_the_picture_is_as_near_as_at_the_origin(offset):
+def test_far_from_the_origin_the_picture_is_the_same(offset):
     final = mixture(2, 2)
     moved = MixtureParameters.from_covariances(
         "full", final.weights, final.means + offset, final.covariances
     )
-    here, there = view_of(final), view_of(moved, sample=rows_of(final, 300) + offset)
+    near, far = view_of(final), view_of(moved, sample=rows_of(final, 300) + offset)
     for feature in (0, 1):
         np.testing.assert_allclose(
-            np.array(there.limits[feature]) - offset, here.limits[feature], atol=1e-5
+            np.array(far.limits[feature]) - offset, near.limits[feature], atol=1e-5
         )
     assert set(pictures_of(moved)) == NAMES
 
@@ -200,7 +200,7 @@ def test_all_pairs_are_drawn_each_once_with_rows(figure_of, n):
             item for item in axes.collections if isinstance(item, (PathCollection, PolyCollection))
         ]
         assert sum(len(item.get_offsets()) for item in drawn) > 100
-    labels = {axes.get_xlabel() for axes in figure.axes} | {a.get_ylabel() for a in figure.axes}
+    labels = {label for axes in figure.axes for label in (axes.get_xlabel(), axes.get_ylabel())}
     assert labels == {"", *view.names}
 
 
@@ -219,7 +219,8 @@ def test_three_ellipses_for_each_component_before_and_after():
 def test_hexagons_count_each_visible_row_once():
     view = view_of(mixture(3, 2), 5_000)
     (axes,) = pairs.components_figure(view).axes
-    counts = next(c for c in axes.collections if isinstance(c, PolyCollection)).get_array()
+    (hexagons,) = (item for item in axes.collections if isinstance(item, PolyCollection))
+    counts = hexagons.get_array()
     visible = np.all(
         [
             (view.sample[:, j] >= view.limits[j][0]) & (view.sample[:, j] <= view.limits[j][1])
@@ -260,10 +261,10 @@ def test_the_legend_names_ids_and_weights():
     (legend,) = pairs.components_figure(view_of(final, ids=[7, 0, 12])).legends
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts == ["7   96.5 %", "0   3.0 %", "12   0.44 %"]
-    assert percent(1.0) == "100 %"
+    assert format_percent(1.0) == "100 %"
 
 
-def test_components_on_one_place_are_all_named_side_by_side():
+def test_components_in_the_same_place_are_named_side_by_side():
     final = MixtureParameters.from_covariances(
         "diag", [0.4, 0.3, 0.2, 0.1], [[0, 0], [0, 0], [0, 0], [5, 5]], np.ones((4, 2))
     )
@@ -272,7 +273,7 @@ def test_components_on_one_place_are_all_named_side_by_side():
     figure.draw_without_rendering()
     assert {text.get_text() for text in axes.texts} == {"0", "1", "2", "3"}
     boxes = [text.get_window_extent() for text in axes.texts]
-    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
 
 
 def test_legend_and_words_stay_inside_the_picture():
@@ -280,8 +281,8 @@ def test_legend_and_words_stay_inside_the_picture():
         final = mixture(k, d)
         long_names = [f"a rather long name of column number {j}" for j in range(d)]
         view = view_of(final, columns=long_names)
-        kind = densities if d == 1 else pairs
-        figure = kind.components_figure(view)
+        figures = densities if d == 1 else pairs
+        figure = figures.components_figure(view)
         figure.draw_without_rendering()
         for item in [*figure.legends, *figure.texts]:
             box = item.get_window_extent()
@@ -332,18 +333,18 @@ def test_likelihood_of_any_number_of_iterations(n_points):
     assert set(pictures_of(mixture(1, 1), bounds=bounds)) == NAMES
 
 
-def test_a_start_far_below_is_said_and_not_drawn():
+def test_a_start_far_below_is_mentioned_and_not_drawn():
     bounds = np.array([-1.8e7, -4.19, -4.1557, -4.1554])
-    assert first_near(bounds) == 1
+    assert first_drawn(bounds) == 1
     figure = log_likelihood_figure(bounds)
     assert figure.axes[0].get_ylim()[0] > -5.0
     assert "not drawn: iteration 1 at −1.8e+07" in [text.get_text() for text in figure.texts]
-    assert first_near(np.array([-1e17, -1e9, -5.0, -4.0])) == 2
-    assert first_near(np.array([-4.1, -4.001, -4.0])) == 0  # a fast polish is drawn whole
-    assert first_near(np.array([-1e7, -4.0])) == 0
+    assert first_drawn(np.array([-1e17, -1e9, -5.0, -4.0])) == 2
+    assert first_drawn(np.array([-4.1, -4.001, -4.0])) == 0  # a fast polish is drawn whole
+    assert first_drawn(np.array([-1e7, -4.0])) == 0
 
 
-def test_gains_that_are_not_gains_are_drawn_as_nothing():
+def test_losses_are_not_drawn_as_gains():
     figure = log_likelihood_figure([-3.0, -2.0, -2.0, -2.5, -1.9])
     (gains,) = figure.axes[1].get_lines()
     np.testing.assert_allclose(gains.get_ydata(), [1.0, 0.6])
@@ -355,9 +356,9 @@ def test_any_column_name_can_be_drawn(name):
     assert set(pictures_of(final, columns=[name, "other"])) == NAMES
 
 
-def test_printable_keeps_greek_and_minus_and_marks_what_the_font_lacks():
-    assert printable("B−V σ\n(mag)") == "B−V σ (mag)"
-    assert printable("色") == "□"
+def test_make_printable_keeps_greek_and_minus_and_marks_what_the_font_lacks():
+    assert make_printable("B−V σ\n(mag)") == "B−V σ (mag)"
+    assert make_printable("色") == "□"
 
 
 @pytest.mark.parametrize("rows", [[[0.0, 0.0]], [[1.0, 1.0]] * 4, [[0.0, 5.0], [1.0, 5.0]]])
@@ -381,10 +382,10 @@ def test_colours_stay_with_ids_and_differ():
     assert len(set(COLORS)) == len(COLORS) == 30
 
 
-def test_the_legend_sums_up_more_components_than_one_can_read():
+def test_a_legend_of_many_components_sums_up_the_light_ones():
     final = mixture(70, 2)
     (legend,) = pairs.components_figure(view_of(final)).legends
     texts = [text.get_text() for text in legend.get_texts()]
     rest = np.sort(final.weights)[:40].sum()
     assert len(texts) == 31
-    assert texts[-1] == f"40 others   {percent(rest)}"
+    assert texts[-1] == f"40 others   {format_percent(rest)}"
