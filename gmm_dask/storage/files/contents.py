@@ -154,7 +154,9 @@ class StagedVersion:
             The disk refuses, or there is a version of this name.
         """
         if not self._sealed:
-            sync_files(self._partial / name for name in names)
+            waiting = [self._partial / name for name in names]
+            if waiting:  # else all was waited for by `put`, and no thread is needed
+                sync_files(waiting)
             publish_directory(self._partial, self._target)
             self._sealed = True
         if record is not None:

@@ -9,7 +9,7 @@ unreadable, with an error that names it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 from gmm_dask.storage.files.sealed import Document, plain
@@ -120,7 +120,13 @@ class Manifest:
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` where a value has no such form."""
-        document: Document = plain(asdict(self))
+        document: Document = plain(
+            {
+                **vars(self),
+                "search": self.search and vars(self.search),
+                "features": {name: vars(feature) for name, feature in self.features.items()},
+            }
+        )
         return document
 
     @classmethod
@@ -169,7 +175,7 @@ class Publication:
     def to_json(self) -> Document:
         """Return the publication as JSON: of a version, or of what was rejected."""
         absent = ("rejected",) if self.rejected is None else ("version", "based_on")
-        return {key: value for key, value in asdict(self).items() if key not in absent}
+        return {key: value for key, value in vars(self).items() if key not in absent}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Publication:
