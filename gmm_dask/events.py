@@ -1,7 +1,8 @@
-"""What a long step tells its listeners: small frozen records given to ``notify``.
+"""Events: small frozen values that tell a listener how far a long step is.
 
-The log, the bars of a terminal and the artifact of a scheduled run (`pipelines/watching`) are made
-of these. A step never prints and never knows who listens.
+A step gives each event to the function ``notify`` that its caller passed. The log, the progress
+bars of a terminal and the artifact of a scheduled run (`pipelines/watching`) are made of events.
+A step never prints, and it does not know who listens.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import ClassVar
 
 
 class Stage(StrEnum):
-    """The long stages of a run, in their order; each tells how far it is."""
+    """The long stages of a run, in their order."""
 
     SURVEY = "survey"
     SEARCH = "search"
@@ -26,8 +27,14 @@ class Stage(StrEnum):
 class StageStarted:
     """A stage begins.
 
-    ``total`` is the number of units of work if it is known: rows for a scan, starts for a
-    search.
+    Attributes
+    ----------
+    total
+        Units of work in the stage; None if unknown.
+    unit
+        What is counted: ``"rows"`` in a scan, ``"runs"`` in a search.
+    detail
+        A few words for the reader: ``"on 65,536 rows"``.
     """
 
     stage: Stage
@@ -55,7 +62,19 @@ class StageFinished:
 
 @dataclass(frozen=True)
 class IterationFinished:
-    """One EM iteration over all rows: mean log-likelihood (nats per row) of the best candidate."""
+    """One EM iteration over all rows has finished.
+
+    Attributes
+    ----------
+    log_likelihood
+        Mean log-likelihood of the best candidate, nats per row.
+    change
+        How much it changed in this iteration, nats per row; infinite in the first.
+    candidates_running
+        Candidates still running after it.
+    rows
+        Complete rows of the input.
+    """
 
     stage: ClassVar[Stage] = Stage.POLISH
     iteration: int
@@ -71,4 +90,4 @@ Notify = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Listen to nothing: the default."""
+    """Ignore an event: the default listener."""

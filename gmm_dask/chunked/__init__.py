@@ -1,1 +1,1 @@
-"""Rows in chunks: scans over them on threads or a cluster, and what a fit needs of a scan."""
+"""Scans of rows in chunks, on threads or a cluster, and the fits and evaluations made of them."""

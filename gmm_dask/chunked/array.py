@@ -1,4 +1,4 @@
-"""Dask arrays as row chunks, and predictions as lazy dask arrays."""
+"""Dask arrays as sources of rows, and predictions as lazy dask arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,17 @@ from gmm_dask.nulls import NullPolicy
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What computes one block: a graph, the key in it, and the persisted results it needs."""
+    """The computation of one block.
+
+    Attributes
+    ----------
+    graph
+        The part of the array's dask graph that the block is computed from.
+    key
+        Key of the block in the graph.
+    needs
+        Names of the persisted results that the graph refers to.
+    """
 
     graph: dict[Any, Any]
     key: Any
@@ -34,16 +44,23 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class ArrayChunks:
-    """The row blocks of a dask array; each is computed from its own part of the graph.
+    """A dask array as a source of rows: each chunk is a block, computed from its part of the graph.
 
     Attributes
     ----------
+    blocks, weight_blocks
+        Computations of the values and of the sample weights, one for each chunk.
     sizes
         Rows of each block.
+    columns
+        Names of the d features.
+    dtype
+        Type of the values as read, float32 or float64.
+    digest
+        Digest of the graph's name and of the weights.
     persisted
-        Results that the blocks need and that lie on the workers of a cluster: futures of them
-        here, the results themselves where a task has brought them. They do not travel with the
-        rest.
+        Persisted results that the blocks need, by name: in the client, futures of results on the
+        workers; in a task, the results themselves. They are not pickled with the rest.
     """
 
     blocks: tuple[Block, ...]
@@ -66,7 +83,7 @@ class ArrayChunks:
 
     @property
     def entries(self) -> tuple[int, ...]:
-        """Every block can be computed by itself."""
+        """Number of every block: each can be computed alone."""
         return tuple(range(len(self.sizes)))
 
     @property
@@ -84,24 +101,27 @@ class ArrayChunks:
             yield Rows(values, weight, chunk, self._first(chunk))
 
     def describe(self, chunk: int, row: int | None = None) -> str:
-        """Number of the block and rows of the array."""
+        """Say which block a chunk is, and which rows of the array."""
         first = self._first(chunk)
         if row is not None:
             return f"block {chunk} row {first + row:,}"
         return f"block {chunk} rows {first:,}–{first + self.sizes[chunk]:,}"
 
     def check(self) -> None:
-        """Nothing can be known of a graph before it is computed."""
+        """Do nothing: only computing a graph shows whether its rows can be reached."""
 
     def needs(self, start: int, stop: int) -> list[Any]:
-        """Names of the persisted results that chunks start … stop − 1 need, always in one order."""
+        """Names of the persisted results that chunks start … stop − 1 need, in a fixed order."""
         blocks = [*self.blocks[start:stop], *(self.weight_blocks or ())[start:stop]]
         return list(dict.fromkeys(name for block in blocks for name in block.needs))
 
     def _compute(self, block: Block) -> Any:
-        found = {name: self.persisted[name] for name in block.needs}
-        found = {name: one.result() if _is_future(one) else one for name, one in found.items()}
-        return dask.get({**block.graph, **found}, block.key)
+        persisted = {name: self.persisted[name] for name in block.needs}
+        results = {
+            name: result.result() if _is_future(result) else result
+            for name, result in persisted.items()
+        }
+        return dask.get({**block.graph, **results}, block.key)
 
     @cached_property
     def _bounds(self) -> tuple[int, ...]:
@@ -112,7 +132,7 @@ class ArrayChunks:
 
 
 def as_rows(block: Any) -> RowsArray:
-    """A block as (m, d) float32 or float64; other numbers become float64."""
+    """Convert a block to (m, d) float32 or float64; other numbers become float64."""
     values = np.asarray(block)
     if values.dtype in (np.float32, np.float64):
         return values
@@ -122,21 +142,23 @@ def as_rows(block: Any) -> RowsArray:
 def array_chunks(
     array: da.Array, sample_weight: Any = None, columns: tuple[str, ...] | None = None
 ) -> ArrayChunks:
-    """Row chunks of a two-dimensional dask array.
+    """Make a source of rows from a two-dimensional dask array.
 
-    Unknown row chunks cost one computation of the whole array, which counts them.
+    Where the array does not know how many rows its blocks have, it is computed once to count them.
 
     Parameters
     ----------
+    array
+        (n, d), of numbers; blocks of columns are joined.
     sample_weight
         (n,) numpy or dask array, or None.
     columns
-        Names of the features; default x0, x1, …
+        Names of the features; by default x0, x1, …
 
     Raises
     ------
     SchemaError
-        The array has not two dimensions, is not numeric, or the weights do not fit it.
+        The array is not two-dimensional or not numeric, or the weights do not fit it.
     """
     if array.ndim != 2:
         raise SchemaError(
@@ -149,7 +171,8 @@ def array_chunks(
         array = array.rechunk({1: -1})
     sizes = array.chunks[0]
     if any(np.isnan(size) for size in sizes):
-        sizes = tuple(dask.compute(*(dask.delayed(len)(b) for b in array.to_delayed()[:, 0])))
+        lengths = (dask.delayed(len)(block) for block in array.to_delayed()[:, 0])
+        sizes = tuple(dask.compute(*lengths))
     d = int(array.shape[1])
     blocks, persisted = _blocks(array)
     weight_blocks = None
@@ -157,8 +180,8 @@ def array_chunks(
         weights = da.asarray(sample_weight)
         if weights.ndim != 1 or weights.shape[0] != sum(sizes):
             raise SchemaError(f"sample_weight has shape {weights.shape}; X has {sum(sizes):,} rows")
-        weight_blocks, also = _blocks(weights.rechunk((sizes,)))
-        persisted |= also
+        weight_blocks, persisted_weights = _blocks(weights.rechunk((sizes,)))
+        persisted |= persisted_weights
     return ArrayChunks(
         blocks,
         weight_blocks,
@@ -171,7 +194,7 @@ def array_chunks(
 
 
 def _blocks(array: da.Array) -> tuple[tuple[Block, ...], dict[Any, Any]]:
-    """What computes each block, and what of it is persisted on a cluster."""
+    """Split an array's graph into blocks, and into what is persisted on a cluster, by name."""
     graph = dict(array.__dask_graph__())
     persisted = {name: node for name, node in graph.items() if _is_future(node)}
     if not persisted:  # optimizing would lose the futures
@@ -179,10 +202,10 @@ def _blocks(array: da.Array) -> tuple[tuple[Block, ...], dict[Any, Any]]:
         graph = dict(array.__dask_graph__())
     blocks = []
     for key in dask.core.flatten(array.__dask_keys__()):
-        needed = cull(graph, [key])[0]
-        there = tuple(name for name in needed if name in persisted)
-        here = {name: node for name, node in needed.items() if name not in persisted}
-        blocks.append(Block(here, key, there))
+        ancestors = cull(graph, [key])[0]
+        needs = tuple(name for name in ancestors if name in persisted)
+        subgraph = {name: node for name, node in ancestors.items() if name not in persisted}
+        blocks.append(Block(subgraph, key, needs))
     return tuple(blocks), persisted
 
 
@@ -191,12 +214,15 @@ def _is_future(node: Any) -> bool:
 
 
 def predict_array(X: da.Array, parameters: MixtureParameters, what: str) -> da.Array:
-    """Labels, log-densities or responsibilities of a dask array's rows, lazily.
+    """Predict labels, log-densities or responsibilities of a dask array's rows, lazily.
 
     Parameters
     ----------
+    X
+        (n, d).
     what
-        ``"labels"``, ``"log_densities"`` (n,) or ``"responsibilities"`` (n, k).
+        What is returned: ``"labels"`` or ``"log_densities"``, (n,), the latter in nats, or
+        ``"responsibilities"``, (n, k).
     """
     if X.ndim == 2 and X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
@@ -215,5 +241,5 @@ def _predict_block(block: Any, parameters: MixtureParameters, what: str) -> Floa
     if not assigned.finite:
         columns = tuple(f"x{number}" for number in range(values.shape[1]))
         require_usable(values, columns, NullPolicy.ERROR, lambda row: f"row {row:,} of a block")
-    found = getattr(assigned, what)
-    return found.astype(np.int64) if what == "labels" else found
+    predicted = getattr(assigned, what)
+    return predicted.astype(np.int64) if what == "labels" else predicted

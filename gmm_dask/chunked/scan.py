@@ -1,9 +1,9 @@
 """A scan: one function over every chunk of rows, the results added in the order of the groups.
 
-*Groups* are the unit of summation: runs of consecutive chunks, fixed by the plan. What computes
-them, in which order and how often decides nothing, for their sums are added in the order of the
-plan: the same bits on one thread and on a hundred workers. *Lanes* are runs of groups that can
-be read without decoding anything twice: the least that can be given to a worker.
+*Groups* are runs of consecutive chunks, the unit of summation. The source alone fixes them, and
+their sums are added in its order. So it does not matter where, when or how often a group is
+computed: one thread and a hundred workers give the same bits. *Lanes* are runs of groups that can
+be read without decoding anything twice, the least that a worker is given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import Notify, Stage, StageAdvanced, StageFinished, StageStarted, silent
 from gmm_dask.nulls import NullPolicy
 
-#: Groups aimed at: enough to keep hundreds of cores busy, few enough to add in no time.
+#: Groups to aim for: enough to keep hundreds of cores busy, few enough to add quickly.
 GROUPS = 256
 LEAST_GROUP_ROWS = 32_768
 MOST_GROUP_ROWS = 1_048_576
@@ -28,7 +28,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Group:
-    """Chunks ``start`` … ``stop`` − 1, summed as one; ``index`` is its place in the plan."""
+    """Chunks ``start`` … ``stop`` − 1, summed as one.
+
+    Attributes
+    ----------
+    index
+        Number of the group in its source.
+    rows
+        Source rows of all its chunks.
+    """
 
     index: int
     start: int
@@ -38,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Lane:
-    """Consecutive groups that begin where reading may begin."""
+    """Consecutive groups; the first begins at an entry."""
 
     groups: tuple[Group, ...]
 
@@ -54,27 +62,28 @@ class Lane:
 
 
 def group_rows(n: int) -> int:
-    """Rows that a group should hold, for n rows in all."""
+    """Rows that a group should hold when the source has n rows."""
     return min(max(-(-n // GROUPS), LEAST_GROUP_ROWS), MOST_GROUP_ROWS)
 
 
 def lanes_of(chunks: RowChunks) -> tuple[Lane, ...]:
-    """Cut a source into groups and lanes; depends on nothing but its chunks."""
-    wanted = group_rows(sum(chunks.rows))
+    """Cut a source into groups and lanes; its chunks and entries alone decide how."""
+    target = group_rows(sum(chunks.rows))
     entries = set(chunks.entries)
     lanes: list[Lane] = []
     groups: list[Group] = []
-    start, held, sliced, index = 0, 0, False, 0
+    start, size, sliced, index = 0, 0, False, 0
     for chunk, rows in enumerate(chunks.rows):
-        held += rows
+        size += rows
         sliced = sliced or chunk not in entries
-        after = chunk + 1
-        last = after == len(chunks.rows)
-        # A group that ends inside a row group would chain the next lane to this one.
-        if last or held >= wanted or (sliced and after in entries):
-            groups.append(Group(index, start, after, held))
-            start, held, sliced, index = after, 0, False, index + 1
-            if last or after in entries:
+        stop = chunk + 1
+        last = stop == len(chunks.rows)
+        # A group with slices of a row group ends no later than the row group does. Otherwise it
+        # could end inside the next row group, and both would have to be in one lane.
+        if last or size >= target or (sliced and stop in entries):
+            groups.append(Group(index, start, stop, size))
+            start, size, sliced, index = stop, 0, False, index + 1
+            if last or stop in entries:
                 lanes.append(Lane(tuple(groups)))
                 groups = []
     return tuple(lanes)
@@ -82,19 +91,19 @@ def lanes_of(chunks: RowChunks) -> tuple[Lane, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What a scan does to each chunk; travels to the workers.
+    """What a scan does to each chunk; it is sent to the workers.
 
     Attributes
     ----------
     function
-        ``function(rows, argument)``; its results must add by ``+``. It may be called twice for
-        a chunk, when a worker is lost: what it writes, it must write whole or not at all.
+        ``function(rows, argument)``; its results must add by ``+``. It is called again for a
+        chunk whose worker is lost, so what it writes, it must write whole or not at all.
     argument
-        The same for every chunk.
+        The second argument, the same for every chunk.
     nulls
-        ``DROP`` leaves incomplete rows out first; ``ERROR`` hands all rows on as they are read.
+        ``DROP`` drops incomplete rows first; ``ERROR`` passes all rows on as they are read.
     fingerprints
-        Of every chunk's values in the first scan; None to take them now.
+        Fingerprint of each chunk in the first scan; None in the first scan, which takes them.
     volatile
         Whether the values could differ from one reading to the next.
     """
@@ -108,7 +117,7 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class GroupResult:
-    """The sum over one group, and the fingerprints of its chunks."""
+    """The sum of a scan's function over one group, and the fingerprints of the group's chunks."""
 
     group: Group
     total: Any
@@ -116,7 +125,7 @@ class GroupResult:
 
 
 class Executor(Protocol):
-    """What runs the work: threads here, or the workers of a cluster."""
+    """Runs scans: on threads of this process, or on the workers of a cluster."""
 
     @property
     def memory(self) -> int:
@@ -125,12 +134,12 @@ class Executor(Protocol):
 
     @property
     def threads(self) -> int:
-        """Groups that are worked on at the same time."""
+        """Groups that are computed at the same time."""
         ...
 
     @property
     def mixed(self) -> tuple[str, ...]:
-        """In what workers differ from this process; if in anything, the bits may differ too."""
+        """How workers differ from this process; if they do, the bits of results may differ too."""
         ...
 
     def run(
@@ -140,39 +149,39 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of threads, workers and cached rows."""
+        """Release threads, workers and cached rows."""
         ...
 
 
 class Scanner:
-    """Scans one source of rows, on one executor, and counts the scans.
+    """Scans one source of rows on one executor, and counts the scans.
 
     Parameters
     ----------
     chunks
-        The rows.
+        The source.
     executor
         Threads or a cluster.
     notify
-        Told how far each scan is.
+        Receives the events of each scan.
     once
-        Whether there is one scan only: then rows are neither cached nor fingerprinted.
+        Whether only one scan is made: rows are then neither cached nor fingerprinted.
     cache
         Whether the rows stay in memory after the first scan; None: if they fit.
     scans
-        Readings of the whole source before this scanner was made.
+        Scans of the source before this scanner was made.
 
     Attributes
     ----------
     scans
-        Readings of the whole source so far, whether from files or from cached rows.
+        Scans of the source so far, whether of files or of cached rows.
     rows
         Source rows in all.
     cached
         Whether the rows stay in memory after the first scan.
     fingerprints
-        Of the values of the first scan, which later ones are held to; None before it, and where
-        values cannot change.
+        Fingerprint of each chunk in the first scan, against which later scans are checked. None
+        before it, and where values cannot change.
     """
 
     def __init__(
@@ -197,7 +206,7 @@ class Scanner:
         self.fingerprints: tuple[int, ...] | None = None
 
     def resume(self, scans: int, fingerprints: tuple[int, ...] | None) -> None:
-        """Go on after so many scans of the same source, held to the values of the first."""
+        """Continue after ``scans`` scans of the same source, the first with ``fingerprints``."""
         self.scans, self.fingerprints = scans, fingerprints
 
     def reduce(
@@ -214,16 +223,16 @@ class Scanner:
         function, argument
             ``function(rows, argument)``; its results add by ``+``.
         stage
-            The stage of the run that the scan belongs to, as listeners are told.
+            The stage of the run that the events of this scan name.
         nulls
-            ``DROP`` leaves incomplete rows out first; ``ERROR`` hands all rows on as they are.
+            ``DROP`` drops incomplete rows first; ``ERROR`` passes all rows on as they are.
 
         Raises
         ------
         InputChangedError
             A chunk is not what the plan or the first scan saw.
         TooFewRowsError
-            There is no chunk at all.
+            The source has no chunks.
         ClusterError
             The workers are gone, or a deadline has passed.
         """
@@ -234,22 +243,22 @@ class Scanner:
         self.notify(StageStarted(stage, self.rows, "rows"))
         total: Any = None
         done = 0
-        prints: list[int] = []
+        fingerprints: list[int] = []
         for result in self.executor.run(self.chunks, self.lanes, work, self.cached):
             total = result.total if total is None else total + result.total
-            prints.extend(result.fingerprints)
+            fingerprints.extend(result.fingerprints)
             done += result.group.rows
             self.notify(StageAdvanced(stage, done))
         self.scans += 1
         if self._volatile and self.fingerprints is None:
-            self.fingerprints = tuple(prints)
+            self.fingerprints = tuple(fingerprints)
         seconds = time.perf_counter() - began
         rate = self.rows / max(seconds, 1e-9)
         self.notify(StageFinished(stage, seconds, f"{self.rows:,} rows at {rate:,.0f} rows/s"))
         return total
 
     def close(self) -> None:
-        """Let go of the cached rows and of the executor's threads or workers."""
+        """Release the cached rows and the executor's threads or workers."""
         self.executor.close()
 
     def __enter__(self) -> Scanner:

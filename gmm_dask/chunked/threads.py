@@ -1,8 +1,8 @@
 """Threads of this process as the executor of a scan.
 
-Decoding a lane is sequential, computing on what was decoded is not: a thread holds a lane only
-while it decodes, then computes while the next thread decodes on. So even one file with one row
-group keeps every core busy.
+Decoding a lane is sequential, computing on decoded rows is not. So a thread holds a lane only while
+it decodes a group of it, and computes while the next thread decodes the next group. Even one file
+with one row group keeps every core busy.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ def available_cores() -> int:
 
 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process may still take: what is free, and what its container's limit leaves.
+    """Bytes that this process may still take: those free, or fewer if its container limits it.
 
     Parameters
     ----------
     cgroup
-        Where the limits of control groups, version 2 or 1, are mounted.
+        Directory where control groups, version 2 or 1, are mounted.
     """
     free = int(psutil.virtual_memory().available)
-    for directory, limit, used, idle in (
+    for directory, limit_file, usage_file, reclaimable_key in (
         (cgroup, "memory.max", "memory.current", "inactive_file"),
         (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
          "total_inactive_file"),
     ):  # fmt: skip
         try:
             lines = (directory / "memory.stat").read_text().splitlines()
-            reclaimable = int(dict(line.split() for line in lines)[idle])
-            taken = int((directory / used).read_text()) - reclaimable
-            free = min(free, max(int((directory / limit).read_text()) - taken, 0))
+            reclaimable = int(dict(line.split() for line in lines)[reclaimable_key])
+            usage = int((directory / usage_file).read_text()) - reclaimable
+            free = min(free, max(int((directory / limit_file).read_text()) - usage, 0))
         except (OSError, ValueError, KeyError):  # not mounted, or "max": no limit
             continue
     return free
@@ -58,11 +58,11 @@ class Threads:
     Parameters
     ----------
     threads
-        How many; default: the cores that this process may use.
+        Number of threads; by default, of the cores that this process may use.
     memory
-        Bytes of rows that may be cached between scans; default: half of what is free now.
+        Bytes of rows that may be cached between scans; by default, half of the free memory.
     no_progress
-        Seconds without a finished group after which the scan fails.
+        Seconds without a finished group after which a scan fails; None: no limit.
     """
 
     mixed: tuple[str, ...] = ()
@@ -81,41 +81,49 @@ class Threads:
 
     @cached_property
     def threads(self) -> int:
-        """Groups that are worked on at the same time."""
+        """Groups that are computed at the same time."""
         return self._threads or available_cores()
 
     @property
     def memory(self) -> int:
-        """Bytes of rows that may be cached."""
+        """Bytes of rows that may be cached between scans."""
         return free_memory() // 2 if self._memory is None else self._memory
 
     def run(
         self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, cache: bool
     ) -> Iterator[GroupResult]:
-        """Yield the result of every group, in the order of the groups."""
+        """Yield the result of every group, in the order of the groups.
+
+        Raises
+        ------
+        InputChangedError
+            A chunk is not what the plan or the first scan saw.
+        ClusterError
+            No group was finished for ``no_progress`` seconds.
+        """
         if self._cache is None or self._cache[0] != chunks.digest:
             self._cache = chunks.digest, RowCache()
-        cached = self._cache[1] if cache else None
+        row_cache = self._cache[1] if cache else None
         groups = sum(len(lane.groups) for lane in lanes)
         with single_threaded():
             if groups == 1 or self.threads == 1:
                 for lane in lanes:
-                    reader = Reader(chunks, work, lane.stop, cached)
+                    reader = Reader(chunks, work, lane.stop, row_cache)
                     for group in lane.groups:
                         yield sum_group(reader, group)
                 return
-            run = _Run(chunks, lanes, work, cached)
+            scan = _ThreadScan(chunks, lanes, work, row_cache)
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="gmm-dask-scan")
             for _ in range(min(self.threads, groups)):
-                self._pool.submit(run.work_on)
+                self._pool.submit(scan.work)
             try:
-                yield from run.in_order(groups, self.no_progress)
+                yield from scan.results_in_order(groups, self.no_progress)
             finally:
-                run.stop()
+                scan.stop()
 
     def close(self) -> None:
-        """End the threads and forget the rows."""
+        """End the threads and free the cached rows."""
         self._cache = None
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
@@ -123,7 +131,7 @@ class Threads:
 
 
 class _OpenLane:
-    """A lane being read: who holds it decodes its next group."""
+    """A lane that is being read; the thread that holds it decodes its next group."""
 
     def __init__(self, lane: Lane, reader: Reader) -> None:
         self.groups = iter(lane.groups)
@@ -132,7 +140,7 @@ class _OpenLane:
         self.held = False
 
 
-class _Run:
+class _ThreadScan:
     """One scan: its lanes, the results that wait for their turn, and the first failure."""
 
     def __init__(
@@ -148,11 +156,11 @@ class _Run:
         self.failure: BaseException | None = None
         self.stopped = False
 
-    def work_on(self) -> None:
-        """Take groups until there are none, on one thread of the pool."""
+    def work(self) -> None:
+        """Compute groups until none are left, on one thread of the pool."""
         with single_threaded():
-            while (taken := self._take()) is not None:
-                lane, group = taken
+            while (claim := self._claim_group()) is not None:
+                lane, group = claim
                 try:
                     result = sum_group(lane.reader, group, partial(self._release, lane))
                 except BaseException as error:  # reported by the thread that waits
@@ -165,8 +173,8 @@ class _Run:
                     self.results[group.index] = result
                     self.changed.notify_all()
 
-    def in_order(self, groups: int, no_progress: float | None) -> Iterator[GroupResult]:
-        """Hand results out in the order of the groups as they come."""
+    def results_in_order(self, groups: int, no_progress: float | None) -> Iterator[GroupResult]:
+        """Yield each result as soon as it is its turn in the order of the groups."""
         for index in range(groups):
             with self.changed:
                 while index not in self.results and self.failure is None:
@@ -182,12 +190,13 @@ class _Run:
             yield result
 
     def stop(self) -> None:
-        """Let the threads end after the group in hand."""
+        """Let each thread end after the group that it computes."""
         with self.changed:
             self.stopped = True
             self.changed.notify_all()
 
-    def _take(self) -> tuple[_OpenLane, Group] | None:
+    def _claim_group(self) -> tuple[_OpenLane, Group] | None:
+        """Wait for a lane that no thread holds, and take its next group; None at the end."""
         with self.changed:
             while not self.stopped:
                 lanes = [lane for lane in self.lanes if lane.left]
