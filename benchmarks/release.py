@@ -36,7 +36,7 @@ from gmm_dask.chunked.evaluation import evaluate
 from gmm_dask.chunked.fit import sum_batch
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import Lane, Scanner, lanes_of
-from gmm_dask.chunked.survey import survey
+from gmm_dask.chunked.survey import survey_source
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.config import InputSection, LocalProcesses, RunConfig
 from gmm_dask.events import Event, Stage, StageFinished, silent
@@ -184,7 +184,7 @@ def scan_group(path: Path, threads: int) -> tuple[int, int, list[float]]:
     plan = plan_input(InputSection(path=str(path), columns=columns_of(D)))
     stages = Stages()
     with Scanner(parquet_chunks(plan), Threads(threads, memory=0), stages) as scanner:
-        survey(scanner, 65_536, 0, "error")
+        survey_source(scanner, 65_536, 0, "error")
         scanner.reduce(sum_batch, (parameters,), Stage.POLISH)
         evaluate(scanner, [parameters])
     return before, peak_bytes(), [seconds for _, seconds in stages.seconds]

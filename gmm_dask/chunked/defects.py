@@ -1,6 +1,6 @@
-"""Values that stop a fit or a prediction: found by one rule, refused in one set of words.
+"""Values that stop a fit or a prediction: how they are found, and the errors that name them.
 
-A null is NaN in decoded rows. Infinities are refused always, nulls where the policy says so.
+A null is NaN in decoded rows. Infinities are always refused, nulls where the policy says so.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import RowsArray
-from gmm_dask.chunked.rows import Rows, complete
+from gmm_dask.chunked.rows import Rows, drop_incomplete
 from gmm_dask.errors import InputError, NonFiniteError
 from gmm_dask.nulls import NullPolicy
 
 
-def usable_rows(rows: Rows, nulls: NullPolicy) -> Rows:
-    """Rows without the incomplete ones, where the policy leaves those out and nobody has yet."""
-    return complete(rows) if nulls is NullPolicy.DROP and rows.used is None else rows
+def apply_null_policy(rows: Rows, nulls: NullPolicy) -> Rows:
+    """Drop incomplete rows if the policy is to drop them and none have been dropped yet."""
+    return drop_incomplete(rows) if nulls is NullPolicy.DROP and rows.used is None else rows
 
 
 def is_finite(values: RowsArray) -> bool:
-    """Whether the sum of all values is finite; False does not yet mean that a value is not."""
+    """Whether the sum of all values is finite; it can overflow although every value is finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(np.add.reduce(values, axis=None)))
 
@@ -34,7 +34,7 @@ def require_usable(
     nulls: NullPolicy,
     place: Callable[[int], str],
 ) -> None:
-    """Refuse infinities, and nulls where the policy does; one pass when all is well.
+    """Refuse infinities, and nulls where the policy does; one pass if there are none.
 
     Parameters
     ----------
@@ -43,14 +43,15 @@ def require_usable(
     columns
         Names of the d features.
     nulls
-        The policy.
+        ``ERROR`` refuses nulls, ``DROP`` lets them pass.
     place
         Says where a row of ``values`` lies: "part-3.parquet row 17".
 
     Raises
     ------
     NonFiniteError
-        Names the column, how many such values it holds, and where the first one is.
+        A value is refused. The message names the column, how many such values it holds, and
+        where the first one is.
     """
     if is_finite(values):
         return
@@ -66,18 +67,18 @@ def require_usable(
 
 
 def non_finite(column: str, null: bool, count: int, first: str) -> NonFiniteError:
-    """Make the error of values that are not finite numbers.
+    """Make the error for values of a column that are not finite numbers.
 
     Parameters
     ----------
     column
-        Its name.
+        Name of the column.
     null
-        Whether they are nulls or NaN; otherwise infinities.
+        Whether the values are nulls or NaN; otherwise they are infinities.
     count
-        How many there are.
+        How many such values the column holds.
     first
-        Where the first one lies.
+        Where the first one is: "part-3.parquet row 17".
     """
     if null:
         return NonFiniteError(
@@ -93,23 +94,31 @@ def non_finite(column: str, null: bool, count: int, first: str) -> NonFiniteErro
 
 
 def bad_weights(count: int, first: str) -> InputError:
-    """Make the error of sample weights that are negative or not finite."""
+    """Make the error for sample weights that are negative or not finite.
+
+    Parameters
+    ----------
+    count
+        How many such weights there are.
+    first
+        Where the first one is: "part-3.parquet row 17".
+    """
     return InputError(
         f"sample weights: {count:,} {'is' if count == 1 else 'are'} negative or not finite, the "
-        f"first at {first}; weights are finite and ≥ 0"
+        f"first at {first}; weights must be finite and ≥ 0"
     )
 
 
 @dataclass(frozen=True, eq=False)
 class Defects:
-    """Values that cannot be used, counted per column; the last entry is the weight column.
+    """Values that cannot be used, counted per column; the sample weights are the last column.
 
     Attributes
     ----------
     missing, infinite
-        Values per column, (d + 1,); a negative weight counts as infinite.
+        Number of such values in each column, (d + 1,); a negative weight counts as infinite.
     first_missing, first_infinite
-        Per column (chunk, row) of the first, or None.
+        (chunk, row) of the first such value in each column, or None.
     """
 
     missing: npt.NDArray[np.int64]
@@ -121,15 +130,15 @@ class Defects:
         return Defects(
             self.missing + other.missing,
             self.infinite + other.infinite,
-            _first(self.first_missing, other.first_missing),
-            _first(self.first_infinite, other.first_infinite),
+            _earlier(self.first_missing, other.first_missing),
+            _earlier(self.first_infinite, other.first_infinite),
         )
 
 
 def no_defects(d: int) -> Defects:
-    """Defects of rows that have none, with d features."""
-    nothing, nowhere = np.zeros(d + 1, np.int64), (None,) * (d + 1)
-    return Defects(nothing, nothing, nowhere, nowhere)
+    """Make the defects of rows that have none, with d features."""
+    counts, places = np.zeros(d + 1, np.int64), (None,) * (d + 1)
+    return Defects(counts, counts, places, places)
 
 
 def count_defects(rows: Rows) -> Defects:
@@ -144,12 +153,12 @@ def count_defects(rows: Rows) -> Defects:
     for column, values in enumerate(columns):
         if np.isfinite(np.add.reduce(values)):  # no NaN or infinity survives a sum
             continue
-        absent, unbounded = np.isnan(values), np.isinf(values)
-        missing[column], infinite[column] = absent.sum(), unbounded.sum()
+        is_missing, is_infinite = np.isnan(values), np.isinf(values)
+        missing[column], infinite[column] = is_missing.sum(), is_infinite.sum()
         if missing[column]:
-            first_missing[column] = (rows.chunk, int(absent.argmax()))
+            first_missing[column] = (rows.chunk, int(is_missing.argmax()))
         if infinite[column]:
-            first_infinite[column] = (rows.chunk, int(unbounded.argmax()))
+            first_infinite[column] = (rows.chunk, int(is_infinite.argmax()))
     return Defects(missing, infinite, tuple(first_missing), tuple(first_infinite))
 
 
@@ -159,25 +168,28 @@ def refuse_defects(
     nulls: NullPolicy,
     describe: Callable[[int, int], str],
 ) -> None:
-    """Refuse what the policy does not allow.
+    """Refuse infinities and unusable weights, and nulls where the policy does.
 
     Parameters
     ----------
     columns
         Names of the d features.
+    nulls
+        ``ERROR`` refuses nulls in the features, ``DROP`` lets them pass.
     describe
         Says where a row of a chunk lies.
 
     Raises
     ------
     NonFiniteError
-        Infinity anywhere; nulls or NaN where the policy refuses them, in the weights always.
+        A value is infinite; or a value is null or NaN, in the features where the policy refuses
+        it, in the weights always.
     InputError
         A sample weight is negative or infinite.
     """
 
-    def place(at: tuple[int, int] | None) -> str:
-        return "an unknown place" if at is None else describe(*at)
+    def place(first: tuple[int, int] | None) -> str:
+        return "an unknown place" if first is None else describe(*first)
 
     if defects.infinite[-1]:
         raise bad_weights(int(defects.infinite[-1]), place(defects.first_infinite[-1]))
@@ -190,10 +202,10 @@ def refuse_defects(
             raise non_finite(name, True, count, place(defects.first_missing[index]))
 
 
-def _first(
-    before: tuple[tuple[int, int] | None, ...], after: tuple[tuple[int, int] | None, ...]
+def _earlier(
+    first: tuple[tuple[int, int] | None, ...], second: tuple[tuple[int, int] | None, ...]
 ) -> tuple[tuple[int, int] | None, ...]:
     return tuple(
         min((place for place in places if place is not None), default=None)
-        for places in zip(before, after, strict=True)
+        for places in zip(first, second, strict=True)
     )

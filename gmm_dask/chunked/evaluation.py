@@ -1,4 +1,4 @@
-"""The evaluation: one scan that says how mixtures describe the rows, and how dense they lie."""
+"""The evaluation: one scan that measures how well mixtures describe all rows."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from gmm_dask.mixture.kernels.tally import tally
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
 
-#: Bins of the density histogram; the resolution of a quantile is a bin's width.
+#: Bins of the density histogram; quantiles are exact to the width of a bin.
 BINS = 8192
-#: Share of the rows fitted that lie below a model's low-density threshold: its outliers.
+#: Share of the fitted rows that lie below a model's low-density threshold, its outliers.
 LOW_DENSITY_SHARE = 0.001
-#: How far below its highest possible value the histogram of log-densities reaches, nats.
+#: How far the density histogram reaches below the mixture's highest possible log-density, nats.
 DEPTH = 120.0
 
 
 @dataclass(frozen=True, eq=False)
 class DensitySummary:
-    """Sums over rows of what a mixture says of them; merges by ``+``.
+    """Sums over rows of their densities in one mixture; summaries add by ``+``.
 
     Attributes
     ----------
     rows, weight
-        Rows and the sum of their weights.
+        Number of rows, and the sum of their weights.
     log_likelihood
         Σ w log p(x), nats.
     occupancy
-        Weight of the rows whose most probable component is each, (k,).
+        For each component, the weight of the rows to which it is the most probable, (k,).
     lowest, highest
         Extreme log-densities, nats.
     bins
-        Weight of rows per log-density bin, (BINS,), between ``ceiling − DEPTH`` and
-        ``ceiling``; the first holds everything below as well.
+        Histogram of the log-densities between ``ceiling − DEPTH`` and ``ceiling``: weight of the
+        rows in each bin, (BINS,). Rows below all bins are in the first.
     ceiling
-        An upper bound of the log-density of this mixture, nats.
+        Upper bound of the log-density in this mixture, nats.
     """
 
     rows: int
@@ -59,7 +59,7 @@ class DensitySummary:
 
     def __add__(self, other: DensitySummary) -> DensitySummary:
         if self.ceiling != other.ceiling:
-            raise InputError("density records of different mixtures cannot be added")
+            raise InputError("density summaries of different mixtures cannot be added")
         return DensitySummary(
             self.rows + other.rows,
             self.weight + other.weight,
@@ -73,36 +73,36 @@ class DensitySummary:
 
     @property
     def mean_log_likelihood(self) -> float:
-        """Nats per unit of weight."""
+        """Mean log-likelihood, nats per unit of weight."""
         return self.log_likelihood / self.weight
 
     @property
     def shares(self) -> FloatArray:
-        """Share of the weight in each component, (k,)."""
+        """Share of the weight that each component occupies, (k,)."""
         return self.occupancy / self.weight
 
     def quantile(self, share: float) -> float:
-        """The log-density below which ``share`` of the weight lies, nats.
+        """Return the log-density below which ``share`` of the weight lies, nats.
 
-        Linear within a bin of DEPTH/BINS ≈ 0.015 nats; from the lowest value to the floor where
-        the row lies below the histogram.
+        It is interpolated linearly within a bin of DEPTH/BINS ≈ 0.015 nats. The first bin is
+        taken to begin at the lowest log-density if that lies below the histogram.
         """
         occupied = np.flatnonzero(self.bins)
         cumulated = np.cumsum(self.bins[occupied])
         target = share * cumulated[-1]
-        place = min(int(np.searchsorted(cumulated, target)), len(occupied) - 1)
-        index = int(occupied[place])
+        position = min(int(np.searchsorted(cumulated, target)), len(occupied) - 1)
+        index = int(occupied[position])
         width = DEPTH / BINS
         low = self.ceiling - DEPTH + index * width
         if index == 0:
             low = min(self.lowest, low)
         high = self.ceiling - DEPTH + (index + 1) * width
-        before = cumulated[place] - self.bins[index]
+        before = cumulated[position] - self.bins[index]
         within = (target - before) / self.bins[index]
         return float(min(max(low + within * (high - low), self.lowest), self.highest))
 
     def share_below(self, log_density: float) -> float:
-        """Share of the weight below a log-density: the inverse of `quantile`."""
+        """Return the share of the weight below a log-density in nats, the inverse of `quantile`."""
         position = (log_density - (self.ceiling - DEPTH)) * (BINS / DEPTH)
         index = int(np.floor(position))
         if index < 0:
@@ -115,18 +115,17 @@ class DensitySummary:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationBatch:
-    """Density records of several mixtures over the same rows."""
+    """Density summaries of several mixtures over the same rows."""
 
-    records: tuple[DensitySummary, ...]
+    summaries: tuple[DensitySummary, ...]
 
     def __add__(self, other: EvaluationBatch) -> EvaluationBatch:
-        return EvaluationBatch(
-            tuple(mine + theirs for mine, theirs in zip(self.records, other.records, strict=True))
-        )
+        pairs = zip(self.summaries, other.summaries, strict=True)
+        return EvaluationBatch(tuple(first + second for first, second in pairs))
 
 
 def density_ceiling(parameters: MixtureParameters) -> float:
-    """Upper bound of log p(x): log Σ_k π_k N_k(μ_k), nats."""
+    """Upper bound of log p(x), nats: log Σ_k π_k N_k(μ_k)."""
     k, d = parameters.means.shape
     peaks = (
         parameters.log_weights
@@ -139,7 +138,19 @@ def density_ceiling(parameters: MixtureParameters) -> float:
 def summarize_densities(
     assigned: Assignment, sample_weight: FloatArray | None, k: int, ceiling: float
 ) -> DensitySummary:
-    """Sum up an assignment of rows."""
+    """Summarize the densities of rows assigned to a mixture.
+
+    Parameters
+    ----------
+    assigned
+        Labels and log-densities of the m rows.
+    sample_weight
+        (m,), or None.
+    k
+        Number of components of the mixture.
+    ceiling
+        Upper bound of its log-density, nats.
+    """
     occupancy, bins, sums = tally(
         assigned.labels,
         assigned.log_densities,
@@ -158,7 +169,7 @@ def summarize_densities(
 def evaluate_rows(
     rows: Rows, mixtures: tuple[MixtureParameters, ...], threads: int = 1
 ) -> EvaluationBatch:
-    """Evaluate mixtures on one chunk."""
+    """Evaluate mixtures on one chunk, with ``threads`` threads."""
     return EvaluationBatch(
         tuple(
             summarize_densities(
@@ -173,16 +184,29 @@ def evaluate_rows(
 
 
 def evaluate(
-    scanner: Scanner, mixtures: Sequence[MixtureParameters], found: Survey | None = None
+    scanner: Scanner, mixtures: Sequence[MixtureParameters], survey: Survey | None = None
 ) -> tuple[DensitySummary, ...]:
-    """How mixtures describe all rows: one scan for all of them together.
+    """Summarize the densities of all rows in each mixture.
 
-    No scan where ``found``, the survey of these rows, holds all of them in its sample.
+    Costs one scan for all mixtures together, or none where the sample of the survey holds all
+    complete rows.
+
+    Parameters
+    ----------
+    survey
+        Survey of these rows. None: there are no nulls among them.
+
+    Raises
+    ------
+    InputChangedError
+        A chunk is not what the plan or the first scan saw.
+    ClusterError
+        The workers are gone, or a deadline has passed.
     """
-    if found is not None and found.in_memory:
-        sample = found.sample
+    if survey is not None and survey.in_memory:
+        sample = survey.sample
         rows = Rows(sample.X, sample.sample_weight, 0, 0)
-        threads = available_cores() if found.rows > LEAST_SLICE_ROWS else 1
-        return evaluate_rows(rows, tuple(mixtures), threads).records
-    nulls = NullPolicy.ERROR if found is None else found.nulls_left
-    return scanner.reduce(evaluate_rows, tuple(mixtures), Stage.EVALUATE, nulls).records
+        threads = available_cores() if survey.rows > LEAST_SLICE_ROWS else 1
+        return evaluate_rows(rows, tuple(mixtures), threads).summaries
+    nulls = NullPolicy.ERROR if survey is None else survey.nulls_left
+    return scanner.reduce(evaluate_rows, tuple(mixtures), Stage.EVALUATE, nulls).summaries

@@ -1,8 +1,8 @@
-"""A fit: survey, search, polish. The one way there is, for arrays and for files.
+"""A fit of any source of rows: survey, search, polish.
 
-The survey looks at all rows once and draws a sample; the search finds a start on the sample;
-the polish runs EM over all rows, every candidate in the same scans. Where the sample holds all
-rows, the polish stays in memory.
+The survey scans all rows once and draws a sample; the search finds starts on the sample; the
+polish runs EM over all rows, and every candidate shares its scans. Where the sample holds all
+complete rows, the polish runs on it in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import survey
+from gmm_dask.chunked.survey import survey_source
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import (
@@ -47,8 +47,9 @@ from gmm_dask.mixture.threads import single_threaded
 
 logger = logging.getLogger("gmm_dask")
 
-#: Rows of the sample when nothing is searched: for the pictures and the warnings.
+#: Rows of the sample without a search: enough for the pictures and the warnings.
 LOOK_ROWS = 20_000
+#: Least rows of the sample when ``search_rows`` is ``"auto"``.
 LEAST_SEARCH_ROWS = 65_536
 
 
@@ -61,99 +62,111 @@ def fit(
     resume: FitState | None = None,
     save: Callable[[FitState], None] = lambda state: None,
 ) -> FitResult:
-    """Fit a mixture to all rows of a scanner.
+    """Fit a mixture to all rows of a scanner's source.
 
-    Scans: one for the survey (two where most rows hold nulls), then one for each iteration of
-    the polish; none for the polish if the sample holds all rows.
+    Costs one scan for the survey (two where most rows hold nulls), then one for each iteration of
+    the polish; none for the polish if the sample holds all complete rows.
 
     Parameters
     ----------
     start
-        Parameters to polish as they are, in the caller's order; nothing is searched then,
-        unless ``search_too``.
+        Parameters to polish as they are, with their components in the caller's order. No search
+        is made then, unless ``search_too``.
+    search_too
+        Whether to search as well, so that the best start of the search competes with ``start``.
     resume
-        Where an interrupted fit of the same rows and options stood.
+        State in which a fit of the same rows with the same options was interrupted.
     save
-        Called after the survey, the search and every iteration.
+        Receives the state after the survey, the search and every iteration.
 
     Raises
     ------
     TooFewRowsError
         Fewer complete rows than components.
     NonFiniteError
-        Nulls where the policy refuses them, or infinities.
+        A value is infinite; or a value is null or NaN and the policy refuses it.
+    InputError
+        The survey refuses the sample weights or the size of a value.
     NumericalError
         Every candidate broke down.
     InputChangedError
-        The input is not what it was in the survey.
+        The input is not what it was in the first scan.
+    ClusterError
+        The workers are gone, or a deadline has passed.
     """
     with single_threaded():
-        state = resume or _survey(scanner, options, bool(start) and not search_too)
+        state = resume or _survey(scanner, options, with_search=search_too or not start)
         if resume is None:
             save(state)
         else:
             logger.info("resuming after %d scans", resume.scans)
             scanner.resume(resume.scans, resume.fingerprints)
         if not state.starts:
-            state = _starts(scanner, state, options, tuple(start), search_too)
+            state = _add_starts(scanner, state, options, tuple(start), search_too)
             save(state)
         state = _polish(scanner, state, options, save)
     return conclude(scanner, state, options)
 
 
-def _survey(scanner: Scanner, options: FitOptions, looking: bool) -> FitState:
+def _survey(scanner: Scanner, options: FitOptions, with_search: bool) -> FitState:
     k, d = options.spec.n_components, len(scanner.chunks.columns)
     check_start(options.spec, d)
-    wanted = options.search_rows
-    if wanted == "auto" or wanted is None:
-        wanted = max(LEAST_SEARCH_ROWS, 50 * k * d)
-    if looking or options.spec.start.complete:
-        wanted = LOOK_ROWS
-    found = survey(scanner, max(wanted, k), options.random_state, options.nulls)
-    if found.rows < k:
+    sample_rows = options.search_rows
+    if sample_rows == "auto" or sample_rows is None:
+        sample_rows = max(LEAST_SEARCH_ROWS, 50 * k * d)
+    if not with_search or options.spec.start.complete:
+        sample_rows = LOOK_ROWS
+    survey = survey_source(scanner, max(sample_rows, k), options.random_state, options.nulls)
+    if survey.rows < k:
         raise TooFewRowsError(
             f"Expected n_samples >= n_components but got n_components = {k}, "
-            f"n_samples = {found.rows}; fit fewer components or give more rows"
+            f"n_samples = {survey.rows}; fit fewer components or give more rows"
         )
-    return FitState(found, scanner.fingerprints, scans=scanner.scans)
+    return FitState(survey, scanner.fingerprints, scans=scanner.scans)
 
 
-def _starts(
+def _add_starts(
     scanner: Scanner,
     state: FitState,
     options: FitOptions,
     start: tuple[MixtureParameters, ...],
     search_too: bool,
 ) -> FitState:
-    record = None
-    found: tuple[MixtureParameters, ...] = ()
+    summary = None
+    fresh_starts: tuple[MixtureParameters, ...] = ()
     if options.spec.start.complete:
         start = (*start, given_start(options.spec))
     elif not start or search_too:
         k = options.spec.n_components
-        sample = _positive(state.survey.sample, k)
+        sample = _drop_weightless(state.survey.sample, k)
         if options.search_rows is None or not worth_searching(sample.X.shape[0], k):
-            found = _plain_starts(sample, options)
+            fresh_starts = _make_plain_starts(sample, options)
         else:
-            found, record = _search(scanner.notify, sample, options, state.survey.in_memory)
-    fresh = (True,) * len(found) + (False,) * len(start)
-    return replace(state, starts=(*found, *start), fresh=fresh, search=record, scans=scanner.scans)
+            fresh_starts, summary = _search(scanner.notify, sample, options, state.survey.in_memory)
+    return replace(
+        state,
+        starts=(*fresh_starts, *start),
+        fresh=(True,) * len(fresh_starts) + (False,) * len(start),
+        search=summary,
+        scans=scanner.scans,
+    )
 
 
-def _positive(sample: Sample, k: int) -> Sample:
-    """Rows that count: a start may not be placed on a row of weight 0."""
+def _drop_weightless(sample: Sample, k: int) -> Sample:
+    """Drop rows of weight 0, on which no start may be placed."""
     if sample.sample_weight is None or (sample.sample_weight > 0).all():
         return sample
-    counted = np.flatnonzero(sample.sample_weight > 0)
-    if len(counted) < k:
+    weighted = np.flatnonzero(sample.sample_weight > 0)
+    if len(weighted) < k:
         raise TooFewRowsError(
-            f"only {len(counted)} of {len(sample.sample_weight):,} sampled rows have a weight "
+            f"only {len(weighted)} of {len(sample.sample_weight):,} sampled rows have a weight "
             f"above 0, for n_components = {k}; fit fewer components, or leave rows of weight 0 out"
         )
-    return Sample(sample.X.T[:, counted].T, sample.sample_weight[counted])
+    return Sample(sample.X.T[:, weighted].T, sample.sample_weight[weighted])
 
 
-def _plain_starts(sample: Sample, options: FitOptions) -> tuple[MixtureParameters, ...]:
+def _make_plain_starts(sample: Sample, options: FitOptions) -> tuple[MixtureParameters, ...]:
+    """Make starts as scikit-learn does, without a search."""
     random_state = seeded(options.random_state)
     return tuple(
         initial_parameters(sample.X, sample.sample_weight, options.spec, random_state)
@@ -167,7 +180,7 @@ def _search(
     m, d = sample.X.shape
     runs = effort_for(m, options.spec.n_components, d, options.n_init).runs + whole
     notify(StageStarted(Stage.SEARCH, runs, "runs", f"on {m:,} rows"))
-    found, record = search(
+    starts, summary = search(
         sample,
         options.spec,
         options.em,
@@ -177,21 +190,27 @@ def _search(
         whole=whole,
         advanced=lambda done: notify(StageAdvanced(Stage.SEARCH, done)),
     )
-    best = record.log_likelihoods[0]
+    best = summary.log_likelihoods[0]
     notify(
         StageFinished(
             Stage.SEARCH,
-            record.seconds,
-            f"{record.starts} starts on {record.rows:,} rows, best log-likelihood {best:.5f}",
+            summary.seconds,
+            f"{summary.starts} starts on {summary.rows:,} rows, best log-likelihood {best:.5f}",
         )
     )
-    return found, record
+    return starts, summary
 
 
-def sum_batch(rows: Rows, parameters: tuple[MixtureParameters, ...]) -> StatisticsBatch:
-    """The statistics of every candidate over one chunk, taken while it is in memory."""
+def sum_batch(rows: Rows, batch: tuple[MixtureParameters, ...]) -> StatisticsBatch:
+    """Sum the statistics of every candidate over one chunk.
+
+    Parameters
+    ----------
+    batch
+        Parameters of each candidate.
+    """
     return StatisticsBatch(
-        tuple(sum_statistics(one, rows.values, rows.sample_weight) for one in parameters)
+        tuple(sum_statistics(parameters, rows.values, rows.sample_weight) for parameters in batch)
     )
 
 
@@ -206,13 +225,13 @@ def _polish(
         for em in em_steps(expectation, first, options.spec, options.em):
             state = replace(state, em=em, scans=scanner.scans)
             save(state)
-            _tell(scanner.notify, em, state.survey.rows, time.perf_counter() - began)
+            _notify_iteration(scanner.notify, em, state.survey.rows, time.perf_counter() - began)
             began = time.perf_counter()
     return state
 
 
 def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expectation:
-    """A scan for each E-step, or none where the sample holds all rows."""
+    """Choose how an E-step is computed: by a scan, or on the sample where it holds all rows."""
     nulls = state.survey.nulls_left
     if not state.survey.in_memory:
         return lambda batch: scanner.reduce(sum_batch, tuple(batch), Stage.POLISH, nulls).statistics
@@ -224,7 +243,7 @@ def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expecta
     return ExpectationOn(sample.X, sample.sample_weight, pool, threads)
 
 
-def _tell(notify: Notify, em: EMState, rows: int, seconds: float) -> None:
+def _notify_iteration(notify: Notify, em: EMState, rows: int, seconds: float) -> None:
     best = max(em.candidates, key=lambda candidate: candidate.log_likelihood)
     bounds = best.lower_bounds
     change = bounds[-1] - bounds[-2] if len(bounds) > 1 else np.inf

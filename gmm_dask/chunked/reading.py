@@ -1,7 +1,7 @@
-"""Reading the chunks of a group and summing over them: what threads and workers do alike.
+"""Reading the chunks of a group and summing over them, on a thread or a worker alike.
 
-Every chunk read is held to the plan and to the values of the first scan, freed of incomplete
-rows, and cached for the next scan where there is room.
+Every chunk read is checked against the plan and the values of the first scan. Incomplete rows are
+dropped, and the rest is cached for the next scan where memory allows.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ from typing import Any
 import xxhash
 
 from gmm_dask.arrays import RowsArray
-from gmm_dask.chunked.defects import usable_rows
+from gmm_dask.chunked.defects import apply_null_policy
 from gmm_dask.chunked.rows import RowChunks, Rows
 from gmm_dask.chunked.scan import Group, GroupResult, Work
 from gmm_dask.errors import InputChangedError
 
 
-def fingerprint(values: RowsArray) -> int:
-    """Hash (xxh3, 64 bits) of the bits of an array, whatever its layout in memory."""
+def fingerprint_of(values: RowsArray) -> int:
+    """Hash the bits of an array (xxh3, 64 bits), whatever its layout in memory."""
     columns = values.T  # (d, m)
     if not columns.flags.c_contiguous:
         columns = columns.copy(order="C")
     return xxhash.xxh3_64_intdigest(columns.data.cast("B") if columns.size else b"")
 
 
-def checked(chunks: RowChunks, rows: Rows, work: Work) -> int:
-    """Fingerprint a chunk just read, and hold it to the first scan's.
+def verify_rows(chunks: RowChunks, rows: Rows, work: Work) -> int:
+    """Check a chunk just read against the plan and the first scan; return its fingerprint.
+
+    The fingerprint is 0 where values cannot change.
 
     Raises
     ------
@@ -37,27 +39,27 @@ def checked(chunks: RowChunks, rows: Rows, work: Work) -> int:
     """
     if rows.source_rows != chunks.rows[rows.chunk]:
         raise InputChangedError(
-            f"{chunks.describe(rows.chunk)}: {rows.source_rows:,} rows were read where the plan "
-            f"has {chunks.rows[rows.chunk]:,}; the input has changed, start again"
+            f"{chunks.describe(rows.chunk)}: {rows.source_rows:,} rows were read, "
+            f"{chunks.rows[rows.chunk]:,} were expected; the input has changed, start again"
         )
     if not work.volatile:
         return 0
-    found = fingerprint(rows.values)
+    fingerprint = fingerprint_of(rows.values)
     if rows.sample_weight is not None:
-        found ^= fingerprint(rows.sample_weight[:, None])
-    same_values(chunks, rows.chunk, found, work)
-    return found
+        fingerprint ^= fingerprint_of(rows.sample_weight[:, None])
+    verify_fingerprint(chunks, rows.chunk, fingerprint, work)
+    return fingerprint
 
 
-def same_values(chunks: RowChunks, chunk: int, found: int, work: Work) -> None:
-    """Hold a chunk's fingerprint to the first scan's.
+def verify_fingerprint(chunks: RowChunks, chunk: int, fingerprint: int, work: Work) -> None:
+    """Check a chunk's fingerprint against the first scan's.
 
     Raises
     ------
     InputChangedError
-        They differ.
+        The fingerprints differ.
     """
-    if work.fingerprints is not None and found != work.fingerprints[chunk]:
+    if work.fingerprints is not None and fingerprint != work.fingerprints[chunk]:
         raise InputChangedError(
             f"{chunks.describe(chunk)}: the values are not those of the first scan; the "
             "input was changed during the fit, start again"
@@ -65,7 +67,7 @@ def same_values(chunks: RowChunks, chunk: int, found: int, work: Work) -> None:
 
 
 def nbytes(rows: Rows) -> int:
-    """Bytes that rows occupy."""
+    """Bytes of memory that rows occupy."""
     size = rows.values.nbytes
     if rows.sample_weight is not None:
         size += rows.sample_weight.nbytes
@@ -78,7 +80,7 @@ class RowCache:
     Parameters
     ----------
     budget
-        Bytes at the most: what comes beyond is not cached. None: the caller knows that all fit.
+        Most bytes to cache; chunks beyond it are not cached. None: the caller knows that all fit.
     """
 
     def __init__(self, budget: int | None = None) -> None:
@@ -88,26 +90,26 @@ class RowCache:
         self._changing = threading.Lock()
 
     def get(self, chunk: int) -> tuple[Rows, int] | None:
-        """Rows and fingerprint of a chunk, if it is here."""
+        """Return the rows and the fingerprint of a chunk, or None if it is not cached."""
         return self._chunks.get(chunk)
 
-    def put(self, chunk: int, rows: Rows, found: int) -> None:
-        """Keep a chunk, or its smaller self once rows have been dropped."""
+    def put(self, chunk: int, rows: Rows, fingerprint: int) -> None:
+        """Cache a chunk within the budget, in place of the one cached under its number."""
         with self._changing:
-            before = self._chunks.get(chunk)
-            size = self.size + nbytes(rows) - (0 if before is None else nbytes(before[0]))
+            previous = self._chunks.get(chunk)
+            size = self.size + nbytes(rows) - (0 if previous is None else nbytes(previous[0]))
             if self.budget is None or size <= self.budget:
-                self._chunks[chunk] = rows, found
+                self._chunks[chunk] = rows, fingerprint
                 self.size = size
 
 
 class Reader:
-    """The chunks of a run of groups, one after the other: cached, or else decoded.
+    """Reads the chunks of consecutive groups, from the cache or else by decoding.
 
     Parameters
     ----------
     stop
-        Chunk at which the run ends.
+        Chunk before which reading ends.
     cache
         Where rows are looked for and put; None to cache none.
     """
@@ -121,52 +123,56 @@ class Reader:
         self._next: int | None = None
 
     def read(self, chunk: int) -> tuple[Rows, int | None]:
-        """Rows of a chunk, and their fingerprint if they were cached."""
-        found = None if self.cache is None else self.cache.get(chunk)
-        if found is not None:
-            return found
+        """Return the rows of a chunk, and their fingerprint if they were cached."""
+        cached = None if self.cache is None else self.cache.get(chunk)
+        if cached is not None:
+            return cached
         if self._next != chunk:
             self._decoding = self.chunks.read(chunk, self.stop)
         rows = next(self._decoding, None)
         if rows is None:
             raise InputChangedError(
-                f"{self.chunks.describe(chunk)}: no rows could be read where the plan has "
-                f"{self.chunks.rows[chunk]:,}; the input has changed, start again"
+                f"{self.chunks.describe(chunk)}: no rows could be read, "
+                f"{self.chunks.rows[chunk]:,} were expected; the input has changed, start again"
             )
         self._next = chunk + 1
         if self._next == self.stop:
-            self._decoding = iter(())  # or its file stays open, with what it has decoded
+            # Otherwise the file stays open, and its decoded rows stay in memory.
+            self._decoding = iter(())
         return rows, None
 
-    def use(self, rows: Rows, known: int | None) -> tuple[Rows, int]:
-        """Check, clean and cache rows just read; gives the fingerprint of what was read."""
-        if known is None:
-            found = checked(self.chunks, rows, self.work)
+    def prepare(self, rows: Rows, cached_fingerprint: int | None) -> tuple[Rows, int]:
+        """Check rows just read, drop what the null policy drops, and cache the rest.
+
+        Returns the rows that are left, and the fingerprint of all that were read.
+        """
+        if cached_fingerprint is None:
+            fingerprint = verify_rows(self.chunks, rows, self.work)
         else:
-            found = known
-            same_values(self.chunks, rows.chunk, found, self.work)
-        usable = usable_rows(rows, self.work.nulls)
-        if self.cache is not None and (known is None or usable is not rows):
-            self.cache.put(rows.chunk, usable, found)
-        return usable, found
+            fingerprint = cached_fingerprint
+            verify_fingerprint(self.chunks, rows.chunk, fingerprint, self.work)
+        prepared = apply_null_policy(rows, self.work.nulls)
+        if self.cache is not None and (cached_fingerprint is None or prepared is not rows):
+            self.cache.put(rows.chunk, prepared, fingerprint)
+        return prepared, fingerprint
 
 
 def sum_group(
-    reader: Reader, group: Group, decoded: Callable[[], None] = lambda: None
+    reader: Reader, group: Group, when_decoded: Callable[[], None] = lambda: None
 ) -> GroupResult:
-    """Read, check and sum the chunks of a group, in order.
+    """Read and check the chunks of a group in order, and sum the function of a scan over them.
 
-    ``decoded`` is called when the last chunk has been decoded, before it is worked on.
+    ``when_decoded`` is called as soon as the last chunk is decoded, before it is computed on.
     """
     work = reader.work
     total: Any = None
-    prints = []
+    fingerprints = []
     for chunk in range(group.start, group.stop):
-        rows, known = reader.read(chunk)
+        rows, cached_fingerprint = reader.read(chunk)
         if chunk == group.stop - 1:
-            decoded()
-        usable, found = reader.use(rows, known)
-        result = work.function(usable, work.argument)
+            when_decoded()
+        prepared, fingerprint = reader.prepare(rows, cached_fingerprint)
+        result = work.function(prepared, work.argument)
         total = result if total is None else total + result
-        prints.append(found)
-    return GroupResult(group, total, tuple(prints))
+        fingerprints.append(fingerprint)
+    return GroupResult(group, total, tuple(fingerprints))

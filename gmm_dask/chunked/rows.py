@@ -1,8 +1,8 @@
-"""Row chunks: the data as everything above the mixture sees it, blocks of rows to be read.
+"""Sources of rows: the data as chunks that can be read again and again.
 
-A source of rows is a `RowChunks`: arrays in memory, the blocks of a dask array
+A source is a `RowChunks`: an array in memory, the blocks of a dask array
 (`gmm_dask.chunked.array`), or the files of an input plan (`gmm_dask.storage.input.reader`). It is
-small and picklable: what travels to a worker is the recipe, never the rows of a file.
+small and picklable: a worker receives the recipe for reading, never the rows of a file.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Rows:
     Attributes
     ----------
     values
-        (m, d) float32 or float64; a null is NaN. Best as a view of a feature-major (d, m)
-        buffer, which is how columns arrive and how the kernels read.
+        (m, d) float32 or float64; a null is NaN. Fastest as a view of a feature-major (d, m)
+        buffer, because columns arrive and kernels read in that order.
     sample_weight
         (m,) float64, or None.
     chunk
         Number of the chunk in its source.
     first
-        Number of the chunk's first row, counted over the whole input before any is dropped.
+        Number of the chunk's first row in the whole input, before any row is dropped.
     used
-        (source rows,) True for the rows that are in ``values``; None when all are.
+        (source rows,) True for each source row that is in ``values``; None when all are.
     """
 
     values: RowsArray
@@ -46,32 +46,32 @@ class Rows:
 
     @property
     def source_rows(self) -> int:
-        """Rows in the source, those dropped included."""
+        """Rows of the chunk in the source, including those dropped."""
         return int(self.values.shape[0] if self.used is None else self.used.shape[0])
 
 
 @runtime_checkable
 class RowChunks(Protocol):
-    """Rows as chunks that can be read, again and again, in any process.
+    """A source of rows: chunks that can be read again and again, in any process.
 
     Attributes
     ----------
     columns
         Names of the d features.
     dtype
-        float32 or float64: of the values as read (the sums are float64 always).
+        Type of the values as read, float32 or float64. Sums are always float64.
     rows
-        Source rows of each chunk; known before anything is read.
+        Source rows of each chunk, known before anything is read.
     entries
-        Ascending numbers of the chunks at which reading may begin without decoding what comes
-        before; the first is 0. A row group that is read in slices is entered at its start.
+        Numbers of the chunks at which reading may begin without decoding earlier rows, in
+        ascending order; the first is 0. A row group read in slices has one entry, its start.
     weighted
         Whether the rows carry sample weights.
     digest
-        Of the recipe: equal digests mean the same rows in the same chunks.
+        Digest of the recipe: equal digests mean the same rows in the same chunks.
     volatile
-        Whether a second reading could give other values (files, a graph): then the values of
-        the first scan are fingerprinted and every later reading is held to that.
+        Whether a second reading could give other values, as files and graphs can. The values of
+        the first scan are then fingerprinted, and every later reading is checked against them.
     """
 
     @property
@@ -98,29 +98,29 @@ class RowChunks(Protocol):
     def read(self, start: int, stop: int) -> Iterator[Rows]:
         """Decode chunks start … stop−1 in order, one at a time.
 
-        ``start`` need not be an entry, but what lies between the entry before it and ``start``
-        is then decoded for nothing.
+        ``start`` need not be an entry, but the rows between the entry before it and ``start``
+        are then decoded for nothing.
         """
         ...
 
     def describe(self, chunk: int, row: int | None = None) -> str:
-        """Where a chunk, or a row of it, lies: "part-3.parquet rows 0–250,000"."""
+        """Say where a chunk, or a row of it, lies: "part-3.parquet rows 0–250,000"."""
         ...
 
     def check(self) -> None:
-        """See that the first and the last row can be reached from here, reading none.
+        """Check that this process can reach the first and the last row, without reading any.
 
         Raises
         ------
         InputError
-            They cannot.
+            A row cannot be reached.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class MemoryChunks:
-    """A numpy array as row chunks: slices of it, cut so that every core has work.
+    """A numpy array as a source of rows: each chunk is a slice of it.
 
     Attributes
     ----------
@@ -129,7 +129,9 @@ class MemoryChunks:
     sample_weight
         (n,) or None.
     chunk_rows
-        Rows per chunk; the last may be shorter.
+        Rows per chunk; the last chunk may be shorter.
+    columns
+        Names of the d features.
     """
 
     values: RowsArray
@@ -142,7 +144,7 @@ class MemoryChunks:
 
     @property
     def dtype(self) -> np.dtype[np.floating]:
-        """Of the array."""
+        """Type of the array's values."""
         return self.values.dtype
 
     @property
@@ -153,7 +155,7 @@ class MemoryChunks:
 
     @property
     def entries(self) -> tuple[int, ...]:
-        """Every slice."""
+        """Number of every slice: reading may begin at any."""
         return tuple(range(len(self.rows)))
 
     @property
@@ -162,28 +164,28 @@ class MemoryChunks:
         return self.sample_weight is not None
 
     def read(self, start: int, stop: int) -> Iterator[Rows]:
-        """Views, no copies."""
+        """Yield slices start … stop−1 as views of the array."""
         for chunk in range(start, stop):
             first = chunk * self.chunk_rows
-            last = first + self.chunk_rows
-            weight = None if self.sample_weight is None else self.sample_weight[first:last]
-            yield Rows(self.values[first:last], weight, chunk, first)
+            after = first + self.chunk_rows
+            weight = None if self.sample_weight is None else self.sample_weight[first:after]
+            yield Rows(self.values[first:after], weight, chunk, first)
 
     def describe(self, chunk: int, row: int | None = None) -> str:
-        """Row numbers of the array."""
+        """Say which rows of the array a chunk or a row of it is."""
         first = chunk * self.chunk_rows
         if row is not None:
             return f"row {first + row:,}"
         return f"rows {first:,}–{min(first + self.chunk_rows, self.values.shape[0]):,}"
 
     def check(self) -> None:
-        """They are here."""
+        """Do nothing: an array in memory can always be reached."""
 
 
-def complete(rows: Rows) -> Rows:
-    """Without the rows that hold a null: ``used`` says which those were.
+def drop_incomplete(rows: Rows) -> Rows:
+    """Drop the rows that hold a null; ``used`` of the result says which are left.
 
-    Infinities are not dropped; the survey has refused them.
+    Rows with infinities stay: the survey refuses them.
     """
     # Adding the features is one pass without an (m, d) temporary; NaN survives addition.
     missing = np.isnan(np.add.reduce(rows.values, axis=1))  # (m,)

@@ -1,4 +1,4 @@
-"""The survey: one scan that says what the data are, and draws the sample for the search."""
+"""The survey: one scan that measures the input, refuses defects and draws a uniform sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.defects import Defects, count_defects, no_defects, refuse_defects
-from gmm_dask.chunked.rows import RowChunks, Rows, complete
+from gmm_dask.chunked.rows import RowChunks, Rows, drop_incomplete
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.errors import InputError, TooFewRowsError
 from gmm_dask.events import Stage
@@ -23,24 +23,24 @@ from gmm_dask.nulls import NullPolicy
 
 Priorities = npt.NDArray[np.uint64]
 
-#: Values beyond this cannot be squared and summed over rows in float64.
+#: Largest absolute value whose squares can be summed over rows in float64.
 LARGEST_VALUE = 1e140
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Count, mean and centred squares of rows; merge by Chan, Golub and LeVeque (1983).
+    """Count, mean and centred squares of rows; they add as in Chan, Golub and LeVeque (1983).
 
     Attributes
     ----------
     rows
-        Complete rows.
+        Number of complete rows.
     mean
-        (d,).
+        Mean of each feature, (d,).
     squares
-        Σ (x − mean)², (d,).
+        Σ (x − mean)² of each feature, (d,).
     minimum, maximum
-        (d,).
+        Extreme values of each feature, (d,).
     """
 
     rows: int
@@ -67,10 +67,21 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """The rows of smallest priority so far, a uniform sample.
+    """A uniform sample: the rows of smallest priority among those seen so far.
 
-    A row's priority is a hash of the seed and its number in the whole input, so the sample does
-    not depend on chunks, workers or arrival.
+    The priority of a row is a hash of the seed and of the row's number in the whole input. So the
+    sample does not depend on chunks or workers, nor on the order in which chunks are read.
+
+    Attributes
+    ----------
+    wanted
+        Most rows that the sample may hold.
+    priorities, numbers
+        Priority of each row of the sample, and its number in the input, (m,).
+    values
+        (m, d), feature-major.
+    weights
+        Sample weights, (m,); (0,) without weights.
     """
 
     wanted: int
@@ -80,16 +91,16 @@ class Draw:
     weights: FloatArray
 
     @classmethod
-    def of(cls, parts: Sequence[Draw]) -> Draw:
-        """Merge by keeping the smallest; ``parts`` and the outcome in the order of the input."""
-        wanted = parts[0].wanted
-        if len(parts) == 1 and len(parts[0].priorities) <= wanted:
-            return parts[0]
+    def merge(cls, draws: Sequence[Draw]) -> Draw:
+        """Keep the rows of smallest priority of all draws, which are in the order of the input."""
+        wanted = draws[0].wanted
+        if len(draws) == 1 and len(draws[0].priorities) <= wanted:
+            return draws[0]
         # (m,), (m,), (d, m) and (m,)
-        priorities = np.concatenate([part.priorities for part in parts])
-        numbers = np.concatenate([part.numbers for part in parts])
-        values = np.concatenate([part.values.T for part in parts], axis=1)
-        weights = np.concatenate([part.weights for part in parts])
+        priorities = np.concatenate([draw.priorities for draw in draws])
+        numbers = np.concatenate([draw.numbers for draw in draws])
+        values = np.concatenate([draw.values.T for draw in draws], axis=1)
+        weights = np.concatenate([draw.weights for draw in draws])
         if len(priorities) > wanted:
             chosen = np.sort(np.argpartition(priorities, wanted)[:wanted])
             priorities, numbers = priorities[chosen], numbers[chosen]
@@ -100,20 +111,21 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What one scan says of the data.
+    """What one scan measures of the rows; surveys of their parts add by ``+``.
 
     Attributes
     ----------
     source_rows
         Rows in the source.
     moments
-        Of the complete rows.
+        Moments of the complete rows.
     weight
-        Sum of the sample weights of complete rows; their number without weights.
+        Sum of the sample weights of the complete rows; without weights, the number of these rows.
     defects
         Nulls and infinities.
     draws
-        Of each chunk: few more rows than the sample in all, merged once and not at each addition.
+        Samples of the parts. Together they hold few more rows than the whole sample, so they are
+        merged once, not at each addition.
     """
 
     source_rows: int
@@ -133,43 +145,55 @@ class Survey:
 
     @cached_property
     def draw(self) -> Draw:
-        """The sample, in the order of the input: sums are added in the order of the groups."""
-        return Draw.of(self.draws)
+        """The sample of all parts, its rows in the order of the input."""
+        return Draw.merge(self.draws)
 
     @property
     def rows(self) -> int:
-        """Complete rows."""
+        """Number of complete rows."""
         return self.moments.rows
 
     @property
     def dropped(self) -> int:
-        """Rows with a null."""
+        """Number of rows with a null."""
         return self.source_rows - self.rows
 
     @property
     def nulls_left(self) -> NullPolicy:
-        """What later scans have to do with nulls: nothing where there are none."""
+        """Null policy of later scans: ``DROP`` only where a row has a null."""
         return NullPolicy.DROP if self.dropped else NullPolicy.ERROR
 
     @property
     def in_memory(self) -> bool:
-        """Whether the sample holds all complete rows, so that no scan is needed any more."""
+        """Whether the sample holds all complete rows, so that no further scan is needed."""
         return len(self.draw.numbers) == self.rows
 
     @property
     def variances(self) -> FloatArray:
-        """Of each feature, (d,)."""
+        """Variance of each feature, (d,)."""
         return self.moments.squares / max(self.rows, 1)
 
     @property
     def sample(self) -> Sample:
-        """The values drawn, (m, d) feature-major, and their weights."""
+        """Values of the sample, (m, d) feature-major, and their weights."""
         return Sample(self.draw.values, self.draw.weights if len(self.draw.weights) else None)
 
 
 @dataclass(frozen=True)
 class SurveyRequest:
-    """What the survey's scan needs to know; travels to the workers."""
+    """Argument of the survey's scan; it is sent to the workers.
+
+    Attributes
+    ----------
+    seed
+        Seed of the sample.
+    sample_rows
+        Most rows that the sample may hold.
+    threshold
+        Highest priority with which a row is drawn.
+    weighted
+        Whether the rows carry sample weights.
+    """
 
     seed: int
     sample_rows: int
@@ -177,122 +201,127 @@ class SurveyRequest:
     weighted: bool
 
 
-def survey(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPolicy) -> Survey:
-    """Look at all rows once; twice where most hold nulls, or else the sample would be small.
+def survey_source(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPolicy) -> Survey:
+    """Survey all rows of a scanner's source.
+
+    Costs one scan, or two where most rows hold nulls: the sample of the first would be too small.
 
     Parameters
     ----------
     sample_rows
-        Rows wanted in the sample: exactly so many, or all if there are fewer (down to half as
-        many where many rows hold nulls).
+        Rows of the sample; all complete rows if there are fewer. Where many rows hold nulls, the
+        sample may have down to half as many.
     seed
-        Of the sample.
+        Seed of the sample.
     nulls
-        What becomes of rows that hold a null.
+        ``ERROR`` refuses rows that hold a null, ``DROP`` drops them.
 
     Raises
     ------
     NonFiniteError
-        Infinity anywhere; nulls or NaN where the policy refuses them. Says how many there are
-        and where the first one is.
+        A value is infinite; or a value is null or NaN and the policy refuses it. The message says
+        how many such values there are and where the first one is.
     TooFewRowsError
-        No complete row is left.
+        No row is complete.
     InputError
-        A sample weight is negative, or all are 0.
+        A sample weight is negative or infinite, all are 0, or a value is too large to be squared.
     """
-    found = scanner.reduce(
-        survey_rows, _request(scanner, sample_rows, seed, scanner.rows), Stage.SURVEY
-    )
-    _refuse(found, scanner.chunks, nulls)
-    if 2 * len(found.draw.numbers) < min(sample_rows, found.rows):
-        again = _request(scanner, sample_rows, seed, found.rows)
-        return replace(found, draws=(scanner.reduce(survey_rows, again, Stage.SURVEY).draw,))
-    return found if len(found.draws) == 1 else replace(found, draws=(found.draw,))
+    request = _request(scanner, sample_rows, seed, scanner.rows)
+    survey = scanner.reduce(survey_rows, request, Stage.SURVEY)
+    _refuse_unusable(survey, scanner.chunks, nulls)
+    if 2 * len(survey.draw.numbers) < min(sample_rows, survey.rows):
+        request = _request(scanner, sample_rows, seed, survey.rows)
+        return replace(survey, draws=(scanner.reduce(survey_rows, request, Stage.SURVEY).draw,))
+    return survey if len(survey.draws) == 1 else replace(survey, draws=(survey.draw,))
 
 
-def _request(scanner: Scanner, sample_rows: int, seed: int, usable: int) -> SurveyRequest:
-    """Draw ``sample_rows`` of so many usable rows."""
-    # Six deviations above the expected number: the sample is short once in a billion surveys.
+def _request(scanner: Scanner, sample_rows: int, seed: int, complete_rows: int) -> SurveyRequest:
+    """Set the threshold at which ``sample_rows`` of the complete rows are drawn, and a few more."""
+    # Six deviations above the expected number: one survey in a billion draws too few.
     expected = sample_rows + 6.0 * sqrt(sample_rows) + 10.0
-    share = min(1.0, expected / max(usable, 1))
+    share = min(1.0, expected / max(complete_rows, 1))
     threshold = min(int(share * 2.0**64), 2**64 - 1)
     return SurveyRequest(seed, sample_rows, threshold, scanner.chunks.weighted)
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
-    """The survey of one chunk; infinities in it are counted, not warned about."""
+    """Survey one chunk; infinities in it are counted without a warning."""
     moments = _moments(rows.values)
-    # No NaN or infinity survives a sum.
+    # A finite sum holds neither NaN nor infinity.
     clean = rows.sample_weight is None and bool(np.isfinite(moments.mean).all())
     defects = no_defects(rows.values.shape[1]) if clean else count_defects(rows)
-    usable = rows
+    complete = rows
     if defects.missing.any():
-        usable = complete(rows)
-        moments = _moments(usable.values)
-    weights = usable.sample_weight
+        complete = drop_incomplete(rows)
+        moments = _moments(complete.values)
+    weights = complete.sample_weight
     if weights is not None and np.isnan(weights).any():
         weights = np.nan_to_num(weights)
     numbers, priorities = rows_below(
         request.seed, rows.first, rows.source_rows, request.threshold
     )  # (m,)
     places = numbers - rows.first
-    if usable.used is not None:
-        there = usable.used[places]
-        numbers, priorities = numbers[there], priorities[there]
-        places = np.cumsum(usable.used)[places[there]] - 1
-    drawn = Draw(
+    if complete.used is not None:
+        kept = complete.used[places]
+        numbers, priorities = numbers[kept], priorities[kept]
+        places = np.cumsum(complete.used)[places[kept]] - 1
+    draw = Draw(
         request.sample_rows,
         priorities,
         numbers,
-        usable.values.T.take(places, axis=1).T,  # (m, d), feature-major
+        complete.values.T.take(places, axis=1).T,  # (m, d), feature-major
         np.empty(0) if weights is None else weights[places],
     )
     return Survey(
         rows.source_rows,
         moments,
-        float(usable.values.shape[0]) if weights is None else float(weights.sum()),
+        float(complete.values.shape[0]) if weights is None else float(weights.sum()),
         defects,
-        (Draw.of([drawn]),),
+        (Draw.merge([draw]),),
     )
 
 
 def frequent_values(sample: Sample, columns: Sequence[str]) -> list[tuple[str, float, float]]:
-    """Columns with a value that ≥ 1 % of the sample share: (column, value, share)."""
+    """Find values that 1 % or more of the sample share: (column, value, share), one a column."""
     m = sample.X.shape[0]
-    # In a handful of rows, a value that stands twice says nothing.
+    # In a small sample, a value that occurs a few times means nothing.
     least = max(20, -(-m // 100))
     ordered = np.sort(sample.X.T, axis=1)  # (d, m)
     repeated = (ordered[:, least - 1 :] == ordered[:, : max(m - least + 1, 0)]).any(axis=1)
-    found = []
+    frequent = []
     for column in np.flatnonzero(repeated).tolist():
-        distinct, counts = np.unique(ordered[column], return_counts=True)
+        values, counts = np.unique(ordered[column], return_counts=True)
         most = int(counts.argmax())
-        found.append((columns[column], float(distinct[most]), float(counts[most] / m)))
-    return found
+        frequent.append((columns[column], float(values[most]), float(counts[most] / m)))
+    return frequent
 
 
 def _moments(values: RowsArray) -> Moments:
     return Moments(values.shape[0], *column_moments(values))
 
 
-def _refuse(found: Survey, chunks: RowChunks, nulls: NullPolicy) -> None:
-    defects = found.defects
+def _refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> None:
+    defects = survey.defects
     refuse_defects(defects, chunks.columns, nulls, chunks.describe)
-    if not found.rows:
+    if not survey.rows:
         empty = [
             name
             for name, count in zip(chunks.columns, defects.missing[:-1], strict=True)
-            if count == found.source_rows
+            if count == survey.source_rows
         ]
-        why = f"column {empty[0]!r} holds nothing but nulls" if empty else "every row has a null"
-        raise TooFewRowsError(f"no complete row in {found.source_rows:,}: {why}; leave it out")
-    reach = np.maximum(np.abs(found.moments.minimum), np.abs(found.moments.maximum))  # (d,)
-    if reach.max() > LARGEST_VALUE:
-        column = chunks.columns[int(reach.argmax())]
-        raise InputError(
-            f"column {column!r} holds values up to {reach.max():.3g}, and their squares leave the "
-            f"range of float64; rescale the column, or leave out rows beyond {LARGEST_VALUE:g}"
+        why = (
+            f"column {empty[0]!r} holds nothing but nulls; leave it out"
+            if empty
+            else "every row has a null; leave out the columns with many nulls, or fill them in"
         )
-    if not found.weight > 0:
-        raise InputError("sample weights: all are 0; at least one row must count")
+        raise TooFewRowsError(f"no complete row in {survey.source_rows:,}: {why}")
+    largest = np.maximum(np.abs(survey.moments.minimum), np.abs(survey.moments.maximum))  # (d,)
+    if largest.max() > LARGEST_VALUE:
+        column = chunks.columns[int(largest.argmax())]
+        raise InputError(
+            f"column {column!r} holds values up to {largest.max():.3g}, and their squares leave "
+            f"the range of float64; rescale the column, or leave out rows beyond {LARGEST_VALUE:g}"
+        )
+    if not survey.weight > 0:
+        raise InputError("sample weights: all are 0; at least one must be above 0")

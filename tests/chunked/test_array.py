@@ -120,7 +120,9 @@ def test_what_cannot_be_used_is_refused(array: da.Array, weights: Any, message: 
 
 def test_a_block_that_is_not_as_long_as_it_says_is_an_error() -> None:
     array = da.from_array(X, chunks=(500, 4)).map_blocks(lambda block: block[:-1], dtype=float)
-    with pytest.raises(InputChangedError, match=r"block 0 rows 0–500: 499 rows were read where"):
+    with pytest.raises(
+        InputChangedError, match=r"block 0 rows 0–500: 499 rows were read, 500 were"
+    ):
         Scanner(array_chunks(array), Threads(1)).reduce(row_sums, 1.0, Stage.SURVEY)
 
 

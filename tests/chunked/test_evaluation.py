@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 from gmm_dask.chunked.evaluation import BINS, DEPTH, DensitySummary, density_ceiling, evaluate
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import survey
+from gmm_dask.chunked.survey import survey_source
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputError
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -111,7 +111,7 @@ def test_records_are_the_same_bits_on_any_executor(small_groups: int, executor: 
 def test_rows_that_the_survey_holds_are_not_read_again() -> None:
     X, weights = rows_of(drawn(12, 6000, weighted=True))  # more than one thread takes at once
     scanner = Scanner(MemoryChunks(X, weights, 6000, tuple("abc")), Threads(2))
-    part, whole = (survey(scanner, rows, 0, "error") for rows in (1000, len(X)))
+    part, whole = (survey_source(scanner, rows, 0, "error") for rows in (1000, len(X)))
     before = scanner.scans
     (held,) = evaluate(scanner, [mixture()], whole)
     assert scanner.scans == before
@@ -130,7 +130,7 @@ def test_records_of_different_mixtures_do_not_add() -> None:
         "spherical", np.ones(1), np.zeros((1, 3)), np.array([4.0])
     )
     first, second = evaluate(Scanner(source, Threads(1)), [mixture(), wide])
-    with pytest.raises(InputError, match="density records of different mixtures cannot be added"):
+    with pytest.raises(InputError, match="density summaries of different mixtures cannot be added"):
         first + second
 
 

@@ -136,7 +136,7 @@ def test_missing_rows_are_noticed_at_once(
 ) -> None:
     source = drawn(6, 700, place=str(tmp_path))
     source.rule("short", 5).touch()
-    with pytest.raises(InputChangedError, match=r"chunk 5: 699 rows were read where .* has 700"):
+    with pytest.raises(InputChangedError, match=r"chunk 5: 699 rows were read, 700 were expected"):
         Scanner(source, any_executor).reduce(chunk_numbers, None, Stage.SURVEY)
 
 
@@ -149,7 +149,7 @@ class EndsEarly(DrawnRows):
 
 def test_missing_chunks_are_noticed_at_once(any_executor: Any, small_groups: int) -> None:
     source = EndsEarly((500,) * 5, tuple(range(5)))
-    with pytest.raises(InputChangedError, match=r"chunk 4: no rows could be read where .* has 500"):
+    with pytest.raises(InputChangedError, match=r"chunk 4: no rows could be read, 500 were exp"):
         Scanner(source, any_executor).reduce(chunk_numbers, None, Stage.SURVEY)
 
 

@@ -11,7 +11,7 @@ import pytest
 from gmm_dask.chunked.array import array_chunks
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import Survey, frequent_values, survey
+from gmm_dask.chunked.survey import Survey, frequent_values, survey_source
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
 from gmm_dask.mixture.kernels.sampling import rows_below
@@ -31,7 +31,7 @@ def surveyed(
 ) -> Survey:
     columns = tuple(f"c{number}" for number in range(X.shape[1]))
     chunks = MemoryChunks(X, weights, chunk_rows, columns)
-    return survey(Scanner(chunks, Threads(2)), sample_rows, seed, nulls)
+    return survey_source(Scanner(chunks, Threads(2)), sample_rows, seed, nulls)
 
 
 def splitmix64(seed: int, number: int) -> int:
@@ -115,7 +115,7 @@ def test_the_sample_does_not_depend_on_chunks_or_executor(
     weights = np.random.default_rng(3).random(5000)
     array = da.from_array(X, chunks=(chunks, 2))
     scanner = Scanner(array_chunks(array, weights), any_executor)
-    found = survey(scanner, 300, 7, NullPolicy.DROP)
+    found = survey_source(scanner, 300, 7, NullPolicy.DROP)
     assert found.nulls_left is NullPolicy.DROP
     complete = np.flatnonzero(~np.isnan(X[:, 1]))
     chosen = smallest(7, complete, 300)
@@ -128,7 +128,7 @@ def test_the_sample_does_not_depend_on_chunks_or_executor(
 def test_moments_are_the_same_bits_on_any_executor(small_groups: int, executor: Any) -> None:
     source = drawn(30, 700, weighted=True, missing=0.01)
     runs = [
-        survey(Scanner(source, one), 500, 0, NullPolicy.DROP)
+        survey_source(Scanner(source, one), 500, 0, NullPolicy.DROP)
         for one in (Threads(1), Threads(3), executor)
     ]
     for other in runs[1:]:
@@ -172,7 +172,7 @@ def test_infinity_is_always_refused(X: np.ndarray, value: float, nulls: str) -> 
         ),
         (17, np.inf, r"sample weights: 1 is negative or not finite, the first at row 17; weights"),
         (17, np.nan, r"column 'sample_weight' holds 1 null or NaN, the first at row 17"),
-        (slice(None), 0.0, r"sample weights: all are 0; at least one row must count"),
+        (slice(None), 0.0, r"sample weights: all are 0; at least one must be above 0"),
     ],
 )
 @pytest.mark.parametrize("nulls", NullPolicy)
@@ -198,7 +198,7 @@ def test_no_complete_row_is_an_error_that_names_the_empty_column(X: np.ndarray) 
 
 def test_a_source_of_empty_chunks_has_no_complete_row() -> None:
     with pytest.raises(TooFewRowsError, match="no complete row in 0"):
-        survey(Scanner(DrawnRows((0, 0), (0, 1)), Threads(1)), 10, 0, NullPolicy.ERROR)
+        survey_source(Scanner(DrawnRows((0, 0), (0, 1)), Threads(1)), 10, 0, NullPolicy.ERROR)
 
 
 def test_a_value_that_many_rows_share_is_found() -> None:

@@ -266,7 +266,7 @@ BY_THE_SURVEY = {
         TooFewRowsError,
         "only 2 of 1,470 sampled rows have a weight above 0, for n_components = 3; fit fewer",
     ),
-    weights_of_nothing: (InputError, "sample weights: all are 0; at least one row must count"),
+    weights_of_nothing: (InputError, "sample weights: all are 0; at least one must be above 0"),
 }
 
 

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from gmm_dask.chunked.rows import complete
+from gmm_dask.chunked.rows import drop_incomplete
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, ConflictError, StorageError
 from gmm_dask.storage.files.versions import Writer
@@ -78,7 +78,7 @@ def write_all(staged, keys=()):
         return []
     parts = []
     for rows in chunks.read(0, len(chunks.rows)):
-        kept = complete(rows)
+        kept = drop_incomplete(rows)
         parts.append(staged.writer.write(kept, *answers(kept.values)))
     return parts
 

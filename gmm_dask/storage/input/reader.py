@@ -15,7 +15,7 @@ import numpy as np
 
 from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.defects import is_finite, require_usable
-from gmm_dask.chunked.rows import RowChunks, Rows, complete
+from gmm_dask.chunked.rows import RowChunks, Rows, drop_incomplete
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.config import InputSection, check_config
 from gmm_dask.errors import ConfigError, InputChangedError, SchemaError
@@ -270,7 +270,7 @@ def _without_nulls(chunks: ParquetChunks) -> CompleteChunks:
 
 def _kept(chunks: ParquetChunks, rows: Rows, stop: int) -> Rows:
     """Leave out the rows with nulls; ``rows`` are chunks ``rows.chunk`` … stop−1."""
-    kept = complete(rows)
+    kept = drop_incomplete(rows)
     if kept.used is not None or not is_finite(kept.values):
         _refuse(chunks, rows, stop, NullPolicy.DROP)
     return kept
