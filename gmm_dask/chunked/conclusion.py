@@ -1,4 +1,4 @@
-"""The end of a fit: which candidate won, in which order its components stand, what to warn of."""
+"""The end of a fit: choose the best candidate, order its components, and write the warnings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 
 
 def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResult:
-    """Choose the best candidate, put its components in order, and say what is wrong with it.
+    """Choose the best candidate, order its components, and warn of its weaknesses.
 
     Raises
     ------
@@ -39,34 +39,37 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
             parameters=best.parameters.reordered(places),
             counts=None if best.counts is None else best.counts[places],
             history=tuple(
-                replace(one, weights=one.weights[places], means=one.means[places])
-                for one in best.history
+                replace(iteration, weights=iteration.weights[places], means=iteration.means[places])
+                for iteration in best.history
             ),
         )
-    judged = health(best.parameters, best.counts, variances, options.spec.reg_covar)
+    judgement = health(best.parameters, best.counts, variances, options.spec.reg_covar)
     return FitResult(
         best,
         initial,
         em.candidates,
         state.survey,
         state.search,
-        judged,
+        judgement,
         scanner.scans,
-        tuple(_warnings(scanner, state.survey, best, judged, options)),
+        tuple(_warnings(scanner.chunks.columns, state.survey, best, judgement, options)),
     )
 
 
 def component_order(parameters: MixtureParameters) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """Heaviest first; equal weights by their means."""
+    """Order of components, (k,): the heaviest first, components of equal weight by their means."""
     return np.lexsort((*parameters.means.T[::-1], -parameters.weights))
 
 
 def _warnings(
-    scanner: Scanner, found: Survey, best: Candidate, judged: Health, options: FitOptions
+    columns: tuple[str, ...],
+    survey: Survey,
+    best: Candidate,
+    judgement: Health,
+    options: FitOptions,
 ) -> list[str]:
-    columns = scanner.chunks.columns
     sentences = []
-    variances: FloatArray = found.variances
+    variances: FloatArray = survey.variances
     reg_covar = options.spec.reg_covar
     for column, variance in zip(columns, variances.tolist(), strict=True):
         if variance > 0 and reg_covar > 1e-3 * variance:
@@ -74,21 +77,22 @@ def _warnings(
                 f"reg_covar {reg_covar:g} is {reg_covar / variance:.2g} times the variance of "
                 f"column {column!r} and flattens it; try {variance * 1e-6:.1g}"
             )
-    for column, value, share in frequent_values(found.sample, columns):
+    for column, value, share in frequent_values(survey.sample, columns):
         sentences.append(
             f"{share:.1%} of the rows have {column} = {value:g}; a component can collapse on it"
         )
-    for name, which in (("collapsed", judged.collapsed), ("starved", judged.starved)):
-        if which.any():
-            numbers = ", ".join(str(number) for number in np.flatnonzero(which))
+    for defect, mask in (("collapsed", judgement.collapsed), ("starved", judgement.starved)):
+        if mask.any():
+            numbers = ", ".join(str(number) for number in np.flatnonzero(mask))
             sentences.append(
-                f"{'component' if which.sum() == 1 else 'components'} {numbers} {name}; "
-                "try fewer components" + (" or a larger reg_covar" if name == "collapsed" else "")
+                f"{'component' if mask.sum() == 1 else 'components'} {numbers} {defect}; "
+                "try fewer components" + (" or a larger reg_covar" if defect == "collapsed" else "")
             )
     guarded = best.history[-1].guarded if best.history else ()
     if guarded:
+        numbers = ", ".join(map(str, guarded))
         sentences.append(
-            f"the covariance of component {', '.join(map(str, guarded))} was still kept in the "
-            "last iteration; run more iterations"
+            f"{'component' if len(guarded) == 1 else 'components'} {numbers} moved too far in the "
+            "last iteration for a new covariance; run more iterations"
         )
     return sentences

@@ -1,4 +1,4 @@
-"""What goes into a fit, where it stands, and what comes out: three frozen records."""
+"""The options, the state and the result of a fit: three frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from gmm_dask.nulls import NullPolicy
 
 @dataclass(frozen=True, eq=False)
 class FitOptions:
-    """What to fit and how.
+    """What to fit, and how.
 
     Attributes
     ----------
     spec
         The mixture, and how its first parameters are found.
     em
-        Tolerance and iterations at the most.
+        Tolerance and most iterations of the polish.
     n_init
-        Candidates that are polished on all rows; they share every scan.
+        Number of candidates that are polished on all rows; they share every scan.
     random_state
         Seed of the sample and of every start.
     search_rows
-        Rows sampled for the search, ``"auto"`` for max(65,536, 50·k·d); None: no search, the
-        starts are polished as they are.
+        Rows of the sample on which the search runs; ``"auto"`` is max(65,536, 50·k·d). None: no
+        search, the starts are polished as they are.
     nulls
-        What becomes of rows that hold a null.
+        ``ERROR`` refuses rows that hold a null, ``DROP`` drops them.
     """
 
     spec: MixtureSpec = field(default_factory=MixtureSpec)
@@ -45,24 +45,24 @@ class FitOptions:
 
 @dataclass(frozen=True, eq=False)
 class FitState:
-    """All that a fit has found so far: what a checkpoint holds, and where it resumes.
+    """All that a fit has computed so far: a checkpoint holds it, and a fit can resume from it.
 
     Attributes
     ----------
     survey
-        Of all rows.
+        Survey of all rows.
     fingerprints
-        Of the values of the first scan; None where they cannot change.
+        Fingerprint of each chunk in the first scan; None where values cannot change.
     starts
-        First parameters of the polish; empty until the search is over.
+        First parameters of each candidate of the polish; empty until the search has ended.
     fresh
-        For each start, whether its components have no order yet that must be kept.
+        For each start, whether this fit made it, so that its components may still be ordered.
     search
-        What the search did, if there was one.
+        What the search did; None without a search.
     em
-        The polish; None before it.
+        State of the polish; None before it.
     scans
-        So far.
+        Scans of the source so far.
     """
 
     survey: Survey
@@ -76,27 +76,27 @@ class FitState:
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """A fitted mixture and how it came about.
+    """A fitted mixture, and how it was found.
 
     Attributes
     ----------
     best
-        The candidate that won: its parameters, status and history. A fresh fit's components are
-        in order of weight, the heaviest first, then of mean.
+        The candidate that won: its parameters, status and history. The components of a fresh fit
+        are ordered by weight, the heaviest first, then by mean.
     initial
-        Where its polish began, in the same order.
+        First parameters of the winner, its components in the same order.
     candidates
-        All that were polished, as they ended.
+        All candidates at the end of the polish.
     survey
-        Of all rows.
+        Survey of all rows.
     search
-        What the search did, or None.
+        What the search did; None without a search.
     health
-        Which components collapsed or starved.
+        Which components of the winner collapsed or starved.
     scans
-        Readings of all rows so far.
+        Scans of the source so far.
     warnings
-        Sentences that a person should read.
+        One sentence for each thing that the user should look at.
     """
 
     best: Candidate
@@ -110,10 +110,10 @@ class FitResult:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the polish ran on rows held in memory, so that it read nothing."""
+        """Whether the polish ran on the sample in memory, without any scan."""
         return self.survey.in_memory
 
     @property
     def parameters(self) -> MixtureParameters:
-        """Of the winner."""
+        """Parameters of the winner."""
         return self.best.parameters
