@@ -82,8 +82,8 @@ def finish(placement: Placement, held: dict[str, list[Task]], threads: int = 1) 
         assert any(held.values()), "nobody has anything to do, and yet it is not done"
         address = max(held, key=lambda one: len(held[one]))
         task = held[address].pop(0)
-        placement.finished(task, address, results(task))
-        for one in placement.in_order():
+        placement.add_results(task, address, results(task))
+        for one in placement.results_in_order():
             found.extend(one.total)
     return found
 
@@ -128,12 +128,12 @@ def test_what_waits_for_its_turn_is_bounded() -> None:
     waits = first if first.start == 0 else slow
     ahead = 0
     while (task := placement.next_for("a", 1, [])) is not None:
-        placement.finished(task, "a", results(task))
-        assert not list(placement.in_order())
+        placement.add_results(task, "a", results(task))
+        assert not list(placement.results_in_order())
         ahead += 1
     assert 0 < ahead <= 4 * DEPTH
-    placement.finished(waits, "b", results(waits))
-    assert list(placement.in_order())
+    placement.add_results(waits, "b", results(waits))
+    assert list(placement.results_in_order())
     assert placement.next_for("a", 1, []) is not None
 
 
@@ -154,15 +154,15 @@ def test_every_chunk_comes_out_once_and_in_order_whatever_dies(
         address = chance.choice([one for one in held if held[one]])
         if deaths < 2 and chance.random() < 0.2:
             deaths += 1
-            assert placement.lost(held.pop(address), died=True) is None
+            assert placement.take_back(held.pop(address), died=True) is None
             held[f"new{deaths}"] = []
         elif chance.random() < 0.1:
-            assert placement.lost(held[address], died=False) is None
+            assert placement.take_back(held[address], died=False) is None
             held[address] = []
         else:
             task = held[address].pop(chance.randrange(len(held[address])))
-            placement.finished(task, address, results(task))
-        for one in placement.in_order():
+            placement.add_results(task, address, results(task))
+        for one in placement.results_in_order():
             assert one.total == one.fingerprints
             found.extend(one.total)
     assert found == list(range(chunks))
@@ -182,11 +182,11 @@ def test_a_chunk_that_kills_three_workers_is_found_alone() -> None:
                 continue
             if any(group.start <= poison < group.stop for group in task.groups):
                 killed += 1
-                culprit = placement.lost([task, *held.pop(address)], died=True)
+                culprit = placement.take_back([task, *held.pop(address)], died=True)
                 held[f"new{killed}"] = []
             else:
-                placement.finished(task, address, results(task))
-        list(placement.in_order())
+                placement.add_results(task, address, results(task))
+        list(placement.results_in_order())
     assert killed == 3
     assert (culprit.start, culprit.stop) == (poison, poison + 1)
 
@@ -195,7 +195,7 @@ def test_while_something_is_suspect_nothing_runs_beside_it() -> None:
     placement = Placement(tasks_of(64), {}, {"w0": 4, "w1": 4})
     task = placement.next_for("w0", 4, [])
     assert task is not None
-    assert placement.lost([replace(task, strikes=1)], died=True) is None
+    assert placement.take_back([replace(task, strikes=1)], died=True) is None
     suspect = placement.next_for("w0", 4, [])
     assert suspect is not None
     assert suspect.stop == suspect.start + 1
@@ -217,9 +217,9 @@ def test_chunks_summed_apart_add_up_as_a_worker_would_have() -> None:
     group = Group(0, 0, 4, 4)
     placement = Placement([Task((group,))], {}, {"a": 1})
     for chunk in (2, 0, 3, 1):
-        assert not list(placement.in_order())
+        assert not list(placement.results_in_order())
         part = replace(group, start=chunk, stop=chunk + 1)
-        placement.finished(Task((part,)), "a", [GroupResult(part, Words(chunk), (chunk,))])
-    (whole,) = placement.in_order()
+        placement.add_results(Task((part,)), "a", [GroupResult(part, Words(chunk), (chunk,))])
+    (whole,) = placement.results_in_order()
     assert whole.total == "(((0 1) 2) 3)"
     assert (whole.group, whole.fingerprints) == (group, (0, 1, 2, 3))

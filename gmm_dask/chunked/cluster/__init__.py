@@ -1,8 +1,8 @@
-"""Scans on the workers of a Dask cluster: the only folder that knows `distributed`.
+"""Scans on the workers of a Dask cluster; no other folder imports `distributed`.
 
-``kinds`` opens what a cluster file names, ``executor`` runs scans on it, ``scan`` follows a single
-scan, ``placement`` decides which worker does what, ``roster`` holds the workers, ``parcel`` is what
-all of them need, ``worker`` what runs on them.
+``kinds`` opens the cluster that a cluster file names, ``executor`` runs scans on it, ``scan`` runs
+a single scan, ``placement`` decides which worker does what, ``roster`` keeps the list of workers,
+``parcel`` sends them what they all need, and ``worker`` holds the code that runs on them.
 """
 
 from gmm_dask.chunked.cluster.executor import ClusterExecutor

@@ -1,6 +1,6 @@
 """The workers of a Dask cluster as the executor of scans.
 
-Rows never become Dask's data, so Dask neither spills nor copies them.
+Rows are never results of Dask tasks, so Dask neither spills nor copies them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class ClusterExecutor:
     client
         A synchronous `distributed.Client`; it stays open when the executor is closed.
     deadlines
-        ``connect`` for the first worker, ``no_progress``, ``worker_lost``.
+        ``connect`` holds for the first worker; ``no_progress`` and ``worker_lost`` for each scan.
     allow_mixed
-        Accept workers whose versions or CPU differ from those here.
+        Accept workers whose versions or CPU differ from those of this process.
 
     Attributes
     ----------
     roster
-        The workers.
+        The list of workers.
 
     Raises
     ------
     ClusterError
-        No worker has joined within ``deadlines.connect``, or one is not like this process.
+        No worker has joined within ``deadlines.connect``, or one differs from this process.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ClusterExecutor:
     def mixed(self) -> tuple[str, ...]:
         """How accepted workers differ from this process.
 
-        While this is empty, results are the same bits on any number of workers.
+        If they do not, results are the same bits on any number of workers.
         """
         return self.roster.mixed
 
@@ -81,7 +81,7 @@ class ClusterExecutor:
         ------
         ClusterError
             Scheduler or workers are gone, a deadline has passed, a chunk kills its workers, a
-            worker does not see the input, or the rows are an array in this process's memory.
+            worker cannot reach the input, or the rows are an array in this process's memory.
         """
         if isinstance(chunks, MemoryChunks):
             raise ClusterError(
@@ -94,9 +94,10 @@ class ClusterExecutor:
         assert self._source is not None
         self.roster.refresh()
         if isinstance(chunks, ArrayChunks) and chunks.persisted:
-            cache = False  # they are in the workers' memory already
-        packed = Parcel(self.client, work)
-        scan = ClusterScan(self.roster, chunks, lanes, self._source, packed, cache)
+            cache = False  # the rows are in the workers' memory already
+        scan = ClusterScan(
+            self.roster, chunks, lanes, self._source, Parcel(self.client, work), cache
+        )
         try:
             yield from scan.results(self._owners)
             self._owners = scan.owners

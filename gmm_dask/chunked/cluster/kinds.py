@@ -1,4 +1,4 @@
-"""The kinds of cluster that a cluster file can name: how each is opened, and what is refused."""
+"""Opening the kinds of cluster that a cluster file can name, and refusing unsafe ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import dask
 
 from gmm_dask.chunked.cluster import worker
 from gmm_dask.chunked.cluster.executor import ClusterExecutor
-from gmm_dask.chunked.cluster.roster import LOOK
+from gmm_dask.chunked.cluster.roster import POLL_SECONDS
 from gmm_dask.chunked.scan import Executor
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import (
@@ -37,17 +37,22 @@ LOOPBACK = "127.0.0.1:0"
 
 @contextmanager
 def open_executor(kind: ClusterKind) -> Iterator[Executor]:
-    """Open what a cluster file names, and close what was opened.
+    """Open the threads or the cluster that a cluster file names, until the block ends.
 
     Processes and jobs are started and ended here; a scheduler that runs already is left running.
+
+    Parameters
+    ----------
+    kind
+        The ``[cluster]`` table of a cluster file.
 
     Raises
     ------
     ConfigError
-        A key cannot be used: a memory limit, a TLS file, an address beyond this machine without
-        TLS.
+        A key has a value that cannot be used: a memory limit, a TLS file, an address that is not
+        on this machine without TLS.
     ClusterError
-        Scheduler or workers do not come in time, or a worker is not like this process.
+        The scheduler or the workers do not answer in time, or a worker differs from this process.
     """
     with ExitStack() as stack:
         executor: Executor
@@ -55,19 +60,19 @@ def open_executor(kind: ClusterKind) -> Iterator[Executor]:
             case ThreadsCluster():
                 executor = Threads(kind.threads, no_progress=kind.deadlines.no_progress)
             case LocalProcesses():
-                executor = ClusterExecutor(_local(stack, kind), kind.deadlines)
+                executor = ClusterExecutor(_start_processes(stack, kind), kind.deadlines)
             case RunningScheduler():
-                executor = _running(stack, kind, kind.address, "cluster.address")
+                executor = _connect(stack, kind, kind.address, "cluster.address")
             case SchedulerFile():
-                address = _address_in(Path(kind.path), kind.deadlines.connect)
-                executor = _running(stack, kind, address, "cluster.path")
+                address = _read_address(Path(kind.path), kind.deadlines.connect)
+                executor = _connect(stack, kind, address, "cluster.path")
             case SlurmJobs():
-                client = _slurm(stack, kind)
+                client = _start_slurm_jobs(stack, kind)
                 executor = ClusterExecutor(client, kind.deadlines, allow_mixed=kind.allow_mixed)
         yield stack.enter_context(closing(executor))
 
 
-def _local(stack: ExitStack, kind: LocalProcesses) -> Any:
+def _start_processes(stack: ExitStack, kind: LocalProcesses) -> Any:
     from distributed import Client, LocalCluster
 
     if kind.memory_limit != "auto":
@@ -91,7 +96,7 @@ def _local(stack: ExitStack, kind: LocalProcesses) -> Any:
     return stack.enter_context(Client(cluster, set_as_default=False))
 
 
-def _running(
+def _connect(
     stack: ExitStack, kind: RunningScheduler | SchedulerFile, address: str, key: str
 ) -> ClusterExecutor:
     from distributed import Client
@@ -114,7 +119,7 @@ def _running(
 
 
 def _require_safety(address: str, kind: RunningScheduler | SchedulerFile, key: str) -> None:
-    """Refuse to talk beyond this machine without TLS: whoever can connect can run code."""
+    """Refuse an address on another machine without TLS: whoever can connect can run code."""
     scheme, host = urlsplit(address).scheme, urlsplit(address).hostname
     if scheme not in ("tcp", "tls") or not host:
         raise ConfigError(f"{key} = {address!r}: write tcp://host:port or tls://host:port")
@@ -124,8 +129,8 @@ def _require_safety(address: str, kind: RunningScheduler | SchedulerFile, key: s
         )
     if scheme == "tcp" and not kind.allow_insecure and not _is_loopback(host):
         raise ConfigError(
-            f"{key} = {address!r} is beyond this machine, and without TLS whoever reaches it can "
-            "run code there and here; set [cluster.tls], or allow_insecure = true in a network "
+            f"{key} = {address!r} is not on this machine, and without TLS whoever can reach it can "
+            "run code there and here; set [cluster.tls], or allow_insecure = true on a network "
             "that you trust"
         )
 
@@ -143,7 +148,7 @@ def _security(tls: TlsSection) -> Any:
 
     for name, path in (("ca_file", tls.ca_file), ("cert", tls.cert), ("key", tls.key)):
         if not Path(path).is_file():
-            raise ConfigError(f"cluster.tls.{name} = {path!r}: there is no such file")
+            raise ConfigError(f"cluster.tls.{name} = {path!r}: file not found")
     return Security(
         tls_ca_file=tls.ca_file,
         tls_client_cert=tls.cert,
@@ -152,8 +157,8 @@ def _security(tls: TlsSection) -> Any:
     )
 
 
-def _address_in(path: Path, seconds: float) -> str:
-    """Wait for the file that the scheduler writes, and read its address."""
+def _read_address(path: Path, seconds: float) -> str:
+    """Wait for the file that the scheduler writes, and read the scheduler's address from it."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -161,14 +166,14 @@ def _address_in(path: Path, seconds: float) -> str:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"cluster.path: {path} held no scheduler's address within {seconds:g} s "
+                    f"cluster.path: no scheduler address in {path} within {seconds:g} s "
                     f"({type(error).__name__}); start dask scheduler --scheduler-file {path}, or "
                     "raise deadlines.connect"
                 ) from error
-        time.sleep(LOOK)
+        time.sleep(POLL_SECONDS)
 
 
-def _slurm(stack: ExitStack, kind: SlurmJobs) -> Any:
+def _start_slurm_jobs(stack: ExitStack, kind: SlurmJobs) -> Any:
     from distributed import Client, Security
 
     try:
@@ -184,7 +189,7 @@ def _slurm(stack: ExitStack, kind: SlurmJobs) -> Any:
         queue=kind.queue,
         walltime=kind.walltime,
         interface=kind.interface,
-        # New for each run; the jobs read it from files that only their owner can read.
+        # A new certificate for each run; only the owner of the jobs can read its files.
         security=None if kind.allow_insecure else Security.temporary(),
         shared_temp_directory=str(Path.cwd()),
         scheduler_options={"dashboard_address": LOOPBACK},

@@ -1,4 +1,4 @@
-"""What every worker needs once, packed: the recipe of the rows, and what a scan does to them."""
+"""Parcels: the source of rows and the work of a scan, pickled once for all workers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Any
 
 import dask
 
-#: Bytes from which a message is sent to one worker and copied from there to the others.
+#: Bytes from which a parcel is sent to one worker and copied from there to the others.
 LARGE = 1 << 20
 
 
 class Parcel:
-    """Something that every worker needs once: small, it travels with each request for it.
+    """An object that every worker needs once, pickled.
+
+    The bytes of a small parcel are sent to each worker. Those of a large one are sent to the first
+    worker only, and the others fetch them from there.
 
     Parameters
     ----------
@@ -26,25 +29,28 @@ class Parcel:
 
         self.client = client
         self.content = dumps(content)
-        self._first: Any = None
+        self._future: Any = None
 
     @property
     def size(self) -> int:
-        """Bytes of the packed content."""
+        """Bytes of the pickled content."""
         return len(self.content)
 
     def for_worker(self, address: str) -> Any:
-        """Give the bytes, or the future of them on the first worker that asked."""
+        """Return the argument to send to a worker: the bytes, or a future of them if they are many.
+
+        The first worker for which a large parcel is asked holds its bytes.
+        """
         if len(self.content) < LARGE:
             return self.content
-        if self._first is None:
+        if self._future is None:
             # A task and not scattered data: if that worker dies, Dask runs it again elsewhere.
             with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1PiB"}):
-                self._first = self.client.submit(
+                self._future = self.client.submit(
                     bytes,
                     self.content,
                     workers=[address],
                     allow_other_workers=True,
                     pure=False,
                 )
-        return self._first
+        return self._future

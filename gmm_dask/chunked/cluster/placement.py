@@ -1,6 +1,6 @@
-"""Which worker gets which groups, what the loss of a worker means, and the order of results.
+"""Decisions of a scan on a cluster: which worker gets which groups, and what a loss means.
 
-Decisions only, which need no cluster; `ClusterScan` carries them out.
+They need no cluster; `ClusterScan` carries them out.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from gmm_dask.chunked.scan import Group, GroupResult, Lane
 
 #: Tasks per worker thread and scan: enough to even out the load, few enough to cost nothing.
 TASKS_PER_THREAD = 4
-#: Tasks that a worker holds per thread: the one at work and the one that waits.
+#: Tasks that a worker holds per thread: one that runs and one that waits.
 DEPTH = 2
-#: Most rows of a task, so that progress is seen; a lane is not cut for it.
+#: Most rows of a task, so that progress is seen; a lane of more rows is still one task.
 MOST_TASK_ROWS = 8 * 1_048_576
-#: Workers that may die over the same chunk.
+#: Workers that die over the same chunk before the scan fails.
 MOST_STRIKES = 3
 
 
@@ -30,9 +30,9 @@ class Task:
     Attributes
     ----------
     groups
-        What is read and summed.
+        The groups to read and sum.
     strikes
-        Workers that died while they held it.
+        Number of workers that died while they held the task.
     """
 
     groups: tuple[Group, ...]
@@ -50,44 +50,62 @@ class Task:
 
 
 def cut_tasks(lanes: Sequence[Lane], threads: int, most_groups: int) -> list[Task]:
-    """Cut the plan into tasks for a number of threads.
+    """Cut lanes into tasks for a number of threads.
 
     Lanes stay whole, because a lane entered in its middle is decoded from its beginning. They are
-    cut only where they are fewer than the threads, so that every thread has work.
+    cut only where there are fewer lanes than threads, so that every thread has work.
 
     Parameters
     ----------
+    threads
+        Threads of all workers.
     most_groups
-        Most groups of a task, so that its results stay small.
+        Most groups of a task, so that its results stay small; a lane of more is still one task.
     """
     rows = sum(group.rows for lane in lanes for group in lane.groups)
-    wanted = min(-(-rows // (threads * TASKS_PER_THREAD)), MOST_TASK_ROWS)
-    parts = -(-threads // max(len(lanes), 1))  # per lane
+    target = min(-(-rows // (threads * TASKS_PER_THREAD)), MOST_TASK_ROWS)
+    pieces_per_lane = -(-threads // max(len(lanes), 1))
     tasks: list[Task] = []
-    held: list[Group] = []
+    groups: list[Group] = []  # of the next task
     for lane in lanes:
-        size = -(-len(lane.groups) // parts)
+        size = -(-len(lane.groups) // pieces_per_lane)
         for first in range(0, len(lane.groups), size):
             piece = lane.groups[first : first + size]
-            full = sum(group.rows for group in (*held, *piece)) > wanted
-            if held and (parts > 1 or full or len(held) + len(piece) > most_groups):
-                tasks.append(Task(tuple(held)))
-                held = []
-            held.extend(piece)
-    return [*tasks, Task(tuple(held))] if held else tasks
+            full = sum(group.rows for group in (*groups, *piece)) > target
+            full = full or len(groups) + len(piece) > most_groups
+            if groups and (full or pieces_per_lane > 1):
+                tasks.append(Task(tuple(groups)))
+                groups = []
+            groups.extend(piece)
+    return [*tasks, Task(tuple(groups))] if groups else tasks
 
 
 class Placement:
-    """The tasks of a scan: which worker is to run each, which are done, which are suspect.
+    """The tasks of a scan: which worker runs each, which are done, and which are suspect.
 
     Parameters
     ----------
     tasks
-        In the order of the groups.
+        All tasks, in the order of their groups.
     owners
-        The worker that ran the task beginning at a chunk in the last scan: it may hold the rows.
+        By first chunk of a task, the worker that ran it in the last scan: it may cache the rows.
     threads
-        Of each worker.
+        Number of threads of each worker, by address.
+
+    Attributes
+    ----------
+    groups
+        All groups by index.
+    owners
+        By first chunk of a task, the worker that ran it in this scan.
+    queues
+        Tasks that wait for each worker, by address.
+    again
+        Tasks of lost workers, which any worker may take.
+    suspects
+        Chunks over which two workers died; each is tried alone.
+    turn
+        Index of the group whose result is yielded next.
     """
 
     def __init__(
@@ -101,32 +119,39 @@ class Placement:
         self.turn = 0
         self._parts: dict[int, list[GroupResult]] = {}
         self._ahead = self._window(tasks, sum(threads.values()))
-        fair = {
+        shares = {
             address: -(-len(tasks) * count // sum(threads.values()))
             for address, count in threads.items()
         }
         for task in tasks:
             address = owners.get(task.start, "")
-            if address not in fair or len(self.queues[address]) >= fair[address]:
-                address = min(fair, key=lambda worker: len(self.queues[worker]) / threads[worker])
+            if address not in shares or len(self.queues[address]) >= shares[address]:
+                address = min(shares, key=lambda worker: len(self.queues[worker]) / threads[worker])
             self.queues[address].append(task)
 
     @staticmethod
     def _window(tasks: Sequence[Task], threads: int) -> int:
-        """Count the groups beyond the next in turn that may be begun: it bounds what waits here."""
+        """Count the groups beyond the turn that may be begun: it bounds the results that wait."""
         longest = max((len(task.groups) for task in tasks), default=1)
         return 2 * DEPTH * max(threads, 1) * longest
 
     @property
     def done(self) -> bool:
-        """Whether every result has been handed out."""
+        """Whether every result has been yielded."""
         return self.turn == len(self.groups)
 
     def next_for(self, address: str, threads: int, held: Sequence[Task]) -> Task | None:
-        """Return what a worker should be given now, or None for nothing.
+        """Take the task that a worker should be given now; None if it should wait.
 
-        A suspect goes to a worker that has nothing else, and nothing else goes there, so that
-        if that worker dies there is no doubt why.
+        A suspect is given to a worker that holds nothing else, and nothing else is given to that
+        worker. So if it dies, the suspect killed it.
+
+        Parameters
+        ----------
+        threads
+            Number of threads of the worker.
+        held
+            Tasks that it holds.
         """
         if self.suspects:
             return None if held else self.suspects.popleft()
@@ -137,44 +162,52 @@ class Placement:
         queue = self.queues.setdefault(address, deque())
         if self._near(queue):
             return queue.popleft()
-        # Rows that another worker may hold are read again: only so that no thread idles.
+        # Another worker may cache the rows of its tasks: take one only if a thread would idle.
         if len(held) >= threads:
             return None
         longest = max(filter(self._near, self.queues.values()), key=len, default=None)
         return None if longest is None else longest.popleft()
 
     def _near(self, queue: deque[Task]) -> bool:
+        """Whether the first task of a queue is near enough to the turn to be begun."""
         return bool(queue) and queue[0].groups[0].index < self.turn + self._ahead
 
-    def lost(self, held: Sequence[Task], died: bool) -> Task | None:
-        """Take back what a lost worker held; return the chunk that has killed too many, if any.
+    def take_back(self, held: Sequence[Task], died: bool) -> Task | None:
+        """Take back the tasks of a lost worker; return a chunk that killed too many, if any.
 
-        A task that one worker died over goes to another as it is. One that two died over is tried
-        chunk by chunk, alone.
+        A task over which one worker died goes to another as it is. A task over which two died is
+        tried chunk by chunk, each alone.
+
+        Parameters
+        ----------
+        held
+            Tasks that the worker held.
+        died
+            Whether the worker died; otherwise it has been silent for too long.
         """
         for task in held:
             struck = replace(task, strikes=task.strikes + died)
             if struck.strikes < 2:
                 self.again.append(struck)
             elif struck.strikes < MOST_STRIKES:
-                self.suspects.extend(_chunks(struck))
+                self.suspects.extend(_split(struck))
             else:
                 return struck
         return None
 
     def first_struck(self) -> Task | None:
-        """Return the first task, in the order of the groups, that a worker died over."""
+        """Return the first task, in the order of the groups, over which a worker died."""
         struck = [task for task in (*self.again, *self.suspects) if task.strikes]
         return min(struck, key=lambda task: task.start, default=None)
 
-    def finished(self, task: Task, address: str, results: Sequence[GroupResult]) -> None:
-        """Take the results of a task."""
+    def add_results(self, task: Task, address: str, results: Sequence[GroupResult]) -> None:
+        """Add the results of a task, computed by the worker at an address."""
         self.owners[task.start] = address
         for result in results:
             self._parts.setdefault(result.group.index, []).append(result)
 
-    def in_order(self) -> Iterator[GroupResult]:
-        """Hand out the results whose turn it is."""
+    def results_in_order(self) -> Iterator[GroupResult]:
+        """Yield the results whose turn has come."""
         while (parts := self._parts.get(self.turn)) is not None:
             group = self.groups[self.turn]
             if sum(part.group.stop - part.group.start for part in parts) < group.stop - group.start:
@@ -184,15 +217,15 @@ class Placement:
             yield _join(group, parts)
 
 
-def _chunks(task: Task) -> Iterator[Task]:
-    """Split a task into its chunks; each keeps the number of rows of its group."""
+def _split(task: Task) -> Iterator[Task]:
+    """Split a task into its chunks; ``rows`` of each stays that of the whole group."""
     for group in task.groups:
         for chunk in range(group.start, group.stop):
             yield Task((replace(group, start=chunk, stop=chunk + 1),), task.strikes)
 
 
 def _join(group: Group, parts: list[GroupResult]) -> GroupResult:
-    """Add chunks that were summed apart, in the order in which a worker would have."""
+    """Add the sums of chunks in the order in which one worker would have added them."""
     parts.sort(key=lambda part: part.group.start)
     total: Any = parts[0].total
     for part in parts[1:]:

@@ -1,7 +1,7 @@
-"""The workers of a cluster: who they are, what they have, and who may be used.
+"""The workers of a cluster: their addresses, threads and memory, and which of them may be used.
 
-The scheduler's list of workers is the one source of truth; a `Roster` keeps what is known of each
-beyond that. A worker that would not compute the same bits as this process is refused.
+A `Roster` follows the scheduler's list of workers, and adds what only this client knows. A worker
+that would not compute the same bits as this process is refused.
 """
 
 from __future__ import annotations
@@ -13,37 +13,44 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from gmm_dask.chunked.cluster.worker import Facts, facts
+from gmm_dask.chunked.cluster.worker import Facts, collect_facts
 from gmm_dask.config import Deadlines
 from gmm_dask.errors import ClusterError
 
 logger = logging.getLogger("gmm_dask")
 
-#: Seconds between looks at the scheduler's list of workers.
-LOOK = 0.25
-#: Bytes that a worker needs before it holds any row: Python, numpy, numba, pyarrow, Dask took
-#: 322 MiB. Dask pauses a worker at 80 % of its limit; half of the rest stays well below.
+#: Seconds between two requests for the scheduler's list of workers.
+POLL_SECONDS = 0.25
+#: Bytes that a worker needs before it holds any row: 322 MiB were measured for Python, numpy,
+#: numba, pyarrow and Dask. Dask pauses a worker at 80 % of its limit; with rows in half of what is
+#: left, a worker stays well below that.
 OVERHEAD = 352 << 20
 
 
 @dataclass(eq=False)
 class Worker:
-    """A worker as last seen, and what it was given.
+    """A worker as the scheduler last listed it, and what this client knows of it.
 
     Attributes
     ----------
+    address
+        Where the scheduler reaches it: ``"tcp://10.0.0.7:41235"``.
     incarnation
         Tells a worker from its successor at the same address.
+    threads
+        Number of its threads.
     memory_limit
         Bytes; 0 for none.
+    status
+        ``"running"``, ``"paused"`` and so on, as Dask names it.
     beat
-        When it last reported to the scheduler, by the scheduler's clock.
+        Time of its last report to the scheduler, by the scheduler's clock.
     heard
-        When it last reported to be running, by ours.
+        Time of its last report that it is running, by this process's clock.
     source
-        Future of the rows' source on it.
+        Future of the source of rows on it; None before it has one.
     admitted
-        Whether it sees the input and may be used.
+        Whether it may be used: it can reach the input, and computes the same bits.
     """
 
     address: str
@@ -58,12 +65,12 @@ class Worker:
 
     @property
     def budget(self) -> int:
-        """Bytes of rows that it may cache: half of what it has; without a limit, none."""
+        """Bytes of rows that it may cache: half of its limit beyond `OVERHEAD`, 0 without one."""
         return max(self.memory_limit - OVERHEAD, 0) // 2
 
 
 class Trouble(Enum):
-    """What a failed task tells of the cluster."""
+    """What the failure of a task says about the cluster."""
 
     DIED = "died"
     CANCELLED = "cancelled"
@@ -78,9 +85,9 @@ class Roster:
     client
         A synchronous `distributed.Client`.
     deadlines
-        ``connect`` for the first worker and for every answer.
+        ``connect`` holds for the first worker and for every answer.
     allow_mixed
-        Accept workers whose versions or CPU differ from those here.
+        Accept workers whose versions or CPU differ from those of this process.
 
     Attributes
     ----------
@@ -108,12 +115,12 @@ class Roster:
         return sum(worker.threads for worker in self.workers.values())
 
     def refresh(self) -> list[Worker]:
-        """Ask the scheduler for its list of workers; returns those that are gone.
+        """Ask the scheduler for its list of workers; return those that are gone.
 
         Raises
         ------
         ClusterError
-            It does not answer within ``deadlines.connect``.
+            The scheduler does not answer within ``deadlines.connect``.
         """
         seconds = self.deadlines.connect
         self.require_scheduler()
@@ -127,20 +134,26 @@ class Roster:
                 f"the scheduler did not answer within {seconds:g} s ({type(error).__name__}); is "
                 "it running? deadlines.connect sets the limit"
             ) from error
-        return self.take(info)
+        return self.update(info)
 
-    def take(self, info: dict[str, Any]) -> list[Worker]:
-        """Take the scheduler's list of workers; returns those that are gone."""
+    def update(self, info: dict[str, Any]) -> list[Worker]:
+        """Update the workers from the scheduler's list; return those that are gone.
+
+        Parameters
+        ----------
+        info
+            The scheduler's answer to ``identity``.
+        """
         listed = {}
-        for address, seen in info["workers"].items():
+        for address, entry in info["workers"].items():
             worker = self.workers.get(address)
-            if worker is None or worker.incarnation != seen["local_directory"]:
-                worker = Worker(address, seen["local_directory"])
-            worker.threads = seen["nthreads"]
-            worker.memory_limit = seen["memory_limit"] or 0
-            worker.status = seen["status"]
-            if worker.status == "running" and worker.beat != seen["last_seen"]:
-                worker.beat, worker.heard = seen["last_seen"], time.monotonic()
+            if worker is None or worker.incarnation != entry["local_directory"]:
+                worker = Worker(address, entry["local_directory"])
+            worker.threads = entry["nthreads"]
+            worker.memory_limit = entry["memory_limit"] or 0
+            worker.status = entry["status"]
+            if worker.status == "running" and worker.beat != entry["last_seen"]:
+                worker.beat, worker.heard = entry["last_seen"], time.monotonic()
             listed[address] = worker
         gone = [
             worker for address, worker in self.workers.items() if listed.get(address) is not worker
@@ -154,7 +167,7 @@ class Roster:
         Raises
         ------
         ClusterError
-            None has joined within ``deadlines.connect``.
+            No worker has joined within ``deadlines.connect``.
         """
         deadline = time.monotonic() + self.deadlines.connect
         self.refresh()
@@ -165,23 +178,23 @@ class Roster:
                     "start some (dask worker), see what jobs wait for (squeue), or raise "
                     "deadlines.connect"
                 )
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
             self.refresh()
 
     def check_all(self) -> None:
-        """Hold every worker to the versions and the CPU of this process.
+        """Check that every worker has the versions and the CPU of this process.
 
         Raises
         ------
         ClusterError
-            One differs, or does not answer within ``deadlines.connect``.
+            A worker differs, or does not answer within ``deadlines.connect``.
         """
         workers = list(self.workers.values())
         objections = self._objections(workers)
         if objections:
             raise ClusterError(
                 f"these workers would not compute the same bits: {' | '.join(objections)}; give "
-                "them what this process has, or set allow_mixed = true"
+                "them the versions and the CPU of this process, or set allow_mixed = true"
             )
         logger.info(
             "%d workers with %d threads, %.1f GiB for rows cached between scans: %s",
@@ -189,19 +202,21 @@ class Roster:
             self.threads,
             self.budget / 2**30,
             ", ".join(
-                f"{w.address} ({w.threads}, {w.memory_limit / 2**30:.1f} GiB)" for w in workers
+                f"{worker.address} ({worker.threads}, {worker.memory_limit / 2**30:.1f} GiB)"
+                for worker in workers
             ),
         )
 
     def _objections(self, workers: Sequence[Worker]) -> list[str]:
         answers = [
-            self.client.submit(facts, workers=[worker.address], pure=False) for worker in workers
+            self.client.submit(collect_facts, workers=[worker.address], pure=False)
+            for worker in workers
         ]
         deadline = time.monotonic() + self.deadlines.connect
         objections = []
         for worker, answer in zip(workers, answers, strict=True):
             try:
-                theirs = answer.result(timeout=max(deadline - time.monotonic(), 0.1))
+                facts = answer.result(timeout=max(deadline - time.monotonic(), 0.1))
             except TimeoutError:
                 raise ClusterError(
                     f"worker {worker.address} did not answer within {self.deadlines.connect:g} "
@@ -210,12 +225,12 @@ class Roster:
             except Exception as error:  # whatever keeps it from running our code
                 objections.append(f"{worker.address}: {error}")
             else:
-                objections.append(self.check(worker, theirs))
+                objections.append(self.check(worker, facts))
         return [objection for objection in objections if objection]
 
-    def check(self, worker: Worker, theirs: Facts) -> str:
-        """Say why a worker may not be used: how it differs from this process; empty if it may."""
-        difference = theirs.unlike(facts())
+    def check(self, worker: Worker, facts: Facts) -> str:
+        """Say how a worker differs from this process; the answer is empty if it may be used."""
+        difference = facts.unlike(collect_facts())
         if not difference:
             return ""
         objection = f"{worker.address}: {difference}"
@@ -226,12 +241,12 @@ class Roster:
         return ""
 
     def require_scheduler(self, connected: bool = True) -> None:
-        """Refuse to go on without the connection to the scheduler.
+        """Refuse to go on without a connection to the scheduler.
 
         Raises
         ------
         ClusterError
-            It is lost.
+            The client is not running, or ``connected`` is False.
         """
         if self.client.status != "running" or not connected:
             raise ClusterError(
@@ -239,13 +254,13 @@ class Roster:
             )
 
     def forget_sources(self) -> None:
-        """Let go of the rows that the workers cache; each is greeted before it is used again."""
+        """Free the rows that the workers cache; each worker is greeted before its next use."""
         for worker in self.workers.values():
             worker.source, worker.admitted = None, False
 
 
 def trouble_of(error: BaseException) -> Trouble | None:
-    """Return what the failure of a task tells of the cluster; None if it is the task's own."""
+    """Return what the failure of a task says about the cluster; None if the task's code failed."""
     import distributed
 
     for kind, trouble in (

@@ -1,7 +1,7 @@
-"""A scan on a cluster: what is under way, and what follows from news or from silence.
+"""A scan on a cluster: sends tasks to workers, and reacts to results, losses and silence.
 
-The client places the work itself, each task on one worker, and watches the scheduler's list of
-workers. So it knows what a lost worker held, gives that to another, and never waits for ever.
+The client itself places each task on one worker, and watches the scheduler's list of workers. So it
+knows which tasks a lost worker held, gives them to others, and never waits for ever.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from gmm_dask.chunked.array import ArrayChunks
 from gmm_dask.chunked.cluster.parcel import Parcel
 from gmm_dask.chunked.cluster.placement import Placement, Task, cut_tasks
-from gmm_dask.chunked.cluster.roster import LOOK, Roster, Trouble, Worker, trouble_of
+from gmm_dask.chunked.cluster.roster import POLL_SECONDS, Roster, Trouble, Worker, trouble_of
 from gmm_dask.chunked.cluster.worker import Facts, greet, open_source, open_work, sum_groups
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import GroupResult, Lane
@@ -26,13 +26,21 @@ from gmm_dask.errors import ClusterError
 
 logger = logging.getLogger("gmm_dask")
 
-#: Bytes of results that a task may send back, taking a result to be as large as its argument.
+#: Most bytes of results that a task sends back, if a result is as large as the scan's argument.
 RESULT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class Flight:
-    """What a worker was asked for; the task is None while it is greeted."""
+    """A request that a worker has not answered yet.
+
+    Attributes
+    ----------
+    task
+        Groups that the worker was asked to sum; None if it was asked to `greet`.
+    future
+        Future of the answer.
+    """
 
     task: Task | None
     worker: Worker
@@ -40,12 +48,34 @@ class Flight:
 
 
 class ClusterScan:
-    """A scan on a cluster: sends the work out, and hands the results out in order.
+    """A scan on a cluster: sends tasks to workers, and yields their results in order.
 
     Parameters
     ----------
+    roster
+        The workers; those that have no source of the rows yet are greeted first.
     source, work
-        What the workers need: the recipe of the rows, and the `Work`.
+        The source of rows and the `Work`, pickled for the workers.
+    cache
+        Whether the workers cache the rows for the next scan.
+
+    Attributes
+    ----------
+    placement
+        The tasks; None until a worker has been admitted.
+    flights
+        Requests under way, by ticket.
+    works
+        Future of the work on each worker.
+    lost
+        Workers that died, left, or are silent.
+    inbox
+        Answers to requests, and the scheduler's lists of workers.
+    over
+        Whether the scan is closed.
+    answered, landed, heard
+        Times of the scheduler's last answer, of the last answer to a request, and of the last
+        report of any worker that can be used.
     """
 
     def __init__(
@@ -76,11 +106,14 @@ class ClusterScan:
 
     @property
     def owners(self) -> dict[int, str]:
-        """Which worker ran the task that begins at a chunk."""
+        """By first chunk of a task, the address of the worker that ran it."""
         return {} if self.placement is None else self.placement.owners
 
     def results(self, owners: dict[int, str]) -> Iterator[GroupResult]:
-        """Yield the result of every group, in the order of the groups."""
+        """Yield the result of every group, in the order of the groups.
+
+        ``owners`` are those of the last scan of the same source.
+        """
         self._greet_new()
         self.client.loop.add_callback(self._watch)
         while not self._usable() or any(flight.task is None for flight in self.flights.values()):
@@ -93,17 +126,17 @@ class ClusterScan:
             self._dispatch(self.placement)
             self._wait()
             before = time.monotonic()
-            yield from self.placement.in_order()
+            yield from self.placement.results_in_order()
             # The time that the caller takes over a result is not the workers' delay.
             self.landed += time.monotonic() - before
 
     def close(self) -> None:
-        """Let go of everything that is still under way."""
+        """Release the requests that are still under way."""
         self.over = True
         for flight in self.flights.values():
             flight.future.release()
             if flight.task is None:
-                flight.worker.source = None  # the next scan greets it again
+                flight.worker.source = None  # so that the next scan greets the worker again
         self.flights.clear()
         self.works.clear()
 
@@ -142,14 +175,14 @@ class ClusterScan:
                 tasks.append(task)
 
     def _persisted(self, task: Task) -> list[Any]:
-        """Futures of what the task's blocks need: Dask brings it, or computes it again if lost."""
+        """Futures of persisted blocks that a task needs: Dask moves or recomputes them for it."""
         if not isinstance(self.chunks, ArrayChunks):
             return []
         needs = self.chunks.needs(task.start, task.stop)
         return [self.chunks.persisted[name] for name in needs]
 
     def _submit(self, worker: Worker, function: Any, *arguments: Any) -> Any:
-        # On this worker and no other: if it is lost, its tasks are known and given to others.
+        # On this worker only: if it is lost, the scan knows its tasks and gives them to others.
         return self.client.submit(function, *arguments, workers=[worker.address], pure=False)
 
     def _follow(self, task: Task | None, worker: Worker, future: Any) -> None:
@@ -158,7 +191,7 @@ class ClusterScan:
         self.client.loop.add_callback(self._fetch, ticket, future)
 
     async def _fetch(self, ticket: int, future: Any) -> None:
-        """On the client's loop: wait for a result and post it."""
+        """Wait for an answer on the client's loop, and put it in the inbox."""
         try:
             value = await self.client.gather(future, asynchronous=True)
         except BaseException as error:  # raised where the scan waits
@@ -167,9 +200,9 @@ class ClusterScan:
             self.inbox.put((ticket, value, None))
 
     async def _watch(self) -> None:
-        """On the client's loop: post the scheduler's list of workers, again and again."""
+        """Ask for the scheduler's list of workers on the client's loop, and put it in the inbox."""
         while not self.over and self.client.status == "running":
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_SECONDS)
             try:
                 answer = self.client.scheduler.identity(n_workers=-1)
                 info = await asyncio.wait_for(answer, self.deadlines.worker_lost)
@@ -180,26 +213,26 @@ class ClusterScan:
     def _wait(self) -> None:
         """Read the inbox, and check that no deadline has passed."""
         try:
-            message = self.inbox.get(timeout=LOOK)
+            message = self.inbox.get(timeout=POLL_SECONDS)
             while True:
                 if isinstance(message, dict):
-                    self._take(message)
+                    self._update_roster(message)
                 else:
                     self._land(*message)
                 message = self.inbox.get_nowait()
         except queue.Empty:
             pass
-        self._hold_to_deadlines()
+        self._check_deadlines()
 
-    def _take(self, info: dict[str, Any]) -> None:
+    def _update_roster(self, info: dict[str, Any]) -> None:
         self.answered = time.monotonic()
-        for worker in self.roster.take(info):
+        for worker in self.roster.update(info):
             self._lose(worker, "is gone", died=True)
         self._greet_new()
 
     def _land(self, ticket: int, value: Any, error: BaseException | None) -> None:
         flight = self.flights.get(ticket)
-        if flight is None:  # of a worker given up since
+        if flight is None:  # its worker has been given up in the meantime
             return
         trouble = None if error is None else trouble_of(error)
         if trouble is Trouble.DIED:
@@ -218,26 +251,28 @@ class ClusterScan:
             raise error
         else:
             assert self.placement is not None
-            self.placement.finished(flight.task, flight.worker.address, value)
+            self.placement.add_results(flight.task, flight.worker.address, value)
         flight.future.release()
 
-    def _admit(self, worker: Worker, theirs: Facts, error: BaseException | None) -> None:
-        """Use a worker from now on. An unfit one is refused, or left out if it joined late."""
-        unfit = self.roster.check(worker, theirs) if error is None else f"{worker.address}: {error}"
-        if not unfit:
+    def _admit(self, worker: Worker, facts: Facts, error: BaseException | None) -> None:
+        """Admit a worker that was greeted; if it is unfit, refuse it, or leave it out if late."""
+        objection = (
+            self.roster.check(worker, facts) if error is None else f"{worker.address}: {error}"
+        )
+        if not objection:
             worker.admitted = True
             if self.placement is not None:
                 logger.info("worker %s has joined", worker.address)
         elif self.placement is None:
             worker.source = None
             raise ClusterError(
-                f"worker {unfit}; every worker must see the input under the same path and be "
-                "installed alike"
+                f"worker {objection}; every worker must see the input under the same path and have "
+                "the same versions installed"
             )
         else:
-            logger.warning("worker %s; it gets no work", unfit)
+            logger.warning("worker %s; it gets no work", objection)
 
-    def _lose(self, worker: Worker, why: str, *, died: bool) -> None:
+    def _lose(self, worker: Worker, reason: str, *, died: bool) -> None:
         self.lost.add(worker)
         held = []
         for ticket, flight in list(self.flights.items()):
@@ -246,18 +281,18 @@ class ClusterScan:
                 flight.future.release()
                 held.extend([] if flight.task is None else [flight.task])
         if not worker.admitted:
-            worker.source = None  # to be greeted again, if it comes back
+            worker.source = None  # so that it is greeted again if it comes back
         if self.placement is None:
             return
-        logger.warning("worker %s %s; %d tasks go to others", worker.address, why, len(held))
-        culprit = self.placement.lost(held, died)
+        logger.warning("worker %s %s; %d tasks go to others", worker.address, reason, len(held))
+        culprit = self.placement.take_back(held, died)
         if culprit is not None:
             raise ClusterError(
                 f"{self.chunks.describe(culprit.start)}: {culprit.strikes} workers died while they "
                 "worked on these rows; do the rows fit in a worker's memory? See the workers' logs"
             )
 
-    def _hold_to_deadlines(self) -> None:
+    def _check_deadlines(self) -> None:
         self.roster.require_scheduler()
         now, limit = time.monotonic(), self.deadlines.worker_lost
         if now - self.answered > limit:
@@ -266,12 +301,12 @@ class ClusterScan:
                 "deadlines.worker_lost sets the limit"
             )
         for worker in self.roster.workers.values():
-            # A worker that has just joined is busy importing, and has as long as for connecting.
+            # A worker that has just joined is busy importing, so it also has the time to connect.
             patience = limit if worker.admitted else max(limit, self.deadlines.connect)
-            # At the time of the scheduler's last answer: nothing later is known of the workers.
+            # Measured to the scheduler's last answer: later reports of workers are not known.
             silent = self.answered - worker.heard > patience
-            known = worker.heard if worker.admitted or silent else self.answered
-            self.heard = max(self.heard, known)
+            heard = worker.heard if worker.admitted or silent else self.answered
+            self.heard = max(self.heard, heard)
             if silent and worker not in self.lost:
                 self._lose(worker, f"has been silent for {patience:g} s", died=False)
                 self._fetch_again()
@@ -284,7 +319,7 @@ class ClusterScan:
             )
         if now - self.landed > self.deadlines.no_progress:
             workers = {flight.worker for flight in self.flights.values()}
-            holders = ", ".join(sorted(f"{w.address} ({w.status})" for w in workers))
+            holders = ", ".join(sorted(f"{worker.address} ({worker.status})" for worker in workers))
             raise ClusterError(
                 f"no group of rows was finished within {self.deadlines.no_progress:g} s; at work: "
                 f"{holders or 'nobody'}; is the storage reachable? deadlines.no_progress sets the "
@@ -292,13 +327,13 @@ class ClusterScan:
             )
 
     def _last_death(self) -> str:
-        """Say where the workers died, if they died over rows."""
+        """Say over which rows a worker died, if any did."""
         task = None if self.placement is None else self.placement.first_struck()
         if task is None:
             return ""
         return f", the last died at {self.chunks.describe(task.start)} or near it"
 
     def _fetch_again(self) -> None:
-        # Results are fetched in batches: one from a worker that is stopped holds up the others.
+        # Dask fetches results in batches, and a worker that is stopped holds up its whole batch.
         for ticket, flight in self.flights.items():
             self.client.loop.add_callback(self._fetch, ticket, flight.future)

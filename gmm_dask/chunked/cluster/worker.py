@@ -1,7 +1,7 @@
-"""What runs on the workers of a cluster: functions that a client submits, and rows cached there.
+"""Code that runs on the workers of a cluster: functions that a client submits, and cached rows.
 
-A `Source` lives on a worker as long as the client holds the future of it. When the client lets
-go, or dies, or when Dask moves the source out of memory, the rows that it keeps are freed.
+A `Source` lives on a worker for as long as the client holds its future. When the client releases
+it or dies, or when Dask moves the source out of memory, the rows that it caches are freed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gmm_dask.mixture.threads import single_threaded
 
 
 def dask_setup(worker: Any) -> None:
-    """Ignore Ctrl-C: the preload of workers that a command starts itself, and ends itself.
+    """Ignore Ctrl-C: Dask calls this in workers that a command starts, and that it ends.
 
     A terminal interrupts every process of the command, and Dask's would answer with tracebacks.
     """
@@ -31,7 +31,7 @@ def dask_setup(worker: Any) -> None:
 
 @dataclass(frozen=True)
 class Facts:
-    """What decides the bits that a process computes.
+    """Versions and CPU of a process: together they decide the bits that it computes.
 
     Attributes
     ----------
@@ -51,23 +51,26 @@ class Facts:
     features: str
 
     def unlike(self, other: Facts) -> str:
-        """Say in what this process differs from another; empty if in nothing."""
+        """Say how a worker with these facts differs from this process, whose facts are ``other``.
+
+        The answer is empty if they are equal.
+        """
         differences = []
         for field in fields(self):
-            value, here = getattr(self, field.name), getattr(other, field.name)
-            if value == here:
+            value, expected = getattr(self, field.name), getattr(other, field.name)
+            if value == expected:
                 continue
             if field.name == "features":
-                signed = set(value.split(",")) ^ set(here.split(","))
+                signed = set(value.split(",")) ^ set(expected.split(","))
                 names = sorted({feature[1:] for feature in signed})
                 differences.append(f"CPU features differ in {', '.join(names[:5])}")
             else:
-                differences.append(f"{field.name} {value}, here {here}")
+                differences.append(f"{field.name} {value}, here {expected}")
         return "; ".join(differences)
 
 
-def facts() -> Facts:
-    """Return the facts of this process."""
+def collect_facts() -> Facts:
+    """Collect the facts of this process."""
     import numba
     from llvmlite import binding
     from numba.core.codegen import get_host_cpu_features
@@ -84,7 +87,7 @@ def facts() -> Facts:
 
 
 class Source:
-    """The rows as a worker sees them: how to read them, and those that it keeps.
+    """A source of rows on a worker, with the rows that the worker caches.
 
     Parameters
     ----------
@@ -98,7 +101,7 @@ class Source:
         self.cache = RowCache(budget)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Dask may move it to another worker or to a disk: the rows stay behind.
+        # Dask may move the source to another worker or to disk: the cached rows stay behind.
         return Source, (self.chunks, self.budget)
 
 
@@ -108,28 +111,36 @@ def open_source(chunks: bytes, budget: int) -> Source:
 
 
 def open_work(work: bytes) -> Work:
-    """Unpack what a scan does, once for all its tasks on this worker."""
+    """Unpickle the work of a scan, once for all its tasks on this worker."""
     return pickle.loads(work)
 
 
 def greet(source: Source) -> Facts:
-    """Check that the source's first and last rows can be reached; return the facts of this process.
+    """Check that this worker can reach the first and the last row; return the worker's facts.
 
     Raises
     ------
     InputError
-        This worker does not see the input.
+        A row cannot be reached.
     """
     source.chunks.check()
-    return facts()
+    return collect_facts()
 
 
 def sum_groups(
     source: Source, work: Work, cache: bool, groups: Sequence[Group], persisted: Sequence[Any]
 ) -> list[GroupResult]:
-    """Read and sum groups in turn, on the calling thread.
+    """Read and sum groups one after the other, on the calling thread.
 
-    ``persisted`` are the results, brought by Dask, that blocks of a dask array need.
+    Parameters
+    ----------
+    cache
+        Whether to cache the rows for the next scan.
+    groups
+        Consecutive groups.
+    persisted
+        Results that the blocks of a dask array need, in the order of `ArrayChunks.needs`. Dask
+        brings them to this worker.
     """
     chunks, stop = source.chunks, groups[-1].stop
     if persisted:
