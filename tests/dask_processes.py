@@ -1,4 +1,4 @@
-"""Real schedulers and workers as processes of their own, for the tests that connect or kill."""
+"""Real schedulers and workers in separate processes, for tests that connect to or kill them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass
 class Processes:
-    """A scheduler and its workers, started from a directory that holds their logs."""
+    """A scheduler and its workers, each a process.
+
+    Attributes
+    ----------
+    place
+        The directory of their logs.
+    file
+        The file in which the scheduler wrote its address.
+    options
+        Options of the command that all of them are started with.
+    """
 
     place: Path
     file: Path
@@ -30,7 +40,7 @@ class Processes:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start_worker(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-        """A worker without a nanny, so that it stays dead when it is killed."""
+        """Start a worker without a nanny, so that nothing restarts it when it is killed."""
         process = self.stack.enter_context(
             dask_process(
                 self.place / f"worker-{len(self.workers)}.log",
@@ -53,7 +63,7 @@ class Processes:
 
 @contextmanager
 def dask_process(log: Path, *command: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command of dask until the block ends; what it prints goes to a log."""
+    """Run a dask command until the block ends, with its output in a log."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "dask", *command],
@@ -73,7 +83,7 @@ def dask_process(log: Path, *command: str, **environment: str) -> Iterator[subpr
 def processes(
     place: Path, workers: int, *options: str, host: str = "127.0.0.1"
 ) -> Iterator[Processes]:
-    """Start a scheduler and some workers, and wait for the scheduler's address."""
+    """Start a scheduler and some workers, and end them with the block."""
     with ExitStack() as stack:
         file = place / "scheduler.json"
         scheduler = stack.enter_context(
@@ -88,14 +98,14 @@ def processes(
             )
         )
 
-        def address() -> str:
+        def read_address() -> str:
             assert scheduler.poll() is None, (place / "scheduler.log").read_text()
             with suppress(OSError, ValueError):
                 return str(json.loads(file.read_text())["address"])
             return ""
 
-        running_at = until(address, "the scheduler did not start")
-        started = Processes(place, file, running_at, options, stack, scheduler)
+        address = until(read_address, "the scheduler did not start")
+        started = Processes(place, file, address, options, stack, scheduler)
         for _ in range(workers):
             started.start_worker()
         yield started

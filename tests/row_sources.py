@@ -1,8 +1,9 @@
-"""Rows that tests scan: drawn again at every reading, and ruled by files in a directory.
+"""Sources of random rows for tests, whose readings can be held, killed or falsified.
 
-Workers import this module too. What a reading meets in the directory decides what happens:
-``hold-3`` keeps it at chunk 3, ``kill-3`` ends its process there, ``hog-3`` eats its memory,
-``change-3`` alters the values, ``short-3`` loses rows. Every reading leaves ``read-3-PID-…``.
+Workers import this module too. A source can have a directory, whose files control how chunk 3 is
+read: ``hold-3`` stops the reading until the file is removed, and ``at-3`` then names the process;
+``kill-3`` kills the process, ``hog-3`` fills its memory, ``change-3`` alters a value, ``short-3``
+drops a row. Every reading of the chunk leaves a file ``read-3-PID-…``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from tests.waiting import until
 
 @dataclass(frozen=True, eq=False)
 class DrawnRows:
-    """Two Gaussian clouds; chunk i is drawn from (seed, i), the same in every process."""
+    """Two Gaussian clouds; chunk i is drawn from (seed, i), so it is the same in every process.
+
+    Attributes
+    ----------
+    missing
+        Share of the rows that hold a null.
+    place
+        The directory whose files control the readings; empty for none.
+    """
 
     rows: tuple[int, ...]
     entries: tuple[int, ...]
@@ -46,31 +55,31 @@ class DrawnRows:
 
     @property
     def digest(self) -> str:
-        """The recipe in words: no two sources of other rows share it."""
+        """The recipe in words; sources of different rows differ in it."""
         return f"{self.rows} {self.d} {self.seed} {self.weighted} {self.missing} {self.place}"
 
     def read(self, start: int, stop: int) -> Iterator[Rows]:
-        """Draw chunks start … stop−1, and obey the files of the directory."""
+        """Draw chunks start … stop−1 as the files of the directory command."""
         for chunk in range(start, stop):
             yield self._drawn(chunk)
 
     def describe(self, chunk: int, row: int | None = None) -> str:
-        """Where a chunk, or a row of it, lies."""
+        """Say where a chunk, or a row of it, lies."""
         return f"drawn chunk {chunk}" + ("" if row is None else f" row {row}")
 
     def check(self) -> None:
-        """Raise `InputError` where this process is not to see the rows."""
+        """Raise `InputError` if the environment hides the rows from this process."""
         if os.environ.get("DRAWN_ROWS_HIDDEN"):
             raise InputError("drawn chunk 0: is not there")
 
-    def rule(self, what: str, chunk: int) -> Path:
-        """The file that rules a chunk, whether it is there or not."""
-        return Path(self.place, f"{what}-{chunk}")
+    def rule(self, command: str, chunk: int) -> Path:
+        """Path of the file that commands something for a chunk; it need not exist."""
+        return Path(self.place, f"{command}-{chunk}")
 
     def readings(self, chunk: int | None = None) -> list[int]:
-        """Which process did each reading of a chunk, or of any."""
-        notes = Path(self.place).glob(f"read-{'*' if chunk is None else chunk}-*")
-        return [int(path.name.split("-")[2]) for path in notes]
+        """Process id of each reading of a chunk, or of all chunks."""
+        files = Path(self.place).glob(f"read-{'*' if chunk is None else chunk}-*")
+        return [int(path.name.split("-")[2]) for path in files]
 
     def _drawn(self, chunk: int) -> Rows:
         if self.place:
@@ -94,36 +103,36 @@ class DrawnRows:
     def _obey(self, chunk: int) -> None:
         if self.rule("hold", chunk).exists():
             self.rule("at", chunk).write_text(str(os.getpid()))
-            until(lambda: not self.rule("hold", chunk).exists(), "nobody let the reading go")
+            until(lambda: not self.rule("hold", chunk).exists(), "the reading was not released")
         if self.rule("kill", chunk).exists():
             os.kill(os.getpid(), signal.SIGKILL)
         if self.rule("hog", chunk).exists():
-            eaten: list[FloatArray] = []
+            arrays: list[FloatArray] = []
 
-            def full() -> bool:
-                eaten.append(np.ones(1 << 20))
+            def fill_memory() -> bool:
+                arrays.append(np.ones(1 << 20))
                 return False
 
-            until(full, "nobody ended the hog")
+            until(fill_memory, "the process was not killed")
 
 
 def drawn(chunks: int, rows: int, **keywords: Any) -> DrawnRows:
-    """Chunks of equal size, each an entry."""
+    """Make a source with chunks of equal size, each an entry."""
     return DrawnRows((rows,) * chunks, tuple(range(chunks)), **keywords)
 
 
 def chunk_numbers(rows: Rows, argument: Any) -> tuple[int, ...]:
-    """A result whose sum shows the order of the summands."""
+    """Return the chunk's number, so that the sum shows the order of the chunks."""
     return (rows.chunk,)
 
 
 def row_sums(rows: Rows, argument: float) -> FloatArray:
-    """A result whose sum depends on the order of the summands."""
+    """Return sums of floats, whose bits depend on the order of the chunks."""
     return rows.values.sum(axis=0) * argument
 
 
 def process_ids(rows: Rows, argument: Any) -> tuple[int, ...]:
-    """Which process worked on each chunk."""
+    """Return the id of the process that computes on the chunk."""
     return (os.getpid(),)
 
 

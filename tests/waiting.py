@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does."""
+"""Waiting for something that another thread or process does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Answer = TypeVar("Answer")
 def until(
     ask: Callable[[], Answer], otherwise: str, seconds: float = 60.0, pause: float = 0.005
 ) -> Answer:
-    """The first true answer; `AssertionError` with the words ``otherwise`` if it comes too late."""
+    """Ask until the answer is true, and return it; fail with ``otherwise`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (answer := ask()):
         assert time.monotonic() < deadline, otherwise

@@ -1,4 +1,4 @@
-"""Small groups, so that few rows make many of them; and a cluster that the harmless tests share."""
+"""Small groups, so that few rows make many groups; and a cluster that several tests share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def client() -> Iterator[Client]:
             threads_per_worker=1,
             memory_limit="2GiB",
             dashboard_address="127.0.0.1:0",
-            silence_logs=False,  # it would silence caplog's handlers, too, in all later tests
+            silence_logs=False,  # True would also silence the handlers of caplog in all later tests
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -1,4 +1,4 @@
-"""Dask arrays as row chunks, on threads and on a cluster, and predictions as lazy arrays."""
+"""Dask arrays as sources of rows, on threads and on a cluster, and predictions as lazy arrays."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def test_blocks_are_chunks_however_ragged(any_executor: Any, rows: tuple[int, ..
     assert chunks.entries == tuple(range(len(rows)))
     assert chunks.columns == ("x0", "x1", "x2", "x3")
     np.testing.assert_array_equal(values_of(chunks), X)
-    firsts = [read.first for read in chunks.read(0, len(rows))]
+    firsts = [block.first for block in chunks.read(0, len(rows))]
     assert firsts == [sum(rows[:chunk]) for chunk in range(len(rows))]
-    found = Scanner(chunks, any_executor).reduce(row_sums, 1.0, Stage.SURVEY)
-    np.testing.assert_allclose(found, SUMS)
+    sums = Scanner(chunks, any_executor).reduce(row_sums, 1.0, Stage.SURVEY)
+    np.testing.assert_allclose(sums, SUMS)
 
 
 def test_blocks_of_columns_are_joined() -> None:
@@ -62,7 +62,7 @@ def test_rows_of_unknown_number_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kept"),
+    ("dtype", "expected"),
     [
         ("float64", "float64"),
         ("float32", "float32"),
@@ -72,13 +72,13 @@ def test_rows_of_unknown_number_are_counted() -> None:
         ("bool", "float64"),
     ],
 )
-def test_numbers_of_any_type_are_read(dtype: str, kept: str) -> None:
+def test_numbers_of_any_type_are_read(dtype: str, expected: str) -> None:
     values = (X * 10).astype(dtype)
     chunks = array_chunks(da.from_array(values, chunks=(400, 4)))
-    assert chunks.dtype == np.dtype(kept)
+    assert chunks.dtype == np.dtype(expected)
     read = values_of(chunks)
-    assert read.dtype == np.dtype(kept)
-    np.testing.assert_array_equal(read, values.astype(kept))
+    assert read.dtype == np.dtype(expected)
+    np.testing.assert_array_equal(read, values.astype(expected))
 
 
 def weights_of(chunks: ArrayChunks) -> np.ndarray:
@@ -88,16 +88,16 @@ def weights_of(chunks: ArrayChunks) -> np.ndarray:
     return np.concatenate([weights for weights in read if weights is not None])
 
 
-@pytest.mark.parametrize("how", ["list", "numpy", "dask", "dask in other chunks"])
-def test_weights_travel_with_their_rows(how: str) -> None:
+@pytest.mark.parametrize("kind", ["list", "numpy", "dask", "dask in other chunks"])
+def test_weights_travel_with_their_rows(kind: str) -> None:
     weights = np.arange(1000)
-    given: Any = {
+    sample_weight: Any = {
         "list": weights.tolist(),
         "numpy": weights,
         "dask": da.from_array(weights, chunks=300),
         "dask in other chunks": da.from_array(weights, chunks=77),
-    }[how]
-    chunks = array_chunks(da.from_array(X, chunks=(300, 4)), given)
+    }[kind]
+    chunks = array_chunks(da.from_array(X, chunks=(300, 4)), sample_weight)
     np.testing.assert_array_equal(weights_of(chunks), weights)
     assert chunks.digest != array_chunks(da.from_array(X, chunks=(300, 4))).digest
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_used_is_refused(array: da.Array, weights: Any, message: 
         array_chunks(array, weights)
 
 
-def test_a_block_that_is_not_as_long_as_it_says_is_an_error() -> None:
+def test_a_block_of_another_length_than_the_array_says_is_an_error() -> None:
     array = da.from_array(X, chunks=(500, 4)).map_blocks(lambda block: block[:-1], dtype=float)
     with pytest.raises(
         InputChangedError, match=r"block 0 rows 0–500: 499 rows were read, 500 were"
@@ -129,11 +129,11 @@ def test_a_block_that_is_not_as_long_as_it_says_is_an_error() -> None:
 def test_a_graph_that_gives_other_values_the_second_time_is_an_error() -> None:
     calls = []
 
-    def moody(block: np.ndarray) -> np.ndarray:
+    def drifting(block: np.ndarray) -> np.ndarray:
         calls.append(1)
         return block + len(calls)
 
-    array = da.from_array(X, chunks=(1000, 4)).map_blocks(moody, dtype=float, meta=X[:0])
+    array = da.from_array(X, chunks=(1000, 4)).map_blocks(drifting, dtype=float, meta=X[:0])
     scanner = Scanner(array_chunks(array), Threads(1, memory=0))
     scanner.reduce(row_sums, 1.0, Stage.SURVEY)
     with pytest.raises(InputChangedError, match=r"block 0 .* the values are not those of the"):
@@ -160,9 +160,9 @@ def test_a_persisted_array_is_read_from_the_workers(
     assert chunks.persisted
     np.testing.assert_array_equal(values_of(chunks), expected)
     np.testing.assert_array_equal(weights_of(chunks), np.full(1000, 2.0))
-    # Every worker has one thread, and its blocks lie with both.
-    found = Scanner(chunks, executor).reduce(row_sums, 1.0, Stage.SURVEY)
-    np.testing.assert_allclose(found, expected.sum(axis=0))
+    # Each of the two workers holds some of the blocks.
+    sums = Scanner(chunks, executor).reduce(row_sums, 1.0, Stage.SURVEY)
+    np.testing.assert_allclose(sums, expected.sum(axis=0))
 
 
 def test_arrays_persisted_here_are_read_here() -> None:
@@ -189,9 +189,9 @@ def test_predictions_are_lazy_and_those_of_the_array(
     expected = getattr(assign(mixture, X, responsibilities=True), what)
     assert isinstance(predicted, da.Array)
     assert predicted.shape == expected.shape
-    found = predicted.compute(scheduler="synchronous")
-    assert predicted.dtype == found.dtype
-    np.testing.assert_array_equal(found, expected)
+    computed = predicted.compute(scheduler="synchronous")
+    assert predicted.dtype == computed.dtype
+    np.testing.assert_array_equal(computed, expected)
 
 
 def test_a_row_that_cannot_be_predicted_is_named(mixture: MixtureParameters) -> None:

@@ -1,4 +1,4 @@
-"""The workers of a cluster as the executor: the same bits, rows cached where they were read."""
+"""The workers of a cluster as the executor: same bits, cached rows, and errors in time."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def test_threads_give_the_same_bits(source: DrawnRows, reference: FitResult, cac
 def test_two_processes_give_the_same_bits(
     source: DrawnRows, reference: FitResult, executor: ClusterExecutor, cached: bool
 ) -> None:
-    found = fitted(executor, source, cached)
-    assert found.parameters.digest == reference.parameters.digest
-    assert found.best.lower_bounds == reference.best.lower_bounds
-    assert found.scans == reference.scans
+    result = fitted(executor, source, cached)
+    assert result.parameters.digest == reference.parameters.digest
+    assert result.best.lower_bounds == reference.best.lower_bounds
+    assert result.scans == reference.scans
 
 
 @pytest.mark.slow
@@ -80,19 +80,19 @@ def test_any_number_of_processes_gives_the_same_bits(
     )
     with open_executor(kind) as executor:
         assert executor.threads == workers * threads
-        found = fitted(executor, source, cached=True)
-    assert found.parameters.digest == reference.parameters.digest
+        result = fitted(executor, source, cached=True)
+    assert result.parameters.digest == reference.parameters.digest
 
 
 def test_the_estimator_takes_a_client(client: Client) -> None:
     X = da.random.default_rng(0).normal(size=(4000, 3), chunks=(300, 3))
-    here = GaussianMixture(2, random_state=0, search_rows=1000).fit(X)
-    there = GaussianMixture(2, random_state=0, search_rows=1000).fit(X, client=client)
-    np.testing.assert_array_equal(here.means_, there.means_)
-    np.testing.assert_array_equal(here.covariances_, there.covariances_)
+    on_threads = GaussianMixture(2, random_state=0, search_rows=1000).fit(X)
+    on_cluster = GaussianMixture(2, random_state=0, search_rows=1000).fit(X, client=client)
+    np.testing.assert_array_equal(on_threads.means_, on_cluster.means_)
+    np.testing.assert_array_equal(on_threads.covariances_, on_cluster.covariances_)
 
 
-def test_both_workers_work_and_keep_what_they_read(
+def test_both_workers_compute_and_cache_what_they_read(
     executor: ClusterExecutor, small_groups: int, tmp_path: Path
 ) -> None:
     source = drawn(64, 300, place=str(tmp_path))
@@ -103,27 +103,27 @@ def test_both_workers_work_and_keep_what_they_read(
     assert min(first.count(process) for process in set(first)) >= 16
     sums = scanner.reduce(row_sums, 1.0, Stage.SURVEY)
     np.testing.assert_array_equal(scanner.reduce(row_sums, 1.0, Stage.SURVEY), sums)
-    # A worker that idles may read some of the other's rows once more, but no more than that.
+    # An idle worker may read some of the other's rows a second time, but not a third.
     assert len(source.readings()) <= 64 * 2
     readers = [source.readings(chunk) for chunk in range(64)]
-    assert sum(len(one) == 1 for one in readers) >= 32
-    assert all(len(set(one)) == len(one) for one in readers)
+    assert sum(len(pids) == 1 for pids in readers) >= 32
+    assert all(len(set(pids)) == len(pids) for pids in readers)
 
 
-def sources_alive() -> int:
+def count_sources() -> int:
     gc.collect()
-    return sum(isinstance(one, Source) for one in gc.get_objects())
+    return sum(isinstance(value, Source) for value in gc.get_objects())
 
 
 def test_rows_are_freed_when_the_executor_is_closed(
     client: Client, executor: ClusterExecutor, small_groups: int
 ) -> None:
     Scanner(drawn(20, 500), executor).reduce(chunk_numbers, None, Stage.SURVEY)
-    assert sum(client.run(sources_alive).values()) == 2
+    assert sum(client.run(count_sources).values()) == 2
     Scanner(drawn(20, 500, seed=1), executor).reduce(chunk_numbers, None, Stage.SURVEY)
-    until(lambda: sum(client.run(sources_alive).values()) == 2, "the first source is still there")
+    until(lambda: sum(client.run(count_sources).values()) == 2, "the first source is still there")
     executor.close()
-    until(lambda: sum(client.run(sources_alive).values()) == 0, "rows are still cached")
+    until(lambda: sum(client.run(count_sources).values()) == 0, "rows are still cached")
 
 
 def test_a_source_moves_without_its_rows() -> None:
@@ -135,7 +135,7 @@ def test_a_source_moves_without_its_rows() -> None:
     assert (moved.budget, moved.chunks.rows) == (10**9, (100,) * 3)
 
 
-def test_workers_keep_no_more_than_their_budget(small_groups: int) -> None:
+def test_workers_cache_no_more_than_their_budget(small_groups: int) -> None:
     source = Source(drawn(10, 100), 3 * 100 * 24)
     for rows in source.chunks.read(0, 10):
         source.cache.put(rows.chunk, rows, 0)
@@ -148,7 +148,7 @@ def test_half_of_the_workers_memory_is_for_rows(executor: ClusterExecutor) -> No
     assert executor.threads == 2
 
 
-def norm_of(rows: Rows, argument: np.ndarray) -> np.ndarray:
+def sum_of_argument(rows: Rows, argument: np.ndarray) -> np.ndarray:
     return np.array([argument.sum()])
 
 
@@ -158,7 +158,7 @@ def test_a_large_argument_reaches_every_worker(
     large = np.ones(3 << 20)  # 24 MiB, beyond what Dask takes in a message without a warning
     scanner = Scanner(drawn(12, 500), executor)
     for _ in range(2):
-        assert scanner.reduce(norm_of, large, Stage.SURVEY).tolist() == [12 * large.sum()]
+        assert scanner.reduce(sum_of_argument, large, Stage.SURVEY).tolist() == [12 * large.sum()]
 
 
 def test_functions_without_a_module_are_sent_whole(
@@ -176,15 +176,15 @@ def test_one_row_group_is_shared_among_the_workers(
     executor: ClusterExecutor, small_groups: int
 ) -> None:
     source = DrawnRows((500,) * 20, (0,))
-    found = Scanner(source, executor).reduce(process_ids, None, Stage.SURVEY)
-    assert len(set(found)) == 2
+    pids = Scanner(source, executor).reduce(process_ids, None, Stage.SURVEY)
+    assert len(set(pids)) == 2
 
 
 def test_an_abandoned_scan_does_not_hinder_the_next(
     executor: ClusterExecutor, small_groups: int
 ) -> None:
     scanner = Scanner(drawn(40, 500), executor)
-    work = Work(chunk_numbers, None, False, None, True)
+    work = Work(chunk_numbers, None, NullPolicy.ERROR, None, volatile=True)
     results = executor.run(scanner.chunks, scanner.lanes, work, cache=False)
     assert next(results).total == (0, 1)
     results.close()
@@ -250,7 +250,7 @@ def test_cancelling_from_outside_is_an_error(
     thread.join()
 
 
-def test_no_progress_is_an_error_that_names_who_is_at_work(
+def test_no_progress_is_an_error_that_names_the_workers(
     client: Client, small_groups: int, tmp_path: Path
 ) -> None:
     source = drawn(8, 500, place=str(tmp_path))

@@ -1,10 +1,11 @@
-"""What a cluster file names, opened for real: processes of this machine, TLS, and refusals."""
+"""Every kind of cluster, opened for real: local processes, TLS, and what is refused."""
 
 from __future__ import annotations
 
 import datetime
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ NOW = Deadlines(connect=0.3)
 
 
 def opened(kind: Any) -> Any:
-    """Open a kind that is expected to be refused."""
+    """Open a kind of cluster that should be refused."""
     with open_executor(kind) as executor:
         return executor
 
@@ -102,8 +103,8 @@ def test_workers_unlike_this_process_are_refused_by_name_unless_allowed(
             assert isinstance(executor, ClusterExecutor)
             assert len(executor.mixed) == 1
             assert "cpu generic" in executor.mixed[0]
-            found = Scanner(drawn(6, 500), executor).reduce(chunk_numbers, None, Stage.SURVEY)
-            assert found == tuple(range(6))
+            chunks = Scanner(drawn(6, 500), executor).reduce(chunk_numbers, None, Stage.SURVEY)
+            assert chunks == tuple(range(6))
             assert len(executor.mixed) == 1
 
 
@@ -141,31 +142,28 @@ def test_workers_that_join_late_help_unless_they_are_unfit(
                 joined.append(started.start_worker(DRAWN_ROWS_HIDDEN="1"))
                 joined.append(started.start_worker())
 
-        def release_when_both_are_known() -> bool:
-            words = caplog.text
-            return "it gets no work" in words and "has joined" in words
-
-        import threading
+        def both_are_known() -> bool:
+            return "it gets no work" in caplog.text and "has joined" in caplog.text
 
         def release() -> None:
-            until(release_when_both_are_known, f"not both have joined: {caplog.text}")
+            until(both_are_known, f"not both have joined: {caplog.text}")
             source.rule("hold", 29).unlink()
 
         with caplog.at_level(logging.INFO, "gmm_dask"), open_executor(kind) as executor:
             thread = threading.Thread(target=release)
             thread.start()
             scanner = Scanner(source, executor, join)
-            found = scanner.reduce(process_ids, None, Stage.SURVEY)
+            pids = scanner.reduce(process_ids, None, Stage.SURVEY)
             thread.join()
             assert "worker tcp://127.0.0.1:" in caplog.text
-            assert joined[0].pid not in found
-            again = scanner.reduce(process_ids, None, Stage.SURVEY)
-            assert joined[0].pid not in again
-            assert set(again) == {started.workers[0].pid, joined[1].pid}
+            assert joined[0].pid not in pids
+            pids = scanner.reduce(process_ids, None, Stage.SURVEY)
+            assert joined[0].pid not in pids
+            assert set(pids) == {started.workers[0].pid, joined[1].pid}
 
 
 def write_certificates(place: Path) -> TlsSection:
-    """One key that signs itself, for everybody: what TLS with a private authority needs."""
+    """Write a self-signed certificate and its key, which scheduler, workers and client share."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gmm-dask tests")])
     now = datetime.datetime.now(datetime.UTC)
@@ -194,7 +192,7 @@ def write_certificates(place: Path) -> TlsSection:
 
 
 @pytest.mark.slow
-def test_tls_lets_in_who_has_the_certificates(tmp_path: Path, small_groups: int) -> None:
+def test_tls_admits_only_clients_with_the_certificate(tmp_path: Path, small_groups: int) -> None:
     tls = write_certificates(tmp_path)
     options = (
         "--protocol=tls",
@@ -219,7 +217,7 @@ def test_tls_lets_in_who_has_the_certificates(tmp_path: Path, small_groups: int)
 
 
 @pytest.mark.parametrize("address", ["tcp://192.0.2.7:8786", "192.0.2.7:8786", "no-such-host:8786"])
-def test_beyond_this_machine_only_with_tls(address: str, tmp_path: Path) -> None:
+def test_another_machine_needs_tls(address: str, tmp_path: Path) -> None:
     message = (
         r"^cluster\.address = 'tcp://.*' is not on this machine, and without TLS whoever can "
         r"reach it can run code there and here; set \[cluster\.tls\], or allow_insecure = true"
@@ -230,7 +228,7 @@ def test_beyond_this_machine_only_with_tls(address: str, tmp_path: Path) -> None
     file.write_text('{"address": "tcp://192.0.2.7:8786"}')
     with pytest.raises(ConfigError, match=r"^cluster\.path = 'tcp://192\.0\.2\.7:8786' is not on"):
         opened(SchedulerFile(kind="scheduler_file", path=str(file), deadlines=NOW))
-    # TEST-NET-1 is never routed: allowed, it is tried and not found.
+    # TEST-NET-1 is never routed: the address is allowed and tried, but nobody answers.
     allowed = RunningScheduler(
         kind="address", address="tcp://192.0.2.7:8786", allow_insecure=True, deadlines=NOW
     )
@@ -306,10 +304,12 @@ def test_facts_differ_in_what_decides_the_bits() -> None:
     assert worker.unlike(here) == difference
 
 
-def test_loopback_is_told_by_all_addresses_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    def both(host: str, port: None) -> list[Any]:
+def test_a_host_is_on_this_machine_only_if_all_its_addresses_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def both_addresses(host: str, port: None) -> list[Any]:
         return [(0, 0, 0, "", ("127.0.0.1", 0)), (0, 0, 0, "", ("192.0.2.7", 0))]
 
-    monkeypatch.setattr(kinds.socket, "getaddrinfo", both)
+    monkeypatch.setattr(kinds.socket, "getaddrinfo", both_addresses)
     with pytest.raises(ConfigError, match="is not on this machine"):
         opened(RunningScheduler(kind="address", address="two-faced:1", deadlines=NOW))

@@ -1,4 +1,4 @@
-"""Who gets which groups, and what becomes of the work of a lost worker: no cluster needed."""
+"""Which worker gets which groups, and who takes over from a lost worker; without a cluster."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gmm_dask.chunked.scan import Group, GroupResult, lanes_of
 from tests.row_sources import DrawnRows, drawn
 
 
-def result(group: Group) -> GroupResult:
+def result_of(group: Group) -> GroupResult:
     chunks = tuple(range(group.start, group.stop))
     return GroupResult(group, chunks, chunks)
 
 
-def results(task: Task) -> list[GroupResult]:
-    return [result(group) for group in task.groups]
+def results_of(task: Task) -> list[GroupResult]:
+    return [result_of(group) for group in task.groups]
 
 
 def tasks_of(chunks: int, threads: int = 2) -> list[Task]:
@@ -40,10 +40,10 @@ def tasks_of(chunks: int, threads: int = 2) -> list[Task]:
     st.integers(1, 9),
     st.integers(1, 50),
 )
-def test_tasks_are_the_plan_in_order(
+def test_tasks_hold_all_groups_in_order(
     rows: list[int], starts: set[int], threads: int, most: int
 ) -> None:
-    source = DrawnRows(tuple(rows), (0, *sorted(one for one in starts if one < len(rows))))
+    source = DrawnRows(tuple(rows), (0, *sorted(start for start in starts if start < len(rows))))
     lanes = lanes_of(source)
     tasks = cut_tasks(lanes, threads, most)
     groups = [group for lane in lanes for group in lane.groups]
@@ -60,7 +60,7 @@ def test_tasks_are_few_and_even() -> None:
     assert {len(task.groups) for task in tasks} == {512 // (2 * TASKS_PER_THREAD) // 2}
 
 
-def test_tasks_of_many_rows_are_short_enough_to_be_heard_of() -> None:
+def test_tasks_of_many_rows_are_short_enough_to_show_progress() -> None:
     tasks = cut_tasks(lanes_of(drawn(1000, 1_000_000)), 2, 1000)
     assert all(sum(group.rows for group in task.groups) <= MOST_TASK_ROWS for task in tasks)
     assert len(tasks) > 100
@@ -72,30 +72,14 @@ def test_one_row_group_is_cut_for_every_thread() -> None:
     assert [len(task.groups) for task in cut_tasks(lanes, 4, 1000)] == [16] * 4
 
 
-def finish(placement: Placement, held: dict[str, list[Task]], threads: int = 1) -> list[int]:
-    """Serve every worker until all is done; what comes out, in the order of coming."""
-    found: list[int] = []
-    while not placement.done:
-        for address, tasks in held.items():
-            while (task := placement.next_for(address, threads, tasks)) is not None:
-                tasks.append(task)
-        assert any(held.values()), "nobody has anything to do, and yet it is not done"
-        address = max(held, key=lambda one: len(held[one]))
-        task = held[address].pop(0)
-        placement.add_results(task, address, results(task))
-        for one in placement.results_in_order():
-            found.extend(one.total)
-    return found
-
-
-def test_work_is_dealt_out_evenly_and_goes_back_to_who_had_it() -> None:
+def test_tasks_are_dealt_out_evenly_and_go_back_to_their_owners() -> None:
     tasks = tasks_of(256)
     placement = Placement(tasks, {}, {"a": 1, "b": 1})
     assert [len(queue) for queue in placement.queues.values()] == [4, 4]
     owners = {task.start: "ab"[number < 4] for number, task in enumerate(tasks)}
     again = Placement(tasks, owners, {"a": 1, "b": 1})
     assert {task.start for task in again.queues["b"]} == {task.start for task in tasks[:4]}
-    # One who had all of it shares with one who has joined.
+    # A worker that owned all tasks shares them with one that has joined.
     shared = Placement(tasks, {task.start: "a" for task in tasks}, {"a": 1, "c": 1})
     assert [len(queue) for queue in shared.queues.values()] == [4, 4]
     assert [len(queue) for queue in Placement(tasks, {}, {"a": 3, "b": 1}).queues.values()] == [
@@ -113,7 +97,7 @@ def test_a_worker_holds_little_and_helps_when_it_idles() -> None:
     for _ in range(2):
         assert placement.next_for("a", 1, []) is not None
     assert not placement.queues["a"]
-    assert placement.next_for("a", 1, [held[0]]) is None  # it is busy: b keeps what is b's
+    assert placement.next_for("a", 1, [held[0]]) is None  # a is busy, so b keeps its tasks
     assert placement.next_for("a", 1, []) is not None
     assert len(placement.queues["b"]) == 3
 
@@ -125,14 +109,14 @@ def test_what_waits_for_its_turn_is_bounded() -> None:
     assert slow is not None
     assert first is not None
     assert min(slow.start, first.start) == 0
-    waits = first if first.start == 0 else slow
+    waiting = first if first.start == 0 else slow
     ahead = 0
     while (task := placement.next_for("a", 1, [])) is not None:
-        placement.add_results(task, "a", results(task))
+        placement.add_results(task, "a", results_of(task))
         assert not list(placement.results_in_order())
         ahead += 1
     assert 0 < ahead <= 4 * DEPTH
-    placement.add_results(waits, "b", results(waits))
+    placement.add_results(waiting, "b", results_of(waiting))
     assert list(placement.results_in_order())
     assert placement.next_for("a", 1, []) is not None
 
@@ -145,13 +129,13 @@ def test_every_chunk_comes_out_once_and_in_order_whatever_dies(
     addresses = [f"w{number}" for number in range(workers)]
     placement = Placement(tasks_of(chunks, workers), {}, dict.fromkeys(addresses, 1))
     held: dict[str, list[Task]] = {address: [] for address in addresses}
-    found: list[int] = []
+    chunk_numbers: list[int] = []
     deaths = 0
     while not placement.done:
         for address, tasks in held.items():
             while (task := placement.next_for(address, 1, tasks)) is not None:
                 tasks.append(task)
-        address = chance.choice([one for one in held if held[one]])
+        address = chance.choice([worker for worker, tasks in held.items() if tasks])
         if deaths < 2 and chance.random() < 0.2:
             deaths += 1
             assert placement.take_back(held.pop(address), died=True) is None
@@ -161,11 +145,11 @@ def test_every_chunk_comes_out_once_and_in_order_whatever_dies(
             held[address] = []
         else:
             task = held[address].pop(chance.randrange(len(held[address])))
-            placement.add_results(task, address, results(task))
-        for one in placement.results_in_order():
-            assert one.total == one.fingerprints
-            found.extend(one.total)
-    assert found == list(range(chunks))
+            placement.add_results(task, address, results_of(task))
+        for group_result in placement.results_in_order():
+            assert group_result.total == group_result.fingerprints
+            chunk_numbers.extend(group_result.total)
+    assert chunk_numbers == list(range(chunks))
 
 
 def test_a_chunk_that_kills_three_workers_is_found_alone() -> None:
@@ -185,13 +169,13 @@ def test_a_chunk_that_kills_three_workers_is_found_alone() -> None:
                 culprit = placement.take_back([task, *held.pop(address)], died=True)
                 held[f"new{killed}"] = []
             else:
-                placement.add_results(task, address, results(task))
+                placement.add_results(task, address, results_of(task))
         list(placement.results_in_order())
     assert killed == 3
     assert (culprit.start, culprit.stop) == (poison, poison + 1)
 
 
-def test_while_something_is_suspect_nothing_runs_beside_it() -> None:
+def test_a_suspect_runs_alone_on_its_worker() -> None:
     placement = Placement(tasks_of(64), {}, {"w0": 4, "w1": 4})
     task = placement.next_for("w0", 4, [])
     assert task is not None
@@ -200,20 +184,20 @@ def test_while_something_is_suspect_nothing_runs_beside_it() -> None:
     assert suspect is not None
     assert suspect.stop == suspect.start + 1
     assert placement.next_for("w0", 4, [suspect]) is None
-    assert placement.next_for("w1", 4, [task]) is None  # it ends what it has first
+    assert placement.next_for("w1", 4, [task]) is None  # w1 ends its task first
     placement.suspects.clear()
     assert placement.next_for("w0", 4, [suspect]) is None
     assert placement.next_for("w1", 4, [task]) is not None
 
 
 class Words(str):
-    """Adds by concatenation: shows the order."""
+    """Words that add in brackets, so that the order shows."""
 
     def __add__(self, other: Any) -> Words:
         return Words(f"({self} {other})")
 
 
-def test_chunks_summed_apart_add_up_as_a_worker_would_have() -> None:
+def test_chunks_summed_apart_are_added_in_order() -> None:
     group = Group(0, 0, 4, 4)
     placement = Placement([Task((group,))], {}, {"a": 1})
     for chunk in (2, 0, 3, 1):

@@ -1,4 +1,4 @@
-"""Groups and lanes; what a scan promises, whoever runs it."""
+"""Groups and lanes, and scans on every kind of executor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sources(draw: st.DrawFn) -> DrawnRows:
 def test_groups_partition_the_chunks_and_lanes_begin_where_reading_may(source: DrawnRows) -> None:
     lanes = lanes_of(source)
     groups = [group for lane in lanes for group in lane.groups]
-    assert [chunk for one in groups for chunk in range(one.start, one.stop)] == list(
+    assert [chunk for group in groups for chunk in range(group.start, group.stop)] == list(
         range(len(source.rows))
     )
     assert [group.index for group in groups] == list(range(len(groups)))
@@ -51,11 +51,11 @@ def test_groups_partition_the_chunks_and_lanes_begin_where_reading_may(source: D
 
 
 @given(sources())
-def test_no_lane_is_chained_to_the_next_row_group(source: DrawnRows) -> None:
+def test_a_lane_holds_at_most_one_sliced_row_group(source: DrawnRows) -> None:
     entries = [*source.entries, len(source.rows)]
     sliced = {start for start, after in itertools.pairwise(entries) if after > start + 1}
     for lane in lanes_of(source):
-        # A second sliced row group in a lane would be decoded by whoever decodes the first.
+        # Two sliced row groups in a lane could only be decoded by the same worker.
         assert len(sliced & set(range(lane.start, lane.stop))) <= 1
 
 
@@ -68,31 +68,31 @@ def test_groups_are_large_enough_and_not_too_many() -> None:
 
 
 def test_a_scan_adds_in_the_order_of_the_plan(any_executor: Any, small_groups: int) -> None:
-    rows = tuple(np.random.default_rng(5).integers(1, 900, 40).tolist())
-    source = DrawnRows(rows, tuple(i for i in range(40) if i % 3 != 1))
+    sizes = tuple(np.random.default_rng(5).integers(1, 900, 40).tolist())
+    source = DrawnRows(sizes, tuple(i for i in range(40) if i % 3 != 1))
     scanner = Scanner(source, any_executor)
     assert len([group for lane in scanner.lanes for group in lane.groups]) > 10
     assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(40))
-    found = scanner.reduce(row_sums, 2.0, Stage.SURVEY)
+    total = scanner.reduce(row_sums, 2.0, Stage.SURVEY)
     by_group = [
-        reduce(np.add, [row_sums(one, 2.0) for one in source.read(group.start, group.stop)])
+        reduce(np.add, [row_sums(rows, 2.0) for rows in source.read(group.start, group.stop)])
         for lane in scanner.lanes
         for group in lane.groups
     ]
-    np.testing.assert_array_equal(found, reduce(np.add, by_group))
+    np.testing.assert_array_equal(total, reduce(np.add, by_group))
 
 
-def test_scans_are_counted_and_told(small_groups: int) -> None:
-    heard: list[Event] = []
+def test_scans_are_counted_and_send_events(small_groups: int) -> None:
+    events: list[Event] = []
     source = drawn(7, 500)
-    scanner = Scanner(source, Threads(2), heard.append)
+    scanner = Scanner(source, Threads(2), events.append)
     scanner.reduce(chunk_numbers, None, Stage.POLISH)
     scanner.reduce(chunk_numbers, None, Stage.SURVEY)
     assert scanner.scans == 2
-    assert heard[0] == StageStarted(Stage.POLISH, 3500, "rows")
-    told = [event.done for event in heard if isinstance(event, StageAdvanced)]
-    assert told == [1000, 2000, 3000, 3500] * 2
-    ends = [event for event in heard if isinstance(event, StageFinished)]
+    assert events[0] == StageStarted(Stage.POLISH, 3500, "rows")
+    done = [event.done for event in events if isinstance(event, StageAdvanced)]
+    assert done == [1000, 2000, 3000, 3500] * 2
+    ends = [event for event in events if isinstance(event, StageFinished)]
     assert [event.stage for event in ends] == [Stage.POLISH, Stage.SURVEY]
     assert ends[0].detail.startswith("3,500 rows at ")
 
@@ -119,7 +119,7 @@ def test_an_error_arrives_as_itself(any_executor: Any, small_groups: int) -> Non
     )  # it can be used again
 
 
-def test_other_values_than_in_the_first_scan_stop_the_second(
+def test_a_value_that_changes_after_the_first_scan_stops_the_second(
     any_executor: Any, small_groups: int, tmp_path: Path
 ) -> None:
     source = drawn(6, 700, weighted=True, place=str(tmp_path))
@@ -141,7 +141,7 @@ def test_missing_rows_are_noticed_at_once(
 
 
 class EndsEarly(DrawnRows):
-    """Delivers one chunk less than it says."""
+    """Reads one chunk less than its `rows` promise."""
 
     def read(self, start: int, stop: int) -> Any:
         return super().read(start, min(stop, len(self.rows) - 1))
@@ -153,7 +153,7 @@ def test_missing_chunks_are_noticed_at_once(any_executor: Any, small_groups: int
         Scanner(source, any_executor).reduce(chunk_numbers, None, Stage.SURVEY)
 
 
-def kept_rows(rows: Rows, argument: Any) -> np.ndarray:
+def count_used(rows: Rows, argument: Any) -> np.ndarray:
     assert not np.isnan(rows.values).any()
     assert rows.sample_weight is not None
     assert len(rows.sample_weight) == len(rows.values)
@@ -161,7 +161,7 @@ def kept_rows(rows: Rows, argument: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_rows_with_nulls_are_left_out_where_the_policy_says_so(
+def test_rows_with_nulls_are_dropped_where_the_policy_says_so(
     any_executor: Any, small_groups: int, cached: bool
 ) -> None:
     source = drawn(9, 400, missing=0.1, weighted=True)
@@ -169,7 +169,7 @@ def test_rows_with_nulls_are_left_out_where_the_policy_says_so(
     scanner.reduce(chunk_numbers, None, Stage.SURVEY)
     complete = sum(int((~np.isnan(rows.values)).all(axis=1).sum()) for rows in source.read(0, 9))
     for _ in range(2):
-        assert scanner.reduce(kept_rows, None, Stage.POLISH, NullPolicy.DROP).tolist() == [
+        assert scanner.reduce(count_used, None, Stage.POLISH, NullPolicy.DROP).tolist() == [
             complete,
             3600,
         ]
@@ -190,16 +190,16 @@ def test_rows_are_read_once_when_they_fit(
 
 
 def test_rows_of_one_source_are_not_taken_for_another(any_executor: Any, small_groups: int) -> None:
-    one, two = drawn(5, 400, seed=1), drawn(5, 400, seed=2)
+    first, second = drawn(5, 400, seed=1), drawn(5, 400, seed=2)
     sums = [
         Scanner(source, any_executor).reduce(row_sums, 1.0, Stage.SURVEY)
-        for source in (one, two, one)
+        for source in (first, second, first)
     ]
     np.testing.assert_array_equal(sums[0], sums[2])
     assert (sums[0] != sums[1]).all()
 
 
-def test_rows_that_do_not_fit_are_not_kept() -> None:
+def test_rows_that_do_not_fit_are_not_cached() -> None:
     source = drawn(10, 1000, weighted=True)  # 3 features and a weight of 8 bytes
     assert Scanner(source, Threads(1, memory=320_000)).cached
     assert not Scanner(source, Threads(1, memory=319_999)).cached

@@ -1,4 +1,4 @@
-"""The survey against numpy, and a sample that depends on nothing but the rows and the seed."""
+"""The survey against numpy; its sample depends only on the rows and the seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gmm_dask.nulls import NullPolicy
 from tests.row_sources import DrawnRows, drawn
 
 
-def surveyed(
+def survey_array(
     X: np.ndarray,
     sample_rows: int = 100,
     *,
@@ -35,7 +35,7 @@ def surveyed(
 
 
 def splitmix64(seed: int, number: int) -> int:
-    """The hash as Steele, Lea and Flood print it, on integers without an end."""
+    """The hash as Steele, Lea and Flood print it, on integers of any size."""
     mixed = (number + 1) * 0x9E3779B97F4A7C15 % 2**64
     mixed ^= (seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64
     mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
@@ -44,7 +44,7 @@ def splitmix64(seed: int, number: int) -> int:
 
 
 def smallest(seed: int, numbers: np.ndarray, wanted: int) -> np.ndarray:
-    """Those of the smallest priorities, in order."""
+    """The row numbers of smallest priority, in ascending order."""
     return np.array(sorted(sorted(numbers.tolist(), key=lambda n: splitmix64(seed, n))[:wanted]))
 
 
@@ -55,30 +55,37 @@ def X() -> np.ndarray:
 
 @pytest.mark.parametrize("chunk_rows", [1, 70, 1000])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_moments_are_numpys(X: np.ndarray, small_groups: int, chunk_rows: int, order: Any) -> None:
-    found = surveyed(np.asarray(X, order=order), chunk_rows=chunk_rows)
-    assert (found.source_rows, found.rows, found.dropped, found.weight) == (1000, 1000, 0, 1000.0)
-    np.testing.assert_allclose(found.moments.mean, X.mean(axis=0), rtol=1e-13)
-    np.testing.assert_array_equal(found.moments.minimum, X.min(axis=0))
-    np.testing.assert_array_equal(found.moments.maximum, X.max(axis=0))
-    np.testing.assert_allclose(found.variances, X.var(axis=0), rtol=1e-9)
+def test_moments_agree_with_numpy(
+    X: np.ndarray, small_groups: int, chunk_rows: int, order: Any
+) -> None:
+    survey = survey_array(np.asarray(X, order=order), chunk_rows=chunk_rows)
+    assert (survey.source_rows, survey.rows, survey.dropped, survey.weight) == (
+        1000,
+        1000,
+        0,
+        1000.0,
+    )
+    np.testing.assert_allclose(survey.moments.mean, X.mean(axis=0), rtol=1e-13)
+    np.testing.assert_array_equal(survey.moments.minimum, X.min(axis=0))
+    np.testing.assert_array_equal(survey.moments.maximum, X.max(axis=0))
+    np.testing.assert_allclose(survey.variances, X.var(axis=0), rtol=1e-9)
 
 
 def test_float32_is_summed_in_float64() -> None:
     X = np.full((50_000, 1), 0.1, dtype=np.float32)
-    found = surveyed(X, chunk_rows=10_000)
-    assert found.moments.mean[0] == pytest.approx(float(np.float32(0.1)), rel=1e-14)
-    assert found.sample.X.dtype == np.float32
+    survey = survey_array(X, chunk_rows=10_000)
+    assert survey.moments.mean[0] == pytest.approx(float(np.float32(0.1)), rel=1e-14)
+    assert survey.sample.X.dtype == np.float32
 
 
 def test_the_sample_is_exactly_the_rows_of_smallest_priority(X: np.ndarray) -> None:
-    found = surveyed(X, 100, seed=3)
+    survey = survey_array(X, 100, seed=3)
     chosen = smallest(3, np.arange(1000), 100)
-    np.testing.assert_array_equal(found.sample.X, X[chosen])
-    assert found.sample.sample_weight is None
-    assert found.sample.X.T.flags.c_contiguous
-    other = surveyed(X, 100, seed=4).sample.X
-    assert not np.array_equal(found.sample.X, other)
+    np.testing.assert_array_equal(survey.sample.X, X[chosen])
+    assert survey.sample.sample_weight is None
+    assert survey.sample.X.T.flags.c_contiguous
+    reseeded = survey_array(X, 100, seed=4)
+    assert not np.array_equal(survey.sample.X, reseeded.sample.X)
 
 
 @pytest.mark.parametrize("first", [0, 511, 2**45])
@@ -86,21 +93,21 @@ def test_the_sample_is_exactly_the_rows_of_smallest_priority(X: np.ndarray) -> N
 def test_rows_below_a_threshold_are_found_wherever_a_chunk_begins(first: int, rows: int) -> None:
     threshold = 2**62  # a quarter of them
     numbers, priorities = rows_below(12345, first, rows, threshold)
-    every = {n: splitmix64(12345, n) for n in range(first, first + rows)}
+    all_priorities = {n: splitmix64(12345, n) for n in range(first, first + rows)}
     assert dict(zip(numbers.tolist(), priorities.tolist(), strict=True)) == {
-        number: priority for number, priority in every.items() if priority <= threshold
+        number: priority for number, priority in all_priorities.items() if priority <= threshold
     }
     assert (np.diff(numbers) > 0).all()
     assert len(rows_below(12345, first, rows, 2**64 - 1)[0]) == rows
 
 
 def test_a_sample_as_large_as_the_input_is_the_input(X: np.ndarray) -> None:
-    np.testing.assert_array_equal(surveyed(X, 5000).sample.X, X)
+    np.testing.assert_array_equal(survey_array(X, 5000).sample.X, X)
 
 
 def test_the_sample_is_uniform() -> None:
     X = np.arange(100_000.0)[:, None]
-    sample = surveyed(X, 20_000, chunk_rows=9_000).sample.X[:, 0]
+    sample = survey_array(X, 20_000, chunk_rows=9_000).sample.X[:, 0]
     counts, _ = np.histogram(sample, bins=50, range=(0, 100_000))
     # 400 expected in each bin; χ² with 49 degrees of freedom exceeds 95 once in 10,000 seeds.
     assert ((counts - 400) ** 2 / 400).sum() < 95
@@ -115,41 +122,41 @@ def test_the_sample_does_not_depend_on_chunks_or_executor(
     weights = np.random.default_rng(3).random(5000)
     array = da.from_array(X, chunks=(chunks, 2))
     scanner = Scanner(array_chunks(array, weights), any_executor)
-    found = survey_source(scanner, 300, 7, NullPolicy.DROP)
-    assert found.nulls_left is NullPolicy.DROP
+    survey = survey_source(scanner, 300, 7, NullPolicy.DROP)
+    assert survey.nulls_left is NullPolicy.DROP
     complete = np.flatnonzero(~np.isnan(X[:, 1]))
     chosen = smallest(7, complete, 300)
-    np.testing.assert_array_equal(found.sample.X, X[chosen])
-    np.testing.assert_array_equal(found.sample.sample_weight, weights[chosen])
-    assert found.weight == pytest.approx(weights[complete].sum(), rel=1e-13)
-    assert found.dropped == 5000 - len(complete)
+    np.testing.assert_array_equal(survey.sample.X, X[chosen])
+    np.testing.assert_array_equal(survey.sample.sample_weight, weights[chosen])
+    assert survey.weight == pytest.approx(weights[complete].sum(), rel=1e-13)
+    assert survey.dropped == 5000 - len(complete)
 
 
 def test_moments_are_the_same_bits_on_any_executor(small_groups: int, executor: Any) -> None:
     source = drawn(30, 700, weighted=True, missing=0.01)
-    runs = [
-        survey_source(Scanner(source, one), 500, 0, NullPolicy.DROP)
-        for one in (Threads(1), Threads(3), executor)
+    first, *others = [
+        survey_source(Scanner(source, runner), 500, 0, NullPolicy.DROP)
+        for runner in (Threads(1), Threads(3), executor)
     ]
-    for other in runs[1:]:
-        np.testing.assert_array_equal(runs[0].moments.squares, other.moments.squares)
-        np.testing.assert_array_equal(runs[0].moments.mean, other.moments.mean)
-        np.testing.assert_array_equal(runs[0].sample.X, other.sample.X)
-        assert runs[0].weight == other.weight
+    for survey in others:
+        np.testing.assert_array_equal(survey.moments.squares, first.moments.squares)
+        np.testing.assert_array_equal(survey.moments.mean, first.moments.mean)
+        np.testing.assert_array_equal(survey.sample.X, first.sample.X)
+        assert survey.weight == first.weight
 
 
 def test_nulls_are_counted_and_the_first_is_named(X: np.ndarray) -> None:
     X[[640, 130, 900], [1, 1, 0]] = np.nan
     message = r"contains NaN: column 'c0' holds 1 null or NaN, the first at row 900; leave such"
     with pytest.raises(NonFiniteError, match=message):
-        surveyed(X)
+        survey_array(X)
     X[900, 0] = 0.0
     with pytest.raises(NonFiniteError, match=r"column 'c1' holds 2 nulls or NaN, .* at row 130;"):
-        surveyed(X)
-    found = surveyed(X, nulls=NullPolicy.DROP)
+        survey_array(X)
+    survey = survey_array(X, nulls=NullPolicy.DROP)
     complete = np.delete(X, [130, 640], axis=0)
-    assert (found.rows, found.dropped) == (998, 2)
-    np.testing.assert_allclose(found.moments.mean, complete.mean(axis=0), rtol=1e-13)
+    assert (survey.rows, survey.dropped) == (998, 2)
+    np.testing.assert_allclose(survey.moments.mean, complete.mean(axis=0), rtol=1e-13)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
@@ -159,7 +166,7 @@ def test_infinity_is_always_refused(X: np.ndarray, value: float, nulls: str) -> 
     X[3, 1] = np.nan
     message = r"contains infinity: column 'c2' holds 2 infinite values, the first at row 5; remove"
     with pytest.raises(NonFiniteError, match=message):
-        surveyed(X, nulls=nulls)
+        survey_array(X, nulls=nulls)
 
 
 @pytest.mark.parametrize(
@@ -176,24 +183,24 @@ def test_infinity_is_always_refused(X: np.ndarray, value: float, nulls: str) -> 
     ],
 )
 @pytest.mark.parametrize("nulls", NullPolicy)
-def test_weights_that_cannot_count_are_refused(
+def test_unusable_weights_are_refused(
     X: np.ndarray, place: Any, value: float, message: str, nulls: str
 ) -> None:
     weights = np.ones(1000)
     weights[place] = value
     with pytest.raises(InputError, match=message):
-        surveyed(X, weights=weights, nulls=nulls)
+        survey_array(X, weights=weights, nulls=nulls)
 
 
 def test_no_complete_row_is_an_error_that_names_the_empty_column(X: np.ndarray) -> None:
     X[:, 1] = np.nan
     with pytest.raises(TooFewRowsError, match=r"no complete row in 1,000: column 'c1' holds noth"):
-        surveyed(X, nulls=NullPolicy.DROP)
+        survey_array(X, nulls=NullPolicy.DROP)
     X[:500, 1] = 0.0
     X[500:, 2] = np.nan
     X[:500, 0] = np.nan
     with pytest.raises(TooFewRowsError, match=r"no complete row in 1,000: every row has a null; "):
-        surveyed(X, nulls=NullPolicy.DROP)
+        survey_array(X, nulls=NullPolicy.DROP)
 
 
 def test_a_source_of_empty_chunks_has_no_complete_row() -> None:
@@ -211,4 +218,4 @@ def test_a_value_that_many_rows_share_is_found() -> None:
     just_below[:20] = 7.5  # 20 of 2,050 are less than 1 %
     assert frequent_values(Sample(just_below, None), ("a",)) == []
     just_below[20] = 7.5
-    assert [found[1] for found in frequent_values(Sample(just_below, None), ("a",))] == [7.5]
+    assert [value for _, value, _ in frequent_values(Sample(just_below, None), ("a",))] == [7.5]

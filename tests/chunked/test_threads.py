@@ -11,18 +11,19 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from gmm_dask.chunked.rows import Rows
-from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.scan import Scanner, Work
 from gmm_dask.chunked.threads import Threads, free_memory
 from gmm_dask.errors import ClusterError
 from gmm_dask.events import Stage
+from gmm_dask.nulls import NullPolicy
 from tests.row_sources import DrawnRows, chunk_numbers, drawn
 
 
 def test_one_row_group_keeps_two_threads_busy(small_groups: int) -> None:
-    both = threading.Barrier(2)
+    barrier = threading.Barrier(2)
 
     def meet(rows: Rows, argument: Any) -> int:
-        both.wait(timeout=20)  # breaks unless two groups are worked on at the same time
+        barrier.wait(timeout=20)  # breaks unless two groups are computed at the same time
         return 1
 
     scanner = Scanner(DrawnRows((1000,) * 6, (0,)), Threads(2))
@@ -33,7 +34,7 @@ def test_one_row_group_keeps_two_threads_busy(small_groups: int) -> None:
 def test_a_thread_decodes_while_another_computes(small_groups: int) -> None:
     decoding = threading.Event()
 
-    class Announced(DrawnRows):
+    class AnnouncedRows(DrawnRows):
         def _drawn(self, chunk: int) -> Rows:
             if chunk == 1:
                 decoding.set()
@@ -43,7 +44,7 @@ def test_a_thread_decodes_while_another_computes(small_groups: int) -> None:
         assert rows.chunk > 0 or decoding.wait(timeout=20)
         return 1
 
-    scanner = Scanner(Announced((1000,) * 4, (0,)), Threads(2))
+    scanner = Scanner(AnnouncedRows((1000,) * 4, (0,)), Threads(2))
     assert scanner.reduce(wait_for_the_next, None, Stage.SURVEY) == 4
 
 
@@ -62,7 +63,8 @@ def test_a_group_that_never_ends_is_an_error_in_time(small_groups: int) -> None:
 
 
 def blas_threads(rows: Rows, argument: Any) -> Numbers:
-    return Numbers(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+    pools = (pool for pool in threadpool_info() if pool["user_api"] == "blas")
+    return Numbers(pool["num_threads"] for pool in pools)
 
 
 class Numbers(frozenset[int]):
@@ -77,16 +79,11 @@ def test_blas_runs_on_one_thread_within_a_scan(small_groups: int, threads: int) 
 
 def test_an_abandoned_scan_leaves_the_threads_usable(small_groups: int) -> None:
     with Scanner(drawn(50, 1000), Threads(2)) as scanner:
-        results = scanner.executor.run(scanner.chunks, scanner.lanes, work_of(scanner), cache=False)
+        work = Work(chunk_numbers, None, NullPolicy.ERROR, None, volatile=True)
+        results = scanner.executor.run(scanner.chunks, scanner.lanes, work, cache=False)
         next(results)
         results.close()
         assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(50))
-
-
-def work_of(scanner: Scanner) -> Any:
-    from gmm_dask.chunked.scan import Work
-
-    return Work(chunk_numbers, None, False, None, True)
 
 
 @pytest.mark.parametrize(
@@ -97,17 +94,17 @@ def work_of(scanner: Scanner) -> Any:
     ],
     ids=["version 2", "version 1"],
 )
-def test_a_container_s_limit_bounds_what_is_free(
+def test_the_limit_of_a_container_bounds_free_memory(
     tmp_path: Path, names: tuple[str, str, str], below: str
 ) -> None:
-    limit, used, idle = names
+    limit_file, usage_file, reclaimable_key = names
     directory = tmp_path / below
     directory.mkdir(exist_ok=True)
-    (directory / limit).write_text("1000000\n")
-    (directory / used).write_text("700000\n")
-    (directory / "memory.stat").write_text(f"anon 500000\n{idle} 200000\n")
+    (directory / limit_file).write_text("1000000\n")
+    (directory / usage_file).write_text("700000\n")
+    (directory / "memory.stat").write_text(f"anon 500000\n{reclaimable_key} 200000\n")
     assert free_memory(tmp_path) == 500_000
-    (directory / used).write_text("1300000\n")
+    (directory / usage_file).write_text("1300000\n")
     assert free_memory(tmp_path) == 0
-    (directory / limit).write_text("max\n")
+    (directory / limit_file).write_text("max\n")
     assert free_memory(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
