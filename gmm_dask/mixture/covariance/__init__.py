@@ -18,7 +18,7 @@ U is the upper Cholesky factor of a precision, Σ⁻¹ = U Uᵀ, and L = U⁻ᵀ
 
 from __future__ import annotations
 
-from gmm_dask.mixture.covariance.base import CovarianceType
+from gmm_dask.mixture.covariance.covariance_type import CovarianceType
 from gmm_dask.mixture.covariance.diag import Diag
 from gmm_dask.mixture.covariance.full import Full
 from gmm_dask.mixture.covariance.spherical import Spherical

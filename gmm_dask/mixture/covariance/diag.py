@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, RowsArray
-from gmm_dask.mixture.covariance.base import CovarianceType, belonging
+from gmm_dask.mixture.covariance.covariance_type import CovarianceType, belonging
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY,
     cancelled,
