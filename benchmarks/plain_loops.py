@@ -5,13 +5,13 @@ holds the two to each other, and ``python benchmarks/kernel.py --plain`` says wh
 """
 
 from gmm_dask.mixture.kernels.compile import inlined
-from gmm_dask.mixture.kernels.tiles import ROWS, wide
+from gmm_dask.mixture.kernels.tiles import ROWS, prefer_wide_vectors
 
 
 @inlined
 def whiten(tile, mean, U, residuals, whitened, squares):  # type: ignore[no-untyped-def]
     """Write y = Uᵀ(x − μ) of a tile, and |y|² (ROWS,)."""
-    wide()
+    prefer_wide_vectors()
     d = mean.shape[0]
     for i in range(ROWS):
         squares[i] = 0.0
@@ -30,7 +30,7 @@ def whiten(tile, mean, U, residuals, whitened, squares):  # type: ignore[no-unty
 @inlined
 def add_products(whitened, responsibilities, weighted, F, S):  # type: ignore[no-untyped-def]
     """Add Σ r y to F (d,), Σ r y yᵀ to the lower triangle of S (d, d)."""
-    wide()
+    prefer_wide_vectors()
     d = F.shape[0]
     for j in range(d):
         total = 0.0

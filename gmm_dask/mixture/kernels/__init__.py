@@ -1,1 +1,1 @@
-"""The engine: compiled passes over rows. What each file computes stands at its head."""
+"""The kernels: compiled passes over rows. The first line of each file says what it computes."""

@@ -1,4 +1,4 @@
-"""Where the caller's arrays lie: addresses and strides, as the kernels take them."""
+"""Addresses and strides of the caller's arrays: the form in which kernels take them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numba.extending import intrinsic
 
 from gmm_dask.arrays import FloatArray, RowsArray
 
-# Arrays of the caller go to the kernels as address and strides, parameters as writable C-ordered
-# float64: so one compiled kernel serves every dtype, order and stride, also of read-only arrays.
+# A kernel takes the caller's arrays as addresses and strides, and parameters as writable C-ordered
+# float64 arrays. So one compiled kernel serves every dtype, order and stride, and read-only arrays.
 
 
 def _pointer(name: str, element: Any, llvm: Any) -> Any:
-    """Make the function that reads an address as a pointer to elements."""
+    """Make a function that kernels call to turn an address into a pointer to elements."""
 
     def cast(typingctx: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -35,10 +35,7 @@ integers = _pointer("integers", types.int32, ir.IntType(32))
 
 
 class RowsAddress(NamedTuple):
-    """Where a (n, d) array of the caller lies, in bytes.
-
-    So one compiled kernel serves every dtype, order and stride.
-    """
+    """The address and the strides of an (n, d) array of the caller, in bytes."""
 
     address: int
     row_stride: int
@@ -48,7 +45,7 @@ class RowsAddress(NamedTuple):
 
 
 class VectorAddress(NamedTuple):
-    """Where a (n,) array of the caller lies, in bytes; address 0 means that there is none."""
+    """The address and the stride of an (n,) array of the caller, in bytes; 0 means no array."""
 
     address: int
     stride: int
@@ -58,26 +55,22 @@ NO_VECTOR = VectorAddress(0, 0)
 
 
 def rows_at(X: npt.NDArray[Any]) -> RowsAddress:
-    """Where a (n, d) array lies."""
+    """Return the address of an (n, d) array; the caller must keep the array alive."""
     return RowsAddress(X.ctypes.data, X.strides[0], X.strides[1], X.itemsize, len(X))
 
 
 def vector_at(vector: npt.NDArray[Any] | None) -> VectorAddress:
-    """Where a (n,) array lies, if there is one."""
-    return (
-        VectorAddress(0, 0)
-        if vector is None
-        else VectorAddress(vector.ctypes.data, vector.strides[0])
-    )
+    """Return the address of an (n,) array, `NO_VECTOR` for None; the caller must keep it alive."""
+    return NO_VECTOR if vector is None else VectorAddress(vector.ctypes.data, vector.strides[0])
 
 
 def native_rows(X: RowsArray) -> RowsArray:
-    """Return X itself unless its dtype is neither native float64 nor native float32."""
+    """Return X itself if it is native float32 or float64, else a float64 copy."""
     return X if X.dtype in (np.float64, np.float32) else X.astype(np.float64)
 
 
 def writable(array: FloatArray) -> FloatArray:
-    """Return a C-ordered float64 array that may be written, a copy only if need be."""
-    if array.flags.carray and array.dtype == np.float64:  # `np.require` takes ten times longer
+    """Return the array itself if it is C-ordered, writable float64, else such a copy."""
+    if array.flags.carray and array.dtype == np.float64:  # np.require takes ten times as long
         return array
     return np.require(array, np.float64, ["C", "W"])

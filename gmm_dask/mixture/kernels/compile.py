@@ -1,11 +1,11 @@
-"""How the kernels are compiled: at their first call, once per installation, announced.
+"""Compilation of the kernels: at the first call, once per installation, announced in the log.
 
-The compiled code is kept in numba's cache directory: beside the source if that can be written,
-else in the user's cache directory, else nowhere (``NUMBA_CACHE_DIR`` comes before both). Under
-it, each state of the source, processor and version of numba has a directory of its own. So
-processes that compile at the same time write the same bytes under the same name, whichever is
-last; numba's own layout lets two processors that share a home overwrite each other's code, and
-does not see a change in a file that a kernel only calls into.
+The compiled code is kept in the first of numba's cache directories that can be written:
+``NUMBA_CACHE_DIR``, one beside the source, the user's cache directory. If none can, each process
+compiles for itself. Inside, every combination of source, processor and version of numba has a
+directory. So processes that compile at the same time write the same code to the same file, and it
+does not matter which writes last. In numba's own layout, two processors that share a home directory
+overwrite each other's code, and a change in a file whose functions a kernel calls goes unnoticed.
 """
 
 from __future__ import annotations
@@ -25,35 +25,34 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
 KernelFunction = Callable[..., Any]
 
-#: Folders that hold every part of a kernel: code compiled from other sources is compiled again.
+#: Folders that hold every part of every kernel. A change in any of their files recompiles them all.
 SOURCES = (Path(__file__).parent, Path(__file__).parent.parent / "covariance")
 
-# No flag that assumes the absence of NaN or infinity: sums may be reordered, that is all.
+# Sums may be reordered. No flag assumes the absence of NaN or infinity.
 _SUMMATION = {"contract", "reassoc", "nsz"}
-# Parts are inlined by force: one that is called is linked to itself as compiled alone in the
-# process that compiles, and to the kernel's own copy in all that read the cache; the two round
-# their sums differently.
+# Inlining is forced. Otherwise the process that compiles would call the part as compiled alone, and
+# processes that read the cache would call the kernel's copy of it: the two round sums differently.
 _OPTIONS: dict[str, Any] = {"nogil": True, "forceinline": True, "error_model": "numpy"}
 
 _logger = logging.getLogger("gmm_dask")
 
 
 def inlined(function: KernelFunction) -> KernelFunction:
-    """Compile a part of kernels whose sums may be reordered."""
+    """Compile a function that kernels call and whose sums may be reordered."""
     compiled: KernelFunction = numba.njit(fastmath=_SUMMATION, **_OPTIONS)(function)
     return compiled
 
 
 def exact(function: KernelFunction) -> KernelFunction:
-    """Compile a part of kernels that keeps the order of its operations."""
+    """Compile a function that kernels call and whose operations must keep their order."""
     compiled: KernelFunction = numba.njit(fastmath={"contract"}, **_OPTIONS)(function)
     return compiled
 
 
 class Kernel:
-    """A function that runs one whole pass over rows without the interpreter's lock.
+    """A compiled function that runs a whole pass without holding the interpreter's lock.
 
-    It must always be called with arguments of the same types: it is compiled once.
+    It is compiled for the types of its first arguments and must always be called with these.
     """
 
     def __init__(self, function: KernelFunction, title: str) -> None:
@@ -63,7 +62,7 @@ class Kernel:
         self._compiling = threading.Lock()
 
     def __call__(self, *arguments: Any) -> Any:
-        """Run the pass; the first call in a process loads the compiled code, or makes it."""
+        """Run the pass; the first call in a process loads the compiled code or compiles it."""
         if self._compiled is None:
             with self._compiling:
                 if self._compiled is None:
@@ -72,20 +71,20 @@ class Kernel:
 
     def _load_or_compile(self, arguments: tuple[Any, ...]) -> KernelFunction:
         dispatcher = inlined(self._function)
-        stored = _cache_of(self._function, self._title)
-        dispatcher._cache = stored  # type: ignore[attr-defined]
-        with _one_at_a_time(stored.cache_path):
-            dispatcher.compile(tuple(numba.typeof(a) for a in arguments))  # type: ignore[attr-defined]
+        code_cache = _open_cache(self._function, self._title)
+        dispatcher._cache = code_cache  # type: ignore[attr-defined]
+        with _one_at_a_time(code_cache.cache_path):
+            dispatcher.compile(tuple(numba.typeof(argument) for argument in arguments))  # type: ignore[attr-defined]
         return dispatcher
 
 
 def kernel(title: str) -> Callable[[KernelFunction], Kernel]:
-    """Make a `Kernel` of a function; the title is what the log calls it."""
+    """Decorate a function to make it a `Kernel`; the log calls it by its title."""
     return lambda function: Kernel(function, title)
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
-    """numba's cache of one kernel, in a directory of its source's own."""
+    """numba's cache of one kernel, in a directory for the present source and processor."""
 
     def __init__(self, function: KernelFunction, title: str) -> None:
         super().__init__(function)
@@ -97,7 +96,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """Return the compiled code, or None if there is none that can be read."""
+        """Return the compiled code; None, and a message in the log, if none can be read."""
         code = None
         try:
             code = super().load_overload(signature, target_context)
@@ -108,7 +107,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         return code
 
     def save_overload(self, signature: Any, code: Any) -> None:
-        """Keep the compiled code if that is possible."""
+        """Keep the compiled code; a failure to write is a warning, not an error."""
         try:
             super().save_overload(signature, code)
         except OSError as error:
@@ -116,13 +115,13 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
 
 class _NoCache(NullCache):  # type: ignore[misc]
-    """What stands in where nothing can be written."""
+    """The stand-in for a cache where no directory can be written."""
 
     def __init__(self, title: str) -> None:
         self._title = title
 
     def load_overload(self, signature: Any, target_context: Any) -> None:
-        """Say what is about to happen."""
+        """Log that the kernel will be compiled, and how to keep its code."""
         _logger.info(
             "compiling the %s for this process only: no cache directory can be written; "
             "set NUMBA_CACHE_DIR to one",
@@ -130,22 +129,22 @@ class _NoCache(NullCache):  # type: ignore[misc]
         )
 
 
-def _cache_of(function: KernelFunction, title: str) -> _Cache | _NoCache:
-    """Find where compiled code can be kept."""
+def _open_cache(function: KernelFunction, title: str) -> _Cache | _NoCache:
+    """Open the cache of a kernel in the first directory that can be written."""
     try:
         return _Cache(function, title)
-    except (RuntimeError, OSError):  # no place known to numba can be written
+    except (RuntimeError, OSError):  # numba knows no directory that can be written
         return _NoCache(title)
 
 
 @contextmanager
 def _one_at_a_time(directory: str | None) -> Iterator[None]:
-    """Let one process compile while the others wait for what it leaves in the cache."""
+    """Let one process compile; the others wait, and then read its code from the cache."""
     if directory is None:
         yield
         return
     with ExitStack() as stack:
-        # Some network file systems have no locks: then each process compiles for itself.
+        # Some network file systems have no locks: there each process compiles for itself.
         with suppress(OSError):
             lock = stack.enter_context((Path(directory) / "lock").open("a"))
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -154,10 +153,10 @@ def _one_at_a_time(directory: str | None) -> Iterator[None]:
 
 @cache
 def _digest(source: str) -> str:
-    """Of all that compiled code depends on: its source and its parts', numba, the processor."""
+    """Digest what compiled code depends on: all sources of kernels, numba and the processor."""
     digest = hashlib.blake2b(numba.__version__.encode(), digest_size=8)
-    parts = {path for folder in SOURCES for path in folder.glob("*.py")}
-    for path in sorted(parts | {Path(source)}):
+    sources = {path for folder in SOURCES for path in folder.glob("*.py")}
+    for path in sorted(sources | {Path(source)}):
         digest.update(path.read_bytes())
     codegen = numba.core.registry.cpu_target.target_context.codegen()
     digest.update(repr(codegen.magic_tuple()).encode())

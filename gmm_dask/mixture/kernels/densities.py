@@ -1,23 +1,32 @@
-"""From squared distances to log-densities and responsibilities: exp, log and log-sum-exp."""
+"""Log-densities and responsibilities from squared distances: exp, log and log-sum-exp."""
 
 from __future__ import annotations
 
 from gmm_dask.mixture.kernels.addresses import VectorAddress
 from gmm_dask.mixture.kernels.compile import exact, inlined
-from gmm_dask.mixture.kernels.tiles import ROWS, bits_of, double_of, fill, store, store_labels, wide
+from gmm_dask.mixture.kernels.tiles import (
+    ROWS,
+    bits_of,
+    double_of,
+    fill,
+    prefer_wide_vectors,
+    store,
+    store_labels,
+)
 
 
 @exact
 def _exp(x):  # type: ignore[no-untyped-def]
-    """Exp of x ≤ 0 to about one unit in the last place; 0 below e^−230 ≈ 1e-100.
+    """Exp of x ≤ 0, accurate to about one unit in the last place; 0 where x < −230.
 
-    Denormal numbers would slow the sums that follow 5 to 30 times. x = n·log 2 + t with
-    |t| ≤ 0.35, Taylor's series for e^t, and n added to the exponent's bits. Adding 1.5·2⁵²
-    rounds to the integer n and leaves it in the lowest bits.
+    Values below e^−230 ≈ 1e-100 would lead to denormal numbers in the sums that follow, which slow
+    them 5 to 30 times. The method: x is split into n·log 2 + t with |t| ≤ 0.35, a Taylor
+    series gives e^t, and n is added to the bits of the exponent. Adding 1.5·2⁵² rounds to the
+    integer n and leaves it in the lowest bits.
     """
     shifted = x * 1.4426950408889634 + 6755399441055744.0
     n = shifted - 6755399441055744.0
-    t = x - n * 0.6931471803691238  # log 2 in two parts: n times the first one is exact
+    t = x - n * 0.6931471803691238  # log 2 in two parts: n times the first is exact
     t = t - n * 1.9082149292705877e-10
     p = 1.0 / 6227020800.0
     p = p * t + 1.0 / 479001600.0
@@ -39,9 +48,9 @@ def _exp(x):  # type: ignore[no-untyped-def]
 
 @exact
 def _log(x):  # type: ignore[no-untyped-def]
-    """Log of a normal x ≥ 1 to about one unit in the last place; NaN stays NaN.
+    """Log of a normal x ≥ 1, accurate to about one unit in the last place; NaN stays NaN.
 
-    x = 2ⁿ·m with m in [√½, √2), and log m = 2·artanh((m − 1)/(m + 1)) by its series.
+    The method: x = 2ⁿ·m with m in [√½, √2), and log m = 2·artanh((m − 1)/(m + 1)) by its series.
     """
     bits = bits_of(x)
     n = (bits - 0x3FE6A09E667F3BCD) >> 52  # bits of √½
@@ -64,11 +73,12 @@ def _log(x):  # type: ignore[no-untyped-def]
 
 @exact
 def normalise(log_joint, weights, top, total):  # type: ignore[no-untyped-def]
-    """Turn log π p of a tile, (k, ROWS), into responsibilities times weights, by log-sum-exp.
+    """Turn log π p of a tile, (k, ROWS), into responsibilities times sample weights.
 
-    ``top`` (ROWS,) must hold the largest of each row. Leaves log p(x) in ``top``.
+    ``top`` (ROWS,) must hold the largest log π p of each row, and then holds log p(x); ``total``
+    (ROWS,) is scratch.
     """
-    wide()
+    prefer_wide_vectors()
     k = log_joint.shape[0]
     fill(total, 0.0, 0)
     for c in range(k):
@@ -88,8 +98,8 @@ def normalise(log_joint, weights, top, total):  # type: ignore[no-untyped-def]
 
 @exact
 def joint_densities(log_joint, constant, half, squares, top, first):  # type: ignore[no-untyped-def]
-    """Write log π p = constant − half·squares of one component, and keep the largest in top."""
-    wide()
+    """Write log π p = constant − half·squares of a component; top keeps the largest of a row."""
+    prefer_wide_vectors()
     for i in range(ROWS):
         value = constant - half * squares[i]
         highest = top[i]
@@ -100,7 +110,7 @@ def joint_densities(log_joint, constant, half, squares, top, first):  # type: ig
 @inlined
 def dot(a, b):  # type: ignore[no-untyped-def]
     """Return Σ a·b over the rows of a tile."""
-    wide()
+    prefer_wide_vectors()
     total = 0.0
     for i in range(ROWS):
         total += a[i] * b[i]
@@ -110,7 +120,7 @@ def dot(a, b):  # type: ignore[no-untyped-def]
 @inlined
 def sum_of(a):  # type: ignore[no-untyped-def]
     """Return Σ a over the rows of a tile."""
-    wide()
+    prefer_wide_vectors()
     total = 0.0
     for i in range(ROWS):
         total += a[i]
@@ -119,21 +129,21 @@ def sum_of(a):  # type: ignore[no-untyped-def]
 
 @exact
 def _labels(log_joint, top, labels):  # type: ignore[no-untyped-def]
-    """Write the first component that reaches the top of each row, as a double."""
-    wide()
+    """Write the first component whose log π p is the largest of its row, as a double."""
+    prefer_wide_vectors()
     fill(labels, 0.0, 0)
     for c in range(log_joint.shape[0] - 1, -1, -1):
         joint = log_joint[c]
-        this = float(c)
+        component = float(c)
         for i in range(ROWS):
             label = labels[i]
-            labels[i] = this if joint[i] == top[i] else label
+            labels[i] = component if joint[i] == top[i] else label
 
 
 @inlined
 def normalise_tile(walk):  # type: ignore[no-untyped-def]
-    """Turn log π p into responsibilities times weights; return Σ w log p(x) of the tile."""
-    normalise(walk.log_joint, walk.weights, walk.top, walk.room)
+    """Turn log π p into responsibilities times sample weights; return Σ w log p(x) of the tile."""
+    normalise(walk.log_joint, walk.weights, walk.top, walk.scratch)
     return dot(walk.weights, walk.top)
 
 
@@ -141,11 +151,11 @@ def normalise_tile(walk):  # type: ignore[no-untyped-def]
 def assign_tile(  # type: ignore[no-untyped-def]
     walk, start, rows, labels, densities, responsibilities
 ):
-    """Write what a tile says to the arrays of the caller: the end of every prediction."""
-    wide()
-    _labels(walk.log_joint, walk.top, walk.room)
-    store_labels(walk.room, labels, start, rows)
-    normalise(walk.log_joint, walk.weights, walk.top, walk.room)
+    """Write the predictions for the rows of a tile to the arrays of the caller."""
+    prefer_wide_vectors()
+    _labels(walk.log_joint, walk.top, walk.scratch)
+    store_labels(walk.scratch, labels, start, rows)
+    normalise(walk.log_joint, walk.weights, walk.top, walk.scratch)
     store(walk.top, densities, start, rows)
     if responsibilities.n > 0:
         for c in range(walk.log_joint.shape[0]):

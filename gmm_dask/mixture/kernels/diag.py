@@ -1,4 +1,4 @@
-"""Passes over rows under diagonal covariances: to statistics, and to predictions."""
+"""Passes over rows with diagonal covariances: statistics and predictions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gmm_dask.mixture.kernels.densities import (
     normalise_tile,
     sum_of,
 )
-from gmm_dask.mixture.kernels.tiles import ROWS, begin_walk, fill, next_tile, wide
+from gmm_dask.mixture.kernels.tiles import ROWS, begin_walk, fill, next_tile, prefer_wide_vectors
 
 
 @inlined
 def _distances(tile, means, factors, squares):  # type: ignore[no-untyped-def]
-    """Write |y|² = Σ ((x − μ)/σ)² of the rows of a tile for each component, (k, ROWS)."""
-    wide()
+    """Write |y|² = Σ ((x − μ)/σ)² of each component and row of a tile, (k, ROWS)."""
+    prefer_wide_vectors()
     k, d = means.shape
     blocks = d // 4 * 4
     for c in range(k):
@@ -46,8 +46,11 @@ def _distances(tile, means, factors, squares):  # type: ignore[no-untyped-def]
 
 @inlined
 def _add(tile, means, responsibilities, F, S):  # type: ignore[no-untyped-def]
-    """Add Σ r (x − μ) to F and Σ r (x − μ)² to S, (k, d): cheaper made again than kept."""
-    wide()
+    """Add Σ r (x − μ) to F and Σ r (x − μ)² to S, (k, d).
+
+    Computing x − μ a second time is cheaper than storing it.
+    """
+    prefer_wide_vectors()
     k, d = means.shape
     blocks = d // 4 * 4
     for j in range(0, blocks, 4):
@@ -108,8 +111,8 @@ def _log_joint(walk, constants, means, factors):  # type: ignore[no-untyped-def]
 def statistics(  # type: ignore[no-untyped-def]
     source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
 ):
-    """Add N, F and S of the rows; return the log-likelihood."""
-    wide()
+    """Add N, F and S of the rows to the given arrays; return the log-likelihood."""
+    prefer_wide_vectors()
     k, d = means.shape
     walk = begin_walk(means, factors)
     log_likelihood = 0.0
@@ -131,8 +134,8 @@ def statistics(  # type: ignore[no-untyped-def]
 def assign(  # type: ignore[no-untyped-def]
     source, constants, means, factors, labels, densities, responsibilities
 ):
-    """Write labels, log-densities and responsibilities; return whether all rows are finite."""
-    wide()
+    """Write labels, log-densities and responsibilities; return whether all values are finite."""
+    prefer_wide_vectors()
     walk = begin_walk(means, factors)
     finite = True
     for start in range(0, source.n, ROWS):

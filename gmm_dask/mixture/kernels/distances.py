@@ -1,19 +1,19 @@
-"""Distances and weighted residuals, feature by feature: no matrix is involved.
+"""Squared distances and weighted residuals without a matrix, feature by feature.
 
-Features are the outer loop and components the inner one, so that a tile too large for the
-first-level cache is read once and not once for each component.
+The outer loop runs over features and the inner one over components, so that a tile too large for
+the first-level cache is read once, not once for each component.
 """
 
 from __future__ import annotations
 
 from gmm_dask.mixture.kernels.compile import inlined
-from gmm_dask.mixture.kernels.tiles import ROWS, fill, wide
+from gmm_dask.mixture.kernels.tiles import ROWS, fill, prefer_wide_vectors
 
 
 @inlined
 def distances(tile, means, squares):  # type: ignore[no-untyped-def]
-    """Write |x − μ|² of the rows of a tile for each component, (k, ROWS)."""
-    wide()
+    """Write |x − μ|² of each component and row of a tile, (k, ROWS)."""
+    prefer_wide_vectors()
     k, d = means.shape
     blocks = d // 4 * 4
     for c in range(k):
@@ -42,7 +42,7 @@ def distances(tile, means, squares):  # type: ignore[no-untyped-def]
 @inlined
 def add_residuals(tile, means, responsibilities, F):  # type: ignore[no-untyped-def]
     """Add Σ r (x − μ) to F (k, d)."""
-    wide()
+    prefer_wide_vectors()
     k, d = means.shape
     blocks = d // 4 * 4
     for j in range(0, blocks, 4):

@@ -1,4 +1,4 @@
-"""Passes over rows under full covariances: to statistics, and to predictions."""
+"""Passes over rows with full covariances: statistics and predictions."""
 
 from __future__ import annotations
 
@@ -10,25 +10,35 @@ from gmm_dask.mixture.kernels.densities import (
     normalise_tile,
     sum_of,
 )
-from gmm_dask.mixture.kernels.tiles import ROWS, aligned, aligned_rows, begin_walk, next_tile, wide
+from gmm_dask.mixture.kernels.tiles import (
+    ROWS,
+    aligned,
+    aligned_rows,
+    begin_walk,
+    next_tile,
+    prefer_wide_vectors,
+)
 from gmm_dask.mixture.kernels.whitening import add_products, mirror, whiten
 
 
 @inlined
 def _log_joint(walk, constants, means, factors, residuals, whitened):  # type: ignore[no-untyped-def]
-    """Write log π p of a tile; whitened keeps y of each component, or of the last one only."""
+    """Write log π p of a tile.
+
+    ``whitened`` receives y of each component, or of the last one only where it has one row.
+    """
     for c in range(means.shape[0]):
         y = whitened[min(c, whitened.shape[0] - 1)]
-        whiten(walk.tile, means[c], factors[c], residuals, y, walk.room)
-        joint_densities(walk.log_joint[c], constants[c], 0.5, walk.room, walk.top, c == 0)
+        whiten(walk.tile, means[c], factors[c], residuals, y, walk.scratch)
+        joint_densities(walk.log_joint[c], constants[c], 0.5, walk.scratch, walk.top, c == 0)
 
 
 @kernel("statistics kernel of the full covariance")
 def statistics(  # type: ignore[no-untyped-def]
     source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
 ):
-    """Add N, F and S of the rows; return the log-likelihood."""
-    wide()
+    """Add N, F and S of the rows to the given arrays; return the log-likelihood."""
+    prefer_wide_vectors()
     k, d = means.shape
     walk = begin_walk(means, factors)
     residuals, whitened = aligned(d * ROWS), aligned_rows(k, d * ROWS)
@@ -52,8 +62,8 @@ def statistics(  # type: ignore[no-untyped-def]
 def assign(  # type: ignore[no-untyped-def]
     source, constants, means, factors, labels, densities, responsibilities
 ):
-    """Write labels, log-densities and responsibilities; return whether all rows are finite."""
-    wide()
+    """Write labels, log-densities and responsibilities; return whether all values are finite."""
+    prefer_wide_vectors()
     d = means.shape[1]
     walk = begin_walk(means, factors)
     residuals, whitened = aligned(d * ROWS), aligned_rows(1, d * ROWS)

@@ -1,4 +1,4 @@
-"""Range, mean and squares of every column in one pass: what a survey asks of rows."""
+"""Range, mean and sum of squares of every column in one pass, for the survey."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ import numpy as np
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture.kernels.addresses import native_rows, rows_at
 from gmm_dask.mixture.kernels.compile import inlined, kernel
-from gmm_dask.mixture.kernels.tiles import ROWS, aligned, load_tile, wide
+from gmm_dask.mixture.kernels.tiles import ROWS, aligned, load_tile, prefer_wide_vectors
 
 
 def column_moments(X: RowsArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Mean, Σ (x − mean)², minimum and maximum of each column, (d,) each.
+    """Compute the mean, Σ (x − mean)², minimum and maximum of each column.
 
     Parameters
     ----------
     X
-        (n, d) float32 or float64, any order and strides; summed in float64. Where a column
-        holds NaN or infinity, its mean is not finite and the rest says nothing.
+        (n, d) float32 or float64, any order and strides; summed in float64.
+
+    Returns
+    -------
+    mean, squares, minimum, maximum
+        (d,) each. Where a column holds NaN or infinity, its mean is not finite and its other
+        moments have no meaning.
     """
     d = X.shape[1]
     moments = np.zeros(d), np.zeros(d), np.full(d, np.inf), np.full(d, -np.inf)
-    X = native_rows(X)  # bound to a name: the kernel is given its address only
+    X = native_rows(X)  # must stay alive: the kernel gets only its address
     if len(X):
         _column_moments(rows_at(X), *moments)
     return moments
@@ -29,12 +34,13 @@ def column_moments(X: RowsArray) -> tuple[FloatArray, FloatArray, FloatArray, Fl
 
 @kernel("survey kernel")
 def _column_moments(source, mean, squares, minimum, maximum):  # type: ignore[no-untyped-def]
-    wide()
+    prefer_wide_vectors()
     d = mean.size
     tile = aligned(d * ROWS)
     origin = aligned(d)
-    # Per column and place in a tile: Σ x, Σ x², least and most. No order of additions to keep and
-    # a constant distance between the four, so the loop below becomes vector instructions.
+    # For each column and each of the ROWS places in a tile: Σ x, Σ x², minimum and maximum. The
+    # places are independent and the four lie at constant distances, so that the loop in `_add`
+    # becomes vector instructions.
     lanes = aligned(d * 4 * ROWS)
     for j in range(d):
         for i in range(ROWS):
@@ -46,8 +52,9 @@ def _column_moments(source, mean, squares, minimum, maximum):  # type: ignore[no
         rows = min(ROWS, source.n - start)
         load_tile(tile, source, start, rows)
         if start == 0:
-            # The first tile alone adds ROWS·(mean − origin)² to the squares, so their correction
-            # by n·(mean − origin)² costs at most log₁₀(n / ROWS) digits, whatever the rows.
+            # The origin is the mean of the first tile. So this tile alone contributes at least
+            # ROWS·(mean − origin)² to Σ (x − mean)², and subtracting n·(mean − origin)² from
+            # Σ (x − origin)² loses at most log₁₀(n / ROWS) digits, whatever the rows.
             for j in range(d):
                 for i in range(rows):
                     mean[j] += tile[j * ROWS + i]
@@ -60,20 +67,20 @@ def _column_moments(source, mean, squares, minimum, maximum):  # type: ignore[no
                 rows,
             )
     for j in range(d):
-        own = lanes[j * 4 * ROWS : (j + 1) * 4 * ROWS]
+        column = lanes[j * 4 * ROWS : (j + 1) * 4 * ROWS]
         total, square = 0.0, 0.0
         for i in range(ROWS):
-            total += own[i]
-            square += own[ROWS + i]
-            minimum[j] = min(minimum[j], own[2 * ROWS + i])
-            maximum[j] = max(maximum[j], own[3 * ROWS + i])
+            total += column[i]
+            square += column[ROWS + i]
+            minimum[j] = min(minimum[j], column[2 * ROWS + i])
+            maximum[j] = max(maximum[j], column[3 * ROWS + i])
         mean[j] = origin[j] + total / source.n
         squares[j] = max(square - total * total / source.n, 0.0)
 
 
 @inlined
 def _add(feature, lanes, origin, rows):  # type: ignore[no-untyped-def]
-    wide()
+    prefer_wide_vectors()
     for i in range(rows):
         x = feature[i]
         y = x - origin

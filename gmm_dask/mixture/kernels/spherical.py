@@ -1,4 +1,4 @@
-"""Passes over rows under spherical covariances: to statistics, and to predictions."""
+"""Passes over rows with spherical covariances: statistics and predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gmm_dask.mixture.kernels.densities import (
     sum_of,
 )
 from gmm_dask.mixture.kernels.distances import add_residuals, distances
-from gmm_dask.mixture.kernels.tiles import ROWS, begin_walk, next_tile, wide
+from gmm_dask.mixture.kernels.tiles import ROWS, begin_walk, next_tile, prefer_wide_vectors
 
 
 @inlined
@@ -28,8 +28,8 @@ def _log_joint(walk, constants, means, factors):  # type: ignore[no-untyped-def]
 def statistics(  # type: ignore[no-untyped-def]
     source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
 ):
-    """Add N, F and S of the rows; return the log-likelihood."""
-    wide()
+    """Add N, F and S of the rows to the given arrays; return the log-likelihood."""
+    prefer_wide_vectors()
     k, d = means.shape
     walk = begin_walk(means, factors)
     log_likelihood = 0.0
@@ -52,8 +52,8 @@ def statistics(  # type: ignore[no-untyped-def]
 def assign(  # type: ignore[no-untyped-def]
     source, constants, means, factors, labels, densities, responsibilities
 ):
-    """Write labels, log-densities and responsibilities; return whether all rows are finite."""
-    wide()
+    """Write labels, log-densities and responsibilities; return whether all values are finite."""
+    prefer_wide_vectors()
     walk = begin_walk(means, factors)
     finite = True
     for start in range(0, source.n, ROWS):

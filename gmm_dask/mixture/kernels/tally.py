@@ -1,4 +1,4 @@
-"""Weight per component and per log-density in one pass: what an evaluation asks of rows."""
+"""Weight per component and per bin of log-density in one pass, for the evaluation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ def tally(
     floor: float,
     width: float,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Add up rows of known label and log-density, (n,) each.
+    """Add up the weights of rows by label and by log-density.
 
     Parameters
     ----------
+    labels, densities
+        Component and log-density (nats) of each row, (n,) each.
+    sample_weight
+        (n,) or None.
+    k
+        Number of components.
     bins, floor, width
-        Bin i holds log-densities from ``floor + i * width``, nats; the first also what lies
-        below, the last what lies above.
+        The histogram: bin i holds the log-densities from ``floor + i * width``, nats, to the
+        next bin; the first bin also holds what is lower, the last what is higher.
 
     Returns
     -------
@@ -33,7 +39,7 @@ def tally(
     histogram
         Weight of each bin, (bins,).
     sums
-        Weight, log-likelihood, lowest and highest log-density, (4,).
+        Total weight, log-likelihood, lowest and highest log-density, (4,).
     """
     occupancy, histogram = np.zeros(k), np.zeros(bins)
     sums = np.array([0.0, 0.0, np.inf, -np.inf])
@@ -57,7 +63,7 @@ def _tally(  # type: ignore[no-untyped-def]
     labels, densities, weights, weighted, floor, per_nat, occupancy, histogram, sums
 ):
     last = histogram.size - 1
-    for start in range(0, densities.size, 128):  # sums of sums: fewer digits are lost
+    for start in range(0, densities.size, 128):  # sums of sums lose fewer digits
         weight, log_likelihood = 0.0, 0.0
         for i in range(start, min(start + 128, densities.size)):
             density = densities[i]

@@ -1,4 +1,4 @@
-"""Passes over rows under a tied covariance: to statistics, and to predictions."""
+"""Passes over rows with a tied covariance: statistics and predictions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from gmm_dask.mixture.kernels.tiles import (
     fill,
     largest,
     next_tile,
-    wide,
+    prefer_wide_vectors,
 )
 from gmm_dask.mixture.kernels.whitening import add_products, mirror, whiten
 
-# How far the means may lie from the central one, in standard deviations along each whitened axis,
-# for rows whitened once to serve all components.
+# The means are near if none is farther from the central one than this, in standard deviations
+# along each whitened axis. Rows whitened once then serve all components.
 _NEAR = 16.0
-# How much larger than S what it is the difference of may be: it then loses less than 1e-13.
+# S is a difference. Where the minuend is at most this many times S, its relative error
+# stays below 1e-13.
 _SHIFTED = 256.0
 
 
@@ -46,9 +47,9 @@ def _shifts(means, U, centre, shifts):  # type: ignore[no-untyped-def]
 
 @inlined
 def _central(means, U, shifts):  # type: ignore[no-untyped-def]
-    """Choose the mean nearest to the middle; write the shifts from it and return it, (d,).
+    """Return the mean nearest to the middle of all means, (d,); write the shifts from it.
 
-    One of the means, not their average: differences to it are exact wherever the data lie.
+    It is one of the means, not their average: differences to it are exact wherever the data lie.
     """
     k, d = means.shape
     _shifts(means, U, means[0], shifts)
@@ -73,8 +74,8 @@ def _central(means, U, shifts):  # type: ignore[no-untyped-def]
 def _unshift(counts, F, shifts, S):  # type: ignore[no-untyped-def]
     """Turn Σ w z zᵀ into S = Σ r y yᵀ, where y = z − a: subtract Σ F aᵀ + a Fᵀ + N a aᵀ.
 
-    Returns whether S kept its digits. It does not where the rows lie much closer to the means
-    than these lie apart: a single row on a mean, or a covariance about to shrink.
+    Returns whether S kept its digits. It loses them where the rows are much closer to the means
+    than the means are to each other: a single row on a mean, or a covariance about to shrink.
     """
     k, d = shifts.shape
     exact = True
@@ -96,8 +97,11 @@ def _unshift(counts, F, shifts, S):  # type: ignore[no-untyped-def]
 def _log_joint(  # type: ignore[no-untyped-def]
     walk, constants, means, factors, centre, shifts, near, residuals, whitened
 ):
-    """Write log π p of a tile; rows are whitened once if the means are near, else for each."""
-    # Each part of a kernel is called at one place: it is compiled for each place again.
+    """Write log π p of a tile.
+
+    Rows are whitened once if the means are near, else once for each component.
+    """
+    # One loop with a single call of `whiten`: inlined functions are compiled once for each call.
     for c in range(1 if near else means.shape[0]):
         origin = centre if near else means[c]
         y = whitened[min(c, whitened.shape[0] - 1)]
@@ -112,16 +116,17 @@ def _log_joint(  # type: ignore[no-untyped-def]
 def statistics(  # type: ignore[no-untyped-def]
     source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
 ):
-    """Add N, F and S of the rows; return the log-likelihood."""
-    wide()
+    """Add N, F and S of the rows to the given arrays; return the log-likelihood."""
+    prefer_wide_vectors()
     k, d = means.shape
     walk = begin_walk(means, factors)
     residuals = aligned(d * ROWS)
     shifts = np.empty((k, d))
     centre = _central(means, factors, shifts)
     near = largest(shifts) <= _NEAR
-    # All rows are added up: whitened once about the centre if near, else once for each component.
-    # One pass, written out here: as a function of its own it would be compiled twice.
+    # Each turn is a pass over all rows: they are whitened once about the centre if the means are
+    # near, else once for each component. If the first pass loses digits, a second one follows. As a
+    # function, the pass would be compiled once for each call.
     while True:
         parts = 1 if near else k
         whitened = aligned_rows(parts, d * ROWS)
@@ -152,8 +157,8 @@ def statistics(  # type: ignore[no-untyped-def]
 def assign(  # type: ignore[no-untyped-def]
     source, constants, means, factors, labels, densities, responsibilities
 ):
-    """Write labels, log-densities and responsibilities; return whether all rows are finite."""
-    wide()
+    """Write labels, log-densities and responsibilities; return whether all values are finite."""
+    prefer_wide_vectors()
     k, d = means.shape
     walk = begin_walk(means, factors)
     residuals, whitened = aligned(d * ROWS), aligned_rows(1, d * ROWS)

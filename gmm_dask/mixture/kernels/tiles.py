@@ -1,9 +1,9 @@
-"""The tile of rows that all kernels work on, loaded from and stored to the caller's arrays.
+"""Tiles of rows, on which the passes work: reading from and writing to the caller's arrays.
 
-A kernel walks over its rows in tiles of `ROWS`, held feature-major in float64, so that the
-innermost loops run over rows and become vector instructions. Buffers are flat: feature j of a
-tile is ``tile[j * ROWS : (j + 1) * ROWS]``; the constant distance of features is what lets the
-compiler see that they do not overlap. The last tile is filled up with rows of weight 0.
+A pass walks over its rows in tiles of `ROWS`, feature-major in float64, so that the innermost
+loops run over rows and become vector instructions. Buffers are flat: feature j of a tile is
+``tile[j * ROWS : (j + 1) * ROWS]``. As features lie at constant distances, the compiler can see
+that they do not overlap. The last tile is filled up with rows of weight 0.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from numba.extending import intrinsic
 from gmm_dask.mixture.kernels.addresses import VectorAddress, doubles, integers, singles
 from gmm_dask.mixture.kernels.compile import exact, inlined
 
-ROWS = 128  # rows of a tile: all its features stay in the first- or second-level cache
+ROWS = 128  # of a tile: all its features stay in the first- or second-level cache
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def bits_of(typingctx: Any, value: Any) -> Any:
-    """The bits of a double, as an integer."""
+    """Return the bits of a double as an integer."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(64))
@@ -33,7 +33,7 @@ def bits_of(typingctx: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def double_of(typingctx: Any, value: Any) -> Any:
-    """The double that has these bits."""
+    """Return the double that has these bits."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.DoubleType())
@@ -42,15 +42,16 @@ def double_of(typingctx: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def wide(typingctx: Any) -> Any:
-    """Ask for the widest vectors of the processor in the calling function.
+def prefer_wide_vectors(typingctx: Any) -> Any:
+    """Make the calling function use the widest vectors of the processor.
 
-    LLVM halves them by default out of care for the clock of scalar code around them; a pass
-    has none. Measured: 1.3 to 1.4 times faster with AVX-512.
+    By default LLVM uses half of that width, because the widest vectors lower the clock rate for
+    the scalar code around them; a pass has hardly any. Measured: 1.3 to 1.4 times faster with
+    AVX-512.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        # llvmlite only knows attributes without a value by name.
+        # llvmlite accepts only attributes without a value, so this one bypasses its check.
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
 
@@ -59,7 +60,7 @@ def wide(typingctx: Any) -> Any:
 
 @inlined
 def aligned(size):  # type: ignore[no-untyped-def]
-    """Allocate doubles that start at a cache line: vectors then never straddle two."""
+    """Allocate doubles that start at a cache line, so that no vector straddles two."""
     buffer = np.empty(size + 8)
     first = (-(buffer.ctypes.data >> 3)) & 7
     return buffer[first : first + size]
@@ -73,15 +74,18 @@ def aligned_rows(k, size):  # type: ignore[no-untyped-def]
 
 @inlined
 def fill(values, value, start):  # type: ignore[no-untyped-def]
-    """Set the values from start on: numba's own slice assignment takes a second to compile."""
+    """Set the values from start on.
+
+    In place of slice assignment, which numba takes a second to compile.
+    """
     for i in range(start, values.size):
         values[i] = value
 
 
 @inlined
 def load_tile(tile, source, start, rows):  # type: ignore[no-untyped-def]
-    """Copy rows, feature-major, into a tile; return Σ|x|, which is not finite if an x is not."""
-    wide()
+    """Copy rows into a tile, feature-major; return Σ|x|, which is finite only if every x is."""
+    prefer_wide_vectors()
     magnitude = 0.0
     for j in range(tile.size // ROWS):
         feature = tile[j * ROWS : (j + 1) * ROWS]
@@ -106,7 +110,7 @@ def load_tile(tile, source, start, rows):  # type: ignore[no-untyped-def]
 @exact
 def load(values, source, start, rows):  # type: ignore[no-untyped-def]
     """Read values from a float64 array of the caller."""
-    wide()
+    prefer_wide_vectors()
     if source.stride == 8:
         contiguous = doubles(source.address + start * 8)
         for i in range(rows):
@@ -118,7 +122,7 @@ def load(values, source, start, rows):  # type: ignore[no-untyped-def]
 
 @exact
 def load_weights(weights, source, start, rows):  # type: ignore[no-untyped-def]
-    """Read the sample weights of a tile, 1 if there are none; rows that fill it up weigh 0."""
+    """Read the sample weights of a tile, 1 if none are given; rows that fill it up weigh 0."""
     if source.address == 0:
         fill(weights, 1.0, 0)
     else:
@@ -137,9 +141,9 @@ def largest(values):  # type: ignore[no-untyped-def]
 
 @exact
 def clip_far(tile, magnitude, largest_mean, largest_factor):  # type: ignore[no-untyped-def]
-    """Pull rows in whose whitened residuals would have squares beyond the range of doubles.
+    """Clip values so far out that the squares of whitened residuals would overflow.
 
-    Nothing happens below 1e145 standard deviations. NaN stays NaN.
+    Nothing changes within 1e145 standard deviations of the means. NaN stays NaN.
     """
     d = tile.size // ROWS
     scale = max(1.0, largest_factor)
@@ -156,7 +160,7 @@ def clip_far(tile, magnitude, largest_mean, largest_factor):  # type: ignore[no-
 @exact
 def store(values, target, start, rows):  # type: ignore[no-untyped-def]
     """Write values to a float64 array of the caller."""
-    wide()
+    prefer_wide_vectors()
     if target.stride == 8:
         contiguous = doubles(target.address + start * 8)
         for i in range(rows):
@@ -169,7 +173,7 @@ def store(values, target, start, rows):  # type: ignore[no-untyped-def]
 @exact
 def store_labels(labels, target, start, rows):  # type: ignore[no-untyped-def]
     """Write labels to an int32 array of the caller."""
-    wide()
+    prefer_wide_vectors()
     if target.stride == 4:
         contiguous = integers(target.address + start * 4)
         for i in range(rows):
@@ -180,12 +184,12 @@ def store_labels(labels, target, start, rows):  # type: ignore[no-untyped-def]
 
 
 class Walk(NamedTuple):
-    """What a pass holds while it walks over rows, tile by tile.
+    """The buffers of a pass that walks over rows, tile by tile.
 
     Attributes
     ----------
     tile
-        The rows at hand, feature-major, (d · ROWS,).
+        The current rows, feature-major, (d · ROWS,).
     weights
         Their sample weights, (ROWS,).
     log_joint
@@ -194,10 +198,10 @@ class Walk(NamedTuple):
         Squared distances to each mean, (k, ROWS).
     top
         The largest log π p of each row, then log p(x), (ROWS,).
-    room
-        For numbers of one component or one step, (ROWS,).
+    scratch
+        Numbers of one component or one step, (ROWS,).
     largest_mean, largest_factor
-        Largest magnitudes: they tell which rows lie too far out for doubles.
+        Largest magnitudes in means and factors, by which `clip_far` finds values too far out.
     """
 
     tile: Any
@@ -205,14 +209,14 @@ class Walk(NamedTuple):
     log_joint: Any
     squares: Any
     top: Any
-    room: Any
+    scratch: Any
     largest_mean: float
     largest_factor: float
 
 
 @inlined
 def begin_walk(means, factors):  # type: ignore[no-untyped-def]
-    """Allocate what a pass needs: how every pass begins."""
+    """Allocate the buffers of a pass."""
     k, d = means.shape
     return Walk(
         aligned(d * ROWS),
@@ -228,7 +232,7 @@ def begin_walk(means, factors):  # type: ignore[no-untyped-def]
 
 @inlined
 def next_tile(walk, source, sample_weight, start):  # type: ignore[no-untyped-def]
-    """Load the rows from start on with their weights; return whether all are finite."""
+    """Load the tile that begins at row start, and its weights; return whether they are finite."""
     rows = min(ROWS, source.n - start)
     magnitude = load_tile(walk.tile, source, start, rows)
     clip_far(walk.tile, magnitude, walk.largest_mean, walk.largest_factor)

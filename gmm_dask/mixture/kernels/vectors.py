@@ -1,7 +1,8 @@
-"""Vector instructions for the two innermost loops that the compiler's own vectorizer leaves slow.
+"""Vector instructions, written by hand for two loops that the compiler vectorizes poorly.
 
-Small words for writing LLVM's vector code from Python: a vector of `LANES` doubles, loads, splats,
-multiply-add, sums over lanes. Unrolled in Python, so that accumulators stay in registers.
+Each function here emits a few LLVM instructions on vectors of `LANES` doubles: load, store, splat,
+multiply-add, sum over lanes. Their callers unroll loops in Python, so that accumulators stay in
+registers.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ _FUSED = ("contract",)
 
 
 def index(value: int) -> Value:
-    """Return a constant index."""
+    """Make a constant index."""
     return INDEX(value)
 
 
 def element(builder: Builder, address: Value, offset: Value) -> Value:
-    """Pointer to the double at an offset from an address."""
+    """Point to the double at an offset, counted in doubles, from an address."""
     return builder.gep(builder.inttoptr(address, DOUBLE.as_pointer()), [offset])
 
 
@@ -68,7 +69,7 @@ def accumulate(builder: Builder, variable: Value, a: Value, b: Value) -> None:
 
 
 def sum_lanes(builder: Builder, variables: Sequence[Value]) -> list[Value]:
-    """Sum the lanes of up to four accumulators; returns scalars."""
+    """Sum the lanes of each of up to four accumulators; return scalars."""
     vectors = [builder.load(variable) for variable in variables]
     vectors += [vectors[0]] * (4 - len(vectors))
     pairs = [_add_neighbours(builder, vectors[0], vectors[1], 1)]
@@ -90,7 +91,7 @@ def sum_lanes(builder: Builder, variables: Sequence[Value]) -> list[Value]:
 
 
 def _add_neighbours(builder: Builder, a: Value, b: Value, run: int) -> Value:
-    """Add neighbouring runs of lanes within a and within b, and interleave the results."""
+    """Add neighbouring runs of lanes within a and within b, and interleave the sums."""
     first: list[int] = []
     second: list[int] = []
     for start in range(0, LANES, 2 * run):

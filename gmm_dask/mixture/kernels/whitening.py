@@ -1,7 +1,7 @@
 """Whitening by a triangular factor, and sums of products: the two heavy loops of full and tied.
 
-Written in vector instructions, because LLVM's own vectorizer left 40 % of the time on the table:
-up to sixteen vector accumulators stay in registers, and nothing in between goes to memory. The
+They are written in vector instructions, which save 40 % of the time against LLVM's vectorizer: up
+to sixteen vector accumulators stay in registers, and no intermediate result goes to memory. The
 arrays of a tile (tile, residuals, whitened, weighted) are flat, d·ROWS doubles from `aligned`.
 """
 
@@ -20,21 +20,21 @@ from gmm_dask.mixture.kernels.compile import inlined
 from gmm_dask.mixture.kernels.tiles import ROWS
 
 _GROUP = 4  # features of a group
-_PANEL = v.ACCUMULATORS // _GROUP  # vectors of rows that whitening takes at once
+_PANEL = v.ACCUMULATORS // _GROUP  # vectors of rows that are whitened at once
 _ROWS_AT_ONCE = _PANEL * v.LANES
 _SUMMED = v.ACCUMULATORS // _GROUP  # features of a group whose products are summed at once
 
 
 @contextmanager
 def _steps(builder: v.Builder, stop: v.Value, step: int) -> Iterator[v.Value]:
-    """Loop from 0 to stop by a step."""
+    """Emit a loop from 0 to stop by step; yield its index."""
     with cgutils.for_range_slice(builder, v.index(0), stop, v.index(step), intp=v.INDEX) as (i, _):
         yield i
 
 
 @inlined
 def whiten(tile, mean, U, residuals, whitened, squares):  # type: ignore[no-untyped-def]
-    """Write y = Uᵀ(x − μ) of a tile, and |y|² (ROWS,); residuals is room for x − μ."""
+    """Write y = Uᵀ(x − μ) of a tile and |y|² (ROWS,); residuals is scratch for x − μ."""
     _whiten(
         tile.ctypes.data,
         mean.ctypes.data,
@@ -48,7 +48,10 @@ def whiten(tile, mean, U, residuals, whitened, squares):  # type: ignore[no-unty
 
 @inlined
 def add_products(whitened, responsibilities, weighted, F, S):  # type: ignore[no-untyped-def]
-    """Add Σ r y to F (d,), Σ r y yᵀ to the lower triangle of S (d, d); weighted is for r y."""
+    """Add Σ r y to F (d,), Σ r y yᵀ to the lower triangle of S (d, d).
+
+    ``weighted`` is scratch for r y.
+    """
     _add_products(
         whitened.ctypes.data,
         responsibilities.ctypes.data,
@@ -92,7 +95,7 @@ def _whiten(
 def _whiten_group(
     builder: v.Builder, arguments: Any, squares: list[v.Value], width: int, j: v.Value, i: v.Value
 ) -> None:
-    """Whiten features j to j + width of the panel of rows at i."""
+    """Emit the whitening of features j … j + width − 1 of the rows that begin at i."""
     tile, mean, U, residuals, whitened, _, d = arguments
     sums = [v.zeros(builder, _PANEL) for _ in range(width)]
 
@@ -145,7 +148,7 @@ def _add_products(
 
 
 def _add_group(builder: v.Builder, arguments: Any, width: int, j: v.Value) -> None:
-    """Add the sums of features j to j + width with themselves and with all before them."""
+    """Emit the sums of products of features j … j + width − 1 with each other and all before."""
     whitened, responsibilities, weighted, F, S, d = arguments
 
     def at(address: v.Value, feature: v.Value, a: int, i: v.Value) -> v.Value:
