@@ -1,8 +1,8 @@
-"""The four covariance types: the one registry, and what each type knows how to do.
+"""The four covariance types, and the registry that holds them by name.
 
-A covariance type is a stateless object; every method takes and returns plain arrays. k is the
-number of components, d of features, n of rows. The covariances, the Cholesky factors of the
-precisions, and the second moments S of a type have one and the same shape:
+A covariance type is a stateless object whose methods take and return plain arrays. k is the number
+of components, d of features, n of rows. For a given type, the covariances, the Cholesky factors of
+the precisions, and the second moments S all have the same shape:
 
 ========== ========= ==================================================
 type       shape     Σ of component j

@@ -1,4 +1,4 @@
-"""What a covariance type is: the methods that each of the four implements in its own file."""
+"""The interface of a covariance type, which each of the four implements in a file of its name."""
 
 from __future__ import annotations
 
@@ -12,83 +12,88 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture.spec import MixtureSpec
 
 
-def belonging(X: RowsArray, shares: FloatArray) -> tuple[RowsArray, FloatArray]:
-    """Rows with a share in a component, (m, d), and those shares, (m,).
+def select_rows(X: RowsArray, shares: FloatArray) -> tuple[RowsArray, FloatArray]:
+    """Select the rows that have a share in a component, (m, d), and their shares, (m,).
 
-    Most starts put each row into one component: then the others need not look at it.
+    Most starts put each row into a single component, and the others can skip it. Where more than
+    half of the rows have a share, X and the shares are returned as they are.
     """
-    own = np.flatnonzero(shares)
-    if 2 * len(own) > len(shares):  # a copy would cost more than it saves
+    numbers = np.flatnonzero(shares)
+    if 2 * len(numbers) > len(shares):  # a copy would cost more than it saves
         return X, shares
-    rows = X.T.take(own, axis=1).T if X.flags.f_contiguous else X[own]  # (m, d)
-    return rows, shares[own]
+    rows = X.T.take(numbers, axis=1).T if X.flags.f_contiguous else X[numbers]  # (m, d)
+    return rows, shares[numbers]
 
 
 class CovarianceType(ABC):
-    """One form of the covariances of a mixture. Stateless; takes and returns arrays."""
+    """A form of the covariances of a mixture: stateless, from arrays to arrays."""
 
     name: ClassVar[str]
-    #: Form of the factors U and of S, by which the engine chooses its passes over rows.
+    #: Form of the factors U and of S, by which the engine chooses the passes over rows.
     factor_form: ClassVar[Literal["full", "tied", "diag", "spherical"]]
-    #: Whether each component has a covariance of its own: all arrays begin with an axis of k.
+    #: Whether each component has its own covariance: then the first axis of all arrays is k long.
     by_component: ClassVar[bool] = True
 
     @abstractmethod
     def shape(self, k: int, d: int) -> tuple[int, ...]:
-        """Shape of the covariances, of their precisions' Cholesky factors, and of S."""
+        """Return the shape of the covariances, of the factors of the precisions, and of S."""
 
     @abstractmethod
     def n_parameters(self, k: int, d: int) -> int:
-        """Free parameters in the covariances, for AIC and BIC."""
+        """Count the free parameters of the covariances, for AIC and BIC."""
 
     @abstractmethod
     def precisions_cholesky(self, covariances: FloatArray) -> FloatArray:
-        """U of Σ⁻¹ = U Uᵀ.
+        """Compute the factors U of the precisions, Σ⁻¹ = U Uᵀ.
 
         Raises
         ------
         IllConditionedError
-            A covariance is not finite or not positive definite; names the component.
+            A covariance is not finite or not positive definite; the message names its component.
         """
 
     @abstractmethod
     def precisions_cholesky_of_precisions(self, precisions: FloatArray) -> FloatArray:
-        """U of given precisions (``precisions_init``), checked for symmetry and definiteness.
+        """Compute the factors U of given precisions (``precisions_init``), and check these.
 
         Raises
         ------
         ConfigError
-            A precision is not symmetric, not positive definite or not finite.
+            A precision is not symmetric, not positive definite or not finite; the message names
+            its component.
         """
 
     @abstractmethod
     def covariances(self, precisions_cholesky: FloatArray) -> FloatArray:
-        """Σ = (U Uᵀ)⁻¹."""
+        """Compute the covariances Σ = (U Uᵀ)⁻¹ from the factors U."""
 
     @abstractmethod
     def precisions(self, precisions_cholesky: FloatArray) -> FloatArray:
-        """Σ⁻¹ = U Uᵀ."""
+        """Compute the precisions Σ⁻¹ = U Uᵀ from the factors U."""
 
     @abstractmethod
     def log_determinants(self, precisions_cholesky: FloatArray, k: int, d: int) -> FloatArray:
-        """log|U| of each component, (k,)."""
+        """Compute log|U| of each component, (k,)."""
 
     @abstractmethod
     def matrices(self, covariances: FloatArray, k: int, d: int) -> FloatArray:
-        """Each component's covariance as a full matrix, (k, d, d)."""
+        """Return the covariance of each component as a full matrix, (k, d, d)."""
 
     @abstractmethod
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
-        """Σ of features divided by ``scale`` (d,), of the type's shape."""
+        """Return the covariances of features divided by ``scale`` (d,), of the type's shape."""
 
     def least_variances(self, covariances: FloatArray, scale: FloatArray, k: int) -> FloatArray:
-        """Smallest eigenvalue of each Σ of features divided by ``scale`` (d,), (k,)."""
+        """Return the smallest eigenvalue of each covariance of scaled features, (k,).
+
+        The features are divided by ``scale`` (d,).
+        """
         matrices = self.matrices(covariances, k, len(scale))  # (k, d, d)
         smallest = np.linalg.eigvalsh(matrices / (scale[:, None] * scale))[:, 0]
         return np.asarray(smallest, np.float64)
 
     def reorder(self, values: FloatArray, order: npt.NDArray[np.intp]) -> FloatArray:
-        """Covariances, factors or precisions with the components in another order."""
+        """Return covariances, factors or precisions with the components in another order."""
         return values[order] if self.by_component else values
 
     @abstractmethod
@@ -100,10 +105,20 @@ class CovarianceType(ABC):
         means: FloatArray,
         spec: MixtureSpec,
     ) -> FloatArray:
-        """Covariances from given responsibilities of rows in memory, in two passes.
+        """Compute covariances from the responsibilities for rows in memory, for a start.
 
-        For initialisation only: X (n, d) and responsibilities (n, k, sample weights multiplied
-        in) are held in memory. ``counts`` is Σ r + 10·eps, (k,).
+        Parameters
+        ----------
+        X
+            (n, d).
+        responsibilities
+            r times the sample weight, (n, k).
+        counts
+            Σ r + 10·eps, (k,).
+        means
+            Of the components, (k, d).
+        spec
+            Its ``reg_covar`` is added to the diagonal, last.
         """
 
     @abstractmethod
@@ -136,7 +151,7 @@ class CovarianceType(ABC):
         covariances
             Σ', of the type's shape.
         shifts
-            L δ, (k, d): what the means move by.
+            L δ, (k, d): the change of the means.
         guarded
-            (k,) True where S/Ñ − δδᵀ cancelled and Σ was therefore kept (DESIGN, "Guard").
+            (k,) True where S/Ñ − δδᵀ cancelled, so that Σ was kept (DESIGN, "Guard").
         """

@@ -6,13 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, RowsArray
-from gmm_dask.mixture.covariance.covariance_type import CovarianceType, belonging
+from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
 from gmm_dask.mixture.covariance.matrices import (
-    EMPTY,
+    EMPTY_COUNT,
     cancelled,
     inverse_deviations,
     roots_of_precisions,
-    updated_by,
+    run_update,
 )
 from gmm_dask.mixture.kernels.compile import kernel
 from gmm_dask.mixture.spec import MixtureSpec
@@ -25,43 +25,43 @@ class Diag(CovarianceType):
     factor_form = "diag"
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
-        """Shape of covariances, factors and S: (k, d)."""
+        """Return the shape of covariances, factors and S: (k, d)."""
         return (k, d)
 
     def n_parameters(self, k: int, d: int) -> int:
-        """k·d variances."""
+        """Count the variances: k·d."""
         return k * d
 
     def precisions_cholesky(self, covariances: FloatArray) -> FloatArray:
-        """1/σ, (k, d); raises `IllConditionedError`."""
+        """Compute 1/σ, (k, d); raises `IllConditionedError`."""
         return inverse_deviations(covariances)
 
     def precisions_cholesky_of_precisions(self, precisions: FloatArray) -> FloatArray:
-        """1/σ of given 1/σ², (k, d); raises `ConfigError`."""
+        """Compute 1/σ of given 1/σ², (k, d); raises `ConfigError`."""
         return roots_of_precisions(precisions)
 
     def covariances(self, precisions_cholesky: FloatArray) -> FloatArray:
-        """σ², (k, d)."""
+        """Compute σ², (k, d)."""
         return 1.0 / np.square(precisions_cholesky)
 
     def precisions(self, precisions_cholesky: FloatArray) -> FloatArray:
-        """1/σ², (k, d)."""
+        """Compute 1/σ², (k, d)."""
         return np.square(precisions_cholesky)
 
     def log_determinants(self, precisions_cholesky: FloatArray, k: int, d: int) -> FloatArray:
-        """Σ log 1/σ, (k,)."""
+        """Compute Σ log 1/σ, (k,)."""
         return np.log(precisions_cholesky).sum(axis=1)
 
     def matrices(self, covariances: FloatArray, k: int, d: int) -> FloatArray:
-        """Return the variances on diagonals, (k, d, d)."""
+        """Return matrices with the variances on their diagonals, (k, d, d)."""
         return covariances[:, :, None] * np.eye(d)
 
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
-        """σ² / s²."""
+        """Compute σ² / s²."""
         return covariances / np.square(scale)
 
     def least_variances(self, covariances: FloatArray, scale: FloatArray, k: int) -> FloatArray:
-        """The least σ² / s², (k,)."""
+        """Return the smallest σ² / s², (k,)."""
         return self.scaled(covariances, scale).min(axis=1)
 
     def estimate(
@@ -72,10 +72,10 @@ class Diag(CovarianceType):
         means: FloatArray,
         spec: MixtureSpec,
     ) -> FloatArray:
-        """Weighted variances of the rows about each mean, (k, d)."""
+        """Compute the weighted variances of the rows about each mean, (k, d)."""
         variances = np.empty(means.shape)
         for c in range(len(means)):
-            rows, shares = belonging(X, responsibilities[:, c])
+            rows, shares = select_rows(X, responsibilities[:, c])
             variances[c] = shares @ np.square(rows - means[c]) / counts[c]
         return variances + spec.reg_covar
 
@@ -88,8 +88,8 @@ class Diag(CovarianceType):
         residual_products: FloatArray,
         spec: MixtureSpec,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-        """σ'² = σ² (S/Ñ − δ²) + reg_covar; σ² is kept where that cancels."""
-        return updated_by(
+        """Compute σ'² = σ² (S/Ñ − δ²) + reg_covar; σ² is kept where the difference cancels."""
+        return run_update(
             _update,
             covariances,
             precisions_cholesky,
@@ -111,7 +111,7 @@ def _update(  # type: ignore[no-untyped-def]
             shifts[c, j] = delta / u
             spread = residual_products[c, j] / counts[c] - delta * delta
             guarded[c] |= cancelled(spread + reg_covar * (u * u), delta * delta)
-        if guarded[c] or counts[c] <= EMPTY:
+        if guarded[c] or counts[c] <= EMPTY_COUNT:
             continue
         for j in range(d):
             delta, u = residual_means[c, j], factors[c, j]

@@ -1,7 +1,8 @@
-"""Cholesky factors and their inverses, many small matrices in one call.
+"""Cholesky factors and their inverses, for many small matrices in one call.
 
-An M-step is little else. numpy inverts a triangle as if it were full, which takes several times
-as long, and it ends a whole stack with an exception where one matrix has no factor.
+An M-step consists of little else. numpy inverts a triangular matrix as if it were full, which takes
+several times as long; and where one matrix of a stack has no factor, it raises an exception instead
+of factorizing the others.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from gmm_dask.mixture.kernels.compile import kernel
 
 
 def cholesky(matrices: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """Lower triangular L with L Lᵀ = A of each of (m, d, d) symmetric matrices.
+    """Compute the lower triangular L with L Lᵀ = A of each of (m, d, d) symmetric matrices.
 
     Returns
     -------
     lower
-        (m, d, d); says nothing where there is no factor.
+        (m, d, d); without meaning where A has no factor.
     definite
         (m,) False where A is not positive definite, or not finite.
     """
@@ -31,7 +32,7 @@ def cholesky(matrices: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
 
 
 def inverse_of_lower(lower: FloatArray) -> FloatArray:
-    """L⁻¹, lower triangular, of each of (m, d, d) lower triangular L without zeros on diagonals."""
+    """Invert each of (m, d, d) lower triangular matrices without zeros on their diagonals."""
     inverse = np.zeros(lower.shape)
     _invert(writable(lower), inverse)
     return inverse

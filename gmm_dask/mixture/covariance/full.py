@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, RowsArray
-from gmm_dask.mixture.covariance.covariance_type import CovarianceType, belonging
+from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
 from gmm_dask.mixture.covariance.matrices import (
-    EMPTY,
+    EMPTY_COUNT,
     add_to_diagonals,
     cancelled_matrices,
     lower_factors,
@@ -25,32 +25,32 @@ class Full(CovarianceType):
     factor_form = "full"
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
-        """Shape of covariances, factors and S: (k, d, d)."""
+        """Return the shape of covariances, factors and S: (k, d, d)."""
         return (k, d, d)
 
     def n_parameters(self, k: int, d: int) -> int:
-        """K symmetric matrices."""
+        """Count the entries of k symmetric matrices."""
         return k * d * (d + 1) // 2
 
     def precisions_cholesky(self, covariances: FloatArray) -> FloatArray:
-        """U of each component; raises `IllConditionedError`."""
+        """Compute U of each component; raises `IllConditionedError`."""
         return upper_factors(covariances)
 
     def precisions_cholesky_of_precisions(self, precisions: FloatArray) -> FloatArray:
-        """U of each given precision; raises `ConfigError`."""
+        """Compute U of each given precision; raises `ConfigError`."""
         return upper_factors_of_precisions(precisions)
 
     def covariances(self, precisions_cholesky: FloatArray) -> FloatArray:
-        """Σ = U⁻ᵀ U⁻¹."""
+        """Compute Σ = U⁻ᵀ U⁻¹."""
         lower = lower_factors(precisions_cholesky)
         return np.matmul(lower, lower.mT)
 
     def precisions(self, precisions_cholesky: FloatArray) -> FloatArray:
-        """Σ⁻¹ = U Uᵀ."""
+        """Compute Σ⁻¹ = U Uᵀ."""
         return np.matmul(precisions_cholesky, precisions_cholesky.mT)
 
     def log_determinants(self, precisions_cholesky: FloatArray, k: int, d: int) -> FloatArray:
-        """Σ log of the diagonals of U, (k,)."""
+        """Sum the logarithms of the diagonals of U, (k,)."""
         return np.log(np.diagonal(precisions_cholesky, axis1=1, axis2=2)).sum(axis=1)
 
     def matrices(self, covariances: FloatArray, k: int, d: int) -> FloatArray:
@@ -58,7 +58,7 @@ class Full(CovarianceType):
         return covariances
 
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
-        """Σᵢⱼ / sᵢsⱼ."""
+        """Compute Σᵢⱼ / sᵢsⱼ."""
         return covariances / (scale[:, None] * scale)
 
     def estimate(
@@ -69,11 +69,11 @@ class Full(CovarianceType):
         means: FloatArray,
         spec: MixtureSpec,
     ) -> FloatArray:
-        """Weighted covariance of the rows about each mean, (k, d, d)."""
+        """Compute the weighted covariance of the rows about each mean, (k, d, d)."""
         k, d = means.shape
         covariances = np.empty((k, d, d))
         for c in range(k):
-            rows, shares = belonging(X, responsibilities[:, c])
+            rows, shares = select_rows(X, responsibilities[:, c])
             residuals = rows - means[c]  # (m, d)
             covariances[c] = (shares * residuals.T) @ residuals / counts[c]
         add_to_diagonals(covariances, spec.reg_covar)
@@ -88,7 +88,7 @@ class Full(CovarianceType):
         residual_products: FloatArray,
         spec: MixtureSpec,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-        """Σ' = L (S/Ñ − δδᵀ) Lᵀ + reg_covar; Σ is kept where that cancels."""
+        """Compute Σ' = L (S/Ñ − δδᵀ) Lᵀ + reg_covar; Σ is kept where the difference cancels."""
         lower = lower_factors(precisions_cholesky)  # L, (k, d, d)
         squares = residual_means[:, :, None] * residual_means[:, None, :]  # δδᵀ, (k, d, d)
         spread = residual_products / counts[:, None, None] - squares
@@ -98,7 +98,7 @@ class Full(CovarianceType):
         updated = np.matmul(np.matmul(lower, spread), lower.mT)
         updated = 0.5 * (updated + updated.mT)
         add_to_diagonals(updated, spec.reg_covar)
-        keep = guarded | (counts <= EMPTY)
+        keep = guarded | (counts <= EMPTY_COUNT)
         if keep.any():
             updated[keep] = covariances[keep]
         shifts = np.matmul(lower, residual_means[:, :, None])[:, :, 0]

@@ -1,4 +1,4 @@
-"""Matrix parts that covariance types share: factors, their errors, and the guard of the M-step."""
+"""Functions that covariance types share: factors, their errors, and the guard of the M-step."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gmm_dask.mixture.kernels.compile import KernelFunction, exact
 
 _EPS = float(np.finfo(np.float64).eps)
 
-# Ñ = N + 10·eps of a component that no row belongs to: it has nothing to say about its Σ.
-EMPTY = 20.0 * _EPS
+# A component whose Ñ = N + 10·eps is at most this has no rows, and keeps its Σ.
+EMPTY_COUNT = 20.0 * _EPS
 
 
 @exact
 def cancelled(spread, squares):  # type: ignore[no-untyped-def]
-    """Whether V = S/Ñ − δ² lost more than about 1e-10 of itself to the subtraction of δ²."""
+    """Whether the subtraction of δ² cost V = S/Ñ − δ² more than about 1e-10 of itself."""
     return 64.0 * _EPS * squares > 1e-10 * spread
 
 
-def updated_by(
+def run_update(
     kernel: KernelFunction,
     covariances: FloatArray,
     precisions_cholesky: FloatArray,
@@ -32,7 +32,7 @@ def updated_by(
     residual_products: FloatArray,
     reg_covar: float,
 ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-    """Run a compiled M-step on copies: what `CovarianceType.update` returns."""
+    """Run a compiled M-step on a copy of the covariances; return as `CovarianceType.update`."""
     updated, shifts = covariances.copy(), np.empty(residual_means.shape)
     guarded = np.zeros(len(counts), dtype=np.bool_)
     kernel(
@@ -51,11 +51,11 @@ def updated_by(
 def cancelled_matrices(
     spread: FloatArray, squares: FloatArray, precisions_cholesky: FloatArray, reg_covar: float
 ) -> npt.NDArray[np.bool_]:
-    """Where the matrix V = S/Ñ − δδᵀ lost too much to the subtraction of δδᵀ, (k,).
+    """Tell which matrices V = S/Ñ − δδᵀ lost too many digits to the subtraction of δδᵀ, (k,).
 
-    The relative error of an entry is about 64·eps·δᵢδⱼ/√(VᵢᵢVⱼⱼ) ≤ t; in the direction of the
-    smallest eigenvalue λ of V scaled to a unit diagonal it is t/λ, which must stay below 1e-10.
-    A V that is singular although δ is negligible is the data's doing, not a cancellation.
+    The relative error of an entry is about 64·eps·δᵢδⱼ/√(VᵢᵢVⱼⱼ) ≤ t. In the direction of the
+    smallest eigenvalue λ of V, scaled to a unit diagonal, the error is t/λ, which must stay below
+    1e-10. Where V is singular although δ is negligible, the data are the cause, not a cancellation.
 
     Parameters
     ----------
@@ -64,21 +64,21 @@ def cancelled_matrices(
     squares
         The diagonal of what was subtracted, (k, d).
     precisions_cholesky
-        U, (k, d, d): V + reg_covar·UᵀU is what becomes the covariance.
+        U, (k, d, d): L (V + reg_covar·UᵀU) Lᵀ becomes the covariance.
     """
     V = spread
     if reg_covar > 0.0:
         V = V + reg_covar * np.matmul(precisions_cholesky.mT, precisions_cholesky)
     variances = np.diagonal(V, axis1=1, axis2=2)  # (k, d)
     subtracted = np.where(squares > 1e-20, squares, 0.0)
-    with np.errstate(over="ignore"):  # something was subtracted and nothing is left
+    with np.errstate(over="ignore"):  # where the subtraction left nothing
         ratio = np.max(subtracted / np.maximum(variances, 1e-300), axis=1)  # (k,)
         threshold = 64e10 * _EPS * ratio
     lost = threshold >= 1.0
-    # Below 64·eps the subtraction costs less than the rounding of S itself.
+    # Below 64·eps, the subtraction costs less than the rounding of S.
     suspects = (threshold > 64.0 * _EPS) & ~lost & np.all(variances > 0.0, axis=1)
     if suspects.any():
-        # λ > threshold after scaling to a unit diagonal, without the scaling.
+        # Definite only if λ > threshold, as if V were scaled to a unit diagonal.
         shifted = V[suspects]
         add_to_diagonals(shifted, -threshold[suspects, None] * variances[suspects])
         _, definite = cholesky(shifted)
@@ -92,32 +92,44 @@ def add_to_diagonals(matrices: FloatArray, value: float | FloatArray) -> None:
     matrices.reshape(len(matrices), d * d)[:, :: d + 1] += value
 
 
-def ill_conditioned(component: int, what: str) -> IllConditionedError:
-    """Make the error of a covariance that cannot be inverted."""
+def ill_conditioned_error(component: int, defect: str) -> IllConditionedError:
+    """Make the error for a covariance that cannot be inverted."""
     return IllConditionedError(
-        f"the covariance of component {component} {what}: too few distinct rows belong to it, or "
+        f"the covariance of component {component} {defect}: too few distinct rows belong to it, or "
         "features depend on each other; try fewer components, a larger reg_covar, or another scale"
     )
 
 
 def upper_factors(covariances: FloatArray) -> FloatArray:
-    """U with Σ⁻¹ = U Uᵀ of each of (m, d, d) covariances."""
+    """Compute U with Σ⁻¹ = U Uᵀ of each of (m, d, d) covariances.
+
+    Raises
+    ------
+    IllConditionedError
+        A covariance is not finite or not positive definite; the message names its component.
+    """
     finite = np.isfinite(covariances).all(axis=(1, 2))
     if not finite.all():
-        raise ill_conditioned(int(np.argmin(finite)), "is not finite")
+        raise ill_conditioned_error(int(np.argmin(finite)), "is not finite")
     lower, definite = cholesky(covariances)  # (m, d, d), (m,)
     if not definite.all():
-        raise ill_conditioned(int(np.argmin(definite)), "is not positive definite")
+        raise ill_conditioned_error(int(np.argmin(definite)), "is not positive definite")
     return np.ascontiguousarray(inverse_of_lower(lower).mT)
 
 
 def lower_factors(precisions_cholesky: FloatArray) -> FloatArray:
-    """L = U⁻ᵀ, Σ = L Lᵀ, of each of (m, d, d) factors U."""
+    """Compute L = U⁻ᵀ, so that Σ = L Lᵀ, of each of (m, d, d) factors U."""
     return inverse_of_lower(precisions_cholesky.mT)
 
 
 def upper_factors_of_precisions(precisions: FloatArray) -> FloatArray:
-    """U with P = U Uᵀ of each of (m, d, d) given precisions."""
+    """Compute U with P = U Uᵀ of each of (m, d, d) given precisions.
+
+    Raises
+    ------
+    ConfigError
+        A precision is not finite, not symmetric or not positive definite.
+    """
     for c, precision in enumerate(precisions):
         if not np.isfinite(precision).all():
             raise ConfigError(f"precisions_init of component {c} is not finite")
@@ -132,20 +144,32 @@ def upper_factors_of_precisions(precisions: FloatArray) -> FloatArray:
 
 
 def inverse_deviations(variances: FloatArray) -> FloatArray:
-    """1/σ of variances (k, …)."""
+    """Compute 1/σ of variances (k, …).
+
+    Raises
+    ------
+    IllConditionedError
+        A variance is not finite or not positive; the message names its component.
+    """
     if not (variances.min() > 0.0 and variances.max() < np.inf):
         rows = variances.reshape(len(variances), -1)
         usable = (np.isfinite(rows) & (rows > 0.0)).all(axis=1)
         component = int(np.argmin(usable))
         finite = np.isfinite(rows[component]).all()
         smallest = rows[component].min()
-        what = f"has a variance of {smallest:g}" if finite else "is not finite"
-        raise ill_conditioned(component, what)
+        defect = f"has a variance of {smallest:g}" if finite else "is not finite"
+        raise ill_conditioned_error(component, defect)
     return 1.0 / np.sqrt(variances)
 
 
 def roots_of_precisions(precisions: FloatArray) -> FloatArray:
-    """1/σ of given 1/σ² (k, …)."""
+    """Compute 1/σ of given 1/σ² (k, …).
+
+    Raises
+    ------
+    ConfigError
+        A precision is not finite or not positive.
+    """
     rows = precisions.reshape(len(precisions), -1)
     usable = (np.isfinite(rows) & (rows > 0.0)).all(axis=1)
     if not usable.all():

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, RowsArray
-from gmm_dask.mixture.covariance.covariance_type import CovarianceType, belonging
+from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
 from gmm_dask.mixture.covariance.matrices import (
-    EMPTY,
+    EMPTY_COUNT,
     add_to_diagonals,
     cancelled_matrices,
     lower_factors,
@@ -26,40 +26,40 @@ class Tied(CovarianceType):
     by_component = False
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
-        """Shape of covariance, factor and S: (d, d)."""
+        """Return the shape of covariance, factor and S: (d, d)."""
         return (d, d)
 
     def n_parameters(self, k: int, d: int) -> int:
-        """One symmetric matrix."""
+        """Count the entries of one symmetric matrix."""
         return d * (d + 1) // 2
 
     def precisions_cholesky(self, covariances: FloatArray) -> FloatArray:
-        """U, (d, d); raises `IllConditionedError`."""
+        """Compute U, (d, d); raises `IllConditionedError`."""
         return upper_factors(covariances[None])[0]
 
     def precisions_cholesky_of_precisions(self, precisions: FloatArray) -> FloatArray:
-        """U of the given precision; raises `ConfigError`."""
+        """Compute U of the given precision; raises `ConfigError`."""
         return upper_factors_of_precisions(precisions[None])[0]
 
     def covariances(self, precisions_cholesky: FloatArray) -> FloatArray:
-        """Σ = U⁻ᵀ U⁻¹."""
+        """Compute Σ = U⁻ᵀ U⁻¹."""
         lower = lower_factors(precisions_cholesky[None])[0]
         return lower @ lower.T
 
     def precisions(self, precisions_cholesky: FloatArray) -> FloatArray:
-        """Σ⁻¹ = U Uᵀ."""
+        """Compute Σ⁻¹ = U Uᵀ."""
         return precisions_cholesky @ precisions_cholesky.T
 
     def log_determinants(self, precisions_cholesky: FloatArray, k: int, d: int) -> FloatArray:
-        """Σ log of the diagonal of U, the same for each component, (k,)."""
+        """Sum the logarithms of the diagonal of U, the same for each component, (k,)."""
         return np.full(k, np.log(np.diagonal(precisions_cholesky)).sum())
 
     def matrices(self, covariances: FloatArray, k: int, d: int) -> FloatArray:
-        """Return the covariance k times, (k, d, d)."""
+        """Repeat the covariance k times, (k, d, d)."""
         return np.broadcast_to(covariances, (k, d, d)).copy()
 
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
-        """Σᵢⱼ / sᵢsⱼ."""
+        """Compute Σᵢⱼ / sᵢsⱼ."""
         return covariances / (scale[:, None] * scale)
 
     def estimate(
@@ -70,11 +70,11 @@ class Tied(CovarianceType):
         means: FloatArray,
         spec: MixtureSpec,
     ) -> FloatArray:
-        """Covariance of the rows about the means of their components, pooled, (d, d)."""
+        """Compute the covariance about the means of the components, pooled, (d, d)."""
         k, d = means.shape
         covariance = np.zeros((1, d, d))
         for c in range(k):
-            rows, shares = belonging(X, responsibilities[:, c])
+            rows, shares = select_rows(X, responsibilities[:, c])
             residuals = rows - means[c]  # (m, d)
             covariance[0] += (shares * residuals.T) @ residuals
         covariance /= counts.sum()
@@ -90,7 +90,7 @@ class Tied(CovarianceType):
         residual_products: FloatArray,
         spec: MixtureSpec,
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-        """Σ' = L [(S − Σ Ñ δδᵀ) / Σ Ñ] Lᵀ + reg_covar; Σ is kept where that cancels."""
+        """Compute Σ' = L [(S − Σ Ñ δδᵀ) / Σ Ñ] Lᵀ + reg_covar; Σ is kept if that cancels."""
         lower = lower_factors(precisions_cholesky[None])[0]  # L, (d, d)
         total = counts.sum()
         squares = (counts[:, None] * residual_means).T @ residual_means  # Σ Ñ δδᵀ, (d, d)
@@ -102,7 +102,7 @@ class Tied(CovarianceType):
             spec.reg_covar,
         )[0]
         updated = covariances
-        if not guarded and total > EMPTY * len(counts):
+        if not guarded and total > EMPTY_COUNT * len(counts):
             updated = lower @ spread @ lower.T
             updated = 0.5 * (updated + updated.T)
             add_to_diagonals(updated[None], spec.reg_covar)
