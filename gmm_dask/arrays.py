@@ -1,4 +1,4 @@
-"""Names for kinds of arrays. Imports numpy only."""
+"""Types of arrays. Imports numpy only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of rows that hold a null. Imports nothing: every layer names the policy."""
+"""The policy for rows that hold a null. Imports nothing, since every layer needs it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from enum import StrEnum
 
 
 class NullPolicy(StrEnum):
-    """What becomes of rows that hold a null or NaN."""
+    """How rows that hold a null or NaN are treated."""
 
-    #: They are refused, and the message says where the first one is.
+    #: They are refused; the message says where the first of them is.
     ERROR = "error"
-    #: They are left out of a fit, and get null predictions.
+    #: They are left out of a fit, and their predictions are null.
     DROP = "drop"

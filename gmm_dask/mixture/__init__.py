@@ -1,1 +1,1 @@
-"""The mathematics of a Gaussian mixture: functions from arrays and frozen records to the same."""
+"""The mathematics of a Gaussian mixture, in functions of arrays and frozen records."""

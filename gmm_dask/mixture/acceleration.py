@@ -1,9 +1,9 @@
-"""EM that jumps ahead: the same top in fewer iterations, for the search.
+"""EM with jumps ahead, for the search: the same maximum in fewer iterations.
 
-SQUAREM (Varadhan and Roland, 2008, scheme S3). Of three points in a row of EM, the differences
-r = θ₁ − θ₀ and v = (θ₂ − θ₁) − r tell where the row leads: θ' = θ₀ − 2αr + α²v, α = −|r|/|v|. A
-jump that lands lower than where it began is taken back. The polish does not jump: its iterations
-are scikit-learn's.
+The method is SQUAREM (Varadhan and Roland, 2008, scheme S3). From three successive points of EM,
+the differences r = θ₁ − θ₀ and v = (θ₂ − θ₁) − r give the point to jump to: θ' = θ₀ − 2αr + α²v
+with α = −|r|/|v|. A jump that lowers the likelihood is taken back. The polish does not jump: its
+iterations are scikit-learn's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gmm_dask.mixture.em import (
     Expectation,
     Maximized,
     Status,
-    advanced,
+    advance,
     maximize_each,
     start_em,
 )
@@ -30,27 +30,27 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import SufficientStatistics
 
-#: The longest jump, and the shortest that is worth its factorization, in steps of EM.
-_LONGEST, _LEAST = 32.0, 1.5
+#: The longest jump, and the shortest that is worth a factorization, in steps of EM.
+_LONGEST, _SHORTEST = 32.0, 1.5
 
 
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """A candidate on its way, and what its next jump is made of.
+    """A candidate, and the points from which its next jump is computed.
 
     Attributes
     ----------
     candidate
-        Its parameters are those of the next E-step: after a jump, where it landed.
+        Its parameters are those of the next E-step; after a jump, the point it led to.
     trail
-        Parameters of the latest plain iterations before those, oldest first.
-    refuge
-        After a jump: where EM itself would have gone.
+        The points of the latest plain iterations before it, oldest first.
+    fallback
+        After a jump: the parameters that EM would have reached without it.
     """
 
     candidate: Candidate
     trail: tuple[MixtureParameters, ...] = ()
-    refuge: MixtureParameters | None = None
+    fallback: MixtureParameters | None = None
 
 
 def fit_accelerated(
@@ -65,36 +65,41 @@ def fit_accelerated(
     Parameters
     ----------
     variances
-        Of the features, (d,): the units in which a jump is measured.
+        Of the features, (d,). A jump is measured in units of their square roots.
     """
     paths = [_Path(candidate) for candidate in start_em(parameters, options).candidates]
-    while running := [i for i, one in enumerate(paths) if one.candidate.status is Status.RUNNING]:
+    while running := _running(paths):
         batch = [paths[index].candidate.parameters for index in running]
         sums = expectation(batch)
         outcomes = maximize_each(batch, sums, spec)
         for index, statistics, outcome in zip(running, sums, outcomes, strict=True):
-            paths[index] = _next(paths[index], statistics, outcome, options, variances)
+            paths[index] = _step(paths[index], statistics, outcome, options, variances)
     return tuple(path.candidate for path in paths)
 
 
-def _next(
+def _running(paths: Sequence[_Path]) -> list[int]:
+    statuses = (path.candidate.status for path in paths)
+    return [index for index, status in enumerate(statuses) if status is Status.RUNNING]
+
+
+def _step(
     path: _Path,
     statistics: SufficientStatistics,
     outcome: Maximized | NumericalError,
     options: EMOptions,
     variances: FloatArray,
 ) -> _Path:
-    """One iteration further, and ahead from there if the row of points says where to."""
+    """Advance a path by one iteration, and by a jump if its points lead anywhere."""
     before, trail = path.candidate, path.trail
-    if path.refuge is not None:
+    if path.fallback is not None:
         lower = not statistics.mean_log_likelihood >= before.log_likelihood
         if lower or isinstance(outcome, NumericalError):
-            return _Path(_returned(before, path.refuge, options), trail[-1:])
-        # How much was gained by a jump says nothing of how near the top is.
+            return _Path(_take_back(before, path.fallback, options), trail[-1:])
+        # A small gain by a jump does not mean that the maximum is near.
         options, trail = replace(options, tol=0.0), ()
-    after = advanced(before, statistics, outcome, options)
-    # Where `reg_covar` makes the likelihood fall, it cannot judge a jump.
-    falling = path.refuge is None and after.log_likelihood < before.log_likelihood
+    after = advance(before, statistics, outcome, options)
+    # Where reg_covar makes the likelihood fall, the likelihood cannot tell whether a jump helps.
+    falling = path.fallback is None and after.log_likelihood < before.log_likelihood
     if after.status is not Status.RUNNING or falling:
         return _Path(after)
     trail = (*trail, before.parameters)
@@ -106,49 +111,49 @@ def _next(
     return _Path(replace(after, parameters=ahead), trail, after.parameters)
 
 
-def _returned(candidate: Candidate, refuge: MixtureParameters, options: EMOptions) -> Candidate:
-    """Back from a jump that landed lower; the iteration counts all the same."""
+def _take_back(candidate: Candidate, fallback: MixtureParameters, options: EMOptions) -> Candidate:
+    """Take back a jump that lowered the likelihood; its iteration counts nevertheless."""
     history = (*candidate.history, candidate.history[-1])
     status = Status.RUNNING if len(history) < options.max_iter else Status.MAX_ITER
-    return replace(candidate, parameters=refuge, history=history, status=status)
+    return replace(candidate, parameters=fallback, history=history, status=status)
 
 
-def _jump(row: Sequence[MixtureParameters], variances: FloatArray) -> MixtureParameters | None:
-    """Where three points of EM in a row lead; None if not beyond the third."""
-    x0, x1, x2 = (_coordinates(one, variances) for one in row)
+def _jump(points: Sequence[MixtureParameters], variances: FloatArray) -> MixtureParameters | None:
+    """Return the point to which three successive points lead; None if that is near the third."""
+    x0, x1, x2 = (_coordinates(point, variances) for point in points)
     r = x1 - x0
     bend = np.linalg.norm((x2 - x1) - r)
     alpha = -min(float(np.linalg.norm(r) / bend), _LONGEST) if bend > 0 else -1.0
-    while alpha < -_LEAST:
+    while alpha < -_SHORTEST:
         with suppress(NumericalError):
-            return _at(row, alpha)
-        alpha = (alpha - 1.0) / 2.0  # at −1 it is the third point
+            return _extrapolate(points, alpha)
+        alpha = (alpha - 1.0) / 2.0  # α = −1 gives the third point
     return None
 
 
 def _coordinates(parameters: MixtureParameters, variances: FloatArray) -> FloatArray:
-    """Weights, means and covariances in deviations of the features, one vector."""
+    """Join weights, means and covariances, in standard deviations of the features, in a vector."""
     scale = deviations(variances)  # (d,)
     means = parameters.means / scale
     covariances = parameters.covariance.scaled(parameters.covariances, scale)
     return np.concatenate([parameters.weights, means.ravel(), covariances.ravel()])
 
 
-def _at(row: Sequence[MixtureParameters], alpha: float) -> MixtureParameters:
-    """θ₀ − 2αr + α²v; raises `NumericalError` where that is no mixture."""
-    first, second, third = row
+def _extrapolate(points: Sequence[MixtureParameters], alpha: float) -> MixtureParameters:
+    """Compute θ₀ − 2αr + α²v; raises `NumericalError` where that is no mixture."""
+    first, second, third = points
 
-    def ahead(a: FloatArray, b: FloatArray, c: FloatArray) -> FloatArray:
+    def combine(a: FloatArray, b: FloatArray, c: FloatArray) -> FloatArray:
         r = b - a
-        along: FloatArray = a - 2.0 * alpha * r + alpha * alpha * ((c - b) - r)
-        return along
+        target: FloatArray = a - 2.0 * alpha * r + alpha * alpha * ((c - b) - r)
+        return target
 
-    weights = ahead(first.weights, second.weights, third.weights)
+    weights = combine(first.weights, second.weights, third.weights)
     if weights.min() <= 0.0:
         raise NumericalError("a weight is not positive")
     return MixtureParameters.from_covariances(
         third.covariance_type,
         weights / weights.sum(),
-        ahead(first.means, second.means, third.means),
-        ahead(first.covariances, second.covariances, third.covariances),
+        combine(first.means, second.means, third.means),
+        combine(first.covariances, second.covariances, third.covariances),
     )

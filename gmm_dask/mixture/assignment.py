@@ -1,4 +1,4 @@
-"""Rows to components: the most probable component, the density, the responsibilities."""
+"""The assignment of rows to components: labels, log-densities, responsibilities."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
 
-#: Fewer rows than this are not worth a thread.
+#: The fewest rows that are worth a thread.
 LEAST_SLICE_ROWS = 32_768
 
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """What a mixture says of n rows.
+    """The predictions of a mixture for n rows.
 
     Attributes
     ----------
@@ -27,9 +27,9 @@ class Assignment:
     log_densities
         log p(x), nats, (n,).
     responsibilities
-        p(component | x), (n, k), rows sum to 1; None unless asked for.
+        p(component | x), (n, k), each row sums to 1; None unless requested.
     finite
-        Whether all rows were finite; False also where sums of them leave the range of float64.
+        Whether all values were finite. Also False where a sum of values overflows float64.
     """
 
     labels: npt.NDArray[np.int32]
@@ -45,23 +45,32 @@ def assign(
     responsibilities: bool = False,
     threads: int = 1,
 ) -> Assignment:
-    """Evaluate a mixture on rows in memory, X (n, d), which says nothing of a row not finite.
+    """Evaluate a mixture on rows in memory.
 
-    ``threads`` share the rows; the outcome does not depend on their number.
+    Parameters
+    ----------
+    X
+        (n, d) float32 or float64. The predictions for a row that is not finite have no meaning.
+    responsibilities
+        Whether to return them.
+    threads
+        Threads that share the rows; the result does not depend on their number.
     """
     n = X.shape[0]
     labels = np.empty(n, dtype=np.int32)
     log_densities = np.empty(n)
-    shares = np.empty((n if responsibilities else 0, parameters.n_components))
+    probabilities = np.empty((n if responsibilities else 0, parameters.n_components))
     step = max(-(-n // threads), LEAST_SLICE_ROWS)
 
     def assign_slice(start: int) -> bool:
         rows = slice(start, start + step)
-        return engine.assign(parameters, X[rows], labels[rows], log_densities[rows], shares[rows])
+        return engine.assign(
+            parameters, X[rows], labels[rows], log_densities[rows], probabilities[rows]
+        )
 
     if n <= step:
         finite = assign_slice(0)
     else:
         with ThreadPoolExecutor(threads) as pool:
             finite = all(list(pool.map(assign_slice, range(0, n, step))))
-    return Assignment(labels, log_densities, shares if responsibilities else None, finite)
+    return Assignment(labels, log_densities, probabilities if responsibilities else None, finite)

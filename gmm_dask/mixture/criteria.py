@@ -1,4 +1,4 @@
-"""How a fitted mixture is judged: information criteria, collapse, starvation, ranking."""
+"""Criteria for fitted mixtures: AIC, BIC, collapsed and starved components, ranking."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
 
-#: A variance below this share of the data's own (in the features' units) is a collapse.
+#: A component whose variance is below this share of the data's variance has collapsed.
 COLLAPSE_SHARE = 1e-8
 
 
 def n_parameters(parameters: MixtureParameters) -> int:
-    """Free parameters: covariances, means, and k − 1 weights."""
+    """Count the free parameters: covariances, means, and k − 1 weights."""
     k, d = parameters.means.shape
     return parameters.covariance.n_parameters(k, d) + k * d + k - 1
 
 
 def aic(parameters: MixtureParameters, log_likelihood: float) -> float:
-    """Akaike's criterion, −2·log-likelihood + 2·p; lower is better.
+    """Return Akaike's criterion, −2·log-likelihood + 2·p; lower is better.
 
     ``log_likelihood`` is the sum over all rows, nats.
     """
@@ -30,23 +30,24 @@ def aic(parameters: MixtureParameters, log_likelihood: float) -> float:
 
 
 def bic(parameters: MixtureParameters, log_likelihood: float, weight: float) -> float:
-    """Schwarz's criterion, −2·log-likelihood + p·log n; lower is better.
+    """Return Schwarz's criterion, −2·log-likelihood + p·log n; lower is better.
 
-    ``weight`` is n: the number of rows, or the sum of their weights.
+    ``log_likelihood`` is the sum over all rows, nats; ``weight`` is n, the number of rows or the
+    sum of their weights.
     """
     return -2.0 * log_likelihood + n_parameters(parameters) * float(np.log(weight))
 
 
 @dataclass(frozen=True, eq=False)
 class Health:
-    """Which components are not what a mixture is fitted for.
+    """The components of a mixture that are no use: collapsed or starved.
 
     Attributes
     ----------
     collapsed
         (k,) True where a covariance has shrunk onto repeated values or onto ``reg_covar``.
     starved
-        (k,) True where N < d + 1: too few rows for a covariance.
+        (k,) True where N < d + 1, too few rows for a covariance.
     """
 
     collapsed: npt.NDArray[np.bool_]
@@ -54,7 +55,7 @@ class Health:
 
     @property
     def defects(self) -> int:
-        """Components that are collapsed or starved."""
+        """The number of components that are collapsed or starved."""
         return int(np.count_nonzero(self.collapsed | self.starved))
 
 
@@ -64,33 +65,33 @@ def health(
     variances: FloatArray,
     reg_covar: float,
 ) -> Health:
-    """Judge each component.
+    """Judge each component by its covariance and its count.
 
     Parameters
     ----------
     counts
-        N, (k,), of the latest E-step; None if there was none.
+        N of the latest E-step, (k,); None before the first.
     variances
         Of the features over all rows, (d,).
     """
     k, d = parameters.means.shape
-    least = parameters.covariance.least_variances
-    collapsed = least(parameters.covariances, deviations(variances), k) < COLLAPSE_SHARE
-    # A covariance is never below reg_covar, so within a per cent of it nothing else is left.
-    collapsed |= least(parameters.covariances, np.ones(d), k) <= 1.01 * reg_covar
+    least_variances = parameters.covariance.least_variances
+    collapsed = least_variances(parameters.covariances, deviations(variances), k) < COLLAPSE_SHARE
+    # reg_covar is part of every variance. Within one per cent of it, no other part is left.
+    collapsed |= least_variances(parameters.covariances, np.ones(d), k) <= 1.01 * reg_covar
     starved = np.zeros(k, dtype=bool) if counts is None else counts < d + 1
     return Health(collapsed, starved)
 
 
 def deviations(variances: FloatArray) -> FloatArray:
-    """Units of the features, (d,): a constant one is left as it is."""
+    """Return the standard deviations of features, (d,), 1 for a constant feature."""
     return np.sqrt(np.where(variances > 0, variances, 1.0))
 
 
 def rank(candidates: tuple[Candidate, ...], variances: FloatArray, reg_covar: float) -> list[int]:
-    """Indices of candidates, best first: fewest defects, then highest log-likelihood.
+    """Return the indices of candidates, best first: fewest defects, then highest log-likelihood.
 
-    The bare likelihood would reward collapse: it grows without bound as a component shrinks
+    The likelihood alone would reward collapse: it grows without bound as a component shrinks
     onto a repeated value.
     """
     if len(candidates) == 1:
@@ -100,7 +101,7 @@ def rank(candidates: tuple[Candidate, ...], variances: FloatArray, reg_covar: fl
         candidate = candidates[index]
         if not np.isfinite(candidate.log_likelihood):
             return (np.inf, np.inf, index)
-        judged = health(candidate.parameters, candidate.counts, variances, reg_covar)
-        return (judged.defects, -candidate.log_likelihood, index)
+        defects = health(candidate.parameters, candidate.counts, variances, reg_covar).defects
+        return (defects, -candidate.log_likelihood, index)
 
     return sorted(range(len(candidates)), key=key)

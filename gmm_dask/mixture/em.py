@@ -1,8 +1,9 @@
 """Expectation maximization as pure functions from one immutable state to the next.
 
-The loop takes a function ``expectation(parameters) -> statistics`` and knows nothing of where
-the rows are: in memory it is the kernel on an array, over chunks it is a scan that serves every
-candidate at once. A checkpoint is a saved `EMState`; to resume is to call `em_steps` with it.
+The loop calls a function ``expectation(parameters) -> statistics`` and does not know where the rows
+are. For rows in memory, the function runs a kernel on an array; for chunks, it is a scan that
+serves every candidate at once. A checkpoint is a saved `EMState`; a fit resumes when `em_steps` is
+called with it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from gmm_dask.mixture.statistics import SufficientStatistics
 
 Expectation = Callable[[Sequence[MixtureParameters]], Sequence[SufficientStatistics]]
 
-#: Added to every count, as scikit-learn does, so that an empty component divides by no zero.
+#: Added to every count, as in scikit-learn, so that an empty component causes no division by 0.
 COUNT_FLOOR = 10 * float(np.finfo(np.float64).eps)
-#: Numbers in the covariances of a mixture up to which numpy's calls take longer than its work.
+#: Up to this size of a mixture's covariances, the overhead of numpy calls outweighs the work.
 _SMALL = 2_048
 
 
 class Status(StrEnum):
-    """Where a candidate stands."""
+    """Whether a candidate still runs, and if not, why."""
 
     RUNNING = "running"
     CONVERGED = "converged"
@@ -50,9 +51,9 @@ class Iteration:
     weights, means
         The parameters before the M-step: (k,) and (k, d).
     guarded
-        Components whose covariance was kept because its update would have cancelled.
+        Components whose covariance was kept because its update would have lost its digits.
     moved
-        The farthest that a mean moved in the M-step, in standard deviations of its component.
+        The longest move of a mean in the M-step, in standard deviations of its component.
     """
 
     log_likelihood: float
@@ -64,7 +65,7 @@ class Iteration:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One mixture on its way: its parameters now, how it came here, and whether it is done.
+    """A mixture on its way through EM: parameters, status and history.
 
     Attributes
     ----------
@@ -79,7 +80,7 @@ class Candidate:
     rows, weight
         Rows of the latest E-step and the sum of their weights.
     problem
-        For ``ILL_CONDITIONED``: what broke, in words.
+        For ``ILL_CONDITIONED``: the message of the error.
     """
 
     parameters: MixtureParameters
@@ -92,7 +93,7 @@ class Candidate:
 
     @property
     def n_iter(self) -> int:
-        """Iterations done."""
+        """The number of iterations done."""
         return len(self.history)
 
     @property
@@ -102,7 +103,7 @@ class Candidate:
 
     @property
     def log_likelihood(self) -> float:
-        """The latest lower bound, −inf before the first iteration or after a breakdown."""
+        """The latest lower bound; −inf before the first iteration and after a breakdown."""
         if not self.history or self.status is Status.ILL_CONDITIONED:
             return -np.inf
         return self.history[-1].log_likelihood
@@ -125,27 +126,28 @@ class EMState:
         )
 
 
+#: What `maximize` returns.
 Maximized = tuple[MixtureParameters, tuple[int, ...], float]
 
 
 def maximize(
     parameters: MixtureParameters, statistics: SufficientStatistics, spec: MixtureSpec
 ) -> Maximized:
-    """M-step: the parameters that maximize the expected log-likelihood of the statistics.
+    """Take an M-step: maximize the expected log-likelihood, given the statistics.
 
     Returns
     -------
     parameters
-        π' = Ñ/ΣÑ, μ' = μ + L δ, and Σ' of the covariance type's update.
+        π' = Ñ/ΣÑ, μ' = μ + L δ, and Σ' from the update of the covariance type.
     guarded
         Components whose Σ was kept (see `CovarianceType.update`).
     moved
-        max_k |δ_k|, in standard deviations.
+        max_k |δ_k|, the longest move of a mean, in standard deviations.
 
     Raises
     ------
     NumericalError
-        The statistics are not finite.
+        The statistics are not finite, or belong to other parameters.
     IllConditionedError
         A new covariance is not positive definite.
     """
@@ -155,39 +157,40 @@ def maximize(
 def _maximize_together(
     batch: Sequence[MixtureParameters], sums: Sequence[SufficientStatistics], spec: MixtureSpec
 ) -> list[Maximized]:
-    """M-steps of mixtures of one form at once, as if they were one mixture of all components.
+    """Take the M-steps of mixtures of the same form as if all components were in one mixture.
 
-    For the bits it makes no difference; for time it does, numpy's calls being most of a small
-    M-step. Several only where components share no covariance.
+    The bits are the same, and small M-steps are faster, since calls of numpy take most of their
+    time. A batch of several is allowed only where components share no covariance.
     """
-    for one, statistics in zip(batch, sums, strict=True):
-        _check(one, statistics)
+    for parameters, statistics in zip(batch, sums, strict=True):
+        _check(parameters, statistics)
     covariance, k = batch[0].covariance, batch[0].n_components
-    counts = _join([one.counts for one in sums]) + COUNT_FLOOR  # (c·k,)
-    residual_means = _join([one.residual_sums for one in sums]) / counts[:, None]  # (c·k, d)
+    counts = _join([statistics.counts for statistics in sums]) + COUNT_FLOOR  # (c·k,)
+    residual_sums = _join([statistics.residual_sums for statistics in sums])
+    residual_means = residual_sums / counts[:, None]  # (c·k, d)
     covariances, shifts, guarded = covariance.update(
-        _join([one.covariances for one in batch]),
-        _join([one.precisions_cholesky for one in batch]),
+        _join([parameters.covariances for parameters in batch]),
+        _join([parameters.precisions_cholesky for parameters in batch]),
         counts,
         residual_means,
-        _join([one.residual_products for one in sums]),
+        _join([statistics.residual_products for statistics in sums]),
         spec,
     )
     factors = covariance.precisions_cholesky(covariances)
     distances = np.einsum("kd,kd->k", residual_means, residual_means)  # (c·k,), squared
     maximized = []
-    for index, one in enumerate(batch):
-        own = slice(index * k, (index + 1) * k) if len(batch) > 1 else ...
-        weights = counts[own]  # (k,)
+    for index, parameters in enumerate(batch):
+        components = slice(index * k, (index + 1) * k) if len(batch) > 1 else ...
+        weights = counts[components]  # (k,)
         updated = MixtureParameters(
-            one.covariance_type,
+            parameters.covariance_type,
             weights / weights.sum(),
-            one.means + shifts[own],
-            covariances[own],
-            factors[own],
+            parameters.means + shifts[components],
+            covariances[components],
+            factors[components],
         )
-        kept = tuple(np.flatnonzero(guarded[own]).tolist())
-        maximized.append((updated, kept, sqrt(distances[own].max())))
+        kept = tuple(np.flatnonzero(guarded[components]).tolist())
+        maximized.append((updated, kept, sqrt(distances[components].max())))
     return maximized
 
 
@@ -196,42 +199,43 @@ def _join(arrays: Sequence[FloatArray]) -> FloatArray:
 
 
 def _check(parameters: MixtureParameters, statistics: SufficientStatistics) -> None:
-    """Refuse statistics of other parameters, or such as are not finite."""
+    """Refuse statistics that belong to other parameters or are not finite."""
     if statistics.parameters_digest != parameters.digest:
-        raise NumericalError("these statistics were taken under other parameters")
+        raise NumericalError("these statistics belong to other parameters")
     products = statistics.residual_products
     if not (isfinite(statistics.log_likelihood) and np.isfinite(products).all()):
         raise NumericalError(
-            "the statistics overflowed; some values lie too far out (beyond about 1e150 standard "
-            "deviations): look at the columns' minima and maxima and rescale or drop such rows"
+            "the statistics overflowed: some values are more than about 1e150 standard deviations "
+            "from the means; look at the minima and maxima of the columns, and rescale the "
+            "columns or drop such rows"
         )
 
 
 def maximize_each(
     batch: Sequence[MixtureParameters], sums: Sequence[SufficientStatistics], spec: MixtureSpec
 ) -> list[Maximized | NumericalError]:
-    """M-steps of a batch; one that breaks down does not touch the others."""
-    forms = {(one.covariance_type, one.means.shape) for one in batch}
+    """Take the M-steps of a batch; where one breaks down, its error is returned in its place."""
+    forms = {(parameters.covariance_type, parameters.means.shape) for parameters in batch}
     small = batch[0].covariance.by_component and batch[0].covariances.size <= _SMALL
     if len(batch) > 1 and len(forms) == 1 and small:
-        with suppress(NumericalError):  # of one of them: which?
+        with suppress(NumericalError):  # which one broke down is found out below
             return [*_maximize_together(batch, sums, spec)]
     outcomes: list[Maximized | NumericalError] = []
-    for one, statistics in zip(batch, sums, strict=True):
+    for parameters, statistics in zip(batch, sums, strict=True):
         try:
-            outcomes.append(maximize(one, statistics, spec))
+            outcomes.append(maximize(parameters, statistics, spec))
         except NumericalError as error:
             outcomes.append(error)
     return outcomes
 
 
-def advanced(
+def advance(
     candidate: Candidate,
     statistics: SufficientStatistics,
     outcome: Maximized | NumericalError,
     options: EMOptions,
 ) -> Candidate:
-    """A candidate after its M-step, and whether that was its last."""
+    """Return the candidate after an M-step, with its history and its status."""
     if isinstance(outcome, NumericalError):
         return replace(candidate, status=Status.ILL_CONDITIONED, problem=str(outcome))
     parameters, guarded, moved = outcome
@@ -256,18 +260,18 @@ def advanced(
 
 
 def start_em(parameters: Sequence[MixtureParameters], options: EMOptions) -> EMState:
-    """The state before the first iteration."""
+    """Return the state before the first iteration."""
     status = Status.RUNNING if options.max_iter > 0 else Status.MAX_ITER
-    return EMState(tuple(Candidate(candidate, status) for candidate in parameters))
+    return EMState(tuple(Candidate(start, status) for start in parameters))
 
 
 def em_steps(
     expectation: Expectation, state: EMState, spec: MixtureSpec, options: EMOptions
 ) -> Iterator[EMState]:
-    """Yield the state after each iteration until no candidate runs any more.
+    """Yield the state after each iteration, until no candidate runs any more.
 
-    Each iteration costs one call of ``expectation`` with the parameters of the running
-    candidates only: one scan of the rows, however many candidates there are.
+    Each iteration calls ``expectation`` once, with the parameters of the running candidates: one
+    scan of the rows, whatever the number of candidates.
     """
     while state.running:
         running = state.running
@@ -276,7 +280,7 @@ def em_steps(
         outcomes = maximize_each(batch, sums, spec)
         candidates = list(state.candidates)
         for index, statistics, outcome in zip(running, sums, outcomes, strict=True):
-            candidates[index] = advanced(candidates[index], statistics, outcome, options)
+            candidates[index] = advance(candidates[index], statistics, outcome, options)
         state = EMState(tuple(candidates), state.iteration + 1)
         yield state
 
@@ -287,7 +291,7 @@ def fit_em(
     spec: MixtureSpec,
     options: EMOptions,
 ) -> tuple[Candidate, ...]:
-    """Run every candidate to its end; costs as many scans as the slowest needs iterations."""
+    """Run every candidate to its end, at the cost of one scan for each iteration of the slowest."""
     state = start_em(parameters, options)
     for latest in em_steps(expectation, state, spec, options):
         state = latest

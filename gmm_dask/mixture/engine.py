@@ -1,6 +1,6 @@
-"""The engine: the pass over rows that serves a mixture. All else asks these two functions.
+"""The engine: two functions that choose the pass over rows for a mixture, and run it.
 
-A second engine is one folder beside `kernels/` that holds the same passes, and a choice here.
+Another engine would be a folder beside `kernels/` with the same passes, and a choice here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def statistics(
     log_likelihood
         Σ w log p(x), nats.
     """
-    # Bound to names: the kernel is given their addresses only.
+    # Both must stay alive: the kernel gets only their addresses.
     X = native_rows(X)
     if sample_weight is not None:
         sample_weight = np.asarray(sample_weight, dtype=np.float64)
@@ -76,7 +76,7 @@ def assign(
     log_densities: FloatArray,
     responsibilities: FloatArray,
 ) -> bool:
-    """Predict rows in memory in one pass, into the arrays given; all may be strided.
+    """Predict rows in memory in one pass, into the given arrays, which may be strided.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def assign(
     Returns
     -------
     bool
-        Whether all values were finite, and small enough for their sum to be.
+        Whether all values were finite, and small enough that their sum is.
     """
     X = native_rows(X)
     finite: bool = _PASSES[parameters.covariance.factor_form].assign(

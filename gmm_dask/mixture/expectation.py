@@ -1,4 +1,4 @@
-"""The E-step over rows in memory, in pieces that threads share."""
+"""The E-step over rows in memory, in pieces that threads share out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import SufficientStatistics, sum_statistics
 from gmm_dask.mixture.threads import WORTH_THREADS
 
-#: Rows of a piece: fixed, so that the sums do not depend on the number of threads.
+#: Rows of a piece. Fixed, so that sums do not depend on the number of threads.
 PIECE_ROWS = 8_192
 
 
 @dataclass(frozen=True, eq=False)
 class ExpectationOn:
-    """Statistics of mixtures over the same rows, a function of a batch of parameters.
+    """A function from a batch of parameters to their statistics over the same rows.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class ExpectationOn:
     sample_weight
         (m,) or None.
     pool, threads
-        What shares the pieces, and how many of its threads; None: the caller's own.
+        The pool that sums the pieces, and how many of its threads; without one, the calling thread.
     """
 
     X: RowsArray
@@ -41,25 +41,29 @@ class ExpectationOn:
         """Take the statistics of each mixture."""
         m = self.X.shape[0]
         if self.pool is None and m <= PIECE_ROWS:
-            return [sum_statistics(one, self.X, self.sample_weight) for one in batch]
+            return [sum_statistics(parameters, self.X, self.sample_weight) for parameters in batch]
         starts = range(0, m, PIECE_ROWS)
-        works = [(one, start) for one in batch for start in starts]
-        multiplications = m * sum(one.means.size + one.covariances.size for one in batch)
-        sums: list[Any] = [None] * len(works)
+        pieces = [(parameters, start) for parameters in batch for start in starts]
+        sizes = (parameters.means.size + parameters.covariances.size for parameters in batch)
+        multiplications = m * sum(sizes)
+        sums: list[Any] = [None] * len(pieces)
         if self.pool is None or multiplications < WORTH_THREADS:
-            sums = self._sum(works)
+            sums = self._sum_pieces(pieces)
         else:
-            hands = [works[first :: self.threads] for first in range(self.threads)]
-            for first, done in enumerate(self.pool.map(self._sum, hands)):
-                sums[first :: self.threads] = done
+            portions = [pieces[first :: self.threads] for first in range(self.threads)]
+            for first, portion in enumerate(self.pool.map(self._sum_pieces, portions)):
+                sums[first :: self.threads] = portion
         return [
             reduce(add, sums[first : first + len(starts)])
             for first in range(0, len(sums), len(starts))
         ]
 
-    def _sum(self, works: Sequence[tuple[MixtureParameters, int]]) -> list[SufficientStatistics]:
-        return [self._piece(one, slice(start, start + PIECE_ROWS)) for one, start in works]
+    def _sum_pieces(
+        self, pieces: Sequence[tuple[MixtureParameters, int]]
+    ) -> list[SufficientStatistics]:
+        return [self._sum_piece(parameters, start) for parameters, start in pieces]
 
-    def _piece(self, one: MixtureParameters, rows: slice) -> SufficientStatistics:
+    def _sum_piece(self, parameters: MixtureParameters, start: int) -> SufficientStatistics:
+        rows = slice(start, start + PIECE_ROWS)
         weight = None if self.sample_weight is None else self.sample_weight[rows]
-        return sum_statistics(one, self.X[rows], weight)
+        return sum_statistics(parameters, self.X[rows], weight)

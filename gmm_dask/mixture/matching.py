@@ -1,4 +1,4 @@
-"""Which component of one mixture is which of another: yesterday's component 3 is today's."""
+"""The matching of components between two mixtures, so that ids survive a retrain."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gmm_dask.mixture.parameters import MixtureParameters
 
 @dataclass(frozen=True)
 class Match:
-    """A component of the new mixture and its counterpart in the old one.
+    """A component of a new mixture and its counterpart in the old one.
 
     Attributes
     ----------
     new, old
         Indices of the components.
     distance
-        Bhattacharyya's, 0 for equal Gaussians.
+        Bhattacharyya distance, 0 for equal Gaussians.
     moved
-        How far the mean moved, in standard deviations of the old component.
+        Distance between the means, in standard deviations of the old component.
     weight_change
         New weight − old weight.
     """
@@ -34,7 +34,7 @@ class Match:
 
 
 def bhattacharyya(new: MixtureParameters, old: MixtureParameters) -> FloatArray:
-    """Distances between all components, (k_new, k_old).
+    """Return the Bhattacharyya distances between all components, (k_new, k_old).
 
     D = ⅛ Δᵀ Σ⁻¹ Δ + ½ log(|Σ| / √(|Σ₁||Σ₂|)) with Σ = (Σ₁ + Σ₂)/2 (Bhattacharyya, 1943).
     """
@@ -49,32 +49,35 @@ def bhattacharyya(new: MixtureParameters, old: MixtureParameters) -> FloatArray:
 
 
 def match(new: MixtureParameters, old: MixtureParameters) -> tuple[Match, ...]:
-    """Pair components so that the sum of their distances D is least; ordered by ``new``.
+    """Pair components so that the sum of D/(1 + D) over all pairs is least; ordered by ``new``.
 
-    What is summed is D/(1 + D): where one component vanished and another came far away, that
-    distance would otherwise be worth shifting the components between the two by one.
-
-    Where the mixtures have different numbers of components, some have no counterpart.
+    D is the Bhattacharyya distance. The sum of D itself would be dominated by a single large D:
+    where a component vanished and a new one appeared far away, all components between the two
+    would be matched to their neighbours to avoid that pair. Where the mixtures have different
+    numbers of components, some have no counterpart.
     """
     # Imported here: it takes a third of a second, and only a retrain needs it.
     from scipy.optimize import linear_sum_assignment
 
     distances = bhattacharyya(new, old)
     pairs = zip(*linear_sum_assignment(distances / (1.0 + distances)), strict=True)
-    found = []
+    matches = []
     for j, i in sorted((int(j), int(i)) for j, i in pairs):
         apart = new.means[j] - old.means[i]  # (d,)
         moved = float(np.sqrt(apart @ np.linalg.solve(old.matrices[i], apart)))
         change = float(new.weights[j] - old.weights[i])
-        found.append(Match(j, i, float(distances[j, i]), moved, change))
-    return tuple(found)
+        matches.append(Match(j, i, float(distances[j, i]), moved, change))
+    return tuple(matches)
 
 
 def matched_ids(
     matches: tuple[Match, ...], k: int, old_ids: tuple[int, ...], next_id: int
 ) -> tuple[int, ...]:
-    """Permanent ids for k new components: the counterpart's, or the next never used."""
-    ids: dict[int, int] = {one.new: old_ids[one.old] for one in matches}
+    """Return permanent ids for k new components: that of the counterpart, or a new one.
+
+    New ids count from ``next_id``, the least that was never used.
+    """
+    ids: dict[int, int] = {pair.new: old_ids[pair.old] for pair in matches}
     for component in range(k):
         if component not in ids:
             ids[component] = next_id

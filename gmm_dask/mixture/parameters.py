@@ -1,4 +1,4 @@
-"""The parameters of a mixture: one frozen record, valid by construction."""
+"""The parameters of a mixture: a frozen record, valid by construction."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LOG_2_PI = float(np.log(2.0 * np.pi))
 class MixtureParameters:
     """Weights, means and covariances of a Gaussian mixture of k components in d dimensions.
 
-    Make one with `from_covariances` or `from_precisions`, which compute the redundant part.
+    Made by `from_covariances` or `from_precisions`, which compute the redundant part.
 
     Attributes
     ----------
     covariance_type
         A key of `COVARIANCE_TYPES`.
     weights
-        π, (k,), sum to 1.
+        π, (k,); they sum to 1.
     means
         μ, (k, d).
     covariances
@@ -45,7 +45,13 @@ class MixtureParameters:
     def from_covariances(
         cls, covariance_type: str, weights: FloatArray, means: FloatArray, covariances: FloatArray
     ) -> MixtureParameters:
-        """Compute the Cholesky factors; raises `IllConditionedError` naming the component."""
+        """Make parameters from covariances.
+
+        Raises
+        ------
+        IllConditionedError
+            A covariance is not positive definite; the message names its component.
+        """
         return cls(
             covariance_type,
             np.asarray(weights, dtype=np.float64),
@@ -60,7 +66,13 @@ class MixtureParameters:
     def from_precisions(
         cls, covariance_type: str, weights: FloatArray, means: FloatArray, precisions: FloatArray
     ) -> MixtureParameters:
-        """Start from precisions given by the user; raises `ConfigError` if they are unusable."""
+        """Make parameters from precisions that the user gave.
+
+        Raises
+        ------
+        ConfigError
+            A precision is not finite, symmetric and positive definite.
+        """
         covariance = COVARIANCE_TYPES[covariance_type]
         factors = covariance.precisions_cholesky_of_precisions(
             np.asarray(precisions, dtype=np.float64)
@@ -85,12 +97,12 @@ class MixtureParameters:
 
     @property
     def covariance(self) -> CovarianceType:
-        """The object that knows this covariance type."""
+        """The covariance type, an object with the mathematics of its form."""
         return COVARIANCE_TYPES[self.covariance_type]
 
     @cached_property
     def log_weights(self) -> FloatArray:
-        """Log π, (k,); −inf for a weight of 0."""
+        """Logarithms of the weights, log π, (k,); −inf for a weight of 0."""
         if self.weights.all():
             return np.log(self.weights)
         with np.errstate(divide="ignore"):
@@ -98,19 +110,19 @@ class MixtureParameters:
 
     @cached_property
     def log_constants(self) -> FloatArray:
-        """Log of π times the density's constant, (k,): log π + log|U| − d/2 · log 2π, nats."""
+        """Constant part of log π p(x), nats, (k,): log π + log|U| − d/2 · log 2π."""
         k, d = self.means.shape
         determinants = self.covariance.log_determinants(self.precisions_cholesky, k, d)
         return self.log_weights + (determinants - 0.5 * d * LOG_2_PI)
 
     @cached_property
     def matrices(self) -> FloatArray:
-        """Each component's covariance as a full matrix, (k, d, d)."""
+        """The covariance of each component as a full matrix, (k, d, d)."""
         return self.covariance.matrices(self.covariances, self.n_components, self.n_features)
 
     @cached_property
     def digest(self) -> str:
-        """Of the exact bits: statistics carry it, so that no others are ever added to them."""
+        """Digest of the exact bits, which statistics carry: others cannot be added to them."""
         digest = xxhash.xxh3_128(self.covariance_type.encode())
         for array in (self.weights, self.means, self.covariances, self.precisions_cholesky):
             digest.update(np.ascontiguousarray(array).data)

@@ -1,7 +1,7 @@
-"""What a mixture is to be, before there are any parameters, and when EM is to stop.
+"""The specification of a fit: the mixture wanted, its start, and when EM stops.
 
-The names and defaults of these hyperparameters stand here and nowhere else: run files and
-the estimator take theirs from this file, and a test holds them to it. Imports numpy only.
+The names and defaults of these hyperparameters are defined in this file alone: run files and the
+estimator take theirs from it, and a test checks that they agree. Imports numpy only.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ INITIALIZATION_NAMES: tuple[str, ...] = get_args(InitializationName)
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """How first parameters are found, and what the caller fixed of them.
+    """How the first parameters are found, and which of them the caller fixed.
 
     Attributes
     ----------
     init_params
         A key of `gmm_dask.mixture.initialization.INITIALIZATIONS`.
     weights
-        Fixed by the caller, (k,), sum to 1; None where the rows decide.
+        π fixed by the caller, (k,), which sum to 1; None if the rows decide.
     means
-        Likewise, (k, d).
+        μ fixed by the caller, (k, d); None if the rows decide.
     precisions
-        Likewise, of the covariance type's shape.
+        Σ⁻¹ fixed by the caller, of the covariance type's shape; None if the rows decide.
     """
 
     init_params: str = "kmeans"
@@ -41,18 +41,18 @@ class Start:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left for the rows to decide."""
+        """Whether the caller fixed all three."""
         return self.weights is not None and self.means is not None and self.precisions is not None
 
     @property
     def free(self) -> bool:
-        """Whether everything is left for the rows to decide."""
+        """Whether the caller fixed none of the three."""
         return self.weights is None and self.means is None and self.precisions is None
 
 
 @dataclass(frozen=True, eq=False)
 class MixtureSpec:
-    """A mixture to be fitted.
+    """The mixture wanted.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class MixtureSpec:
     reg_covar
         Added to the diagonal of every covariance at every M-step.
     start
-        How first parameters are found.
+        How the first parameters are found.
     """
 
     n_components: int = 1
@@ -74,7 +74,7 @@ class MixtureSpec:
 
 @dataclass(frozen=True)
 class EMOptions:
-    """When to stop.
+    """When EM stops.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class EMOptions:
         A change of the mean log-likelihood (nats per unit of weight) strictly below this ends
         the run.
     max_iter
-        Iterations at the most.
+        The largest number of iterations.
     """
 
     tol: float = 1e-3

@@ -16,8 +16,8 @@ from gmm_dask.mixture.parameters import MixtureParameters
 class SufficientStatistics:
     """Sums over whitened residuals y = Uᵀ(x − μ) of the parameters that produced them.
 
-    Why residuals and not raw moments: Σ r x xᵀ loses all digits of the covariance once the
-    data lie far from the origin (at an offset of 1e8, σ = 1, an eigenvalue came out as −40).
+    Residuals, because raw moments Σ r x xᵀ lose all digits of the covariance where the data lie
+    far from the origin (at an offset of 1e8 with σ = 1, an eigenvalue of −40 came out).
 
     Attributes
     ----------
@@ -28,13 +28,13 @@ class SufficientStatistics:
     residual_products
         S = Σ r y yᵀ in the form of the covariance type.
     rows
-        Rows that went in.
+        Number of rows.
     weight
-        Σ w; equals ``rows`` without sample weights.
+        Sum of the sample weights Σ w; equal to ``rows`` without them.
     log_likelihood
         Σ w log p(x), nats.
     parameters_digest
-        Of the parameters that whitened the residuals.
+        Digest of the parameters that whitened the residuals.
     """
 
     counts: FloatArray
@@ -63,12 +63,12 @@ class SufficientStatistics:
 
     @property
     def mean_log_likelihood(self) -> float:
-        """Nats per unit of weight."""
+        """Log-likelihood per unit of weight, nats."""
         return self.log_likelihood / self.weight
 
 
 def empty_statistics(parameters: MixtureParameters) -> SufficientStatistics:
-    """Statistics of no rows: the neutral element of ``+``."""
+    """Return the statistics of no rows, the neutral element of ``+``."""
     k, d = parameters.means.shape
     return SufficientStatistics(
         np.zeros(k),
@@ -84,7 +84,7 @@ def empty_statistics(parameters: MixtureParameters) -> SufficientStatistics:
 def sum_statistics(
     parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None = None
 ) -> SufficientStatistics:
-    """One pass of the E-step over rows in memory.
+    """Take the statistics of an E-step in one pass over rows in memory.
 
     Parameters
     ----------
@@ -110,14 +110,13 @@ def sum_statistics(
 
 @dataclass(frozen=True, eq=False)
 class StatisticsBatch:
-    """Statistics of several candidates over the same rows; adds entry by entry."""
+    """Statistics of several candidates over the same rows; batches add entry by entry."""
 
     statistics: tuple[SufficientStatistics, ...]
 
     def __add__(self, other: StatisticsBatch) -> StatisticsBatch:
         return StatisticsBatch(
             tuple(
-                mine + theirs
-                for mine, theirs in zip(self.statistics, other.statistics, strict=True)
+                left + right for left, right in zip(self.statistics, other.statistics, strict=True)
             )
         )

@@ -1,7 +1,7 @@
-"""One thread inside a computation: the cores are busy with other rows already.
+"""The limit of one thread inside BLAS and OpenMP while our own threads run.
 
-Results must not depend on how many cores a machine has, and k-means and BLAS give other bits
-with other thread counts.
+The cores are already busy with other rows. And results must not depend on the number of cores, but
+k-means and BLAS give other bits with other numbers of threads.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from contextlib import AbstractContextManager
 
 from threadpoolctl import LibController, ThreadpoolController
 
-#: Multiplications, about 3 ms of them, below which it takes longer to wake other threads.
+#: Below this number of multiplications (about 3 ms), waking other threads costs more than it saves.
 WORTH_THREADS = 30_000_000
 
 
 class _Limit:
-    """A limit that whoever comes first sets and the last one lifts.
+    """A limit of one thread that the first user sets and the last user lifts.
 
-    Setting it each time would cost more than a small scan; and of two that overlap in threads,
-    the one that ends last would restore the limit of the other for good.
+    Setting it for each user would cost more than a small scan. And where two users overlap, the
+    second would take the limit of the first for the state before, and restore it for good.
     """
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
         self._users = 0
-        self._before: list[tuple[LibController, int]] = []
+        self._counts: list[tuple[LibController, int]] = []
 
     def enter(self, libraries: Sequence[LibController]) -> None:
         with self._changing:
             if not self._users:
-                self._before = [(one, one.get_num_threads()) for one in libraries]
-                for one in libraries:
-                    _set_threads(one, 1)
+                self._counts = [(library, library.get_num_threads()) for library in libraries]
+                for library in libraries:
+                    _set_threads(library, 1)
             self._users += 1
 
     def leave(self) -> None:
         with self._changing:
             self._users -= 1
             if not self._users:
-                for one, threads in self._before:
-                    _set_threads(one, threads)
+                for library, threads in self._counts:
+                    _set_threads(library, threads)
 
 
 def _set_threads(library: LibController, threads: int) -> None:
-    """Set a library's threads, from whatever thread of ours.
+    """Set the number of threads of a library, whichever of our threads calls.
 
-    Since its version 3.8 threadpoolctl heeds only the thread that was the first to set OpenBLAS's,
-    until it is told that another may; and the last one here need not be the first.
+    Since version 3.8, threadpoolctl lets only the thread that first set the number for OpenBLAS set
+    it again, until that thread is cleared. Here the last user may be another thread than the first.
     """
     release = getattr(library, "clear_controlling_thread", None)
     if release is not None:
@@ -60,56 +60,61 @@ def _set_threads(library: LibController, threads: int) -> None:
         release(force=True)
 
 
-class _OfThread(threading.local):
-    """Limits that belong to the calling thread: without and with what k-means brings."""
+class _ThreadLimits(threading.local):
+    """The limits of the calling thread, without and with the libraries that k-means loads."""
 
     def __init__(self) -> None:
         self.limits = {False: _Limit(), True: _Limit()}
 
 
-_shared = _Limit()
-_of_thread = _OfThread()
+_process_limit = _Limit()
+_thread_limits = _ThreadLimits()
 
 
 @functools.cache
 def _libraries(k_means: bool) -> tuple[tuple[LibController, ...], tuple[LibController, ...]]:
-    """Libraries whose limit is one for the process, and those where each thread has its own.
+    """Return the libraries with one limit for the process, and those with one for each thread.
 
-    The latter are OpenMP, which k-means brings when it is loaded, and BLAS that runs on OpenMP.
+    The latter are OpenMP, which is loaded with k-means, and a BLAS that runs on OpenMP.
     """
     import scipy.linalg  # noqa: F401
 
-    found = ThreadpoolController().lib_controllers
-    own = [
-        one for one in found if "openmp" in (one.user_api, getattr(one, "threading_layer", None))
-    ]
-    return tuple(one for one in found if one not in own), tuple(own)
+    by_process: list[LibController] = []
+    by_thread: list[LibController] = []
+    for library in ThreadpoolController().lib_controllers:
+        layers = library.user_api, getattr(library, "threading_layer", None)
+        (by_thread if "openmp" in layers else by_process).append(library)
+    return tuple(by_process), tuple(by_thread)
 
 
 class _SingleThreaded:
-    """A scan or a start of k-means opens one each time: a generator would cost ten times more."""
+    """The context of `single_threaded`.
+
+    Every scan and every k-means opens one, and a generator would cost ten times as much.
+    """
 
     def __enter__(self) -> None:
-        # Not when it is half imported by another thread: what it brings would be missed for good.
+        # While another thread still imports it, its libraries would be missed, and the cached
+        # list would never hold them.
         k_means = hasattr(sys.modules.get("sklearn.cluster"), "KMeans")
-        shared, own = _libraries(k_means)
-        self._own = _of_thread.limits[k_means]
-        self._own.enter(own)
+        by_process, by_thread = _libraries(k_means)
+        self._thread_limit = _thread_limits.limits[k_means]
+        self._thread_limit.enter(by_thread)
         try:
-            _shared.enter(shared)
+            _process_limit.enter(by_process)
         except BaseException:
-            self._own.leave()
+            self._thread_limit.leave()
             raise
 
     def __exit__(self, *exception: object) -> None:
-        _shared.leave()
-        self._own.leave()
+        _process_limit.leave()
+        self._thread_limit.leave()
 
 
 def single_threaded() -> AbstractContextManager[None]:
     """Limit BLAS, and OpenMP on the calling thread, to one thread while the context is open.
 
-    Each thread of a pool needs its own. And it reaches only what is loaded: k-means opens it once
-    more after its import.
+    Each thread of a pool needs a context. The limit reaches only libraries that are loaded: after
+    importing k-means, open another context.
     """
     return _SingleThreaded()

@@ -1,4 +1,4 @@
-"""What holds for any data: merging, chunks, order, translation, weights, ascent, the guard."""
+"""Laws that hold for any data: merging, chunks, order, translation, weights, ascent, the guard."""
 
 from functools import reduce
 from itertools import pairwise
@@ -124,14 +124,14 @@ def test_merging_is_a_commutative_monoid_bitwise_on_dyadic_numbers(given_statist
 
 @law
 @given(mixtures(), mixtures())
-def test_statistics_of_different_mixtures_do_not_merge(one, other):
-    statistics = sum_statistics(one, rows_near(one, 5, 0))
-    if one.digest == other.digest:
+def test_statistics_of_different_mixtures_do_not_merge(parameters, other):
+    statistics = sum_statistics(parameters, rows_near(parameters, 5, 0))
+    if parameters.digest == other.digest:
         statistics + empty_statistics(other)
         return
     with pytest.raises(NumericalError, match="different parameters cannot be added"):
         statistics + empty_statistics(other)
-    with pytest.raises(NumericalError, match="taken under other parameters"):
+    with pytest.raises(NumericalError, match="belong to other parameters"):
         maximize(other, statistics, MixtureSpec(reg_covar=0.0))
 
 
@@ -194,21 +194,21 @@ def test_the_order_of_rows_does_not_matter(parameters, n, seed):
 def test_the_order_of_components_does_not_matter(parameters, n, seed):
     X = rows_near(parameters, n, seed)
     order = np.random.default_rng(seed).permutation(parameters.n_components)
-    there = sum_statistics(parameters.reordered(order), X)
-    here = sum_statistics(parameters, X)
+    reordered = sum_statistics(parameters.reordered(order), X)
+    plain = sum_statistics(parameters, X)
     expected = SufficientStatistics(
-        here.counts[order],
-        here.residual_sums[order],
-        parameters.covariance.reorder(here.residual_products, order),
-        here.rows,
-        here.weight,
-        here.log_likelihood,
-        there.parameters_digest,
+        plain.counts[order],
+        plain.residual_sums[order],
+        parameters.covariance.reorder(plain.residual_products, order),
+        plain.rows,
+        plain.weight,
+        plain.log_likelihood,
+        reordered.parameters_digest,
     )
-    assert_close(there, expected)
+    assert_close(reordered, expected)
 
 
-# Far from the origin nothing is lost.
+# Far from the origin, no digits are lost.
 
 
 def on_grid(values):
@@ -219,21 +219,24 @@ def on_grid(values):
 @given(mixtures(), st.integers(30, 300), seeds)
 def test_translation_by_2_to_the_30_changes_no_bit_of_a_step_but_the_means(parameters, n, seed):
     offset = 2.0**30
-    here = MixtureParameters.from_covariances(
+    near_start = MixtureParameters.from_covariances(
         parameters.covariance_type,
         parameters.weights,
         on_grid(parameters.means),
         parameters.covariances,
     )
-    there = MixtureParameters.from_covariances(
-        parameters.covariance_type, here.weights, here.means + offset, here.covariances
+    far_start = MixtureParameters.from_covariances(
+        parameters.covariance_type,
+        near_start.weights,
+        near_start.means + offset,
+        near_start.covariances,
     )
     X = on_grid(rows_near(parameters, n, seed))
-    near, far = sum_statistics(here, X), sum_statistics(there, X + offset)
+    near, far = sum_statistics(near_start, X), sum_statistics(far_start, X + offset)
     for name in ARRAYS + NUMBERS:
         np.testing.assert_array_equal(getattr(near, name), getattr(far, name), err_msg=name)
-    near_step, near_guarded, near_moved = maximize(here, near, MixtureSpec(reg_covar=1e-9))
-    far_step, far_guarded, far_moved = maximize(there, far, MixtureSpec(reg_covar=1e-9))
+    near_step, near_guarded, near_moved = maximize(near_start, near, MixtureSpec(reg_covar=1e-9))
+    far_step, far_guarded, far_moved = maximize(far_start, far, MixtureSpec(reg_covar=1e-9))
     np.testing.assert_array_equal(near_step.weights, far_step.weights)
     np.testing.assert_array_equal(near_step.covariances, far_step.covariances)
     assert np.abs(far_step.means - offset - near_step.means).max() <= 2.0**-23  # half an ulp
@@ -293,9 +296,9 @@ def test_a_row_of_weight_w_is_w_copies_of_it(parameters, n, seed):
 def test_the_unit_of_weights_does_not_matter(parameters, n, seed, unit):
     X = rows_near(parameters, n, seed)
     w = np.random.default_rng(seed).exponential(size=n)
-    here, there = sum_statistics(parameters, X, w), sum_statistics(parameters, X, w * unit)
-    assert there.mean_log_likelihood == pytest.approx(here.mean_log_likelihood, rel=1e-12)
-    np.testing.assert_allclose(there.counts, here.counts * unit, rtol=1e-12)
+    plain, scaled = sum_statistics(parameters, X, w), sum_statistics(parameters, X, w * unit)
+    assert scaled.mean_log_likelihood == pytest.approx(plain.mean_log_likelihood, rel=1e-12)
+    np.testing.assert_allclose(scaled.counts, plain.counts * unit, rtol=1e-12)
 
 
 # The likelihood never falls.
@@ -311,7 +314,7 @@ def test_the_likelihood_never_falls_without_regularisation(parameters, n, seed):
     assert np.diff(bounds).min() >= -1e-12 * np.abs(bounds).max()
 
 
-# The guard: a start so far from the rows that the covariance would be rounding error.
+# The guard: a start so far from the rows that the covariance would be nothing but rounding errors.
 
 
 def groups_exactly(X, groups, covariance_type):
@@ -410,7 +413,7 @@ def test_a_point_mass_far_away_is_a_collapse_onto_it_and_nothing_else(covariance
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
-def test_a_point_mass_without_regularisation_is_said_by_name(covariance_type):
+def test_the_component_of_a_point_mass_without_regularisation_is_named(covariance_type):
     X = np.vstack([np.random.default_rng(0).normal(size=(900, 2)), np.full((100, 2), 1e6)])
     start = MixtureParameters.from_covariances(
         covariance_type, [0.5, 0.5], np.array([[0.0, 0.0], [7e5, 6e5]]),
@@ -423,7 +426,7 @@ def test_a_point_mass_without_regularisation_is_said_by_name(covariance_type):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_a_batch_ends_with_the_bits_that_each_has_alone(covariance_type):
+def test_a_batch_ends_with_the_bits_of_each_candidate_alone(covariance_type):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(500, 3)) + rng.integers(0, 3, size=(500, 1)) * 2.0
     starts = []
@@ -436,7 +439,7 @@ def test_a_batch_ends_with_the_bits_that_each_has_alone(covariance_type):
                 covariance_type, np.full(4, 0.25), means, covariances
             )
         )
-    # One breaks down in the middle of them and says which of its own components it was.
+    # The third breaks down, and its message names the component by its index in that mixture.
     broken = MixtureParameters.from_covariances(
         covariance_type, np.full(4, 0.25), np.full((4, 3), 1e170),
         covariances_of(covariance_type, np.array([np.eye(3) * 1e-12] * 4)),
@@ -444,9 +447,9 @@ def test_a_batch_ends_with_the_bits_that_each_has_alone(covariance_type):
     starts.insert(2, broken)
     spec, options = MixtureSpec(), EMOptions(1e-4, 30)
     together = fit_em(in_memory(X), starts, spec, options)
-    assert len({one.n_iter for one in together}) > 1
-    for start, one in zip(starts, together, strict=True):
+    assert len({candidate.n_iter for candidate in together}) > 1
+    for start, candidate in zip(starts, together, strict=True):
         (alone,) = fit_em(in_memory(X), [start], spec, options)
-        assert one.parameters.digest == alone.parameters.digest
-        assert (one.status, one.problem) == (alone.status, alone.problem)
-        assert one.lower_bounds == alone.lower_bounds
+        assert candidate.parameters.digest == alone.parameters.digest
+        assert (candidate.status, candidate.problem) == (alone.status, alone.problem)
+        assert candidate.lower_bounds == alone.lower_bounds
