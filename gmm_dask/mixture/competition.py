@@ -1,4 +1,4 @@
-"""The runs of a search that compete: how they begin, go on, are moved and come to rest."""
+"""The competition between the runs of a search: how they begin, continue, improve and end."""
 
 from __future__ import annotations
 
@@ -14,35 +14,57 @@ from gmm_dask.mixture.acceleration import fit_accelerated
 from gmm_dask.mixture.criteria import health, rank
 from gmm_dask.mixture.em import Candidate, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.moves import moved
+from gmm_dask.mixture.moves import improve_by_moves
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import Sample, StartKind
 from gmm_dask.mixture.threads import WORTH_THREADS, single_threaded
 
-#: Nats per row by which a finalist may trail, and closer than which it is the same mixture: of
-#: 210 searches none was won by one that trailed by more than 0.024.
+#: A finalist that trails the best by this many nats per row cannot win: no winner of 210 searches
+#: trailed by more than 0.024. One that trails by less than SAME is the same mixture.
 HOPELESS = 0.03
 SAME = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run and the kind of its start."""
+    """The kind of a start, and the candidate that came of it so far."""
 
     kind: StartKind
     candidate: Candidate
 
 
-def thinned(runs: list[Run], keep: int) -> list[Run]:
-    """The best ``keep`` of runs in order, the best of each kind among them."""
-    first = {run.kind: run for run in reversed(runs)}
-    chosen = [*first.values(), *(run for run in runs if first[run.kind] is not run)][:keep]
+def thin_out(runs: list[Run], keep: int) -> list[Run]:
+    """Keep the best ``keep`` of runs that are sorted, the best of each kind among them."""
+    best_of = {run.kind: run for run in reversed(runs)}
+    others = (run for run in runs if best_of[run.kind] is not run)
+    chosen = [*best_of.values(), *others][:keep]
     return [run for run in runs if run in chosen]
 
 
 class Competition:
-    """The runs that compete, on a pool of threads, and how it goes for them."""
+    """The common resources of the runs that compete, and the counts of what they did.
+
+    Parameters
+    ----------
+    pool, threads
+        The pool of threads, and how many of them to use.
+    variances
+        Of the features, (d,).
+    spec
+        The mixture wanted.
+    advanced
+        Called with the number of runs done.
+
+    Attributes
+    ----------
+    done, failed
+        Runs that ended, and runs that broke down.
+    iterations
+        EM iterations of all runs together.
+    problem
+        The message of the first breakdown.
+    """
 
     def __init__(
         self,
@@ -66,70 +88,84 @@ class Competition:
         kinds: Sequence[StartKind],
         multiplications: int = 0,
     ) -> list[Run]:
-        """Make starts; one that cannot be made is counted and left out."""
+        """Make starts; those that cannot be made are counted as failed and left out.
+
+        Parameters
+        ----------
+        make
+            Makes the start of a number and a kind.
+        kinds
+            Of each start.
+        multiplications
+            Of one start, by which it is worth threads or not.
+        """
 
         def attempt(index: int) -> MixtureParameters | NumericalError:
-            # BLAS that runs on OpenMP has a limit in each thread.
+            # A BLAS that runs on OpenMP has a limit for each thread.
             with single_threaded():
                 try:
                     return make(index, kinds[index])
                 except NumericalError as error:
                     return error
 
-        each = self.pool.map if multiplications > WORTH_THREADS else map
-        made = []
-        for index, outcome in enumerate(each(attempt, range(len(kinds)))):
+        apply = self.pool.map if multiplications > WORTH_THREADS else map
+        runs = []
+        for index, outcome in enumerate(apply(attempt, range(len(kinds)))):
             if isinstance(outcome, NumericalError):
                 self._fail(str(outcome))
             else:
-                made.append(Run(kinds[index], Candidate(outcome)))
-        return made
+                runs.append(Run(kinds[index], Candidate(outcome)))
+        return runs
 
     def run(self, rows: Sample, runs: list[Run], options: EMOptions) -> list[Run]:
-        """Go on with every run on these rows; those that survive, best first."""
-        return self._finished(self._climb(rows, runs, options))
+        """Continue every run on these rows; return those that did not break down, best first."""
+        return self._conclude(self._fit(rows, runs, options))
 
     def finish(self, rows: Sample, runs: list[Run], options: EMOptions, keep: int) -> list[Run]:
-        """Bring runs to rest on these rows; those that survive, best first.
+        """Run the finalists to their ends on these rows; return those that did not break down.
 
-        All of the best ``keep``. Another only if it could end above the best, or if none of them
-        ends sound.
+        The best ``keep`` all run on. Another does only if it could end above the best, or if all
+        that ran on end with defects. The result is sorted, best first.
         """
         chosen = runs[:keep]
         spare: list[Run] = []
-        for one in runs[keep:]:
-            behind = runs[0].candidate.log_likelihood - one.candidate.log_likelihood
-            (chosen if abs(behind) > SAME and behind < HOPELESS else spare).append(one)
-        finished = self._jumped(rows, chosen, options)
-        if spare and not any(self._sound(one.candidate) for one in finished):
-            finished += self._jumped(rows, spare, options)
+        for run in runs[keep:]:
+            behind = runs[0].candidate.log_likelihood - run.candidate.log_likelihood
+            (chosen if abs(behind) > SAME and behind < HOPELESS else spare).append(run)
+        finished = self._fit_with_jumps(rows, chosen, options)
+        if spare and not any(self._is_sound(run.candidate) for run in finished):
+            finished += self._fit_with_jumps(rows, spare, options)
         self.done += len(runs) - len(finished)
-        return self._finished(finished)
+        return self._conclude(finished)
 
-    def _jumped(self, rows: Sample, runs: list[Run], options: EMOptions) -> list[Run]:
-        starts = [one.candidate.parameters for one in runs]
+    def _fit_with_jumps(self, rows: Sample, runs: list[Run], options: EMOptions) -> list[Run]:
+        starts = [run.candidate.parameters for run in runs]
         expectation = self._expectation(rows)
-        return self._counted(
-            runs, fit_accelerated(expectation, starts, self.spec, options, self.variances)
-        )
+        candidates = fit_accelerated(expectation, starts, self.spec, options, self.variances)
+        return self._update(runs, candidates)
 
-    def _sound(self, one: Candidate) -> bool:
-        if one.problem:
+    def _is_sound(self, candidate: Candidate) -> bool:
+        if candidate.problem:
             return False
-        return not health(one.parameters, one.counts, self.variances, self.spec.reg_covar).defects
+        parameters, counts = candidate.parameters, candidate.counts
+        return not health(parameters, counts, self.variances, self.spec.reg_covar).defects
 
-    def _finished(self, finished: list[Run]) -> list[Run]:
-        for one in finished:
-            if one.candidate.problem:
-                self._fail(one.candidate.problem)
-        self.done += len(finished)
+    def _conclude(self, runs: list[Run]) -> list[Run]:
+        """Count and report runs that are done; drop those that broke down, and sort the others."""
+        for run in runs:
+            if run.candidate.problem:
+                self._fail(run.candidate.problem)
+        self.done += len(runs)
         self.advanced(self.done)
-        return self.ranked(finished)
+        return self.sort(runs)
 
-    def rested(self, rows: Sample, runs: list[Run]) -> list[Run]:
-        """Bring every run to rest on these rows; move the best on from there where that helps."""
-        resting = self._climb(rows, runs, EMOptions(1e-4, 30))
-        ranked = self.ranked(
+    def settle(self, rows: Sample, runs: list[Run]) -> list[Run]:
+        """Run EM until little changes, 30 iterations at most; then improve the best by moves.
+
+        A run that breaks down here stays as it was before. The result is sorted, best first.
+        """
+        resting = self._fit(rows, runs, EMOptions(1e-4, 30))
+        ranked = self.sort(
             [
                 before if after.candidate.problem else after
                 for before, after in zip(runs, resting, strict=True)
@@ -138,26 +174,29 @@ class Competition:
         if not ranked:
             return []
         first, *others = ranked
-        # To move them all took a third of the search and gained nothing (benchmarks/RESULTS.md).
+        # Moves of all runs took a third of the search and gained nothing (benchmarks/RESULTS.md).
         expectation = self._expectation(rows)
-        better, iterations = moved(expectation, first.candidate, self.spec, self.variances)
+        better, iterations = improve_by_moves(
+            expectation, first.candidate, self.spec, self.variances
+        )
         self.iterations += iterations
         return [Run(first.kind, better), *others]
 
-    def _climb(self, rows: Sample, runs: list[Run], options: EMOptions) -> list[Run]:
-        """EM of all runs together: small M-steps cost little more for many than for one."""
-        starts = [one.candidate.parameters for one in runs]
-        return self._counted(runs, fit_em(self._expectation(rows), starts, self.spec, options))
+    def _fit(self, rows: Sample, runs: list[Run], options: EMOptions) -> list[Run]:
+        """Run EM for all runs together: small M-steps cost little more for many than for one."""
+        starts = [run.candidate.parameters for run in runs]
+        return self._update(runs, fit_em(self._expectation(rows), starts, self.spec, options))
 
-    def _counted(self, runs: list[Run], candidates: Sequence[Candidate]) -> list[Run]:
-        self.iterations += sum(one.n_iter for one in candidates)
-        return [Run(one.kind, c) for one, c in zip(runs, candidates, strict=True)]
+    def _update(self, runs: list[Run], candidates: Sequence[Candidate]) -> list[Run]:
+        """Return the runs with their new candidates; count the iterations of these."""
+        self.iterations += sum(candidate.n_iter for candidate in candidates)
+        return [Run(run.kind, candidate) for run, candidate in zip(runs, candidates, strict=True)]
 
     def _expectation(self, rows: Sample) -> ExpectationOn:
         return ExpectationOn(rows.X, rows.sample_weight, self.pool, self.threads)
 
-    def ranked(self, runs: list[Run]) -> list[Run]:
-        """Best first, without those that broke down."""
+    def sort(self, runs: list[Run]) -> list[Run]:
+        """Return the runs that did not break down, best first."""
         order = rank(tuple(run.candidate for run in runs), self.variances, self.spec.reg_covar)
         return [runs[i] for i in order if np.isfinite(runs[i].candidate.log_likelihood)]
 

@@ -1,4 +1,4 @@
-"""First parameters from rows in memory: the four methods of scikit-learn, and wide starts."""
+"""Starts from rows in memory: the four methods of scikit-learn, and wide starts."""
 
 from __future__ import annotations
 
@@ -19,36 +19,39 @@ from gmm_dask.mixture.threads import single_threaded
 
 Labels = npt.NDArray[np.integer]
 
-#: What scikit-learn need not check again: the survey has looked at the rows.
-_SEEN_TO = {"assume_finite": True, "skip_parameter_validation": True}
+#: Checks that scikit-learn can skip, because the survey has made them.
+_SKIPPED_CHECKS = {"assume_finite": True, "skip_parameter_validation": True}
 
 # scikit-learn's clustering is imported where it is used: it takes a second and 90 MiB, which
 # predictions, warm starts and the workers of a cluster do not need.
 
 
-class _OfThread(threading.local):
-    """A generator for each thread: making one takes 0.1 ms, seeding it again 2 µs."""
+class _ThreadGenerator(threading.local):
+    """A random generator for each thread: to make one takes 0.1 ms, to seed it again 2 µs."""
 
     def __init__(self) -> None:
         self.random_state = np.random.RandomState()
 
 
-_of_thread = _OfThread()
+_thread_generator = _ThreadGenerator()
 
 
 def seeded(seed: int) -> np.random.RandomState:
-    """The numbers of ``RandomState(seed)``, to be drawn before this thread seeds it again."""
-    _of_thread.random_state.seed(seed)
-    return _of_thread.random_state
+    """Return a generator that draws the numbers of ``RandomState(seed)``.
+
+    Each thread has a single generator: the next call in the same thread seeds it again.
+    """
+    _thread_generator.random_state.seed(seed)
+    return _thread_generator.random_state
 
 
 def check_start(spec: MixtureSpec, d: int) -> None:
-    """Refuse parameters that the caller fixed and that d features cannot have.
+    """Refuse parameters of the caller that do not fit k components and d features.
 
     Raises
     ------
     ConfigError
-        Names the keyword and what it should be.
+        A parameter has the wrong shape or impossible values; the message says what is right.
     """
     start, k = spec.start, spec.n_components
     covariance = COVARIANCE_TYPES[spec.covariance_type]
@@ -78,7 +81,13 @@ def check_start(spec: MixtureSpec, d: int) -> None:
 
 
 def given_start(spec: MixtureSpec) -> MixtureParameters:
-    """Parameters that the caller gave in full."""
+    """Make the start that the caller gave in full.
+
+    Raises
+    ------
+    ConfigError
+        The start is given in part, or the precisions are not positive definite.
+    """
     start = spec.start
     if start.weights is None or start.means is None or start.precisions is None:
         raise ConfigError("weights_init, means_init and precisions_init are needed together")
@@ -90,27 +99,27 @@ def given_start(spec: MixtureSpec) -> MixtureParameters:
 def start_from_responsibilities(
     X: RowsArray, responsibilities: FloatArray, spec: MixtureSpec
 ) -> MixtureParameters:
-    """First M-step, from responsibilities (n, k) with sample weights multiplied in.
+    """Take the first M-step, from responsibilities (n, k) times sample weights.
 
-    What the caller fixed replaces what the rows say, part by part.
+    Parameters that the caller fixed replace those computed from the rows.
     """
     counts = responsibilities.sum(axis=0) + COUNT_FLOOR  # (k,)
-    origin = X[0].astype(np.float64)  # near the rows, so that a far origin costs no digits
+    origin = X[0].astype(np.float64)  # near the rows, so that no digits are lost far from zero
     means = responsibilities.T @ (X - origin) / counts[:, None] + origin  # (k, d)
     if spec.start.precisions is not None:
-        return _with_given(spec, counts / counts.sum(), means, spec.start.precisions)
+        return _apply_given(spec, counts / counts.sum(), means, spec.start.precisions)
     covariances = COVARIANCE_TYPES[spec.covariance_type].estimate(
         X, responsibilities, counts, means, spec
     )
-    return _with_given(spec, counts / counts.sum(), means, covariances)
+    return _apply_given(spec, counts / counts.sum(), means, covariances)
 
 
-def _with_given(
+def _apply_given(
     spec: MixtureSpec, weights: FloatArray, means: FloatArray, spread: FloatArray
 ) -> MixtureParameters:
-    """Put what the caller fixed in the place of weights and means.
+    """Make parameters in which those that the caller fixed replace the given ones.
 
-    ``spread`` are the precisions where the caller fixed those, else covariances.
+    ``spread`` holds the precisions if the caller fixed them, else covariances.
     """
     start, covariance_type = spec.start, spec.covariance_type
     weights = weights if start.weights is None else start.weights
@@ -123,40 +132,40 @@ def _with_given(
 def kmeans_labels(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
 ) -> Labels:
-    """Label rows by scikit-learn's k-means, one start."""
+    """Label rows by scikit-learn's k-means, from a single start."""
     from sklearn import config_context
     from sklearn.cluster import KMeans
 
     kmeans = KMeans(n_clusters=k, n_init=1, random_state=random_state)
-    with single_threaded(), config_context(**_SEEN_TO):
+    with single_threaded(), config_context(**_SKIPPED_CHECKS):
         return kmeans.fit(X, sample_weight=sample_weight).labels_
 
 
 def nearest_seed_labels(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
 ) -> Labels:
-    """Label rows by the nearest of k seeds drawn by k-means++: k-means without its iterations."""
+    """Label rows by the nearest of k seeds from k-means++, which is k-means without iterations."""
     seeds, _ = _seeds(X, sample_weight, k, random_state)
-    distances = (seeds * seeds).sum(axis=1) - 2.0 * (X @ seeds.T)  # (n, k), up to |x|²
+    distances = (seeds * seeds).sum(axis=1) - 2.0 * (X @ seeds.T)  # (n, k), without |x|²
     return distances.argmin(axis=1)
 
 
 def _seeds(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
 ) -> tuple[RowsArray, Labels]:
-    """Draw k rows by k-means++: their values (k, d) and their numbers (k,)."""
+    """Draw k rows by k-means++; return their values (k, d) and their indices (k,)."""
     from sklearn import config_context
     from sklearn.cluster import kmeans_plusplus
 
-    with single_threaded(), config_context(**_SEEN_TO):
-        values, numbers = kmeans_plusplus(
+    with single_threaded(), config_context(**_SKIPPED_CHECKS):
+        values, indices = kmeans_plusplus(
             X, k, sample_weight=sample_weight, random_state=random_state
         )
-    return values, numbers
+    return values, indices
 
 
 def one_hot(labels: Labels, k: int, sample_weight: FloatArray | None) -> FloatArray:
-    """Responsibilities (n, k) of rows that each belong to one component."""
+    """Return responsibilities (n, k) for rows that each belong to one component."""
     responsibilities = np.zeros((labels.shape[0], k))
     responsibilities[np.arange(labels.shape[0]), labels] = (
         1.0 if sample_weight is None else sample_weight
@@ -201,7 +210,7 @@ def _rows_as_components(n: int, indices: npt.NDArray[np.integer], k: int) -> Flo
 
 Initialization = Callable[[RowsArray, FloatArray | None, int, np.random.RandomState], FloatArray]
 
-#: scikit-learn's ``init_params``: rows, weights, k and random state to responsibilities (n, k).
+#: The methods of scikit-learn's ``init_params``. Each returns responsibilities (n, k).
 INITIALIZATIONS: dict[str, Initialization] = {
     "kmeans": _kmeans,
     "k-means++": _kmeans_plusplus,
@@ -216,7 +225,7 @@ def initial_parameters(
     spec: MixtureSpec,
     random_state: np.random.RandomState,
 ) -> MixtureParameters:
-    """Start as scikit-learn does: the same random state gives the same start.
+    """Make the start that scikit-learn makes for the same random state.
 
     Parameters
     ----------
@@ -233,7 +242,7 @@ def initial_parameters(
 def labelled_start(
     X: RowsArray, labels: Labels, sample_weight: FloatArray | None, spec: MixtureSpec
 ) -> MixtureParameters:
-    """Start from a label for each row of X (n, d)."""
+    """Make a start from a label for each row of X (n, d)."""
     responsibilities = one_hot(labels, spec.n_components, sample_weight)
     return start_from_responsibilities(X, responsibilities, spec)
 
@@ -241,10 +250,11 @@ def labelled_start(
 def wide_start(
     X: RowsArray, spec: MixtureSpec, random_state: np.random.RandomState
 ) -> MixtureParameters:
-    """Random rows as means, with the covariance of the whole at random widths, e⁻³ to √e.
+    """Make a start of random rows as means, and the covariance of all rows at random scales.
 
-    K-means cuts overlapping or concentric components apart; from wide ones EM can settle on
-    them. Of components that share a centre only different widths find the narrow ones.
+    The scales lie between e⁻³ and √e. Where components overlap or share a centre, k-means cuts them
+    to pieces, while EM can find them from wide starts; narrow ones among them are found only
+    from different scales.
     """
     k = spec.n_components
     everything = np.ones((X.shape[0], 1))
@@ -252,9 +262,9 @@ def wide_start(
     indices = random_state.choice(X.shape[0], size=k, replace=False)
     weights, means = np.full(k, 1.0 / k), X[indices].astype(np.float64)  # (k,), (k, d)
     if spec.start.precisions is not None:
-        return _with_given(spec, weights, means, spec.start.precisions)
+        return _apply_given(spec, weights, means, spec.start.precisions)
     covariances = pooled.covariances
     if pooled.covariance.by_component:
         widths = np.exp(random_state.uniform(-3.0, 0.5, size=k))  # (k,)
         covariances = (covariances.T * widths).T  # (1, …) becomes (k, …)
-    return _with_given(spec, weights, means, np.ascontiguousarray(covariances))
+    return _apply_given(spec, weights, means, np.ascontiguousarray(covariances))

@@ -1,7 +1,7 @@
-"""Moves out of a local optimum: one component is given up, another becomes two.
+"""Moves out of a local optimum: one component is dropped, another is split into two.
 
-EM climbs to the nearest top. Where two components share what one could describe while one has to
-describe two things, no iteration helps, but a move does (Ueda and others, 2000: split and merge).
+EM climbs to the nearest maximum. Where two components share a cluster while another has to cover
+two clusters, no iteration helps, but a move does (Ueda and others, 2000: split and merge).
 """
 
 from __future__ import annotations
@@ -24,50 +24,52 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.statistics import sum_statistics
 
-#: Iterations of a component that is split, alone, and of the mixture after a move.
+#: Iterations for the halves of a split component, and for the whole mixture after a move.
 SPLIT_ITERATIONS, MOVE_ITERATIONS = 6, 12
-MOST_MOVES = 4
-TRIES = 2
-#: Rows that belong to a component by less say nothing about how to split it.
+#: Moves of a candidate at the most, and mixtures that are tried for each.
+MOST_MOVES, TRIES = 4, 2
+#: A row with a smaller share in a component is ignored when that is split.
 _LEAST_SHARE = 0.02
 
 
-def moved(
+def improve_by_moves(
     expectation: ExpectationOn,
     candidate: Candidate,
     spec: MixtureSpec,
     variances: FloatArray,
 ) -> tuple[Candidate, int]:
-    """Improve a candidate that EM has brought to rest, by moves, as long as they help.
+    """Improve a resting candidate by moves, as long as they help.
 
     Parameters
     ----------
     expectation
-        On a few thousand rows.
+        Over a few thousand rows.
+    candidate
+        EM must have brought it to rest.
     spec
-        What the candidate is to be.
+        The mixture wanted.
     variances
         Of the features, (d,).
 
     Returns
     -------
     candidate
-        The best found.
+        The best found; the given one itself if no move helps.
     iterations
-        EM iterations spent on whole mixtures.
+        EM iterations of whole mixtures.
     """
     options = EMOptions(0.0, MOVE_ITERATIONS)
     iterations = 0
     for _ in range(MOST_MOVES):
-        # What as many more iterations could still give to the candidate as it is.
+        # A move must gain more than plain EM could in as many iterations.
         bounds = candidate.lower_bounds
         pending = max(bounds[-1] - bounds[-2], 0.0) if len(bounds) > 1 else 0.0
         least = candidate.log_likelihood + MOVE_ITERATIONS * pending + 1.0 / len(expectation.X)
         moves = _moves(expectation, candidate.parameters, spec)
-        tried = fit_em(expectation, [*islice(moves, TRIES)], spec, options)
-        iterations += sum(one.n_iter for one in tried)
-        field = (candidate, *tried)
-        best = field[rank(field, variances, spec.reg_covar)[0]]
+        trials = fit_em(expectation, [*islice(moves, TRIES)], spec, options)
+        iterations += sum(trial.n_iter for trial in trials)
+        rivals = (candidate, *trials)
+        best = rivals[rank(rivals, variances, spec.reg_covar)[0]]
         if best is candidate or best.log_likelihood <= least:
             break
         candidate = best
@@ -77,12 +79,12 @@ def moved(
 def _moves(
     expectation: ExpectationOn, parameters: MixtureParameters, spec: MixtureSpec
 ) -> Iterator[MixtureParameters]:
-    """Mixtures one move away, the most promising first."""
+    """Yield the mixtures that are one move away, the most promising first."""
     X, sample_weight, k = expectation.X, expectation.sample_weight, parameters.n_components
     shares = assign(parameters, X, responsibilities=True).responsibilities  # (m, k)
     assert shares is not None
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
-    # What the rows lose if nothing fills the gap: an upper bound, since the others will.
+    # The loss of likelihood when a component is dropped, as if no other component filled the gap.
     losses = -(weight @ np.log(np.maximum(1.0 - shares, 1e-12))) / weight.sum()  # (k,)
     splits = [_split(X, shares[:, c] * weight, parameters, spec) for c in range(k)]
     pairs = [
@@ -94,21 +96,21 @@ def _moves(
     for _, dropped, c, halves in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
         assert halves is not None
         with suppress(NumericalError):
-            yield _replaced(parameters, c, dropped, halves)
+            yield _replace_components(parameters, c, dropped, halves)
 
 
-def _replaced(
+def _replace_components(
     parameters: MixtureParameters, c: int, dropped: int, halves: MixtureParameters
 ) -> MixtureParameters:
-    """Put two halves in the places of component c and of one that is given up."""
-    places = [c, dropped]
+    """Put the two halves of component c in its place and in that of a dropped component."""
+    indices = [c, dropped]
     weights, means = parameters.weights.copy(), parameters.means.copy()
     covariances = parameters.covariances
-    weights[places] = weights[c] * halves.weights
-    means[places] = halves.means
+    weights[indices] = weights[c] * halves.weights
+    means[indices] = halves.means
     if parameters.covariance.by_component:
         covariances = covariances.copy()
-        covariances[places] = halves.covariances
+        covariances[indices] = halves.covariances
     return MixtureParameters.from_covariances(
         parameters.covariance_type, weights / weights.sum(), means, covariances
     )
@@ -117,47 +119,54 @@ def _replaced(
 def _split(
     X: RowsArray, share: FloatArray, parameters: MixtureParameters, spec: MixtureSpec
 ) -> tuple[float, MixtureParameters | None]:
-    """The best two components for the rows of one, and the log-likelihood they gain, nats.
+    """Split a component in two; return the gain of log-likelihood (nats) and the two halves.
 
     Parameters
     ----------
     share
-        How far each row belongs to the component, times its weight, (m,).
+        Responsibility of the component for each row, times the row's weight, (m,).
+
+    Returns
+    -------
+    gain
+        −inf if the component cannot be split.
+    halves
+        A mixture of two components; None if the component cannot be split.
     """
     d = parameters.n_features
-    part = replace(spec, start=Start())  # of the whole, the caller may have fixed something
+    free_spec = replace(spec, start=Start())  # what the caller fixed belongs to the whole mixture
     rows = np.flatnonzero(share > _LEAST_SHARE)
     best: tuple[float, MixtureParameters | None] = (-np.inf, None)
     if len(rows) < 4 * (d + 1):
         return best
-    own = np.ascontiguousarray(X.T[:, rows]).T  # (r, d), feature-major
+    members = np.ascontiguousarray(X.T[:, rows]).T  # (r, d), feature-major
     share = share[rows]
     options = EMOptions(0.0, SPLIT_ITERATIONS)
     try:
-        one = start_from_responsibilities(own, share[:, None], part)
-        alone = sum_statistics(one, own, share).log_likelihood
+        gaussian = start_from_responsibilities(members, share[:, None], free_spec)
+        unsplit = sum_statistics(gaussian, members, share).log_likelihood
         starts = []
-        for half in _halves(own, one):
+        for half in _cuts(members, gaussian):
             sides = np.column_stack([half * share, ~half * share])  # (r, 2)
             with suppress(NumericalError):
-                starts.append(start_from_responsibilities(own, sides, part))
-        for two in fit_em(ExpectationOn(own, share), starts, part, options):
-            if two.counts is None or two.counts.min() < d + 1:
+                starts.append(start_from_responsibilities(members, sides, free_spec))
+        for pair in fit_em(ExpectationOn(members, share), starts, free_spec, options):
+            if pair.counts is None or pair.counts.min() < d + 1:
                 continue
-            gain = two.log_likelihood * share.sum() - alone
+            gain = pair.log_likelihood * share.sum() - unsplit
             if np.isfinite(gain) and gain > best[0]:
-                best = (gain, two.parameters)
+                best = (gain, pair.parameters)
     except NumericalError:
         return best
     return best
 
 
-def _halves(
-    X: RowsArray, one: MixtureParameters
+def _cuts(
+    X: RowsArray, gaussian: MixtureParameters
 ) -> Iterator[np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    """Two ways to cut the rows of a Gaussian: across its longest axis, and core from halo."""
-    values, vectors = np.linalg.eigh(one.matrices[0])  # ascending
-    along = (X - one.means[0]) @ vectors  # (r, d), on the principal axes
+    """Yield two ways to cut the rows of a Gaussian: across its longest axis, and core from halo."""
+    values, vectors = np.linalg.eigh(gaussian.matrices[0])  # ascending
+    along = (X - gaussian.means[0]) @ vectors  # (r, d), on the principal axes
     yield along[:, -1] > 0.0
     distances = (along * along / values).sum(axis=1)  # (r,), Mahalanobis
     yield distances < np.median(distances)

@@ -1,9 +1,9 @@
-"""The search for a good start: many short EM runs on a sample, the best few run on.
+"""The search for a good start: many short EM runs on a sample, of which the best few run on.
 
-Once a pass over all rows is fast, a poor start is what costs: it needs more passes and ends
-lower. So starts of different kinds compete on few rows, in the data's own units; the better ones
-go on with more rows, and only the best sees them all. Every start is seeded by its own number:
-the outcome does not depend on how many threads tried them.
+Once a scan of all rows is fast, poor starts cost the most: they need more scans and end lower. So
+starts of different kinds compete on few rows, in the units of the data. The better ones continue
+with more rows, and only the best sees all rows. Every start is seeded by its number, so that the
+result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -16,26 +16,35 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.competition import Competition, thinned
-from gmm_dask.mixture.initialization import (
-    seeded,
-)
+from gmm_dask.mixture.competition import Competition, thin_out
+from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import TURNS, Sample, StartKind, Starts
 from gmm_dask.mixture.threads import single_threaded
 
-#: Up to so many rows one start is run as scikit-learn would: more would cost more than its fit.
+#: Up to this many rows a single start, as in scikit-learn, replaces the search, which would cost
+#: more than the fit.
 PLAIN_ROWS = 2_000
+#: The most rows on which finalists run.
 FINAL_ROWS = 50_000
 
 
 @dataclass(frozen=True)
 class Round:
-    """Every run that is left gets some iterations on some rows, and the best ``keep`` go on.
+    """A round of the search: some iterations on some rows, after which the best runs remain.
 
-    The best of each kind of start is among them: a slow climb that ends higher is overtaken at
-    first by a quick one that does not.
+    The best run of each kind of start is among them, because a run that ends higher can lag behind
+    at first.
+
+    Attributes
+    ----------
+    rows
+        Rows of the sample that it uses.
+    iterations
+        EM iterations of each run.
+    keep
+        Runs that remain.
     """
 
     rows: int
@@ -45,18 +54,18 @@ class Round:
 
 @dataclass(frozen=True)
 class SearchEffort:
-    """How much the search tries.
+    """The extent of a search.
 
     Attributes
     ----------
     starts
         EM runs that begin.
     rounds
-        How they are thinned out.
+        The rounds in which they are thinned out.
     finalists
-        Runs that go on after the rounds.
+        Runs that remain after the rounds.
     final_rows, final_tol, final_iterations
-        Their rows, tolerance (nats per row) and iterations at the most.
+        Rows, tolerance (nats per row) and largest number of iterations of the finalists.
     """
 
     starts: int
@@ -68,38 +77,38 @@ class SearchEffort:
 
     @property
     def runs(self) -> int:
-        """EM runs of all rounds together, the last included."""
-        return self.starts + sum(one.keep for one in self.rounds[:-1]) + self.finalists
+        """The number of EM runs of all rounds and of the finalists together."""
+        return self.starts + sum(round_.keep for round_ in self.rounds[:-1]) + self.finalists
 
 
 def worth_searching(m: int, k: int) -> bool:
-    """Whether m rows and k components leave anything to find: one Gaussian has one optimum."""
+    """Whether a search on m rows for k components can pay: one Gaussian has one optimum."""
     return m > PLAIN_ROWS and k > 1
 
 
 def effort_for(m: int, k: int, d: int, keep: int) -> SearchEffort:
-    """Effort for a sample of m rows, k components, d features and ``keep`` mixtures wanted.
+    """Choose the effort for a sample of m rows, k components, d features and ``keep`` mixtures.
 
-    Fewer rows than about ten per mean and feature let components of a short run collapse.
+    With fewer than about ten rows for each coordinate of a mean, components collapse in short runs.
     """
     rows = max(4_096, 10 * k * d)
-    starts, left = max(16, keep), max(len(TURNS), keep)
-    rounds = (Round(min(rows, m), 8, max(6, left)), Round(min(2 * rows, m), 8, left))
+    starts, remaining = max(16, keep), max(len(TURNS), keep)
+    rounds = (Round(min(rows, m), 8, max(6, remaining)), Round(min(2 * rows, m), 8, remaining))
     return SearchEffort(starts, rounds, max(2, keep), min(FINAL_ROWS, m), 1e-4, 200)
 
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """What the search did: it has its own record beside the polish's.
+    """The result of a search apart from its mixtures: what it tried and what that cost.
 
     Attributes
     ----------
     rows
         Rows in the sample.
     starts
-        Short runs, and how many of them broke down.
+        Starts of the rounds.
     failed
-        Starts whose covariances became singular.
+        Runs that broke down, because a covariance became singular for example.
     log_likelihoods
         Mean log-likelihood of the finalists, nats per row, best first.
     iterations
@@ -127,27 +136,29 @@ def search(
     whole: bool = False,
     advanced: Callable[[int], None] = lambda done: None,
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
-    """Find the ``keep`` best mixtures of a sample, best first.
+    """Find the ``keep`` best mixtures for a sample, best first.
 
-    With ``init_params="kmeans"`` the starts take turns between k-means on standardised features,
-    seeds of k-means++, and random rows with wide covariances; the first is made as scikit-learn
-    makes it, and with any other method all are of that kind.
+    With ``init_params="kmeans"``, the starts take turns between k-means on standardised features,
+    seeds of k-means++, and random rows with wide covariances; the first is made as by scikit-learn.
+    With another method, all starts are made by that method.
 
     Parameters
     ----------
     spec
-        The mixture wanted, with what the caller fixed of its start.
+        The mixture wanted, with the parameters that the caller fixed.
     em
-        Of the polish.
+        Options of the polish.
+    random_state
+        Seed.
     keep
         Mixtures wanted (``n_init``).
     threads
-        Threads that share the E-steps; the outcome does not depend on their number.
+        Threads that share the E-steps; the result does not depend on their number.
     whole
-        Whether the sample holds all rows. Then the start that scikit-learn would make of them is
-        among the finalists and runs to ``em.tol``: the search ends no lower than scikit-learn.
+        Whether the sample holds all rows. Then the start that scikit-learn would make from them is
+        among the finalists and runs to ``em.tol``, so that the search ends no lower than that.
     advanced
-        Told how many runs are done.
+        Called with the number of runs done.
 
     Raises
     ------
@@ -160,29 +171,33 @@ def search(
     rows = sample.head(effort.rounds[0].rows, seeded(random_state))
     starts = Starts(rows, variances, spec, random_state)
     with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        field = Competition(pool, threads, variances, spec, advanced)
-        runs = field.begin(starts.make, starts.kinds(effort.starts), starts.multiplications)
-        for one in effort.rounds:
-            rows = sample.head(one.rows, seeded(random_state))
-            options = EMOptions(0.0, one.iterations)
-            runs = thinned(field.run(rows, runs, options), one.keep)
-        # Parameters that the caller fixed in part are not to be moved away from.
-        runs = (field.rested(rows, runs) if spec.start.free else runs)[: effort.finalists]
+        competition = Competition(pool, threads, variances, spec, advanced)
+        kinds = starts.kinds(effort.starts)
+        runs = competition.begin(starts.make, kinds, starts.multiplications)
+        for round_ in effort.rounds:
+            rows = sample.head(round_.rows, seeded(random_state))
+            options = EMOptions(0.0, round_.iterations)
+            runs = thin_out(competition.run(rows, runs, options), round_.keep)
+        if spec.start.free:  # moves would leave parameters that the caller fixed
+            runs = competition.settle(rows, runs)
+        runs = runs[: effort.finalists]
         final_rows = sample.X.shape[0] if whole else effort.final_rows
         rows = sample.head(final_rows, seeded(random_state))
         options = EMOptions(effort.final_tol, effort.final_iterations)
-        best = field.finish(rows, runs, options, keep)
+        best = competition.finish(rows, runs, options, keep)
         if whole:
-            own = field.begin(lambda number, kind: starts.own(sample), [StartKind.METHOD])
-            best = field.ranked([*best, *field.run(sample, own, em)])
+            by_method = competition.begin(
+                lambda number, kind: starts.make_by_method(sample), [StartKind.METHOD]
+            )
+            best = competition.sort([*best, *competition.run(sample, by_method, em)])
     if not best:
-        raise NumericalError(f"no start survived: {field.problem}")
-    record = SearchSummary(
+        raise NumericalError(f"every start of the search broke down: {competition.problem}")
+    summary = SearchSummary(
         rows=sample.X.shape[0],
         starts=effort.starts,
-        failed=field.failed,
+        failed=competition.failed,
         log_likelihoods=tuple(run.candidate.log_likelihood for run in best),
-        iterations=field.iterations,
+        iterations=competition.iterations,
         seconds=time.perf_counter() - began,
     )
-    return tuple(run.candidate.parameters for run in best[:keep]), record
+    return tuple(run.candidate.parameters for run in best[:keep]), summary

@@ -1,4 +1,4 @@
-"""Where the search begins: a sample of the rows, and first parameters of several kinds on it."""
+"""The starts of a search: a sample of rows, and first parameters of several kinds from it."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class StartKind(StrEnum):
     WIDE = "random rows with wide covariances"
 
 
-#: Kinds of starts that take turns where the caller asks for k-means.
+#: The kinds that take turns where the caller asks for k-means.
 TURNS = (StartKind.KMEANS, StartKind.SEEDS, StartKind.WIDE)
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Rows in memory to search on.
+    """The rows in memory on which a search runs.
 
     Attributes
     ----------
     X
-        (m, d) float32 or float64, best feature-major.
+        (m, d) float32 or float64, preferably feature-major.
     sample_weight
         (m,) or None.
     """
@@ -50,7 +50,7 @@ class Sample:
     sample_weight: FloatArray | None
 
     def head(self, rows: int, random_state: np.random.RandomState) -> Sample:
-        """Draw ``rows`` of them at random, or all if there are no more."""
+        """Draw that many rows at random; return the sample itself if it has no more."""
         m = self.X.shape[0]
         if rows >= m:
             return self
@@ -61,7 +61,19 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Starts:
-    """First parameters by number, on the rows of the first round."""
+    """The maker of first parameters, each seeded by its number.
+
+    Attributes
+    ----------
+    rows
+        The rows of the first round.
+    variances
+        Of the features, (d,).
+    spec
+        The mixture wanted.
+    random_state
+        The seed of start 0; start i has seed ``random_state + i``.
+    """
 
     rows: Sample
     variances: FloatArray
@@ -70,33 +82,36 @@ class Starts:
 
     @property
     def multiplications(self) -> int:
-        """Of one start by k-means, which takes about twenty iterations."""
+        """The multiplications of a start by k-means, which takes about twenty iterations."""
         return 20 * self.spec.n_components * self.rows.X.size
 
     def kinds(self, starts: int) -> list[StartKind]:
-        """Kinds of so many starts: they take turns, unless another method than k-means is asked."""
+        """Return the kinds of that many starts.
+
+        They take turns if the caller asks for k-means; else all are of the method asked for.
+        """
         if self.spec.start.init_params != "kmeans":
             return [StartKind.METHOD] * starts
         return [TURNS[number % len(TURNS)] for number in range(starts)]
 
-    def own(self, rows: Sample, number: int = 0) -> MixtureParameters:
-        """As scikit-learn starts on these rows."""
+    def make_by_method(self, rows: Sample, number: int = 0) -> MixtureParameters:
+        """Make a start from these rows as scikit-learn would, by the method asked for."""
         random_state = seeded((self.random_state + number) % 2**32)
         return initial_parameters(rows.X, rows.sample_weight, self.spec, random_state)
 
     def make(self, number: int, kind: StartKind) -> MixtureParameters:
-        """Make start ``number``; the first is as scikit-learn makes it, whatever its kind."""
+        """Make a start; number 0 is made as by scikit-learn, whatever its kind."""
         if number == 0 or kind is StartKind.METHOD:
-            return self.own(self.rows, number)
+            return self.make_by_method(self.rows, number)
         X, weight, k = self.rows.X, self.rows.sample_weight, self.spec.n_components
         random_state = seeded((self.random_state + number) % 2**32)
         if kind is StartKind.WIDE:
             return wide_start(X, self.spec, random_state)
         label = kmeans_labels if kind is StartKind.KMEANS else nearest_seed_labels
-        labels = label(_standardised(self.rows, self.variances), weight, k, random_state)
+        labels = label(_standardise(self.rows, self.variances), weight, k, random_state)
         return labelled_start(X, labels, weight, self.spec)
 
 
-def _standardised(sample: Sample, variances: FloatArray) -> RowsArray:
-    """Rows with unit variances: only k-means, which has no covariances, needs them."""
+def _standardise(sample: Sample, variances: FloatArray) -> RowsArray:
+    """Return rows with unit variances, which only k-means needs, as it has no covariances."""
     return (sample.X - sample.X.mean(axis=0, dtype=np.float64)) / deviations(variances)  # (m, d)

@@ -1,4 +1,4 @@
-"""The search for a start: its outcome, what it does not depend on, and moves out of bad optima."""
+"""The search for a start: its result, what the result depends on, and moves out of bad optima."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +17,7 @@ from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.em import fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters
-from gmm_dask.mixture.moves import _split, moved
+from gmm_dask.mixture.moves import _split, improve_by_moves
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import PLAIN_ROWS, effort_for, search, worth_searching
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
@@ -42,29 +42,31 @@ def X():
 
 @pytest.fixture
 def eager(monkeypatch):
-    """Threads take part in the least work."""
+    """Use threads for any amount of work."""
     for module in ("competition", "expectation"):
         monkeypatch.setattr(f"gmm_dask.mixture.{module}.WORTH_THREADS", 0)
 
 
 @pytest.mark.usefixtures("eager")
 def test_the_outcome_does_not_depend_on_the_number_of_threads(X):
-    alone, record = run(X, 6, threads=1, whole=True)
+    expected, expected_summary = run(X, 6, threads=1, whole=True)
     for threads in (2, 5):
-        together, other = run(X, 6, threads=threads, whole=True)
-        assert together[0].digest == alone[0].digest
-        assert other.log_likelihoods == record.log_likelihoods
+        mixtures, summary = run(X, 6, threads=threads, whole=True)
+        assert mixtures[0].digest == expected[0].digest
+        assert summary.log_likelihoods == expected_summary.log_likelihoods
 
 
 @pytest.mark.usefixtures("eager")
 def test_k_means_runs_on_one_thread_inside_the_pool(X, monkeypatch):
-    """Its bits depend on the threads of OpenMP, whose limit each thread sets for itself."""
+    """Its bits depend on the number of OpenMP threads, which each thread limits for itself."""
     limits = []
     fit = KMeans.fit
 
     def spied(*arguments, **keywords):
         limits.extend(
-            found["num_threads"] for found in threadpool_info() if found["user_api"] == "openmp"
+            library["num_threads"]
+            for library in threadpool_info()
+            if library["user_api"] == "openmp"
         )
         return fit(*arguments, **keywords)
 
@@ -76,41 +78,41 @@ def test_k_means_runs_on_one_thread_inside_the_pool(X, monkeypatch):
 def test_the_seed_decides(X):
     (first,), _ = run(X, 6, random_state=3)
     (again,), _ = run(X, 6, random_state=3)
-    (other,), _ = run(X, 6, random_state=4)
+    (different,), _ = run(X, 6, random_state=4)
     assert first.digest == again.digest
-    assert first.digest != other.digest
+    assert first.digest != different.digest
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_a_whole_sample_ends_no_lower_than_scikit_learns_own_start(X, covariance_type):
+def test_a_whole_sample_ends_no_lower_than_the_start_of_scikit_learn(X, covariance_type):
     start = initial_parameters(X, None, MixtureSpec(6, covariance_type), np.random.RandomState(0))
-    (own,) = fit_em(ExpectationOn(X, None), [start], MixtureSpec(), EMOptions())
-    _, record = run(X, 6, covariance_type=covariance_type, whole=True)
-    assert own.log_likelihood in record.log_likelihoods
-    assert record.log_likelihoods[0] >= own.log_likelihood
+    (candidate,) = fit_em(ExpectationOn(X, None), [start], MixtureSpec(), EMOptions())
+    _, summary = run(X, 6, covariance_type=covariance_type, whole=True)
+    assert candidate.log_likelihood in summary.log_likelihoods
+    assert summary.log_likelihoods[0] >= candidate.log_likelihood
 
 
 def test_as_many_mixtures_as_wanted_best_first(X):
-    found, record = run(X, 6, keep=4)
-    assert len(found) == 4
-    assert len({one.digest for one in found}) == 4
-    assert list(record.log_likelihoods) == sorted(record.log_likelihoods, reverse=True)
+    mixtures, summary = run(X, 6, keep=4)
+    assert len(mixtures) == 4
+    assert len({mixture.digest for mixture in mixtures}) == 4
+    assert list(summary.log_likelihoods) == sorted(summary.log_likelihoods, reverse=True)
 
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_progress_counts_every_run(X, whole):
-    told = []
-    run(X, 6, whole=whole, advanced=told.append)
-    assert told == sorted(set(told))
-    assert told[-1] == effort_for(len(X), 6, 4, 1).runs + whole
+    counts = []
+    run(X, 6, whole=whole, advanced=counts.append)
+    assert counts == sorted(set(counts))
+    assert counts[-1] == effort_for(len(X), 6, 4, 1).runs + whole
 
 
-def field_on(X):
+def competition_on(X):
     return Competition(ThreadPoolExecutor(1), 1, X.var(axis=0), MixtureSpec(), lambda done: None)
 
 
 def run_of(X, means, variances, iterations):
-    """A run from spherical components of equal weight, so many iterations on."""
+    """A run after some iterations from round components of equal weight."""
     k, d = np.shape(means)
     covariances = np.multiply.outer(np.asarray(variances), np.eye(d))
     start = MixtureParameters.from_covariances("full", np.full(k, 1 / k), means, covariances)
@@ -128,15 +130,15 @@ def test_a_finalist_goes_on_only_if_it_can_win(X):
     gap = near.candidate.log_likelihood - close.candidate.log_likelihood
     runs = [near, close] if gap > 0 else [close, near]
     assert SAME < abs(gap) < HOPELESS
-    assert len(field_on(X).finish(sample, runs, options, 1)) == 2
-    for other in (poor, runs[0]):
-        field = field_on(X)
-        assert len(field.finish(sample, [runs[0], other], options, 1)) == 1
-        assert field.done == 2
-        assert len(field.finish(sample, [runs[0], other], options, 2)) == 2
+    assert len(competition_on(X).finish(sample, runs, options, 1)) == 2
+    for second in (poor, runs[0]):
+        competition = competition_on(X)
+        assert len(competition.finish(sample, [runs[0], second], options, 1)) == 1
+        assert competition.done == 2
+        assert len(competition.finish(sample, [runs[0], second], options, 2)) == 2
 
 
-def test_who_was_given_up_goes_on_where_the_best_collapses():
+def test_a_run_given_up_goes_on_after_all_if_the_best_collapses():
     random = np.random.default_rng(0)
     X = random.normal(size=(3000, 2))
     X[:300] = 1.0
@@ -144,24 +146,24 @@ def test_who_was_given_up_goes_on_where_the_best_collapses():
     sound = run_of(X, [[-1.0, 0.0], [1.0, 0.0]], [1.0, 1.0], 3)
     assert collapsed.candidate.log_likelihood - sound.candidate.log_likelihood > HOPELESS
     options = EMOptions(1e-4, 5)
-    found = field_on(X).finish(Sample(X, None), [collapsed, sound], options, 1)
-    assert len(found) == 2
-    assert health(found[0].candidate.parameters, None, X.var(axis=0), 1e-6).defects == 0
+    finished = competition_on(X).finish(Sample(X, None), [collapsed, sound], options, 1)
+    assert len(finished) == 2
+    assert health(finished[0].candidate.parameters, None, X.var(axis=0), 1e-6).defects == 0
 
 
-def test_no_start_survives_where_a_column_is_constant():
+def test_every_start_breaks_down_where_a_column_is_constant():
     X = np.random.default_rng(0).normal(size=(3_000, 2))
     X[:, 1] = 7.0
-    with pytest.raises(NumericalError, match="no start survived: the covariance of component"):
+    with pytest.raises(NumericalError, match="every start of the search broke down: the covar"):
         run(X, 3, reg_covar=0.0)
 
 
 def test_weights_count_as_rows(X):
-    """Rows of another mixture that weigh next to nothing do not turn up in the result."""
+    """Rows of another mixture do not affect the result if they weigh next to nothing."""
     far = X + 50.0
     weights = np.concatenate([np.ones(len(X)), np.full(len(far), 1e-12)])
-    (found,), _ = run(np.concatenate([X, far]), 6, sample_weight=weights)
-    assert (np.abs(found.means) < 20).all()
+    (mixture,), _ = run(np.concatenate([X, far]), 6, sample_weight=weights)
+    assert (np.abs(mixture.means) < 20).all()
 
 
 def test_small_data_and_one_component_are_not_searched():
@@ -170,15 +172,15 @@ def test_small_data_and_one_component_are_not_searched():
     assert not worth_searching(10**9, 1)
 
 
-def test_small_data_takes_scikit_learns_own_path():
-    theirs = Reference(3, random_state=0).fit(iris())
-    ours = GaussianMixture(3, random_state=0).fit(iris())
-    assert ours.n_iter_ == theirs.n_iter_
-    assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, rel=1e-9)
+def test_small_data_takes_the_path_of_scikit_learn():
+    reference = Reference(3, random_state=0).fit(iris())
+    fitted = GaussianMixture(3, random_state=0).fit(iris())
+    assert fitted.n_iter_ == reference.n_iter_
+    assert fitted.lower_bound_ == pytest.approx(reference.lower_bound_, rel=1e-9)
 
 
 def resting(X, labels, covariance_type):
-    """What EM makes of a start by labels."""
+    """The candidate that EM brings to rest from a start by labels."""
     shares = np.eye(labels.max() + 1)[labels]
     means = (shares.T @ X) / shares.sum(axis=0)[:, None]
     matrices = np.stack([np.cov(X[labels == c].T, bias=True) for c in range(shares.shape[1])])
@@ -205,20 +207,20 @@ def test_a_move_takes_a_wasted_component_to_where_one_is_missing(covariance_type
     stuck = resting(X, wrong, covariance_type)
     right = resting(X, truth, covariance_type)
     assert right.log_likelihood > stuck.log_likelihood + 0.1
-    better, iterations = moved(
+    better, iterations = improve_by_moves(
         ExpectationOn(X, None), stuck, MixtureSpec(3, covariance_type), X.var(axis=0)
     )
     assert better.log_likelihood == pytest.approx(right.log_likelihood, abs=1e-3)
     assert iterations > 0
 
 
-def test_a_cut_without_covariance_does_not_lose_the_other():
-    """The core of these rows is one repeated value; across the middle they come apart."""
+def test_a_cut_without_covariance_does_not_spoil_the_other_cut():
+    """The core of these rows is a repeated value; a cut across the middle separates them."""
     random = np.random.default_rng(0)
     sides = [random.normal(centre, 1, (300, 1)) for centre in (-5, 5)]
     X = np.asfortranarray(np.concatenate([np.zeros((800, 1)), *sides]))
-    one = MixtureParameters.from_covariances("full", [1.0], [[X.mean()]], [[[X.var()]]])
-    gain, halves = _split(X, np.ones(len(X)), one, MixtureSpec(reg_covar=0.0))
+    gaussian = MixtureParameters.from_covariances("full", [1.0], [[X.mean()]], [[[X.var()]]])
+    gain, halves = _split(X, np.ones(len(X)), gaussian, MixtureSpec(reg_covar=0.0))
     assert gain > 100
     assert halves.n_components == 2
 
@@ -228,13 +230,13 @@ def test_a_good_mixture_is_left_as_it_is():
     truth = np.repeat(np.arange(3), 1_000)
     X = np.array([[0.0, 0.0], [30.0, 0.0], [0.0, 30.0]])[truth] + random.normal(size=(3_000, 2))
     right = resting(X, truth, "full")
-    kept, _ = moved(ExpectationOn(X, None), right, MixtureSpec(), X.var(axis=0))
+    kept, _ = improve_by_moves(ExpectationOn(X, None), right, MixtureSpec(), X.var(axis=0))
     assert kept is right
 
 
 @pytest.mark.parametrize("seed", [3, 5])
 def test_components_that_share_a_centre_are_told_apart(seed):
-    """Short runs favour mixtures that end lower here; without moves both seeds fail."""
+    """Here short runs favour mixtures that end lower; without moves, both seeds fail."""
     kind = LADDER["concentric 5x4"]
     X = np.asfortranarray(kind.draw(30_000))
     reached = [run(X, 4, random_state=s)[1].log_likelihoods[0] for s in (0, seed)]
