@@ -1,7 +1,7 @@
-"""The oracle of the kernels: the same mathematics in plain NumPy, (k, n, d) arrays and all.
+"""An oracle for the kernels: the same mathematics in plain NumPy, with (k, n, d) arrays.
 
-Every sum comes with the sum of its terms' sizes, which is what an error is measured against:
-Σ r y is near 0 at convergence, and no order of summation has digits there.
+Every sum comes with the sum of the sizes of its terms, against which errors are measured: Σ r y is
+near 0 at convergence, and has no correct digits there in any order of summation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def in_form(covariance_type: str, products: FloatArray) -> FloatArray:
 
 @dataclass
 class Expected:
-    """Statistics and densities, and the sizes of the terms that made the sums."""
+    """Statistics and densities, and the sizes of the terms of each sum."""
 
     counts: FloatArray
     residual_sums: FloatArray
@@ -54,7 +54,7 @@ class Expected:
 def expectation(
     parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None = None
 ) -> Expected:
-    """E-step of rows X (n, d)."""
+    """Take the E-step for rows X (n, d)."""
     k, d = parameters.means.shape
     covariance_type = parameters.covariance_type
     X = np.asarray(X, dtype=np.float64)
@@ -99,7 +99,7 @@ def update(
     residual_products: FloatArray,
     reg_covar: float,
 ) -> tuple[FloatArray, FloatArray]:
-    """M-step of the covariances, one component after the other, and of the means' shifts."""
+    """Take the M-step: covariances, component by component, and shifts of the means."""
     k, d = parameters.means.shape
     covariance_type = parameters.covariance_type
     U = full_factors(covariance_type, parameters.precisions_cholesky, k, d)
@@ -132,7 +132,7 @@ def estimate(
     means: FloatArray,
     reg_covar: float,
 ) -> FloatArray:
-    """Covariances from responsibilities, row by row."""
+    """Compute covariances from responsibilities, row by row."""
     k, d = means.shape
     matrices = np.zeros((k, d, d))
     for x, r in zip(np.asarray(X, dtype=np.float64), responsibilities, strict=True):

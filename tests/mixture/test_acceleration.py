@@ -1,4 +1,4 @@
-"""EM with jumps: the same top in fewer iterations, and no step down that stays."""
+"""EM with jumps: the same maximum in fewer iterations, and no step down that stays."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def accelerated(X, starts, spec, options, expectation=None):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_the_same_top_in_fewer_iterations(X, covariance_type):
+def test_the_same_maximum_in_fewer_iterations(X, covariance_type):
     spec, options = MixtureSpec(), EMOptions(1e-6, 2_000)
     first = start(X, covariance_type)
     (slow,) = fit_em(ExpectationOn(X, None), [first], spec, options)
@@ -45,73 +45,74 @@ def test_the_same_top_in_fewer_iterations(X, covariance_type):
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_no_iteration_that_stays_goes_down(X, covariance_type):
-    (found,) = accelerated(
+    (candidate,) = accelerated(
         X, [start(X, covariance_type, 3)], MixtureSpec(reg_covar=0.0), EMOptions(1e-7, 300)
     )
-    assert (np.diff(found.lower_bounds) >= -1e-12).all()
+    assert (np.diff(candidate.lower_bounds) >= -1e-12).all()
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_the_units_of_the_features_decide_nothing(X, covariance_type):
-    """Powers of two: the same bits, so the same jumps."""
+def test_the_units_of_the_features_do_not_matter(X, covariance_type):
+    """In units that are powers of two, the bits are the same and so are the jumps."""
     units = np.array([2.0**20, 2.0**-20, 1.0]) if covariance_type != "spherical" else 2.0**20
-    here = start(X, covariance_type)
-    spread = here.covariances * {
+    plain_start = start(X, covariance_type)
+    spread = plain_start.covariances * {
         "full": np.multiply.outer(units, units), "tied": np.multiply.outer(units, units),
         "diag": np.square(units), "spherical": np.square(units),
     }[covariance_type]  # fmt: skip
-    there = MixtureParameters.from_covariances(
-        covariance_type, here.weights, here.means * units, spread
+    scaled_start = MixtureParameters.from_covariances(
+        covariance_type, plain_start.weights, plain_start.means * units, spread
     )
     spec, options = MixtureSpec(reg_covar=0.0), EMOptions(0.0, 40)
-    (one,) = accelerated(X, [here], spec, options)
-    (other,) = accelerated(X * units, [there], spec, options)
-    np.testing.assert_allclose(other.parameters.weights, one.parameters.weights, rtol=1e-9)
-    np.testing.assert_allclose(other.parameters.means, one.parameters.means * units, rtol=1e-7)
+    (plain,) = accelerated(X, [plain_start], spec, options)
+    (scaled,) = accelerated(X * units, [scaled_start], spec, options)
+    np.testing.assert_allclose(scaled.parameters.weights, plain.parameters.weights, rtol=1e-9)
+    np.testing.assert_allclose(scaled.parameters.means, plain.parameters.means * units, rtol=1e-7)
 
 
 def after_a_jump(X, options, changed):
-    """A run in its slow part whose third E-step, the first after a jump, is changed."""
+    """Fit from a slow part of EM, where the third E-step, the first after a jump, is changed."""
     (begun,) = fit_em(ExpectationOn(X, None), [start(X, "full")], MixtureSpec(), EMOptions(0.0, 20))
-    asked, said = [], []
+    asked, answers = [], []
 
     def spied(batch):
         asked.append(batch[0])
-        (found,) = ExpectationOn(X, None)(batch)
+        (statistics,) = ExpectationOn(X, None)(batch)
         if len(asked) == 3:
-            found = changed(found, said[-1])
-        said.append(found)
-        return [found]
+            statistics = changed(statistics, answers[-1])
+        answers.append(statistics)
+        return [statistics]
 
-    (found,) = accelerated(X, [begun.parameters], MixtureSpec(), options, expectation=spied)
+    (candidate,) = accelerated(X, [begun.parameters], MixtureSpec(), options, expectation=spied)
     (plain,) = fit_em(ExpectationOn(X, None), [begun.parameters], MixtureSpec(), EMOptions(0.0, 2))
     assert asked[2].digest != plain.parameters.digest
-    return found, asked, plain
+    return candidate, asked, plain
 
 
-def lower(found, before):
-    return replace(found, log_likelihood=before.log_likelihood - 1.0)
+def lower(statistics, before):
+    return replace(statistics, log_likelihood=before.log_likelihood - 1.0)
 
 
-def broken(found, before):
-    return replace(found, residual_products=found.residual_products * np.nan)
+def broken(statistics, before):
+    return replace(statistics, residual_products=statistics.residual_products * np.nan)
 
 
 @pytest.mark.parametrize("changed", [lower, broken])
 def test_a_jump_that_lands_lower_or_nowhere_is_taken_back(X, changed):
-    """The next E-step is where EM itself would have gone."""
-    found, asked, plain = after_a_jump(X, EMOptions(0.0, 4), changed)
+    """The next E-step is at the point that EM would have reached without the jump."""
+    candidate, asked, plain = after_a_jump(X, EMOptions(0.0, 4), changed)
     assert asked[3].digest == plain.parameters.digest
-    assert (found.n_iter, found.status) == (4, Status.MAX_ITER)
-    assert found.lower_bounds[2] == found.lower_bounds[1] < found.lower_bounds[3]
+    assert (candidate.n_iter, candidate.status) == (4, Status.MAX_ITER)
+    bounds = candidate.lower_bounds
+    assert bounds[2] == bounds[1] < bounds[3]
 
 
 def test_a_jump_that_gains_nothing_is_no_sign_of_rest(X):
-    def same(found, before):
-        return replace(found, log_likelihood=before.log_likelihood)
+    def same(statistics, before):
+        return replace(statistics, log_likelihood=before.log_likelihood)
 
-    found, asked, _ = after_a_jump(X, EMOptions(1e-9, 4), same)
-    assert found.lower_bounds[2] == found.lower_bounds[1]
+    candidate, asked, _ = after_a_jump(X, EMOptions(1e-9, 4), same)
+    assert candidate.lower_bounds[2] == candidate.lower_bounds[1]
     assert len(asked) == 4
 
 
@@ -122,12 +123,12 @@ def test_where_the_floor_makes_the_likelihood_fall_there_are_no_jumps(X):
     )
     (plain,) = fit_em(ExpectationOn(X, None), [first.parameters], spec, options)
     assert (np.diff(plain.lower_bounds) < 0).all()
-    (found,) = accelerated(X, [first.parameters], spec, options)
-    assert found.parameters.digest == plain.parameters.digest
+    (candidate,) = accelerated(X, [first.parameters], spec, options)
+    assert candidate.parameters.digest == plain.parameters.digest
 
 
 def test_a_jump_too_far_is_shortened_until_it_is_a_mixture(X):
-    """A weight that falls by almost the same at each step would be negative after 32 of them."""
+    """A weight that falls by almost the same amount each step would be negative after 32."""
     first = start(X, "full")
 
     def weighing(weight):
@@ -147,14 +148,14 @@ def test_a_run_that_breaks_down_leaves_the_others_alone(X):
     means[0] = rows[-1]
     doomed = MixtureParameters.from_covariances("full", fine.weights, means, fine.covariances)
     spec, options = MixtureSpec(reg_covar=0.0), EMOptions(1e-4, 50)
-    broken, found = accelerated(rows, [doomed, fine], spec, options)
+    broken, sound = accelerated(rows, [doomed, fine], spec, options)
     (alone,) = accelerated(rows, [fine], spec, options)
     assert broken.status is Status.ILL_CONDITIONED
     assert "component 0" in broken.problem
-    assert found.parameters.digest == alone.parameters.digest
+    assert sound.parameters.digest == alone.parameters.digest
 
 
 def test_no_iteration_beyond_the_last(X):
-    for most in range(1, 9):
-        (found,) = accelerated(X, [start(X, "full")], MixtureSpec(), EMOptions(0.0, most))
-        assert (found.n_iter, found.status) == (most, Status.MAX_ITER)
+    for max_iter in range(1, 9):
+        (candidate,) = accelerated(X, [start(X, "full")], MixtureSpec(), EMOptions(0.0, max_iter))
+        assert (candidate.n_iter, candidate.status) == (max_iter, Status.MAX_ITER)

@@ -1,7 +1,7 @@
-"""Compiling: once per installation, announced, from many processes, and where nothing is writable.
+"""Compilation: once per installation, announced, by many processes, and without a cache.
 
-Each test runs real processes with a cache directory of their own. The kernels of a copy of the
-package are compiled where the package itself matters, a kernel of one line where it does not.
+Each test runs real processes with their own cache directory. Where the package itself matters, they
+compile the kernels of a copy of it; elsewhere, a kernel of one line.
 """
 
 import os
@@ -70,9 +70,12 @@ COMPILING = f"{STATISTICS}, once per installation"
 
 
 def environment(**changes):
-    """Of a process that keeps nothing and finds only what it is told."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "XDG_"))}
-    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", **{k: str(v) for k, v in changes.items()}}
+    """The environment of a process that writes no bytecode and knows only the given caches."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "XDG_"))
+    }
+    given = {name: str(value) for name, value in changes.items()}
+    return {**inherited, "PYTHONDONTWRITEBYTECODE": "1", **given}
 
 
 def start(code, **changes):
@@ -85,9 +88,9 @@ def start(code, **changes):
     )
 
 
-def lines_of(started):
-    out, err = started.communicate(timeout=120)
-    assert started.returncode == 0, err
+def lines_of(process):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     return out.splitlines()
 
 
@@ -98,29 +101,29 @@ def run(code, **changes):
 @pytest.fixture
 def small(tmp_path):
     """A module of one kernel, in a directory that can be written."""
-    place = tmp_path / "module"
-    place.mkdir()
-    (place / "small.py").write_text(KERNEL)
-    return place
+    folder = tmp_path / "module"
+    folder.mkdir()
+    (folder / "small.py").write_text(KERNEL)
+    return folder
 
 
 @pytest.fixture
 def package(tmp_path):
-    """A copy of the package, installed where nothing can be written beside its kernels."""
-    place = tmp_path / "installed"
+    """A copy of the package, in which nothing can be written beside the kernels."""
+    folder = tmp_path / "installed"
     source = Path(gmm_dask.__file__).parent
     shutil.copytree(
-        source, place / "gmm_dask", ignore=shutil.ignore_patterns("__pycache__", "*.nbi", "*.nbc")
+        source, folder / "gmm_dask", ignore=shutil.ignore_patterns("__pycache__", "*.nbi", "*.nbc")
     )
-    # A file where the directory would be stops even root, who runs the tests in a container.
-    for folder in ("covariance", "kernels"):
-        (place / f"gmm_dask/mixture/{folder}/__pycache__").write_text("")
-    return place
+    # A file in place of the directory stops even root, as whom tests run in a container.
+    for name in ("covariance", "kernels"):
+        (folder / f"gmm_dask/mixture/{name}/__pycache__").write_text("")
+    return folder
 
 
-def test_of_processes_that_start_together_one_compiles_and_all_are_right(tmp_path):
-    together = [start(FIT, NUMBA_CACHE_DIR=tmp_path) for _ in range(3)]
-    outputs = [lines_of(process) for process in together]
+def test_one_of_the_processes_that_start_together_compiles_and_all_are_right(tmp_path):
+    processes = [start(FIT, NUMBA_CACHE_DIR=tmp_path) for _ in range(3)]
+    outputs = [lines_of(process) for process in processes]
     assert [output[-1] for output in outputs] == ["counts [30. 10.]"] * 3
     assert sum(COMPILING in output for output in outputs) == 1
     assert run(FIT, NUMBA_CACHE_DIR=tmp_path) == ["counts [30. 10.]"]  # nothing is compiled
@@ -132,13 +135,13 @@ def test_a_read_only_installation_keeps_its_code_in_the_users_cache(package, tmp
     assert first == [COMPILING, "counts [30. 10.]"]
     assert list(home.rglob("*.nbc"))
     assert run(FIT, PYTHONPATH=package, XDG_CACHE_HOME=home) == ["counts [30. 10.]"]
-    # A kernel is made of more files than its own: a change in another one is noticed.
+    # A kernel consists of functions from several files: a change in any of them is noticed.
     tile = package / "gmm_dask/mixture/kernels/tiles.py"
     tile.write_text(tile.read_text() + "\n# a new version\n")
     assert run(FIT, PYTHONPATH=package, XDG_CACHE_HOME=home) == first
 
 
-def test_where_nothing_can_be_written_it_works_without_a_cache(package, tmp_path):
+def test_kernels_work_without_a_cache_where_nothing_can_be_written(package, tmp_path):
     nowhere = tmp_path / "file"
     nowhere.write_text("")
     output = run(FIT, PYTHONPATH=package, XDG_CACHE_HOME=nowhere, NUMBA_CACHE_DIR=nowhere / "x")
@@ -161,7 +164,7 @@ def test_a_damaged_cache_is_replaced(small, tmp_path):
     assert run(SMALL, **places) == ["result 42.0"]
 
 
-def test_a_cache_that_fills_up_is_done_without(small, tmp_path):
+def test_a_full_disk_is_a_warning(small, tmp_path):
     places = {"PYTHONPATH": small, "NUMBA_CACHE_DIR": tmp_path / "cache"}
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
     ignoring = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -171,7 +174,7 @@ def test_a_cache_that_fills_up_is_done_without(small, tmp_path):
     assert result == "result 42.0"
 
 
-def test_another_processor_has_a_cache_of_its_own(small, tmp_path):
+def test_each_processor_has_its_own_cache(small, tmp_path):
     places = {"PYTHONPATH": small, "NUMBA_CACHE_DIR": tmp_path / "cache"}
     assert len(run(SMALL, **places)) == 2
     # Two processors that share a home: the other must neither load nor overwrite this code.
@@ -181,7 +184,7 @@ def test_another_processor_has_a_cache_of_its_own(small, tmp_path):
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
-def test_the_process_that_compiles_gives_the_bits_of_those_that_follow(covariance_type, tmp_path):
+def test_the_compiling_process_and_later_ones_give_the_same_bits(covariance_type, tmp_path):
     first, second = (
         subprocess.run(
             [sys.executable, "-W", "error", "-c", BITS, covariance_type],
@@ -195,8 +198,8 @@ def test_the_process_that_compiles_gives_the_bits_of_those_that_follow(covarianc
     assert first == second
 
 
-def test_every_part_of_a_kernel_lies_where_the_cache_looks_for_changes():
-    """A part in another folder would be changed without being compiled again."""
+def test_every_part_of_a_kernel_is_where_the_cache_looks_for_changes():
+    """A change of a part in another folder would not lead to a new compilation."""
     package = Path(gmm_dask.__file__).parent
     users = {
         path.parent

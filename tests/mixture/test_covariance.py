@@ -1,4 +1,4 @@
-"""What each covariance type knows: factors, determinants, estimates, the M-step and its guard."""
+"""The covariance types: factors, determinants, estimates, the M-step and its guard."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ seeds = st.integers(0, 2**32 - 1)
 scales = st.sampled_from([1e-12, 1e-3, 1.0, 1e12])
 
 
-# Forms of one and the same matrix.
+# Forms of the same matrix.
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -64,7 +64,7 @@ def test_the_least_variance_is_the_smallest_eigenvalue(covariance_type, size, se
 @pytest.mark.parametrize("covariance_type", TYPES)
 @property_test
 @given(size=sizes, seed=seeds, scale=scales)
-def test_factors_covariances_and_precisions_belong_together(covariance_type, size, seed, scale):
+def test_factors_covariances_and_precisions_agree(covariance_type, size, seed, scale):
     k, d = size
     covariance = COVARIANCE_TYPES[covariance_type]
     covariances = random_covariances(covariance_type, k, d, np.random.default_rng(seed), scale)
@@ -96,19 +96,19 @@ def test_factors_covariances_and_precisions_belong_together(covariance_type, siz
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_factors_and_free_parameters_are_scikit_learns(covariance_type):
     X = np.random.default_rng(0).normal(size=(300, 4)) @ np.diag([1.0, 2.0, 0.1, 30.0])
-    theirs = GaussianMixture(3, covariance_type=covariance_type, random_state=0, tol=1.0).fit(X)
+    reference = GaussianMixture(3, covariance_type=covariance_type, random_state=0, tol=1.0).fit(X)
     covariance = COVARIANCE_TYPES[covariance_type]
-    ours = covariance.precisions_cholesky(theirs.covariances_)
-    np.testing.assert_allclose(ours, theirs.precisions_cholesky_, rtol=1e-9, atol=1e-12)
+    factors = covariance.precisions_cholesky(reference.covariances_)
+    np.testing.assert_allclose(factors, reference.precisions_cholesky_, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(
-        covariance.precisions(ours), theirs.precisions_, rtol=1e-9, atol=1e-12
+        covariance.precisions(factors), reference.precisions_, rtol=1e-9, atol=1e-12
     )
-    free = (theirs.aic(X) + 2.0 * theirs.score(X) * len(X)) / 2.0
+    free = (reference.aic(X) + 2.0 * reference.score(X) * len(X)) / 2.0
     assert covariance.n_parameters(3, 4) + 3 * 4 + 2 == round(free)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_reorder_moves_what_belongs_to_a_component(covariance_type):
+def test_reorder_moves_the_values_of_a_component(covariance_type):
     rng = np.random.default_rng(1)
     covariance = COVARIANCE_TYPES[covariance_type]
     values = random_covariances(covariance_type, 3, 2, rng)
@@ -124,14 +124,14 @@ def test_reorder_moves_what_belongs_to_a_component(covariance_type):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
-def test_a_covariance_that_is_not_finite_is_said_by_component(covariance_type, bad):
+def test_the_component_of_a_covariance_that_is_not_finite_is_named(covariance_type, bad):
     covariances = random_covariances(covariance_type, 3, 2, np.random.default_rng(2))
     covariances[2] = bad
     with pytest.raises(IllConditionedError, match=r"component 2 is not finite.*larger reg_covar"):
         COVARIANCE_TYPES[covariance_type].precisions_cholesky(covariances)
 
 
-def test_a_matrix_that_is_not_definite_is_said_by_component():
+def test_the_component_of_a_matrix_that_is_not_definite_is_named():
     covariances = random_covariances("full", 3, 2, np.random.default_rng(3))
     covariances[1] = [[1.0, 1.0], [1.0, 1.0]]
     covariances[2] = 0.0
@@ -143,7 +143,7 @@ def test_a_matrix_that_is_not_definite_is_said_by_component():
 
 @pytest.mark.parametrize("covariance_type", ["diag", "spherical"])
 @pytest.mark.parametrize("variance", [0.0, -1.0])
-def test_a_variance_that_is_not_positive_is_said_by_component(covariance_type, variance):
+def test_the_component_of_a_variance_that_is_not_positive_is_named(covariance_type, variance):
     variances = random_covariances(covariance_type, 3, 2, np.random.default_rng(4))
     variances[1] = variance
     with pytest.raises(IllConditionedError, match=f"component 1 has a variance of {variance:g}"):
@@ -183,16 +183,16 @@ def test_estimate_is_the_weighted_covariance(covariance_type, dtype, offset):
     counts = responsibilities.sum(axis=0) + 10 * EPS
     means = responsibilities.T @ X.astype(float) / counts[:, None]
     spec = MixtureSpec(reg_covar=1e-3)
-    ours = COVARIANCE_TYPES[covariance_type].estimate(X, responsibilities, counts, means, spec)
+    estimated = COVARIANCE_TYPES[covariance_type].estimate(X, responsibilities, counts, means, spec)
     expected = estimate(covariance_type, X, responsibilities, counts, means, 1e-3)
-    np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(estimated, expected, rtol=1e-11, atol=1e-13)
 
 
 # The M-step.
 
 
 def statistics_of(parameters, n, rng):
-    """What `update` takes, from rows near the mixture."""
+    """The arguments of `update`, from rows near the mixture."""
     k, d = parameters.means.shape
     spread = np.sqrt(np.diagonal(parameters.matrices, axis1=1, axis2=2))  # (k, d)
     component = rng.integers(0, k, n)
@@ -247,7 +247,7 @@ def test_a_covariance_far_below_the_jump_of_the_mean_is_kept(covariance_type, di
         products,
         MixtureSpec(),
     )
-    if covariance_type == "tied":  # one covariance: all are kept, or none
+    if covariance_type == "tied":  # a single covariance: all are kept, or none
         assert guarded.tolist() == [kept] * 3
     else:
         assert guarded.tolist() == [False, kept, False]
@@ -264,8 +264,8 @@ def test_a_covariance_that_rounding_made_negative_is_kept(covariance_type):
     parameters = random_mixture(covariance_type, 2, 3, np.random.default_rng(7))
     counts = np.array([100.0, 50.0])
     delta = np.array([[1e8, -1e8, 1e8], [0.0, 0.1, 0.0]])
-    left = np.array([-2.0 * np.eye(3), np.eye(3)])  # of 1e16, about an ulp
-    products = moments(covariance_type, counts, delta, left)
+    remainder = np.array([-2.0 * np.eye(3), np.eye(3)])  # about an ulp of 1e16
+    products = moments(covariance_type, counts, delta, remainder)
     covariances, _, guarded = parameters.covariance.update(
         parameters.covariances,
         parameters.precisions_cholesky,
@@ -315,8 +315,8 @@ def test_a_start_at_0_with_data_at_1e9_is_exact_at_the_second_step(covariance_ty
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
-def test_scales_that_the_start_did_not_know_are_not_a_cancellation(covariance_type):
-    """S has entries of 1 and of 1e-12, and nothing was subtracted: it must be used as it is."""
+def test_scales_that_differ_from_the_start_are_not_a_cancellation(covariance_type):
+    """S has entries of 1 and of 1e-12, and nothing is subtracted: it must be used as it is."""
     d = 3
     parameters = MixtureParameters.from_covariances(
         covariance_type,
@@ -381,7 +381,7 @@ def test_a_constant_column_gets_the_floor(covariance_type):
     expected = np.diag([X[:, 0].var() + 1e-6, 1e-6])
     np.testing.assert_allclose(matrix, expected, rtol=1e-12, atol=1e-20)
     covariances, _, guarded = parameters.covariance.update(*arguments, MixtureSpec(reg_covar=0.0))
-    assert not guarded.any()  # the data's doing: the error says so, and names the component
+    assert not guarded.any()  # the data are the cause: the error says so, and names the component
     with pytest.raises(IllConditionedError, match="component 0"):
         parameters.covariance.precisions_cholesky(covariances)
 

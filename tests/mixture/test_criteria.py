@@ -32,7 +32,7 @@ def mixture(*variances):
     return MixtureParameters.from_covariances("full", np.full(k, 1 / k), means, covariances)
 
 
-def test_collapse_is_told_by_the_scale_of_the_data():
+def test_collapse_is_relative_to_the_scale_of_the_data():
     counts = np.array([100.0, 100.0])
     narrow = mixture(1.0, 1e-9)
     assert health(narrow, counts, np.ones(2), 0.0).collapsed.tolist() == [False, True]

@@ -30,7 +30,7 @@ def test_factors_and_inverses_are_exact_to_rounding(d, condition):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0, 0.0])
-def test_one_without_a_factor_is_named_and_the_others_have_theirs(bad):
+def test_a_matrix_without_a_factor_is_reported_and_the_others_are_factorized(bad):
     matrices = definite(4, 3)
     expected = np.linalg.cholesky(matrices)
     matrices[2, 1, 1] = bad
@@ -39,7 +39,7 @@ def test_one_without_a_factor_is_named_and_the_others_have_theirs(bad):
     np.testing.assert_allclose(lower[positive], expected[positive], atol=1e-15)
 
 
-def test_any_layout_of_the_matrices_is_read_alike():
+def test_the_layout_of_the_matrices_does_not_matter():
     matrices = definite(3, 4)
     expected = cholesky(matrices)[0]
     frozen = matrices.copy()
@@ -51,7 +51,7 @@ def test_any_layout_of_the_matrices_is_read_alike():
         )
 
 
-def test_of_none_there_are_none():
+def test_an_empty_stack_has_no_factors():
     lower, positive = cholesky(np.empty((0, 3, 3)))
     assert lower.shape == (0, 3, 3)
     assert positive.shape == (0,)

@@ -1,4 +1,4 @@
-"""First parameters: what is refused, what scikit-learn's methods give, and wide starts."""
+"""Starts: refusals, the methods of scikit-learn, and wide starts."""
 
 import os
 import subprocess
@@ -28,13 +28,13 @@ TYPES = tuple(COVARIANCE_TYPES)
 FREE = Start()
 
 
-def test_a_generator_seeded_anew_draws_what_a_new_one_would():
+def test_a_generator_seeded_again_draws_the_numbers_of_a_new_one():
     for seed in (0, 7, 2**32 - 1):
-        ours, new = seeded(seed), np.random.RandomState(seed)
-        np.testing.assert_array_equal(ours.normal(size=3), new.normal(size=3))
-        np.testing.assert_array_equal(ours.choice(99, 50), new.choice(99, 50))
+        generator, new = seeded(seed), np.random.RandomState(seed)
+        np.testing.assert_array_equal(generator.normal(size=3), new.normal(size=3))
+        np.testing.assert_array_equal(generator.choice(99, 50), new.choice(99, 50))
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(seeded, 0).result() is not ours
+        assert pool.submit(seeded, 0).result() is not generator
 
 
 @pytest.mark.parametrize("init_params", INITIALIZATIONS)
@@ -47,14 +47,14 @@ def test_the_same_start_as_scikit_learn(init_params, covariance_type):
     start = initial_parameters(
         X, None, MixtureSpec(3, covariance_type, start=Start(init_params)), np.random.RandomState(0)
     )
-    # scikit-learn leaves the weights of k seeds at k/n in all; the first E-step divides that out.
+    # In scikit-learn the weights from k seeds sum to k/n, which the first E-step divides out.
     weights = reference.weights_ / reference.weights_.sum()
     np.testing.assert_allclose(start.weights, weights, rtol=1e-9)
     np.testing.assert_allclose(start.means, reference.means_, rtol=1e-9)
     expected = reference.covariances_
     if covariance_type == "tied" and init_params in ("k-means++", "random_from_data"):
-        # k seeds have no scatter. scikit-learn's formula, which takes for granted that the
-        # responsibilities sum to n, divides the scatter of all rows about 0 by k.
+        # k seeds have no scatter. scikit-learn's formula, which assumes that the responsibilities
+        # sum to n, divides the scatter of all rows about 0 by k.
         expected = 1e-6 * np.eye(4)
     np.testing.assert_allclose(start.covariances, expected, rtol=1e-7, atol=1e-12)
 
@@ -80,7 +80,7 @@ def test_a_start_given_in_part_is_no_start():
         given_start(MixtureSpec(2, start=Start(means=np.zeros((2, 2)))))
 
 
-def test_what_is_free_and_what_is_complete():
+def test_a_start_is_free_complete_or_neither():
     assert FREE.free
     assert not FREE.complete
     part = Start(means=np.zeros((2, 1)))
@@ -88,7 +88,7 @@ def test_what_is_free_and_what_is_complete():
     assert not part.complete
 
 
-def test_given_means_replace_what_the_rows_say():
+def test_given_means_replace_those_of_the_rows():
     means = np.arange(12.0).reshape(3, 4)
     spec = MixtureSpec(3, start=Start(means=means))
     for start in (
@@ -132,7 +132,7 @@ with single_threaded():
 
     fit = sklearn.cluster.KMeans.fit
     def spied(*arguments, **keywords):
-        print(max(found["num_threads"] for found in threadpool_info()))
+        print(max(library["num_threads"] for library in threadpool_info()))
         return fit(*arguments, **keywords)
     sklearn.cluster.KMeans.fit = spied
     kmeans_labels(np.arange(20.0)[:, None], None, 2, np.random.RandomState(0))
@@ -140,7 +140,7 @@ with single_threaded():
 
 
 def test_k_means_runs_on_one_thread_though_it_is_imported_late():
-    """A limit set before reaches no library that is loaded after."""
+    """A limit does not reach libraries that are loaded after it is set."""
     environment = {**os.environ, "OMP_NUM_THREADS": "4"}
     run = subprocess.run(
         [sys.executable, "-c", SPY], capture_output=True, text=True, check=True, env=environment

@@ -22,10 +22,10 @@ STATISTICS = "counts", "residual_sums", "residual_products", "log_likelihood"
 property_test = settings(max_examples=50, deadline=None, derandomize=True)
 
 row_counts = st.sampled_from([0, 1, 7, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS]) | st.integers(0, 400)
-# 4 is the block of features: below it, at it, every remainder, several blocks.
+# Features are worked on in blocks of 4: fewer, exactly 4, every remainder, several blocks.
 feature_counts = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 19])
 scales = st.sampled_from([1e-12, 1e-6, 1.0, 1e5, 1e12])
-# In standard deviations: close enough for tied's shared whitening, and too far for it.
+# In standard deviations: near enough for tied to whiten rows once, and too far for that.
 separations = st.sampled_from([0.0, 1.5, 8.0, 60.0])
 
 
@@ -75,7 +75,7 @@ def weights_of(weighting, n, rng):
 
 
 def assert_statistics(actual, expected, tolerance=1e-12):
-    """Errors relative to the sizes of the terms of each sum; e^−230 and less is flushed to 0."""
+    """Compare relative to the sizes of the terms of each sum; values to e^−230 are flushed to 0."""
     for name in STATISTICS:
         error = np.abs(np.asarray(getattr(actual, name)) - getattr(expected, name))
         allowed = tolerance * np.asarray(expected.sizes[name]) + 1e-90
@@ -128,7 +128,7 @@ def test_assignment_is_the_oracles(covariance_type, data, with_responsibilities)
     parameters, X, _ = data.draw(cases(covariance_type))
     labels, log_densities, responsibilities = assign(parameters, X, with_responsibilities)
     expected = expectation(parameters, X)
-    # ln p in nats: its error is that of the squares that it is made of.
+    # log p in nats: its error is that of the squares in it.
     size = 1.0 + np.abs(expected.log_joint).max(axis=1, initial=0.0)
     assert (np.abs(log_densities - expected.log_densities) <= 1e-13 * size).all()
     chosen = np.take_along_axis(expected.log_joint, labels[:, None], axis=1)[:, 0]
@@ -163,7 +163,7 @@ def test_every_layout_and_dtype_gives_the_same_bits(covariance_type):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_odd_bytes_are_read_right(covariance_type):
+def test_unaligned_swapped_and_long_values_are_read_right(covariance_type):
     rng = np.random.default_rng(1)
     parameters = mixture(covariance_type, 2, 3, rng)
     X = rows_of(parameters, 200, rng)
@@ -236,8 +236,8 @@ def test_parameters_may_be_read_only_and_strided(covariance_type):
     odd = replace(parameters, weights=weights, means=means, precisions_cholesky=U)
     again = np.empty(100, np.int32), np.empty(100), np.empty((100, 3))
     engine.assign(odd, X, *again)
-    for ours, theirs in zip(again, reference, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for actual, expected in zip(again, reference, strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "slice of an F-ordered block", "backwards"])
@@ -262,12 +262,12 @@ def test_a_pass_copies_nothing(layout, dtype):
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_a_component_of_weight_0_gets_nothing(covariance_type):
     rng = np.random.default_rng(6)
-    some = mixture(covariance_type, 3, 3, rng)
+    template = mixture(covariance_type, 3, 3, rng)
     for absent in range(3):
         weights = np.array([0.5, 0.5, 0.5])
         weights[absent] = 0.0
         parameters = MixtureParameters.from_covariances(
-            covariance_type, weights, some.means, some.covariances
+            covariance_type, weights, template.means, template.covariances
         )
         X = np.vstack([rows_of(parameters, 150, rng), np.full((1, 3), 1e3)])
         statistics = sum_statistics(parameters, X)
@@ -322,7 +322,7 @@ def test_rows_far_out_leave_everything_finite(covariance_type, far):
     _, log_densities, responsibilities = assign(parameters, X)
     assert np.isfinite(log_densities).all()
     np.testing.assert_allclose(responsibilities.sum(axis=1), 1.0, rtol=1e-14)
-    # The other rows of the tile do not notice.
+    # The other rows of the tile are not affected.
     near = np.delete(np.arange(300), [17, 200])
     np.testing.assert_array_equal(log_densities[near], assign(parameters, X[near])[1])
     if far <= 1e149:
@@ -378,7 +378,7 @@ def test_near_singular_components_far_away_do_not_underflow_to_nan(covariance_ty
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_what_is_not_a_number_is_not_hidden(covariance_type, bad):
+def test_nan_and_infinity_are_not_hidden(covariance_type, bad):
     rng = np.random.default_rng(10)
     parameters = mixture(covariance_type, 3, 5, rng)
     X = rows_of(parameters, 40, rng)
@@ -387,7 +387,7 @@ def test_what_is_not_a_number_is_not_hidden(covariance_type, bad):
     if np.isnan(bad):
         assert np.flatnonzero(np.isnan(log_densities)).tolist() == [7]
         assert np.isnan(sum_statistics(parameters, X).log_likelihood)
-    else:  # infinity is as far as it gets
+    else:  # infinity is clipped to the farthest value allowed
         assert log_densities[7] < -1e200
 
 
@@ -402,7 +402,7 @@ def test_small_responsibilities_are_flushed_and_never_denormal():
     assert tiny[tiny > 0.0].min() > 1e-101
 
 
-# The functions that stand in for libm's.
+# The functions that replace those of libm.
 
 
 def ulps(actual, expected):

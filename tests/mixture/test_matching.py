@@ -1,4 +1,4 @@
-"""Which component is which: distances, pairs, and ids that stay."""
+"""The matching of components: distances, pairs, and permanent ids."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.initialization import initial_parameters
 from gmm_dask.mixture.matching import bhattacharyya, match, matched_ids
+from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec
 
 
@@ -16,31 +17,34 @@ def mixture(covariance_type="full", k=5, seed=0):
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
-def test_another_order_is_seen_through(covariance_type):
+def test_components_in_another_order_are_matched(covariance_type):
     old = mixture(covariance_type)
     order = np.array([3, 0, 4, 1, 2])
-    found = match(old.reordered(order), old)
-    assert [one.new for one in found] == list(range(5))
-    assert [one.old for one in found] == order.tolist()
-    for one in found:
-        assert one.distance == pytest.approx(0.0, abs=1e-9)
-        assert one.moved == pytest.approx(0.0, abs=1e-9)
-        assert one.weight_change == 0.0
+    matches = match(old.reordered(order), old)
+    assert [pair.new for pair in matches] == list(range(5))
+    assert [pair.old for pair in matches] == order.tolist()
+    for pair in matches:
+        assert pair.distance == pytest.approx(0.0, abs=1e-9)
+        assert pair.moved == pytest.approx(0.0, abs=1e-9)
+        assert pair.weight_change == 0.0
 
 
 def test_the_distance_of_two_gaussians_by_hand():
     """One dimension: (μ₁ − μ₂)²/(4(σ₁² + σ₂²)) + ½ log((σ₁² + σ₂²)/(2σ₁σ₂))."""
-    kind = type(mixture())
-    one = kind.from_covariances("full", np.ones(1), np.array([[1.0]]), np.array([[[4.0]]]))
-    two = kind.from_covariances("full", np.ones(1), np.array([[3.0]]), np.array([[[1.0]]]))
+    wide = MixtureParameters.from_covariances(
+        "full", np.ones(1), np.array([[1.0]]), np.array([[[4.0]]])
+    )
+    narrow = MixtureParameters.from_covariances(
+        "full", np.ones(1), np.array([[3.0]]), np.array([[[1.0]]])
+    )
     expected = 4.0 / (4 * 5.0) + 0.5 * np.log(5.0 / 4.0)
-    assert bhattacharyya(one, two)[0, 0] == pytest.approx(expected)
-    (found,) = match(one, two)
-    assert found.moved == pytest.approx(2.0)  # in deviations of the old one
-    assert match(two, one)[0].moved == pytest.approx(1.0)
+    assert bhattacharyya(wide, narrow)[0, 0] == pytest.approx(expected)
+    (pair,) = match(wide, narrow)
+    assert pair.moved == pytest.approx(2.0)  # in standard deviations of the old component
+    assert match(narrow, wide)[0].moved == pytest.approx(1.0)
 
 
-def test_components_that_came_get_new_ids_and_none_is_given_twice():
+def test_new_components_get_new_ids_and_no_id_is_given_twice():
     old = mixture(k=3)
     order = np.array([2, 0, 1])
     new = mixture(k=5)
@@ -52,7 +56,7 @@ def test_components_that_came_get_new_ids_and_none_is_given_twice():
     assert matched_ids(match(old.reordered(order), old), 3, (7, 11, 4), 12) == (4, 7, 11)
 
 
-def test_components_that_went_leave_their_ids_unused():
+def test_ids_of_vanished_components_stay_unused():
     old = mixture(k=5)
     ids = matched_ids(match(mixture(k=2, seed=1), old), 2, (0, 1, 2, 3, 4), 5)
     assert len(set(ids)) == 2

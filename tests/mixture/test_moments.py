@@ -1,4 +1,4 @@
-"""The survey's kernel against numpy: orders, dtypes, tails of tiles, and values that cancel."""
+"""The kernel of the survey against numpy: orders, dtypes, incomplete tiles, cancellation."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""EM against a textbook in loops, scikit-learn step by step, and known best fits."""
+"""EM against a textbook in loops, scikit-learn step by step, and the best fits known."""
 
 import warnings
 from itertools import pairwise
@@ -53,7 +53,7 @@ def overlapping_rows(n=400, d=3, seed=0):
 
 
 def start_of(X, covariance_type, k=3, seed=1):
-    """Weights, means and precisions that are plausible and not symmetric."""
+    """Weights, means and precisions that are plausible and differ between components."""
     rng = np.random.default_rng(seed)
     d = X.shape[1]
     precision = np.linalg.inv(np.cov(X.T).reshape(d, d))
@@ -101,13 +101,13 @@ def test_em_is_the_textbooks(covariance_type, d, weighted):
 def test_assignment_is_the_textbooks(covariance_type):
     X = overlapping_rows(80)
     parameters = MixtureParameters.from_precisions(covariance_type, *start_of(X, covariance_type))
-    ours = assign(parameters, X, responsibilities=True)
+    assigned = assign(parameters, X, responsibilities=True)
     responsibilities, log_densities = textbook_expectation(
         X, parameters.weights, parameters.means, parameters.matrices
     )
-    np.testing.assert_allclose(ours.responsibilities, responsibilities, rtol=1e-10, atol=1e-15)
-    np.testing.assert_allclose(ours.log_densities, log_densities, rtol=1e-12)
-    np.testing.assert_array_equal(ours.labels, responsibilities.argmax(axis=1))
+    np.testing.assert_allclose(assigned.responsibilities, responsibilities, rtol=1e-10, atol=1e-15)
+    np.testing.assert_allclose(assigned.log_densities, log_densities, rtol=1e-12)
+    np.testing.assert_array_equal(assigned.labels, responsibilities.argmax(axis=1))
 
 
 @pytest.mark.parametrize("layout", ["in memory", "ragged chunks"])
@@ -119,26 +119,26 @@ def test_each_step_is_scikit_learns(covariance_type, shape, layout):
     edges = [1, 130, 130, 131, len(X)]  # of one row, empty in the middle, empty at the end
     expectation = in_memory(X) if layout == "in memory" else over_chunks(X, edges)
     for n_iter in range(1, 6):
-        ours = fit_from(expectation, covariance_type, start, n_iter, reg_covar=1e-6)
-        theirs = GaussianMixture(
+        fitted = fit_from(expectation, covariance_type, start, n_iter, reg_covar=1e-6)
+        reference = GaussianMixture(
             3, covariance_type=covariance_type, tol=0.0, max_iter=n_iter, reg_covar=1e-6,
             weights_init=start[0], means_init=start[1], precisions_init=start[2],
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            theirs.fit(X)
-        parameters = ours.parameters
-        assert theirs.n_iter_ == ours.n_iter == n_iter
-        assert ours.counts.min() > 10.0
-        np.testing.assert_allclose(parameters.weights, theirs.weights_, rtol=1e-9)
-        np.testing.assert_allclose(parameters.means, theirs.means_, rtol=1e-9)
+            reference.fit(X)
+        parameters = fitted.parameters
+        assert reference.n_iter_ == fitted.n_iter == n_iter
+        assert fitted.counts.min() > 10.0
+        np.testing.assert_allclose(parameters.weights, reference.weights_, rtol=1e-9)
+        np.testing.assert_allclose(parameters.means, reference.means_, rtol=1e-9)
         np.testing.assert_allclose(
-            parameters.covariances, theirs.covariances_, rtol=1e-9, atol=1e-9
+            parameters.covariances, reference.covariances_, rtol=1e-9, atol=1e-9
         )
         np.testing.assert_allclose(
-            parameters.precisions_cholesky, theirs.precisions_cholesky_, rtol=1e-9, atol=1e-9
+            parameters.precisions_cholesky, reference.precisions_cholesky_, rtol=1e-9, atol=1e-9
         )
-        assert ours.lower_bounds[-1] == pytest.approx(theirs.lower_bound_, rel=1e-12)
+        assert fitted.lower_bounds[-1] == pytest.approx(reference.lower_bound_, rel=1e-12)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -147,14 +147,14 @@ def test_convergence_comes_at_scikit_learns_iteration(covariance_type):
     start = start_of(X, covariance_type)
     parameters = MixtureParameters.from_precisions(covariance_type, *start)
     for tol in (1e-2, 1e-4):
-        (ours,) = fit_em(in_memory(X), [parameters], MixtureSpec(), EMOptions(tol, 500))
-        theirs = GaussianMixture(
+        (fitted,) = fit_em(in_memory(X), [parameters], MixtureSpec(), EMOptions(tol, 500))
+        reference = GaussianMixture(
             3, covariance_type=covariance_type, tol=tol, max_iter=500, weights_init=start[0],
             means_init=start[1], precisions_init=start[2],
         ).fit(X)  # fmt: skip
-        assert ours.status is Status.CONVERGED
-        assert ours.n_iter == theirs.n_iter_
-        np.testing.assert_allclose(ours.parameters.means, theirs.means_, rtol=1e-7)
+        assert fitted.status is Status.CONVERGED
+        assert fitted.n_iter == reference.n_iter_
+        np.testing.assert_allclose(fitted.parameters.means, reference.means_, rtol=1e-7)
 
 
 def test_tol_is_compared_strictly():
@@ -198,8 +198,8 @@ def test_the_best_of_many_starts_is_the_known_best(name, covariance_type, k):
     best = fitted[rank(fitted, X.var(axis=0), 0.0)[0]]
     assert best.status is Status.CONVERGED
     log_likelihood = sum_statistics(best.parameters, X).log_likelihood
-    found = bic(best.parameters, log_likelihood, len(X))
-    assert found == pytest.approx(BEST_BIC[name, covariance_type][k - 1], abs=5.1e-5)
+    best_bic = bic(best.parameters, log_likelihood, len(X))
+    assert best_bic == pytest.approx(BEST_BIC[name, covariance_type][k - 1], abs=5.1e-5)
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
@@ -220,5 +220,5 @@ def test_the_tutorials_responsibilities(covariance_type):
         ["3.85713024e-02", "9.61426220e-01", "2.47747304e-06"],
         ["8.53513721e-02", "2.40396004e-02", "8.90609028e-01"],
     ]
-    found = [[f"{share:.8e}" for share in responsibilities[row]] for row in (0, 1, -1)]
-    assert found == printed
+    formatted = [[f"{share:.8e}" for share in responsibilities[row]] for row in (0, 1, -1)]
+    assert formatted == printed

@@ -1,4 +1,4 @@
-"""One thread inside BLAS and OpenMP, for as long as anyone asks for it."""
+"""One thread inside BLAS and OpenMP, until the last user leaves."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -11,18 +11,19 @@ from gmm_dask.mixture.threads import single_threaded
 
 
 def threads(api):
-    return {found["num_threads"] for found in threadpool_info() if found["user_api"] == api}
+    libraries = threadpool_info()
+    return {library["num_threads"] for library in libraries if library["user_api"] == api}
 
 
 @pytest.fixture(autouse=True)
 def _three():
-    """As on a machine with three cores."""
+    """Set three threads, as on a machine with three cores."""
     with threadpool_limits(3):
         yield
 
 
 @pytest.mark.parametrize("api", ["blas", "openmp"])
-def test_one_thread_inside_and_as_many_as_before_after_it(api):
+def test_one_thread_inside_and_afterwards_as_many_as_before(api):
     with single_threaded():
         assert threads(api) == {1}
         with single_threaded():
@@ -31,8 +32,10 @@ def test_one_thread_inside_and_as_many_as_before_after_it(api):
     assert threads(api) == {3}
 
 
-def test_of_two_that_overlap_the_last_one_lifts_the_limit():
-    """What restores what it found would let the second run on three threads, then stay at one."""
+def test_the_last_of_two_overlapping_users_lifts_the_limit():
+    """If each user restored the state before it, the second would run on three threads, and the
+    number would then stay at one.
+    """
     inside, leave = Event(), Event()
 
     def first():

@@ -1,4 +1,4 @@
-"""The two loops that are written in vector instructions, against plain loops."""
+"""The two loops in vector instructions against plain loops."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from gmm_dask.mixture.kernels.tiles import ROWS, aligned
 
 
 def filled(rng, size):
-    """Random numbers at an address where vectors may be loaded."""
+    """Random numbers in an array that is aligned for vectors."""
     values = aligned(size)
     values[:] = rng.normal(size=size)
     return values
 
 
-# 4 is the group of features: below it, every remainder, several groups.
+# Features are worked on in groups of 4: fewer, every remainder, several groups.
 @pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 33])
 def test_vector_instructions_give_what_plain_loops_give(d):
     rng = np.random.default_rng(d)
@@ -31,5 +31,5 @@ def test_vector_instructions_give_what_plain_loops_give(d):
         shares[:] = responsibilities
         loops.add_products(whitened, shares, weighted, F, S)
         outcomes.append((whitened, squares, F, np.tril(S)))
-    for ours, plain in zip(*outcomes, strict=True):
-        np.testing.assert_allclose(ours, plain, rtol=1e-12, atol=1e-12)
+    for vectorized, plain in zip(*outcomes, strict=True):
+        np.testing.assert_allclose(vectorized, plain, rtol=1e-12, atol=1e-12)

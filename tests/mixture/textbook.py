@@ -1,4 +1,4 @@
-"""EM as a textbook writes it, in loops over rows and components: slow, plain, independent.
+"""EM as in a textbook, in loops over rows and components: slow, plain, independent.
 
 It shares no code with the package. Covariances are always full matrices, (k, d, d).
 """
@@ -29,7 +29,7 @@ def textbook_expectation(
 def textbook_maximization(
     X: FloatArray, responsibilities: FloatArray, covariance_type: str, reg_covar: float
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Weights, means and covariance matrices; responsibilities have sample weights in them."""
+    """Weights, means and matrices, from responsibilities times sample weights."""
     (n, d), k = X.shape, responsibilities.shape[1]
     counts, means, scatters = np.zeros(k), np.zeros((k, d)), np.zeros((k, d, d))
     for j in range(k):
