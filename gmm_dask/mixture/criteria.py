@@ -47,7 +47,8 @@ class Health:
     collapsed
         (k,) True where a covariance has shrunk onto repeated values or onto ``reg_covar``.
     starved
-        (k,) True where N < d + 1, too few rows for a covariance.
+        (k,) True where N is below the rows that keep the likelihood bounded
+        (`CovarianceType.least_rows`).
     """
 
     collapsed: npt.NDArray[np.bool_]
@@ -79,7 +80,9 @@ def health(
     collapsed = least_variances(parameters.covariances, deviations(variances), k) < COLLAPSE_SHARE
     # reg_covar is part of every variance. Within one per cent of it, no other part is left.
     collapsed |= least_variances(parameters.covariances, np.ones(d), k) <= 1.01 * reg_covar
-    starved = np.zeros(k, dtype=bool) if counts is None else counts < d + 1
+    starved = np.zeros(k, dtype=bool)
+    if counts is not None:
+        starved = counts < parameters.covariance.least_rows(d)
     return Health(collapsed, starved)
 
 

@@ -137,7 +137,8 @@ def _split(
     free_spec = replace(spec, start=Start())  # what the caller fixed belongs to the whole mixture
     rows = np.flatnonzero(share > _LEAST_SHARE)
     best: tuple[float, MixtureParameters | None] = (-np.inf, None)
-    if len(rows) < 4 * (d + 1):
+    least = max(parameters.covariance.least_rows(d), 1)
+    if len(rows) < 4 * least:
         return best
     members = np.ascontiguousarray(X.T[:, rows]).T  # (r, d), feature-major
     share = share[rows]
@@ -151,7 +152,7 @@ def _split(
             with suppress(NumericalError):
                 starts.append(start_from_responsibilities(members, sides, free_spec))
         for pair in fit_em(ExpectationOn(members, share), starts, free_spec, options):
-            if pair.counts is None or pair.counts.min() < d + 1:
+            if pair.counts is None or pair.counts.min() < least:
                 continue
             gain = pair.log_likelihood * share.sum() - unsplit
             if np.isfinite(gain) and gain > best[0]:

@@ -75,3 +75,24 @@ def test_health_comes_before_likelihood_and_breakdown_last():
 def test_equals_keep_their_order():
     runs = tuple(candidate(mixture(1.0), -1.0) for _ in range(4))
     assert rank(runs, np.ones(2), 1e-6) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("covariance_type", "counts", "starved"),
+    [
+        # Four rows span three dimensions; fewer lie in a plane, on which a Gaussian is unbounded.
+        ("full", [3.9, 4.0], [True, False]),
+        # One row has no spread; two have, in each feature.
+        ("diag", [1.9, 2.0], [True, False]),
+        ("spherical", [1.9, 2.0], [True, False]),
+        # The covariance is that of all rows: a single row may have a component of its own.
+        ("tied", [0.1, 1.0], [False, False]),
+    ],
+)
+def test_a_component_is_starved_where_its_likelihood_has_no_bound(covariance_type, counts, starved):
+    shapes = {"full": np.stack([np.eye(3)] * 2), "tied": np.eye(3), "diag": np.ones((2, 3))}
+    parameters = MixtureParameters.from_covariances(
+        covariance_type, [0.5, 0.5], np.zeros((2, 3)), shapes.get(covariance_type, np.ones(2))
+    )
+    judged = health(parameters, np.array(counts), np.ones(3), 1e-6)
+    assert judged.starved.tolist() == starved

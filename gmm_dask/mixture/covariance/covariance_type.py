@@ -43,6 +43,13 @@ class CovarianceType(ABC):
         """Count the free parameters of the covariances, for AIC and BIC."""
 
     @abstractmethod
+    def least_rows(self, d: int) -> int:
+        """Rows that keep the likelihood of a component bounded; 0 where it always is.
+
+        A component of fewer rows is starved: the likelihood rewards it for shrinking onto them.
+        """
+
+    @abstractmethod
     def precisions_cholesky(self, covariances: FloatArray) -> FloatArray:
         """Compute the factors U of the precisions, Σ⁻¹ = U Uᵀ.
 

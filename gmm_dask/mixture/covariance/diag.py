@@ -32,6 +32,10 @@ class Diag(CovarianceType):
         """Count the variances: k·d."""
         return k * d
 
+    def least_rows(self, d: int) -> int:
+        """Two: a single row has no spread."""
+        return 2
+
     def precisions_cholesky(self, covariances: FloatArray) -> FloatArray:
         """Compute 1/σ, (k, d); raises `IllConditionedError`."""
         return inverse_deviations(covariances)

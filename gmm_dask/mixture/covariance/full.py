@@ -32,6 +32,10 @@ class Full(CovarianceType):
         """Count the entries of k symmetric matrices."""
         return k * d * (d + 1) // 2
 
+    def least_rows(self, d: int) -> int:
+        """D + 1: fewer rows lie in a plane."""
+        return d + 1
+
     def precisions_cholesky(self, covariances: FloatArray) -> FloatArray:
         """Compute U of each component; raises `IllConditionedError`."""
         return upper_factors(covariances)

@@ -32,6 +32,10 @@ class Spherical(CovarianceType):
         """Count the variances: k."""
         return k
 
+    def least_rows(self, d: int) -> int:
+        """Two: a single row has no spread."""
+        return 2
+
     def precisions_cholesky(self, covariances: FloatArray) -> FloatArray:
         """Compute 1/σ, (k,); raises `IllConditionedError`."""
         return inverse_deviations(covariances)

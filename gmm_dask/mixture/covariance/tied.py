@@ -33,6 +33,10 @@ class Tied(CovarianceType):
         """Count the entries of one symmetric matrix."""
         return d * (d + 1) // 2
 
+    def least_rows(self, d: int) -> int:
+        """None: the covariance is held up by the rows of all components."""
+        return 0
+
     def precisions_cholesky(self, covariances: FloatArray) -> FloatArray:
         """Compute U, (d, d); raises `IllConditionedError`."""
         return upper_factors(covariances[None])[0]
