@@ -10,7 +10,8 @@
     │   ├── TooFewRowsError              fewer usable rows than components
     │   ├── InputChangedError            the data changed after the input plan was made
     │   └── DriftError                   the data is not like what the model was fitted to
-    ├── NumericalError(ArithmeticError)  the mathematics broke down
+    ├── NumericalError                   the mathematics broke down; an ArithmeticError, and a
+    │   │                                ValueError, which users of scikit-learn catch
     │   └── IllConditionedError          a covariance is not positive definite
     ├── StorageError(OSError)            reading or writing failed
     │   ├── ModelError                   a model is damaged, missing or does not fit the data
@@ -55,7 +56,7 @@ class DriftError(InputError):
     """The rows differ more than is allowed from those that the model was fitted to."""
 
 
-class NumericalError(GmmDaskError, ArithmeticError):
+class NumericalError(GmmDaskError, ArithmeticError, ValueError):
     """The computation left the range of floating point numbers."""
 
 

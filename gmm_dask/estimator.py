@@ -25,7 +25,7 @@ from gmm_dask.chunked.fit_records import FitOptions, FitResult
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
-from gmm_dask.errors import ConfigError
+from gmm_dask.errors import ConfigError, SchemaError
 from gmm_dask.events import Event, IterationFinished, Notify, StageFinished, silent
 from gmm_dask.mixture.assignment import Assignment, assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
@@ -170,14 +170,20 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         NumericalError
             EM broke down from every start.
         """
-        with self._scanner(X, sample_weight, client) as scanner:
-            start = self._last_parameters() if self.warm_start else ()
-            result = fit(scanner, self._options(), start=start)
-            (record,) = evaluate(scanner, [result.parameters], result.survey)
-            self.scans_ = scanner.scans
+        before = dict(self.__dict__)
+        try:
+            with self._scanner(X, sample_weight, client) as scanner:
+                start = self._last_parameters() if self.warm_start else ()
+                result = fit(scanner, self._options(), start=start)
+                (densities,) = evaluate(scanner, [result.parameters], result.survey)
+        except BaseException:
+            self.__dict__.clear()  # an earlier fit is what it was, its features too
+            self.__dict__.update(before)
+            raise
         self._take_result(result)
-        self.log_likelihood_ = record.mean_log_likelihood
-        self.low_density_threshold_ = record.quantile(LOW_DENSITY_SHARE)
+        self.scans_ = scanner.scans
+        self.log_likelihood_ = densities.mean_log_likelihood
+        self.low_density_threshold_ = densities.quantile(LOW_DENSITY_SHARE)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -286,6 +292,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _assign(self, X: Any, responsibilities: bool = False) -> Assignment:
         parameters = self._parameters()
+        _require_numbers(X)
         rows: RowsArray = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         return assign(
             parameters, rows, responsibilities=responsibilities, threads=available_cores()
@@ -350,6 +357,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             # Nothing needs conversion, and scikit-learn's checks take longer than a small scan.
             self._set_unnamed_features(X.shape[1])
             return X
+        _require_numbers(X)
         rows: RowsArray = validate_data(
             self, X, dtype=[np.float64, np.float32], ensure_all_finite=False
         )
@@ -400,6 +408,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 ConvergenceWarning,
                 stacklevel=3,
             )
+
+
+def _require_numbers(X: Any) -> None:
+    """Refuse dates and text, which numpy would turn into numbers without a word."""
+    if isinstance(X, np.ndarray) and X.dtype.kind in "mMUS":
+        raise SchemaError(f"X has dtype {X.dtype}; only numbers can be clustered: convert it first")
 
 
 def _executor(client: Any) -> Executor:

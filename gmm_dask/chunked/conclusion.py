@@ -43,7 +43,7 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
                 for iteration in best.history
             ),
         )
-    judgement = health(best.parameters, best.counts, variances, options.spec.reg_covar)
+    judgement = health(best.parameters, best.row_counts, variances, options.spec.reg_covar)
     return FitResult(
         best,
         initial,

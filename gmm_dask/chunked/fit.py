@@ -146,7 +146,7 @@ def _add_starts(
     return replace(
         state,
         starts=(*fresh_starts, *start),
-        fresh=(True,) * len(fresh_starts) + (False,) * len(start),
+        fresh=(options.spec.start.free,) * len(fresh_starts) + (False,) * len(start),
         search=summary,
         scans=scanner.scans,
     )

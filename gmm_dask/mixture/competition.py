@@ -147,7 +147,7 @@ class Competition:
     def _is_sound(self, candidate: Candidate) -> bool:
         if candidate.problem:
             return False
-        parameters, counts = candidate.parameters, candidate.counts
+        parameters, counts = candidate.parameters, candidate.row_counts
         return not health(parameters, counts, self.variances, self.spec.reg_covar).defects
 
     def _conclude(self, runs: list[Run]) -> list[Run]:

@@ -104,7 +104,7 @@ def rank(candidates: tuple[Candidate, ...], variances: FloatArray, reg_covar: fl
         candidate = candidates[index]
         if not np.isfinite(candidate.log_likelihood):
             return (np.inf, np.inf, index)
-        defects = health(candidate.parameters, candidate.counts, variances, reg_covar).defects
+        defects = health(candidate.parameters, candidate.row_counts, variances, reg_covar).defects
         return (defects, -candidate.log_likelihood, index)
 
     return sorted(range(len(candidates)), key=key)

@@ -27,6 +27,8 @@ Expectation = Callable[[Sequence[MixtureParameters]], Sequence[SufficientStatist
 
 #: Added to every count, as in scikit-learn, so that an empty component causes no division by 0.
 COUNT_FLOOR = 10 * float(np.finfo(np.float64).eps)
+#: A mean sample weight below which `COUNT_FLOOR` would be felt: statistics are then scaled up.
+TINY_WEIGHT = 1e-3
 #: Up to this size of a mixture's covariances, the overhead of numpy calls outweighs the work.
 _SMALL = 2_048
 
@@ -90,6 +92,13 @@ class Candidate:
     rows: int = 0
     weight: float = 0.0
     problem: str = ""
+
+    @property
+    def row_counts(self) -> FloatArray | None:
+        """N in rows, (k,): the counts for weights of mean 1."""
+        if self.counts is None or not self.weight > 0.0:
+            return self.counts
+        return self.counts * (self.rows / self.weight)
 
     @property
     def n_iter(self) -> int:
@@ -164,6 +173,7 @@ def _maximize_together(
     """
     for parameters, statistics in zip(batch, sums, strict=True):
         _check(parameters, statistics)
+    sums = [_scale_tiny_weights(statistics) for statistics in sums]
     covariance, k = batch[0].covariance, batch[0].n_components
     counts = _join([statistics.counts for statistics in sums]) + COUNT_FLOOR  # (c·k,)
     residual_sums = _join([statistics.residual_sums for statistics in sums])
@@ -192,6 +202,19 @@ def _maximize_together(
         kept = tuple(np.flatnonzero(guarded[components]).tolist())
         maximized.append((updated, kept, sqrt(distances[components].max())))
     return maximized
+
+
+def _scale_tiny_weights(statistics: SufficientStatistics) -> SufficientStatistics:
+    """Return statistics for weights of mean 1 if the given weights are tiny."""
+    mean = statistics.weight / statistics.rows if statistics.rows else 1.0
+    if not 0.0 < mean < TINY_WEIGHT:
+        return statistics
+    return replace(
+        statistics,
+        counts=statistics.counts / mean,
+        residual_sums=statistics.residual_sums / mean,
+        residual_products=statistics.residual_products / mean,
+    )
 
 
 def _join(arrays: Sequence[FloatArray]) -> FloatArray:

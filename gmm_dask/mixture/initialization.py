@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.em import COUNT_FLOOR
+from gmm_dask.mixture.em import COUNT_FLOOR, TINY_WEIGHT
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec, Start
 from gmm_dask.mixture.threads import single_threaded
@@ -73,10 +73,11 @@ def check_start(spec: MixtureSpec, d: int) -> None:
     if start.weights is not None:
         if (start.weights < 0).any() or (start.weights > 1).any():
             raise ConfigError("The parameter 'weights_init' should be in the range [0, 1]")
-        if abs(1.0 - start.weights.sum()) > 1e-8:
+        # Weights that were computed in float32 sum to 1 within a millionth.
+        if abs(1.0 - start.weights.sum()) > 1e-6:
             raise ConfigError(
                 "The parameter 'weights_init' should be normalized, "
-                f"but got sum(weights) = {start.weights.sum():.5f}"
+                f"but got sum(weights) = {start.weights.sum():.9g}"
             )
 
 
@@ -136,6 +137,8 @@ def kmeans_labels(
     from sklearn import config_context
     from sklearn.cluster import KMeans
 
+    X = _squarable(X)
+
     kmeans = KMeans(n_clusters=k, n_init=1, random_state=random_state)
     with single_threaded(), config_context(**_SKIPPED_CHECKS):
         return kmeans.fit(X, sample_weight=sample_weight).labels_
@@ -157,11 +160,27 @@ def _seeds(
     from sklearn import config_context
     from sklearn.cluster import kmeans_plusplus
 
+    X = _squarable(X)
+
     with single_threaded(), config_context(**_SKIPPED_CHECKS):
         values, indices = kmeans_plusplus(
             X, k, sample_weight=sample_weight, random_state=random_state
         )
     return values, indices
+
+
+def _squarable(X: RowsArray) -> RowsArray:
+    """Return rows whose squares, summed, stay in the range of their type."""
+    if X.dtype == np.float32 and np.abs(X).max() > 1e15:
+        return X.astype(np.float64)
+    return X
+
+
+def _scale_weights(sample_weight: FloatArray | None) -> FloatArray | None:
+    """Return weights of mean 1 if the given ones are tiny, beside which `COUNT_FLOOR` is felt."""
+    if sample_weight is None or not 0.0 < (mean := sample_weight.mean()) < TINY_WEIGHT:
+        return sample_weight
+    return sample_weight / mean
 
 
 def one_hot(labels: Labels, k: int, sample_weight: FloatArray | None) -> FloatArray:
@@ -234,6 +253,7 @@ def initial_parameters(
     sample_weight
         (n,) or None.
     """
+    sample_weight = _scale_weights(sample_weight)
     initialize = INITIALIZATIONS[spec.start.init_params]
     responsibilities = initialize(X, sample_weight, spec.n_components, random_state)
     return start_from_responsibilities(X, responsibilities, spec)
@@ -243,7 +263,7 @@ def labelled_start(
     X: RowsArray, labels: Labels, sample_weight: FloatArray | None, spec: MixtureSpec
 ) -> MixtureParameters:
     """Make a start from a label for each row of X (n, d)."""
-    responsibilities = one_hot(labels, spec.n_components, sample_weight)
+    responsibilities = one_hot(labels, spec.n_components, _scale_weights(sample_weight))
     return start_from_responsibilities(X, responsibilities, spec)
 
 

@@ -311,3 +311,58 @@ def test_values_that_cannot_be_squared_and_a_client_for_numpy_are_refused(X: np.
     assert GaussianMixture(2, random_state=0).fit(X * 1e100).converged_
     with pytest.raises(ConfigError, match="client is for dask arrays"):
         GaussianMixture(2).fit(X, client=object())
+
+
+def test_sample_weights_of_any_size_give_the_same_parameters(X: np.ndarray) -> None:
+    sides = np.where(np.arange(len(X)) % 3, 2.0, 1.0)
+    reference = GaussianMixture(3, random_state=0).fit(X + 50, sample_weight=sides)
+    for scale in (1e-20, 1e-150, 1e20):
+        scaled = GaussianMixture(3, random_state=0).fit(X + 50, sample_weight=sides * scale)
+        np.testing.assert_allclose(scaled.means_, reference.means_, rtol=1e-6)
+        np.testing.assert_allclose(scaled.covariances_, reference.covariances_, rtol=1e-5)
+        np.testing.assert_allclose(scaled.weights_, reference.weights_, rtol=1e-6)
+
+
+def test_a_fit_that_fails_leaves_the_fit_before_it(X: np.ndarray) -> None:
+    model = GaussianMixture(3, random_state=0).fit(X)
+    labels = model.predict(X)
+    with pytest.raises(TooFewRowsError):
+        model.fit(X[:2, :2])
+    assert model.n_features_in_ == 3
+    np.testing.assert_array_equal(model.predict(X), labels)
+
+
+def test_given_means_keep_their_order_when_the_rest_is_left_to_the_rows(X: np.ndarray) -> None:
+    fitted = GaussianMixture(3, random_state=0).fit(X)
+    lightest_first = fitted.means_[::-1]
+    again = GaussianMixture(3, random_state=0, means_init=lightest_first).fit(X)
+    np.testing.assert_allclose(again.means_, lightest_first, atol=0.1)
+
+
+def test_float32_values_whose_squares_leave_its_range() -> None:
+    rng = np.random.default_rng(0)
+    sides = np.repeat([-1.0, 1.0], 300)[:, None] * 1e20
+    X = (sides + rng.normal(size=(600, 2)) * 1e19).astype(np.float32)
+    fitted = GaussianMixture(2, random_state=0).fit(X)
+    np.testing.assert_allclose(fitted.weights_, 0.5, atol=1e-3)
+    np.testing.assert_allclose(np.sort(fitted.means_[:, 0]), [-1e20, 1e20], rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    "strange", [np.array([["1.5"], ["2"]]), np.array([[1], [2]], "datetime64[s]")]
+)
+def test_dates_and_text_are_no_numbers(strange: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"X has dtype .*; only numbers can be clustered"):
+        GaussianMixture().fit(strange)
+
+
+def test_a_breakdown_is_a_value_error_as_with_scikit_learn() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    rows[:, 1] = 7.0
+    with pytest.raises(ValueError, match="not positive definite"):
+        GaussianMixture(2, reg_covar=0.0, random_state=0).fit(rows)
+
+
+def test_weights_computed_in_float32_sum_to_one(X: np.ndarray) -> None:
+    weights = np.array([0.2, 0.3, 0.5], np.float32) / np.float32(1.0)
+    GaussianMixture(3, weights_init=weights, random_state=0).fit(X)
