@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
@@ -410,6 +411,20 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(address):
     assert "AWS_SECRET_ACCESS_KEY" in message
     assert "AKIAKEY" not in message
     assert "secret@" not in message
+
+
+def test_planning_takes_time_in_proportion_to_the_columns(tmp_path):
+    """A look-up that passes over all columns for each of them would take 64 times as long."""
+    seconds = []
+    for d in (400, 3200):
+        wide = write(tmp_path / f"{d}.parquet", columns={f"c{i}": [1.0] for i in range(d)})
+        tries = []
+        for _ in range(3):
+            begin = time.process_time()
+            plan(wide, [f"c{i}" for i in range(d)])
+            tries.append(time.process_time() - begin)
+        seconds.append(min(tries))
+    assert seconds[1] < 25 * seconds[0]
 
 
 # Refusals: of columns

@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -230,11 +231,12 @@ def plan_input(section: InputSection) -> InputPlan:
 
 
 def _check_names(section: InputSection, wanted: Sequence[str]) -> None:
-    for name in section.columns:
-        if section.columns.count(name) > 1:
+    for name, times in Counter(section.columns).items():
+        if times > 1:
             raise ConfigError(f"input.columns names {name!r} twice; name each column once")
+    known = frozenset(wanted)
     for name in section.convert:
-        if name not in wanted:
+        if name not in known:
             raise ConfigError(
                 f"input.convert names {name!r}, which is not among input.columns"
                 f"{did_you_mean(name, wanted)}"
@@ -284,17 +286,20 @@ class _Schemas:
         self.partitions = partitions
         # Thousands of files share a few schemas: each is looked at once, in its first file.
         self.distinct: list[tuple[pa.Schema, set[str], _Seen]] = []
+        # Arrow's own look-up by name passes over all columns each time.
+        self.stored: list[dict[str, list[pa.DataType]]] = []
         for one in seen:
             keys = set(one.file.partitions)
             if not any(keys == k and one.schema.equals(s) for s, k, _ in self.distinct):
                 self.distinct.append((one.schema, keys, one))
+                self.stored.append(_types_by_name(one.schema))
 
     def column(self, name: str, conversion: str | None) -> Column:
         """Find a column in every file and hold its types to each other."""
         kind, first = None, ""
-        for schema, keys, one in self.distinct:
+        for (_, keys, one), stored in zip(self.distinct, self.stored, strict=True):
             path = one.file.path
-            found = self._type(schema, keys, name, path)
+            found = self._type(stored, keys, name, path)
             if (problem := problem_of(found, conversion)) is not None:
                 raise SchemaError(f"{path}: column {name!r} {problem}")
             wider = widest(kind or str(found), str(found))
@@ -310,25 +315,33 @@ class _Schemas:
     def common(self) -> dict[str, str]:
         """Type of every column that all files have once and alike."""
         alike: dict[str, str] | None = None
-        for schema, keys, _ in self.distinct:
+        for (_, keys, _), stored in zip(self.distinct, self.stored, strict=True):
             types = {key: str(self.partitions[key]) for key in sorted(keys)}
-            types |= {f.name: str(f.type) for f in schema if schema.names.count(f.name) == 1}
+            types |= {name: str(kinds[0]) for name, kinds in stored.items() if len(kinds) == 1}
             alike = types if alike is None else dict(alike.items() & types.items())
         return dict(sorted((alike or {}).items()))
 
-    def _type(self, schema: pa.Schema, keys: set[str], name: str, path: str) -> pa.DataType:
-        places = schema.get_all_field_indices(name)
-        if len(places) > 1:
+    def _type(
+        self, stored: Mapping[str, list[pa.DataType]], keys: set[str], name: str, path: str
+    ) -> pa.DataType:
+        kinds = stored.get(name, [])
+        if len(kinds) > 1:
             raise SchemaError(
-                f"{path}: {len(places)} columns are named {name!r}; rename them when writing"
+                f"{path}: {len(kinds)} columns are named {name!r}; rename them when writing"
             )
-        if places:
-            return schema.field(places[0]).type
+        if kinds:
+            return kinds[0]
         if name in keys:
             return self.partitions[name]
-        raise SchemaError(
-            f"{path}: has no column {name!r}{did_you_mean(name, [*schema.names, *keys])}"
-        )
+        raise SchemaError(f"{path}: has no column {name!r}{did_you_mean(name, [*stored, *keys])}")
+
+
+def _types_by_name(schema: pa.Schema) -> dict[str, list[pa.DataType]]:
+    """Types of the columns of each name, in their order."""
+    types: dict[str, list[pa.DataType]] = {}
+    for field_ in schema:
+        types.setdefault(field_.name, []).append(field_.type)
+    return types
 
 
 def _partition_types(paths: Iterable[str]) -> dict[str, pa.DataType]:
