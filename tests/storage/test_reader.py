@@ -122,6 +122,27 @@ def test_nulls_and_values_stay_in_their_places_when_cut_anywhere(tmp_path, kind)
     np.testing.assert_array_equal(values[:, 0], np.array(expected * times, values.dtype))
 
 
+@pytest.mark.parametrize("stored_schema", [True, False])
+def test_int96_holds_dates_beyond_those_of_nanoseconds(tmp_path, stored_schema):
+    """As Spark and Hive write them; 9999-12-31 is what many tables say for "until today"."""
+    dates = [datetime(9999, 12, 31), datetime(1600, 1, 1), datetime(2020, 1, 1, 1, 2, 3, 456_789)]
+    table = {"a": pa.array([*dates, None], pa.timestamp("us")), "b": [0.0, 1.0, 2.0, 3.0]}
+    write(
+        tmp_path / "x.parquet",
+        table,
+        use_deprecated_int96_timestamps=True,
+        store_schema=stored_schema,
+    )
+    found = plan(tmp_path, convert={"a": "seconds"})
+    seconds = [date.replace(tzinfo=UTC).timestamp() for date in dates]
+    np.testing.assert_array_equal(values_of(parquet_chunks(found))[:, 0], [*seconds, NAN])
+    # A key column is copied by the same way.
+    keyed = parquet_chunks(plan(tmp_path, ["b"]), split_files=True, key_columns=["a"])
+    (rows,) = read_all(keyed)
+    assert rows.keys["a"].to_pylist() == [*dates, None]
+    assert str(rows.keys["a"].type) == keyed.plan.types["a"] == "timestamp[us]"
+
+
 def test_float_widths_widen_over_files_and_columns(tmp_path):
     write(tmp_path / "1.parquet", {"a": pa.array([0.1], pa.float32()), "b": pa.array([0.1])})
     write(tmp_path / "2.parquet", {"a": pa.array([0.1]), "b": pa.array([0.1])})

@@ -14,6 +14,8 @@ text, binary, nested, null, others             refused
 =============================================  ====================================================
 
 Seconds of dates and timestamps count from 1970-01-01 UTC, those of times from midnight.
+Timestamps of the old type int96 are read to the microsecond: nanoseconds, which Arrow takes by
+default, end in the year 2262 and wrap around.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ from pyarrow import types
 
 #: Float64 holds every integer up to this one exactly.
 LARGEST_EXACT_INTEGER = 2**53
+
+#: Unit in which int96 is read: it holds every year from 290,000 BC to AD 294,000.
+INT96_UNIT = "us"
 
 _FLOATS = ("halffloat", "float", "double")
 _TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}

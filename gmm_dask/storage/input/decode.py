@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gmm_dask.errors import InputChangedError, InputError
+from gmm_dask.storage.input.columns import INT96_UNIT
 from gmm_dask.storage.input.footer import read_footer
 from gmm_dask.storage.input.location import READ_ERRORS, open_file, reason
 from gmm_dask.storage.input.plan import InputFile, InputPlan
@@ -58,6 +59,7 @@ class OpenFile:
                 pre_buffer=False,
                 buffer_size=_REMOTE_BUFFER if "://" in plan.root else _LOCAL_BUFFER,
                 page_checksum_verification=True,  # free for files without checksums
+                coerce_int96_timestamp_unit=INT96_UNIT,
             )
             self._stored = frozenset(self._parquet.schema_arrow.names)
         except BaseException:

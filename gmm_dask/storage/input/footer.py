@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gmm_dask.errors import InputError
+from gmm_dask.storage.input.columns import INT96_UNIT
 from gmm_dask.storage.input.location import READ_ERRORS, reason
 
 _TAIL = 1 << 16  # most footers are shorter: one read then
@@ -55,6 +56,18 @@ class Footer:
                 "rewrite the file"
             )
         return metadata
+
+    def schema(self, metadata: pq.FileMetaData) -> pa.Schema:
+        """Types as which the columns will be read, of what `parse` returned."""
+        schema = metadata.schema.to_arrow_schema()
+        if pa.timestamp("ns") not in schema.types:
+            return schema
+        # Some of them may be int96; finding that out in any other way takes longer.
+        source = pa.BufferReader(self.raw)
+        with pq.ParquetFile(
+            source, metadata=metadata, coerce_int96_timestamp_unit=INT96_UNIT
+        ) as file:
+            return file.schema_arrow
 
 
 def read_footer(source: pa.NativeFile, path: str) -> Footer:

@@ -267,7 +267,7 @@ def _read_one(root: str, path: str) -> _Seen:
         with open_file(root, path) as source:
             footer = read_footer(source, path)
         metadata = footer.parse(path)
-        schema = metadata.schema.to_arrow_schema()
+        schema = footer.schema(metadata)
     except InputError:
         raise
     except READ_ERRORS as error:
