@@ -152,15 +152,46 @@ def test_kernels_work_without_a_cache_where_nothing_can_be_written(package, tmp_
     ]
 
 
-def test_a_damaged_cache_is_replaced(small, tmp_path):
+@pytest.mark.parametrize(
+    ("ending", "kept"),
+    [("nbi", 0), ("nbi", 20), ("nbc", 0), ("nbc", 500)],
+    ids=["no index", "half an index", "no code", "half of the code"],
+)
+def test_a_damaged_cache_is_replaced(small, tmp_path, ending, kept):
     places = {"PYTHONPATH": small, "NUMBA_CACHE_DIR": tmp_path / "cache"}
     announced = ["INFO compiling the kernel of one line, once per installation", "result 42.0"]
     assert run(SMALL, **places) == announced
-    (code,) = (tmp_path / "cache").rglob("*.nbc")
-    code.write_bytes(code.read_bytes()[:500])
+    (file,) = (tmp_path / "cache").rglob(f"*.{ending}")
+    file.write_bytes(file.read_bytes()[:kept])
     first, *rest = run(SMALL, **places)
-    assert first.startswith(f"WARNING compiled code in {code.parent} cannot be read: ")
+    assert first.startswith(f"WARNING compiled code in {file.parent} cannot be read: ")
     assert rest == announced
+    assert run(SMALL, **places) == ["result 42.0"]
+
+
+def test_an_index_that_can_neither_be_read_nor_replaced_is_done_without(small, tmp_path):
+    places = {"PYTHONPATH": small, "NUMBA_CACHE_DIR": tmp_path / "cache"}
+    run(SMALL, **places)
+    (index,) = (tmp_path / "cache").rglob("*.nbi")
+    index.unlink()
+    index.mkdir()
+    unread, announced, unkept, result = run(SMALL, **places)
+    assert unread.startswith(f"WARNING compiled code in {index.parent} cannot be read: ")
+    assert announced.startswith("INFO compiling the kernel of one line")
+    assert unkept.startswith(f"WARNING compiled code cannot be kept in {index.parent}: ")
+    assert result == "result 42.0"
+
+
+def test_the_lock_of_the_cache_neither_follows_a_link_nor_waits_for_a_pipe(small, tmp_path):
+    places = {"PYTHONPATH": small, "NUMBA_CACHE_DIR": tmp_path / "cache"}
+    run(SMALL, **places)
+    (lock,) = (tmp_path / "cache").rglob("lock")
+    lock.unlink()
+    lock.symlink_to(tmp_path / "new")
+    assert run(SMALL, **places) == ["result 42.0"]
+    assert not (tmp_path / "new").exists()
+    lock.unlink()
+    os.mkfifo(lock)
     assert run(SMALL, **places) == ["result 42.0"]
 
 

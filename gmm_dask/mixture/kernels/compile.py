@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,9 @@ _SUMMATION = {"contract", "reassoc", "nsz"}
 # Inlining is forced. Otherwise the process that compiles would call the part as compiled alone, and
 # processes that read the cache would call the kernel's copy of it: the two round sums differently.
 _OPTIONS: dict[str, Any] = {"nogil": True, "forceinline": True, "error_model": "numpy"}
+
+# Nothing is written to the lock, and what somebody else put in its place is not waited for.
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _logger = logging.getLogger("gmm_dask")
 
@@ -101,7 +105,11 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         try:
             code = super().load_overload(signature, target_context)
         except Exception as error:  # whatever unpickling a damaged file raises
-            _logger.warning("compiled code in %s cannot be read: %s", self._cache_path, error)
+            reason = str(error) or type(error).__name__
+            _logger.warning("compiled code in %s cannot be read: %s", self._cache_path, reason)
+            # An index that cannot be read could not be added to either.
+            with suppress(OSError):
+                self.flush()
         if code is None:
             _logger.info("compiling the %s, once per installation", self._title)
         return code
@@ -110,8 +118,9 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         """Keep the compiled code; a failure to write is a warning, not an error."""
         try:
             super().save_overload(signature, code)
-        except OSError as error:
-            _logger.warning("compiled code cannot be kept in %s: %s", self._cache_path, error)
+        except Exception as error:  # a damaged index that could not be replaced, a full disk
+            reason = str(error) or type(error).__name__
+            _logger.warning("compiled code cannot be kept in %s: %s", self._cache_path, reason)
 
 
 class _NoCache(NullCache):  # type: ignore[misc]
@@ -144,9 +153,11 @@ def _one_at_a_time(directory: str | None) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        # Some network file systems have no locks: there each process compiles for itself.
+        # Some network file systems have no locks, and a link in the place of the lock is not
+        # followed: there each process compiles for itself.
         with suppress(OSError):
-            lock = stack.enter_context((Path(directory) / "lock").open("a"))
+            lock = os.open(Path(directory) / "lock", _LOCK_FLAGS, 0o666)
+            stack.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
