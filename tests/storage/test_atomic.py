@@ -4,6 +4,7 @@ import ast
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import gmm_dask.storage
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files import atomic
 from gmm_dask.storage.files.locks import acquire
+from gmm_dask.storage.files.sealed import read_whole
 
 
 def names(directory):
@@ -309,6 +311,54 @@ def test_a_lock_that_cannot_be_written_is_released(tmp_path, monkeypatch):
             acquire(tmp_path / ".lock", "x")
     assert names(tmp_path) == []
     acquire(tmp_path / ".lock", "x", deadline=0).release()
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("link", "it is a symbolic link"),
+        ("dangling link", "it is a symbolic link"),
+        ("hard link", "it has a second name"),
+        ("hard link to nothing", "it has a second name"),
+        ("file", "it holds what gmm-dask did not write"),
+        ("pipe", "it is not a regular file"),
+        ("socket", "a socket or a device is in its place"),
+        ("directory", "a directory is in its place"),
+    ],
+)
+def test_what_is_in_the_place_of_a_lock_stays(tmp_path, kind, what):
+    """Whoever can write to the directory could plant it; a lock's holder signs the file."""
+    lock, precious = tmp_path / ".lock", tmp_path / "precious"
+    precious.write_bytes(b"" if kind == "hard link to nothing" else b"precious")
+    match kind:
+        case "link":
+            lock.symlink_to(precious)
+        case "dangling link":
+            lock.symlink_to(tmp_path / "new")
+        case "hard link" | "hard link to nothing":
+            lock.hardlink_to(precious)
+        case "file":
+            lock.write_bytes(b"precious")
+        case "pipe":
+            os.mkfifo(lock)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(str(lock))
+        case "directory":
+            lock.mkdir()
+    before, content = lock.lstat(), precious.read_bytes()
+    with pytest.raises(StorageError, match=rf"\.lock: cannot be locked: {what}"):
+        acquire(lock, "x", deadline=0)
+    assert lock.lstat().st_ino == before.st_ino
+    assert lock.lstat().st_size == before.st_size
+    assert precious.read_bytes() == content
+    assert names(tmp_path) == [".lock", "precious"]
+
+
+def test_a_pipe_in_the_place_of_a_document_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "current.json")
+    with pytest.raises(StorageError, match=r"current\.json: cannot be read: .*not a regular file"):
+        read_whole(tmp_path / "current.json")
 
 
 def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):

@@ -150,7 +150,7 @@ def test_a_forged_checkpoint_is_not_used(tmp_path, caplog):
 def test_a_checkpoint_that_cannot_be_read_is_not_used(tmp_path, caplog):
     with open_checkpoint(Registry(tmp_path, "stars"), "key") as checkpoint:
         checkpoint.path.mkdir()
-        assert "cannot be read: Is a directory" in refused(checkpoint, caplog)
+        assert "cannot be read: a directory is in its place" in refused(checkpoint, caplog)
 
 
 def test_the_same_fit_runs_once(tmp_path):

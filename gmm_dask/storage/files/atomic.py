@@ -15,6 +15,7 @@ import io
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -41,6 +42,9 @@ _ADVICE = {
     errno.ENOENT: "the directory is gone; was it moved or removed while this ran?",
     errno.ENOTDIR: "a part of the path is a file, not a directory; choose another path",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ELOOP: "its symbolic links lead in a circle; remove one of them",
+    errno.ENXIO: "a socket or a device is in its place; move it away",
+    errno.EISDIR: "a directory is in its place; move it away",
 }
 
 
@@ -103,8 +107,34 @@ class OutputFile(io.RawIOBase):
 
 
 def open_lock_file(path: Path) -> int:
-    """Open a file that exists only to be locked; returns its descriptor."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    """Open a file that exists only to be locked; returns its descriptor.
+
+    Others may have put something in its place: a link is not followed (``OSError`` with ELOOP),
+    a pipe is not waited for, and what the file holds stays.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.open(path, flags, 0o666)
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[int]:
+    """Open a regular file for reading; gives its descriptor.
+
+    Raises
+    ------
+    OSError
+        As the file system has it; also for a named pipe, socket or device, which is not waited for.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is not a regular file; move it away")
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

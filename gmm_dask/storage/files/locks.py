@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import stat
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,8 +15,16 @@ from pathlib import Path
 from types import TracebackType
 
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.files.atomic import open_lock_file, storage_errors, write_all
+from gmm_dask.storage.files.atomic import (
+    open_lock_file,
+    open_regular,
+    storage_errors,
+    write_all,
+)
 
+# What a lock file begins with, if anything: a dead process may have left it.
+_SIGNATURE = b'{"pid": '
+_LONGEST_SIGNATURE = 4096  # bytes
 _LONGEST_PAUSE = 0.05  # seconds between two attempts
 
 
@@ -37,7 +46,9 @@ class HeldLock:
             # Removed while it is held; see `_is_named`.
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
-        os.close(descriptor)
+        # What the lock guarded is done: an error of a network disk comes too late to matter.
+        with suppress(OSError):
+            os.close(descriptor)
 
     def __enter__(self) -> HeldLock:
         return self
@@ -67,7 +78,7 @@ def acquire(path: Path, what: str, deadline: float = 60.0) -> HeldLock:
     ------
     StorageError
         Another process still holds it (its number, host and since when are named), or the
-        file cannot be created or locked.
+        file cannot be created or locked, or something else is in its place, which stays.
     """
     end = time.monotonic() + deadline
     pause = 0.001
@@ -88,10 +99,12 @@ def _try(path: Path) -> HeldLock | None:
     """Lock the file once; None if somebody else holds it."""
     with storage_errors(path, "cannot be locked"):
         while True:
-            descriptor = open_lock_file(path)
+            descriptor = _open(path)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 current = _is_named(descriptor, path)
+                if current:
+                    _require_lock_file(descriptor, path)
             except BaseException as error:
                 os.close(descriptor)
                 if isinstance(error, BlockingIOError):
@@ -120,9 +133,35 @@ def _is_named(descriptor: int, path: Path) -> bool:
     on nothing, and somebody else may hold the one that counts.
     """
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _open(path: Path) -> int:
+    try:
+        return open_lock_file(path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _foreign(path, "is a symbolic link") from error
+        raise
+
+
+def _require_lock_file(descriptor: int, path: Path) -> None:
+    """Refuse what is in the place of the lock but none: to sign it would destroy it."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise _foreign(path, "is not a regular file")
+    if status.st_nlink > 1:
+        raise _foreign(path, "has a second name (a hard link)")
+    if status.st_size and not os.pread(descriptor, len(_SIGNATURE), 0) == _SIGNATURE:
+        raise _foreign(path, "holds what gmm-dask did not write")
+
+
+def _foreign(path: Path, what: str) -> StorageError:
+    return StorageError(
+        f"{path}: cannot be locked: it {what}; move it away if no run needs it, then run again"
+    )
 
 
 def _sign(descriptor: int) -> None:
@@ -137,7 +176,8 @@ def _sign(descriptor: int) -> None:
 
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_bytes())
+        with open_regular(path) as descriptor:
+            holder = json.loads(os.pread(descriptor, _LONGEST_SIGNATURE, 0))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):  # gone or not yet signed
         return "another process"

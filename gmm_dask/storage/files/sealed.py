@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gmm_dask.errors import ModelError, StorageError
-from gmm_dask.storage.files.atomic import storage_error
+from gmm_dask.storage.files.atomic import open_regular, storage_error
 
 LARGEST_DOCUMENT = 64 << 20  # bytes; nothing that gmm-dask writes comes near
 
@@ -75,8 +75,8 @@ def read_whole(
         (of the class ``kind``) It is missing, cannot be read, or is larger; names ``path``.
     """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with open_regular(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+            size = os.fstat(descriptor).st_size
             if size <= largest:
                 return file.read(size)
     except OSError as error:
