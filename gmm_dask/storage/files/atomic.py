@@ -219,6 +219,7 @@ def write_new_files(directory: Path, contents: Mapping[str, Buffer]) -> None:
         for file in files:
             with storage_errors(file.path):
                 file.sync()
+                file.close()
 
 
 def publish_directory(staged: Path, target: Path) -> None:

@@ -48,7 +48,8 @@ class Version:
 
     def exists(self) -> bool:
         """Whether there is such a version."""
-        return self.path.is_dir()
+        with storage_errors(self.path, "cannot be read"):
+            return self.path.is_dir()
 
     def names(self) -> tuple[str, ...]:
         """Names of its files."""

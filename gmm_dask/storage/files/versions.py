@@ -21,6 +21,7 @@ two writers may stage at the same time, and the second to point gets the `Confli
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Container
 from contextlib import suppress
@@ -28,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from gmm_dask.errors import ConflictError
+from gmm_dask.errors import ConflictError, StorageError
 from gmm_dask.storage.files.atomic import (
     check_writable,
     remove_directory,
@@ -43,6 +44,8 @@ from gmm_dask.storage.files.sealed import Document, read_sealed
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+_logger = logging.getLogger(__name__)
 
 
 class Versions:
@@ -157,7 +160,7 @@ class Writer:
         ConflictError
             It is another one now; it stays.
         StorageError
-            The disk refuses.
+            The disk refuses; the pointer is what it was.
         """
         # The lock keeps other writers out, not somebody's hand.
         if self._versions.pointer() != expecting:
@@ -169,7 +172,15 @@ class Writer:
 
     def replace(self, content: Buffer) -> None:
         """Replace the pointer, whatever it is: to repair it, or where each is as good."""
-        self._pointer.replace(content)
+        try:
+            self._pointer.replace(content)
+        except StorageError as error:
+            # After the rename only the wait for the disk can fail: readers see the new pointer.
+            if self._versions.pointer() != Pointer(bytes(content)):
+                raise
+            _logger.warning(
+                "%s; what was written is in use, but a power failure now could undo it", error
+            )
 
     def clear(self) -> None:
         """Remove the pointer."""
