@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from gmm_dask.addresses import local_path
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.spec import CovarianceName, EMOptions, InitializationName, MixtureSpec
 from gmm_dask.nulls import NullPolicy
@@ -124,6 +125,14 @@ class OutputSection(Section):
         description="name of the model in the registry"
     )
     predictions: str | None = Field(None, min_length=1, description="where the predict flow writes")
+
+    @field_validator("models", "predictions")
+    @classmethod
+    def _is_local(cls, address: str | None) -> str | None:
+        """Refuse what cannot be written to, before anything is read."""
+        if address is not None:
+            local_path(address)
+        return address
 
 
 class RunConfig(Section):
@@ -272,6 +281,8 @@ def _problem(detail: Any) -> str:
         return f"unknown key {key}"
     if detail["type"] == "missing":
         return f"key {key} is missing"
+    if detail["type"] == "value_error":  # a check of ours, which names the value
+        return f"{key} = {detail['ctx']['error']}"
     return f"{key} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 

@@ -138,8 +138,8 @@ def serve(
 
 @app.command()
 def inspect(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="models/NAME, or one version: .../v000007.")
+    model: Annotated[  # text: a Path would make s3:/ of s3://
+        str, typer.Argument(metavar="MODEL", help="models/NAME, or one version: .../v000007.")
     ],
     debug: Debug = False,
 ) -> None:
@@ -160,15 +160,16 @@ def inspect(
 def use(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
     version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Its version.")],
-    models: Annotated[Path, typer.Option(help="Directory of the model registry.")] = Path("models"),
+    models: Annotated[str, typer.Option(help="Directory of the model registry.")] = "models",
     debug: Debug = False,
 ) -> None:
     """Make a version of a model the current one: an earlier one rolls back."""
     with exit_codes(debug):
         from gmm_dask.storage.models.registry import Registry
 
-        Registry(models, name).use(version)
-        typer.echo(f"{models / name}: version {version} is current")
+        registry = Registry(models, name)
+        registry.use(version)
+        typer.echo(f"{registry.directory}: version {version} is current")
 
 
 def _run(

@@ -12,7 +12,13 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up. A module imports from its own line and the lines above it.
 LAYERS = [
-    {"gmm_dask.arrays", "gmm_dask.errors", "gmm_dask.events", "gmm_dask.nulls"},
+    {
+        "gmm_dask.addresses",
+        "gmm_dask.arrays",
+        "gmm_dask.errors",
+        "gmm_dask.events",
+        "gmm_dask.nulls",
+    },
     {"gmm_dask.mixture.kernels", "gmm_dask.mixture.spec", "gmm_dask.mixture.threads"},
     {"gmm_dask.mixture.covariance"},
     {"gmm_dask.mixture.parameters"},

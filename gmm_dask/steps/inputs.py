@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gmm_dask.addresses import local_path
 from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.threads import Threads
@@ -50,8 +51,9 @@ def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
         if output is not None:
             refuse_overlap(output, run.input.path, plan)
     if run.output.predictions is not None:
-        PredictionPlaces.of(run.output.predictions).current_run()  # raises if not ours
-        _check_output(Path(run.output.predictions).parent)
+        places = PredictionPlaces.of(run.output.predictions)
+        places.current_run()  # raises if not ours
+        _check_output(places.out.parent)
     if for_fit:
         if plan.rows < run.model.n_components:
             raise TooFewRowsError(
@@ -59,7 +61,7 @@ def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
                 f"{run.model.n_components}; fit fewer components or give more rows"
             )
         check_start(mixture_spec(run), len(plan.names))
-        _check_output(Path(run.output.models) / run.output.name)
+        _check_output(local_path(run.output.models) / run.output.name)
     return plan
 
 

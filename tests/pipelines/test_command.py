@@ -92,6 +92,18 @@ def test_predict_inspect_and_use(run_file, tmp_path):
     assert "version 1" in predicted.stdout
 
 
+def test_models_elsewhere_are_refused_by_name(run_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    said = "s3://bucket/x: s3:// is no place for models or predictions, which lie in local"
+    assert refused(gmm_dask("inspect", "s3://bucket/x")).startswith(said)
+    assert refused(gmm_dask("use", "boxes", 1, "--models", "s3://bucket/x")).startswith(said)
+    for key in ("models", "predictions"):
+        run = gmm_dask("fit", run_file, "--direct", "--set", f"output.{key}=s3://bucket/x")
+        assert refused(run).startswith(f"{run_file}: output.{key} = {said}")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize("name", ["a.png", "input_plan.json", "manifest.json", "run.json"])
 def test_inspect_checks_every_file_of_a_model(tmp_path, name):
     registry = Registry(tmp_path, "stars")

@@ -394,9 +394,18 @@ def test_a_link_to_nowhere(tmp_path):
     assert message.startswith("x.parquet: cannot be read (no such file or directory)")
 
 
-def test_addresses_that_cannot_be_read():
+def test_addresses_that_cannot_be_read(tmp_path):
     message = refused(InputError, "gs://bucket/x")
     assert message == "gs://bucket/x: gs:// cannot be read; give a local path or s3://"
+    assert "secret" not in refused(InputError, "gs://user:secret@bucket/x?token=secret")
+    assert "names the machine 'data'" in refused(InputError, "file://data/x")
+    assert "NUL" in refused(InputError, f"{tmp_path}/a\0b")
+    assert refused(InputError, "x" * 256).endswith("cannot be listed (file name too long)")
+
+
+def test_an_address_of_a_file_may_hold_any_character(tmp_path):
+    write(tmp_path / "a#b 1.parquet")
+    assert names(f"file://{tmp_path}/a#b%201.parquet") == ["a#b 1.parquet"]
 
 
 @pytest.mark.parametrize(

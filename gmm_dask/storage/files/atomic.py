@@ -240,13 +240,18 @@ def publish_directory(staged: Path, target: Path) -> None:
             raise
 
 
+def link_in_the_making(link: Path) -> Path:
+    """Name of a link until it takes its place; the longest of all names around it."""
+    return link.with_name(f"{PARTIAL}link-{link.name}")
+
+
 def replace_link(link: Path, target: str) -> None:
     """Make ``link`` a symbolic link to ``target``, in one step; a link there is replaced.
 
     Only for the holder of the lock that guards ``link``: the intermediate name is always the
     same, so that what a killed process left is taken over.
     """
-    partial = link.with_name(f"{PARTIAL}link-{link.name}")
+    partial = link_in_the_making(link)
     with storage_errors(link):
         partial.unlink(missing_ok=True)
         try:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from gmm_dask.addresses import local_path, resolved
+from gmm_dask.errors import StorageError
+from gmm_dask.storage.files.atomic import link_in_the_making
 from gmm_dask.storage.files.pointers import LinkPointer
 from gmm_dask.storage.files.versions import Versions
+
+_LONGEST_NAME = 255  # bytes of a file name, on every file system in use
 
 
 @dataclass(frozen=True)
@@ -26,11 +32,16 @@ class PredictionPlaces:
         """Find the place of a name: links on the way are followed, one of the name itself is not.
 
         So it stays where it was meant when the working directory changes.
+
+        Raises
+        ------
+        ConfigError
+            It is not a local path.
         """
-        path = Path(output)
+        path = local_path(output)
         if path.name in ("", ".."):
-            return cls(path.resolve())
-        return cls(path.parent.resolve() / path.name)
+            return cls(resolved(path))
+        return cls(resolved(path.parent) / path.name)
 
     @property
     def versions(self) -> Path:
@@ -54,7 +65,14 @@ class PredictionPlaces:
         Raises
         ------
         StorageError
-            ``OUT`` is a file, a directory, or a link that gmm-dask did not make.
+            ``OUT`` is a file, a directory, or a link that gmm-dask did not make; or its name is
+            too long for those around it, which would be noticed at the end of the run only.
         """
+        surplus = len(os.fsencode(link_in_the_making(self.out).name)) - _LONGEST_NAME
+        if surplus > 0:
+            raise StorageError(
+                f"{self.out}: the name is {surplus} bytes too long for the names that are made "
+                "from it; choose a shorter one"
+            )
         pointer = self.store.pointer()
         return None if pointer is None else pointer.content.decode()

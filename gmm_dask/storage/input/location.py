@@ -29,7 +29,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from gmm_dask.errors import InputError
+from gmm_dask.addresses import local_path, resolved, without_credentials
+from gmm_dask.errors import ConfigError, InputError
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 #: What pyarrow raises on files that are absent, forbidden, damaged or of another format.
@@ -59,8 +60,8 @@ def find_files(address: str) -> tuple[str, tuple[str, ...]]:
     InputError
         Nothing is there, nothing matches, it may not be read, or credentials are in the address.
     """
-    location, options = _absolute(address)
     try:
+        location, options = _absolute(address)
         filesystem, base = open_filesystem(location + options)
         kind = filesystem.get_file_info(base).type
         if kind == fs.FileType.File:
@@ -158,13 +159,16 @@ def _absolute(address: str) -> tuple[str, str]:
             )
         location, mark, query = address.partition("?")
         return location.rstrip("/"), mark + query
-    if scheme == "file":
-        address = unquote(urlsplit(address).path)
-    elif scheme:
-        raise InputError(f"{address}: {scheme}:// cannot be read; give a local path or s3://")
-    path = Path(address).expanduser()
+    if scheme.lower() not in ("", "file"):
+        shown = without_credentials(address)
+        raise InputError(f"{shown}: {scheme}:// cannot be read; give a local path or s3://")
+    try:
+        path = local_path(address)
+    except ConfigError as error:
+        raise InputError(str(error)) from error
     # Links are followed now: a link that is moved to a newer version does not move the plan.
-    return (path.parent.resolve() / path.name if path.is_file() else path.resolve()).as_posix(), ""
+    named = resolved(path.parent) / path.name if path.is_file() else resolved(path)
+    return named.as_posix(), ""
 
 
 def _ignored(name: str) -> bool:
@@ -194,7 +198,7 @@ def _walk_local(base: str) -> Iterator[tuple[str, bool]]:
     while pending or links:
         # Links come last, so that a file goes by its own name where it has one.
         directory = pending.pop() if pending else links.pop(links.index(min(links)))
-        real = Path(directory).resolve()
+        real = resolved(directory)
         if real in seen:
             continue
         seen.add(real)
@@ -241,7 +245,7 @@ def _expand(
 
 def _each_once(found: Iterable[str]) -> list[str]:
     """One path for each real file, its own name before those of links to it."""
-    real = {path: Path(path).resolve().as_posix() for path in found}
+    real = {path: resolved(path).as_posix() for path in found}
     own_first = sorted(real, key=lambda path: (path != real[path], path))
     return list({real[path]: path for path in reversed(own_first)}.values())
 

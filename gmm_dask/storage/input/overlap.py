@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from fnmatch import fnmatchcase
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
+from gmm_dask.addresses import local_path, resolved
 from gmm_dask.errors import ConfigError
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.plan import InputPlan
@@ -41,16 +41,17 @@ def refuse_overlap(output: str | Path, address: str, plan: InputPlan | None = No
     places = PredictionPlaces.of(output)
     taken = [places.out, places.versions]
     is_glob = bool(_MAGIC & set(local)) and not os.path.lexists(local)
-    sources = set() if is_glob else {Path(local).resolve()}
+    sources = set() if is_glob else {resolved(local)}
     if plan is not None:
-        real = {Path(plan.root, file.path).resolve() for file in plan.files}
+        real = {resolved(Path(plan.root, file.path)) for file in plan.files}
         # Directories instead of files: of ten thousand files, few places.
         sources |= {file if file in taken else file.parent for file in real}
     if any(_is_inside(source, mine) for source in sources for mine in taken):
         _refuse(output, address, "the input lies in it")
-    if Path(local).is_dir() and any(_is_inside(mine, Path(local).resolve()) for mine in taken):
-        _refuse(output, address, "it lies in the input")
-    if is_glob:
+    if not is_glob:
+        if Path(local).is_dir() and any(_is_inside(mine, resolved(local)) for mine in taken):
+            _refuse(output, address, "it lies in the input")
+    else:
         parts = _pattern(local)
         for mine in (taken[0] / "part-x.parquet", taken[1] / "run" / "part-x.parquet"):
             if _matches(parts, mine.parts):
@@ -65,10 +66,7 @@ def _refuse(output: str | Path, address: str, how: str) -> None:
 
 
 def _local(address: str) -> str | None:
-    scheme, separator, _ = address.partition("://")
-    if not separator:
-        return str(Path(address).expanduser())
-    return unquote(urlsplit(address).path) if scheme == "file" else None
+    return None if address.startswith("s3://") else str(local_path(address))
 
 
 def _is_inside(path: Path, place: Path) -> bool:
@@ -92,7 +90,7 @@ def _pattern(glob: str) -> tuple[str, ...]:
     """Parts of a glob, the ones before its first wildcard resolved."""
     parts = Path(glob).absolute().parts
     fixed = next(i for i, part in enumerate(parts) if _MAGIC & set(part))
-    return (*Path(*parts[:fixed]).resolve().parts, *parts[fixed:])
+    return (*resolved(Path(*parts[:fixed])).parts, *parts[fixed:])
 
 
 def _matches(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:

@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gmm_dask.addresses import local_path
 from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.storage.files.atomic import storage_errors
 from gmm_dask.storage.files.contents import Version
@@ -48,13 +49,14 @@ class Registry:
     Parameters
     ----------
     root
-        Directory of all models; made by the first publish.
+        Directory of all models; made by the first publish. ``~`` and ``file://`` are understood,
+        other schemes refused (`ConfigError`).
     name
         The model's name, its directory in ``root``.
     """
 
     def __init__(self, root: str | Path, name: str) -> None:
-        self.root = Path(root)
+        self.root = local_path(root)
         self.name = name
         self.directory = self.root / name
         self._current_path = self.directory / CURRENT
@@ -274,7 +276,7 @@ def load_model_at(path: str | Path, version: int | None = None) -> StoredModel:
     ----------
     path
         ``models/NAME`` (its current version), ``models/NAME/v000003``, or
-        ``models/NAME/rejected/RUN``.
+        ``models/NAME/rejected/RUN``. ``~`` and ``file://`` are understood.
     version
         Which version of ``models/NAME``; default: the current one.
 
@@ -282,8 +284,10 @@ def load_model_at(path: str | Path, version: int | None = None) -> StoredModel:
     ------
     ModelError
         There is no model there (the message lists what there is), or it is damaged.
+    ConfigError
+        It is not a local path.
     """
-    path = Path(path)
+    path = local_path(path)
     registry = Registry(path.parent, path.name)
     if version is not None:
         return registry.load(version)

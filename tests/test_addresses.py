@@ -1,0 +1,132 @@
+"""Where models and predictions may lie, in every spelling; what is no local path is refused."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gmm_dask import load_model
+from gmm_dask.addresses import local_path
+from gmm_dask.config import RunConfig, check_config
+from gmm_dask.errors import ConfigError, StorageError
+from gmm_dask.storage.files.atomic import check_writable
+from gmm_dask.storage.files.places import PredictionPlaces
+from gmm_dask.storage.models.registry import Registry
+from gmm_dask.storage.predictions.dataset import read_predictions
+
+ELSEWHERE = ["s3://bucket/x", "gs://b/x", "az://b/x", "abfss://b/x", "hdfs://h/x", "S3://b/x",
+             "https://h/x", "s3:/bucket/x"]  # fmt: skip
+
+TABLES = {
+    "input": {"path": "stars", "columns": ["a"]},
+    "model": {"n_components": 2},
+    "output": {"name": "stars"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("models", "models"),
+        ("../a/b", "../a/b"),
+        ("/a b", "/a b"),
+        ("~/models", "{home}/models"),
+        ("file:///a/b%20c", "/a/b c"),
+        ("file://localhost/a", "/a"),
+        ("file:/a", "/a"),
+        ("FILE:///a", "/a"),
+        ("file:///a#b?c", "/a#b?c"),
+        ("a:b", "a:b"),
+        ("a/s3://b", "a/s3:/b"),
+        (Path("~/models"), "{home}/models"),
+        (Path("a"), "a"),
+    ],
+)
+def test_what_a_local_address_means(tmp_path, address, path):
+    assert local_path(address) == Path(path.format(home=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("file://data/x", "names the machine 'data', not a path; write file:///"),
+        ("file://~/x", "names the machine '~', not a path"),
+        ("file://host", "names the machine 'host'"),
+        ("a\0b", "holds a NUL character"),
+        ("~nobody-of-this-name/x", "write the path out"),
+        (Path("s3://bucket/x"), "s3:// is no place for models or predictions"),
+    ],
+)
+def test_what_no_path_can_be_made_of_is_refused(address, problem):
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        local_path(address)
+
+
+def test_credentials_are_not_repeated():
+    with pytest.raises(ConfigError) as caught:
+        local_path("s3://AKIAKEY:secret@bucket/x?secret_key=secret")
+    assert str(caught.value).startswith("s3://bucket/x: s3:// is no place")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ELSEWHERE)
+def test_every_place_that_takes_a_path_refuses_what_is_elsewhere(tmp_path, address):
+    """Before, a local directory "s3:" was made, and the run ended well."""
+    takers = [
+        lambda: Registry(address, "stars"),
+        lambda: load_model(address),
+        lambda: load_model(Path(address)),
+        lambda: PredictionPlaces.of(address),
+        lambda: read_predictions(address),
+    ]
+    for take in takers:
+        with pytest.raises(ConfigError, match=r":// is no place for models or predictions"):
+            take()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("address", ELSEWHERE)
+@pytest.mark.parametrize("key", ["models", "predictions"])
+def test_a_run_file_with_an_output_elsewhere_is_refused(key, address):
+    tables = {**TABLES, "output": {"name": "stars", key: address}}
+    with pytest.raises(ConfigError) as caught:
+        check_config(RunConfig, tables, "run.toml")
+    message = str(caught.value)
+    assert message.startswith(f"run.toml: output.{key} = {address}: ")
+    assert "give a path, and copy what is published" in message
+    assert "value error" not in message
+
+
+@pytest.mark.parametrize("spelling", ["~/models", "file://{home}/models", "models"])
+def test_models_and_predictions_are_the_same_by_every_spelling(tmp_path, spelling):
+    address = spelling.format(home=tmp_path)
+    assert Registry(address, "stars").directory.absolute() == tmp_path / "models" / "stars"
+    assert PredictionPlaces.of(address).out == tmp_path / "models"
+
+
+def test_links_that_lead_in_a_circle_are_no_foreign_error(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(StorageError, match="/loop: is a link to loop"):
+        PredictionPlaces.of("loop").current_run()
+    within = PredictionPlaces.of("loop/predictions")
+    assert within.current_run() is None
+    with pytest.raises(StorageError, match="/loop: cannot be written"):
+        check_writable(within.out.parent)
+    with pytest.raises(
+        StorageError, match="loop/stars: cannot be read: its symbolic links lead in a circle"
+    ):
+        load_model("loop/stars")
+
+
+@pytest.mark.parametrize("length", [242, 255, 256, 5000])
+def test_a_name_too_long_for_what_is_made_from_it_is_refused(length):
+    """A link is made under a longer name: that was noticed when all rows were predicted."""
+    with pytest.raises(StorageError, match=r"too long .*; choose a shorter one"):
+        PredictionPlaces.of("x" * length).current_run()
+    assert PredictionPlaces.of("x" * 241).current_run() is None
