@@ -18,12 +18,10 @@ An address is a path, ``file://…`` or ``s3://bucket/…``, where ``?`` begins 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
@@ -31,12 +29,10 @@ from pyarrow import fs
 
 from gmm_dask.addresses import local_path, resolved, without_credentials
 from gmm_dask.errors import ConfigError, InputError
+from gmm_dask.storage.input.listing import MAGIC, SUFFIXES, below, each_once, glob
 
-SUFFIXES = (".parquet", ".parq", ".pq")
 #: What pyarrow raises on files that are absent, forbidden, damaged or of another format.
 READ_ERRORS = (OSError, ValueError, MemoryError, NotImplementedError, pa.ArrowException)
-
-_MAGIC = re.compile(r"[*?[]")
 
 
 def find_files(address: str) -> tuple[str, tuple[str, ...]]:
@@ -67,9 +63,9 @@ def find_files(address: str) -> tuple[str, tuple[str, ...]]:
         if kind == fs.FileType.File:
             root, found = str(PurePosixPath(base).parent), [base]
         elif kind == fs.FileType.Directory:
-            root, found = base, list(_below(filesystem, base))
-        elif _MAGIC.search(base):
-            root, found = _glob(filesystem, base)
+            root, found = base, list(below(filesystem, base))
+        elif MAGIC.search(base):
+            root, found = glob(filesystem, base)
         else:
             raise InputError(f"{address}: no such file or directory{_neighbour(filesystem, base)}")
     except InputError:
@@ -81,7 +77,7 @@ def find_files(address: str) -> tuple[str, tuple[str, ...]]:
     while "=" in PurePosixPath(root).name:  # keys of partitions belong to the files
         root = str(PurePosixPath(root).parent)
     if isinstance(filesystem, fs.LocalFileSystem):
-        found = _each_once(found)
+        found = each_once(found)
     prefix = root.rstrip("/") + "/"
     scheme = "s3://" if location.startswith("s3://") else ""
     return scheme + root + options, tuple(sorted(path.removeprefix(prefix) for path in found))
@@ -169,85 +165,6 @@ def _absolute(address: str) -> tuple[str, str]:
     # Links are followed now: a link that is moved to a newer version does not move the plan.
     named = resolved(path.parent) / path.name if path.is_file() else resolved(path)
     return named.as_posix(), ""
-
-
-def _ignored(name: str) -> bool:
-    return name.startswith(".") or (name.startswith("_") and "=" not in name)
-
-
-def _below(filesystem: fs.FileSystem, base: str) -> Iterator[str]:
-    for path, is_directory in _walk(filesystem, base):
-        if not is_directory and path.lower().endswith(SUFFIXES):
-            yield path
-
-
-def _walk(filesystem: fs.FileSystem, base: str) -> Iterator[tuple[str, bool]]:
-    """Everything below a directory that is not ignored, itself first; True for directories."""
-    if isinstance(filesystem, fs.LocalFileSystem):
-        yield from _walk_local(base)
-        return
-    yield base, True
-    for info in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
-        if not any(map(_ignored, PurePosixPath(info.path).relative_to(base).parts)):
-            yield info.path, info.type == fs.FileType.Directory
-
-
-def _walk_local(base: str) -> Iterator[tuple[str, bool]]:
-    pending, links = [base], list[str]()
-    seen: set[Path] = set()
-    while pending or links:
-        # Links come last, so that a file goes by its own name where it has one.
-        directory = pending.pop() if pending else links.pop(links.index(min(links)))
-        real = resolved(directory)
-        if real in seen:
-            continue
-        seen.add(real)
-        yield directory, True
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if _ignored(entry.name):
-                    continue
-                if entry.is_dir():
-                    (links if entry.is_symlink() else pending).append(entry.path)
-                else:
-                    yield entry.path, False
-
-
-def _glob(filesystem: fs.FileSystem, pattern: str) -> tuple[str, list[str]]:
-    parts = PurePosixPath(pattern).parts
-    fixed = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
-    root = str(PurePosixPath(*parts[:fixed]))
-    found: list[str] = []
-    for path, is_directory in _expand(filesystem, root, True, parts[fixed:]):
-        found.extend(_below(filesystem, path) if is_directory else [path])
-    return root, list(dict.fromkeys(found))
-
-
-def _expand(
-    filesystem: fs.FileSystem, at: str, is_directory: bool, parts: tuple[str, ...]
-) -> Iterator[tuple[str, bool]]:
-    """Match the parts of a pattern, directory by directory."""
-    if not parts:
-        yield at, is_directory
-    elif not is_directory:
-        return
-    elif parts[0] == "**":
-        for path, below in _walk(filesystem, at):
-            if below:
-                yield from _expand(filesystem, path, True, parts[1:])
-    else:
-        for info in filesystem.get_file_info(fs.FileSelector(at, allow_not_found=True)):
-            name, hidden = info.base_name, _ignored(info.base_name)
-            if fnmatchcase(name, parts[0]) and (parts[0][0] in "._" or not hidden):
-                below = info.type == fs.FileType.Directory
-                yield from _expand(filesystem, info.path, below, parts[1:])
-
-
-def _each_once(found: Iterable[str]) -> list[str]:
-    """One path for each real file, its own name before those of links to it."""
-    real = {path: resolved(path).as_posix() for path in found}
-    own_first = sorted(real, key=lambda path: (path != real[path], path))
-    return list({real[path]: path for path in reversed(own_first)}.values())
 
 
 def _neighbour(filesystem: fs.FileSystem, base: str) -> str:
