@@ -408,6 +408,17 @@ def test_an_address_of_a_file_may_hold_any_character(tmp_path):
     assert names(f"file://{tmp_path}/a#b%201.parquet") == ["a#b 1.parquet"]
 
 
+def test_links_that_lead_in_a_circle(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    assert "/loop: its symbolic links lead in a circle" in refused(InputError, tmp_path / "loop")
+    assert "lead in a circle" in refused(InputError, tmp_path / "loop" / "x.parquet")
+    write(tmp_path / "x.parquet")
+    assert names(tmp_path) == ["x.parquet"]  # no file of the input leads there
+    (tmp_path / "y.parquet").symlink_to("y.parquet")
+    assert refused(InputError, tmp_path).startswith("y.parquet: cannot be read (too many levels")
+    assert refused(InputError, tmp_path / "y*").startswith("y.parquet: cannot be read (too many")
+
+
 @pytest.mark.parametrize(
     "address",
     [

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
 from gmm_dask.addresses import resolved
+from gmm_dask.storage.input.tables import METADATA, Tables
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 MAGIC = re.compile(r"[*?[]")
@@ -23,74 +25,122 @@ def _ignored(name: str) -> bool:
     return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
-def below(filesystem: fs.FileSystem, base: str) -> Iterator[str]:
-    """List the files below a directory that belong to an input."""
-    for path, is_directory in _walk(filesystem, base):
-        if not is_directory and path.lower().endswith(SUFFIXES):
-            yield path
+class Listing:
+    """The files of one input, and what was noticed on the way to them.
+
+    Attributes
+    ----------
+    tables
+        Tables of other formats; their files must not be read as plain ones.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem) -> None:
+        self._filesystem = filesystem
+        self._local = isinstance(filesystem, fs.LocalFileSystem)
+        self.tables = Tables(filesystem)
+
+    def below(self, base: str) -> list[str]:
+        """List the files below a directory that belong to an input."""
+        self.tables.look_above(base)
+        return list(self._members(base))
+
+    def glob(self, pattern: str) -> tuple[str, list[str]]:
+        """Directory above the first wildcard, and the files that a pattern stands for."""
+        parts = PurePosixPath(pattern).parts
+        fixed = next(i for i, part in enumerate(parts) if MAGIC.search(part))
+        root = str(PurePosixPath(*parts[:fixed]))
+        self.tables.look_above(root)
+        paths: list[str] = []
+        for path, is_directory in self._expand(root, True, parts[fixed:]):
+            paths.extend(self._members(path) if is_directory else [path])
+        return root, list(dict.fromkeys(paths))
+
+    def _members(self, base: str) -> Iterator[str]:
+        for path, is_directory in self._walk(base):
+            if not is_directory and path.lower().endswith(SUFFIXES):
+                yield path
+
+    def _walk(self, base: str) -> Iterator[tuple[str, bool]]:
+        """Everything below a directory that is not ignored, itself first; True for directories."""
+        if self._local:
+            yield from self._walk_local(base)
+            return
+        yield base, True
+        for info in self._filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
+            is_directory = info.type == fs.FileType.Directory
+            self.tables.notice(info.path.rpartition("/")[0], info.base_name, is_directory)
+            if not any(map(_ignored, PurePosixPath(info.path).relative_to(base).parts)):
+                yield info.path, is_directory
+
+    def _walk_local(self, base: str) -> Iterator[tuple[str, bool]]:
+        pending, links = [base], list[str]()
+        seen: set[Path] = set()
+        while pending or links:
+            # Links come last, so that a file goes by its own name where it has one.
+            directory = pending.pop() if pending else links.pop(links.index(min(links)))
+            real = resolved(directory)
+            if real in seen:
+                continue
+            seen.add(real)
+            yield directory, True
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    is_directory = _is_directory(entry)
+                    self.tables.notice(directory, entry.name, is_directory)
+                    if _ignored(entry.name):
+                        continue
+                    if not is_directory:
+                        yield entry.path, False
+                    elif entry.is_symlink():
+                        self._follow(entry.path)
+                        links.append(entry.path)
+                    else:
+                        pending.append(entry.path)
+
+    def _expand(
+        self, at: str, is_directory: bool, parts: tuple[str, ...]
+    ) -> Iterator[tuple[str, bool]]:
+        """Match the parts of a pattern, directory by directory."""
+        if not parts:
+            yield at, is_directory
+        elif not is_directory:
+            return
+        elif parts[0] == "**":
+            for path, below in self._walk(at):
+                if below:
+                    yield from self._expand(path, True, parts[1:])
+        else:
+            for path, below in self._entries(at):
+                name = path.rpartition("/")[2]
+                self.tables.notice(at, name, below)
+                if below and name == METADATA:
+                    self.tables.look_into(path)
+                if fnmatchcase(name, parts[0]) and (parts[0][0] in "._" or not _ignored(name)):
+                    if below:
+                        self._follow(path)
+                    yield from self._expand(path, below, parts[1:])
+
+    def _entries(self, directory: str) -> list[tuple[str, bool]]:
+        """What a directory holds, links to nowhere too; nothing where there is no directory."""
+        if self._local:
+            with suppress(FileNotFoundError), os.scandir(directory) as entries:
+                return [(entry.path, _is_directory(entry)) for entry in entries]
+            return []
+        selector = fs.FileSelector(directory, allow_not_found=True)
+        infos = self._filesystem.get_file_info(selector)
+        return [(info.path, info.type == fs.FileType.Directory) for info in infos]
+
+    def _follow(self, directory: str) -> None:
+        """Look at where a link leads: it may lead into a table."""
+        if self._local and os.path.islink(directory):  # noqa: PTH114 - of each directory of a glob
+            self.tables.look_above(resolved(directory).as_posix(), directory)
 
 
-def _walk(filesystem: fs.FileSystem, base: str) -> Iterator[tuple[str, bool]]:
-    """Everything below a directory that is not ignored, itself first; True for directories."""
-    if isinstance(filesystem, fs.LocalFileSystem):
-        yield from _walk_local(base)
-        return
-    yield base, True
-    for info in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
-        if not any(map(_ignored, PurePosixPath(info.path).relative_to(base).parts)):
-            yield info.path, info.type == fs.FileType.Directory
-
-
-def _walk_local(base: str) -> Iterator[tuple[str, bool]]:
-    pending, links = [base], list[str]()
-    seen: set[Path] = set()
-    while pending or links:
-        # Links come last, so that a file goes by its own name where it has one.
-        directory = pending.pop() if pending else links.pop(links.index(min(links)))
-        real = resolved(directory)
-        if real in seen:
-            continue
-        seen.add(real)
-        yield directory, True
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if _ignored(entry.name):
-                    continue
-                if entry.is_dir():
-                    (links if entry.is_symlink() else pending).append(entry.path)
-                else:
-                    yield entry.path, False
-
-
-def glob(filesystem: fs.FileSystem, pattern: str) -> tuple[str, list[str]]:
-    """Return the directory above the first wildcard, and the files that a pattern stands for."""
-    parts = PurePosixPath(pattern).parts
-    fixed = next(i for i, part in enumerate(parts) if MAGIC.search(part))
-    root = str(PurePosixPath(*parts[:fixed]))
-    found: list[str] = []
-    for path, is_directory in _expand(filesystem, root, True, parts[fixed:]):
-        found.extend(below(filesystem, path) if is_directory else [path])
-    return root, list(dict.fromkeys(found))
-
-
-def _expand(
-    filesystem: fs.FileSystem, at: str, is_directory: bool, parts: tuple[str, ...]
-) -> Iterator[tuple[str, bool]]:
-    """Match the parts of a pattern, directory by directory."""
-    if not parts:
-        yield at, is_directory
-    elif not is_directory:
-        return
-    elif parts[0] == "**":
-        for path, below in _walk(filesystem, at):
-            if below:
-                yield from _expand(filesystem, path, True, parts[1:])
-    else:
-        for info in filesystem.get_file_info(fs.FileSelector(at, allow_not_found=True)):
-            name, hidden = info.base_name, _ignored(info.base_name)
-            if fnmatchcase(name, parts[0]) and (parts[0][0] in "._" or not hidden):
-                below = info.type == fs.FileType.Directory
-                yield from _expand(filesystem, info.path, below, parts[1:])
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links that lead in a circle: whoever opens it says so
+        return False
 
 
 def each_once(found: Iterable[str]) -> list[str]:

@@ -8,6 +8,9 @@
 * A **glob** (``*``, ``?``, ``[…]``, ``**``) stands for the files it matches, as named, and for the
   directories it matches, by the rule for directories. ``.`` and ``_`` names are ignored unless a
   part of the pattern begins so too.
+* Only regular files are read: a pipe, a socket or a device is refused, not waited for.
+* A **table** of Delta Lake, Iceberg or Hudi is refused, above the input or in it: its directory
+  also holds what is deleted. A file that is named, or linked to, by itself is read.
 * Each real file counts once, however many symbolic links lead to it; loops of links are harmless.
 * Files are read in the order of their names, compared as text: ``part-10`` before ``part-2``.
 
@@ -18,10 +21,11 @@ An address is a path, ``file://…`` or ``s3://bucket/…``, where ``?`` begins 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
@@ -29,7 +33,7 @@ from pyarrow import fs
 
 from gmm_dask.addresses import local_path, resolved, without_credentials
 from gmm_dask.errors import ConfigError, InputError
-from gmm_dask.storage.input.listing import MAGIC, SUFFIXES, below, each_once, glob
+from gmm_dask.storage.input.listing import MAGIC, SUFFIXES, Listing, each_once
 
 #: What pyarrow raises on files that are absent, forbidden, damaged or of another format.
 READ_ERRORS = (OSError, ValueError, MemoryError, NotImplementedError, pa.ArrowException)
@@ -54,20 +58,23 @@ def find_files(address: str) -> tuple[str, tuple[str, ...]]:
     Raises
     ------
     InputError
-        Nothing is there, nothing matches, it may not be read, or credentials are in the address.
+        Nothing is there, nothing matches, it may not be read, credentials are in the address, or
+        a table of another format is there (`gmm_dask.storage.input.tables`).
     """
     try:
         location, options = _absolute(address)
         filesystem, base = open_filesystem(location + options)
         kind = filesystem.get_file_info(base).type
+        listing = Listing(filesystem)
         if kind == fs.FileType.File:
             root, found = str(PurePosixPath(base).parent), [base]
         elif kind == fs.FileType.Directory:
-            root, found = base, list(below(filesystem, base))
+            root, found = base, listing.below(base)
         elif MAGIC.search(base):
-            root, found = glob(filesystem, base)
+            root, found = listing.glob(base)
         else:
-            raise InputError(f"{address}: no such file or directory{_neighbour(filesystem, base)}")
+            raise InputError(f"{address}: {_absence(filesystem, base, kind)}")
+        listing.tables.refuse(address, found)
     except InputError:
         raise
     except READ_ERRORS as error:
@@ -103,11 +110,19 @@ def open_file(root: str, path: str) -> pa.NativeFile:
 
     Raises
     ------
+    InputError
+        It is a named pipe, a socket or a device, which is not waited for.
     OSError
         As the filesystem has it.
     """
     filesystem, base = open_filesystem(root)
-    return filesystem.open_input_file(f"{base.rstrip('/')}/{path}")
+    whole = f"{base.rstrip('/')}/{path}"
+    if isinstance(filesystem, fs.LocalFileSystem) and not stat.S_ISREG(os.stat(whole).st_mode):  # noqa: PTH116 - of each file
+        raise InputError(
+            f"{path}: is not a regular file (but a pipe, a socket, a device or a directory); "
+            "remove it, or name the others by a glob"
+        )
+    return filesystem.open_input_file(whole)
 
 
 def partitions_of(path: str) -> dict[str, str | None]:
@@ -165,6 +180,18 @@ def _absolute(address: str) -> tuple[str, str]:
     # Links are followed now: a link that is moved to a newer version does not move the plan.
     named = resolved(path.parent) / path.name if path.is_file() else resolved(path)
     return named.as_posix(), ""
+
+
+def _absence(filesystem: fs.FileSystem, base: str, kind: fs.FileType) -> str:
+    """Say why there is neither a file nor a directory at a path."""
+    if kind == fs.FileType.Unknown:
+        return "is neither a regular file nor a directory; give one of these"
+    # Links were followed before: where one is left, it leads back to itself.
+    if isinstance(filesystem, fs.LocalFileSystem) and any(
+        path.is_symlink() for path in (Path(base), *Path(base).parents)
+    ):
+        return "its symbolic links lead in a circle; remove one of them"
+    return f"no such file or directory{_neighbour(filesystem, base)}"
 
 
 def _neighbour(filesystem: fs.FileSystem, base: str) -> str:
