@@ -23,9 +23,14 @@ Each message says what, where (file, column, rows, component, key) and what to t
 
 from __future__ import annotations
 
+from gmm_dask.printable import printable
+
 
 class GmmDaskError(Exception):
     """Base class of every error that gmm-dask raises on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(GmmDaskError, ValueError):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gmm_dask.events import Event, Stage
+from gmm_dask.printable import printable
 
 FAILED, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -85,5 +86,5 @@ def exit_codes(debug: bool) -> Iterator[Begun]:
 
 def print_error(message: str) -> None:
     """Write an error as one line on stderr."""
-    line = " ".join(message.split())
+    line = " ".join(printable(message).split())
     print(f"gmm-dask: {line}", file=sys.stderr)

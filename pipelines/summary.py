@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,11 +12,14 @@ import numpy as np
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
+from gmm_dask.printable import printable
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
 
 #: Columns of the data shown per component; a manifest has them all.
 SHOWN_COLUMNS = 6
+
+_MARKUP = re.compile(r"[\\`*_\[\]<>|~&]")
 
 STATUS = {
     "converged": "converged",
@@ -38,6 +42,8 @@ class Summary:
         The table; every row has as many cells as the header. Both may be empty.
     notes
         Sentences below the table.
+
+    Names of columns and files come from data: what a terminal would obey is made visible.
     """
 
     title: str
@@ -45,6 +51,17 @@ class Summary:
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        shown = {
+            "title": printable(self.title),
+            "facts": [(printable(name), printable(text)) for name, text in self.facts],
+            "header": [*map(printable, self.header)],
+            "rows": [[*map(printable, cells)] for cells in self.rows],
+            "notes": [*map(printable, self.notes)],
+        }
+        for field, texts in shown.items():
+            object.__setattr__(self, field, texts)
 
 
 def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
@@ -201,18 +218,23 @@ def spread(mean: float, deviation: float) -> str:
 
 def markdown(summary: Summary) -> str:
     """Write a summary as Markdown, for the server."""
-    lines = [f"# {summary.title}", ""]
-    lines += [f"- **{name}**: {text}" for name, text in summary.facts]
+    lines = [f"# {_literal(summary.title)}", ""]
+    lines += [f"- **{_literal(name)}**: {_literal(text)}" for name, text in summary.facts]
     if summary.rows:
-        lines += ["", _row(summary.header), _row(["---"] * len(summary.header))]
+        lines += ["", _row(summary.header), "| " + " | ".join("---" for _ in summary.header) + " |"]
         lines += [_row(cells) for cells in summary.rows]
     lines += [""] if summary.notes else []
-    lines += [f"> {note}" for note in summary.notes]
+    lines += [f"> {_literal(note)}" for note in summary.notes]
     return "\n".join(lines) + "\n"
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_literal, cells)) + " |"
+
+
+def _literal(text: str) -> str:
+    """Text that Markdown shows as it is: no markup, links or HTML of a column's name."""
+    return _MARKUP.sub(r"\\\g<0>", text)
 
 
 def print_summary(summary: Summary) -> None:

@@ -18,6 +18,7 @@ LAYERS = [
         "gmm_dask.errors",
         "gmm_dask.events",
         "gmm_dask.nulls",
+        "gmm_dask.printable",
     },
     {"gmm_dask.mixture.kernels", "gmm_dask.mixture.spec", "gmm_dask.mixture.threads"},
     {"gmm_dask.mixture.covariance"},

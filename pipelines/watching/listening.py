@@ -11,6 +11,7 @@ from gmm_dask.events import Event, Notify
 from gmm_dask.pipelines.settings import LIBRARY_LOGGER
 from gmm_dask.pipelines.watching.narration import Narrator
 from gmm_dask.pipelines.watching.standing import track
+from gmm_dask.printable import printable
 
 
 @contextmanager
@@ -25,10 +26,22 @@ def audible() -> Iterator[logging.Logger]:
     logger = logging.getLogger(LIBRARY_LOGGER)
     level = logger.level
     logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+    printable_only = _PrintableOnly()
+    logger.addFilter(printable_only)
     try:
         yield logger
     finally:
+        logger.removeFilter(printable_only)
         logger.setLevel(level)
+
+
+class _PrintableOnly(logging.Filter):
+    """Gives each record a text that any handler may print, Prefect's too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let the record through."""
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
 
 
 def fan_out(*listeners: Notify) -> Notify:

@@ -23,6 +23,7 @@ from gmm_dask.events import Notify, StageAdvanced, StageFinished, StageStarted
 from gmm_dask.pipelines.watching.listening import audible
 from gmm_dask.pipelines.watching.narration import Narrator
 from gmm_dask.pipelines.watching.standing import Standing, duration, quantity, track
+from gmm_dask.printable import printable
 
 
 class AmountColumn(ProgressColumn):
@@ -67,13 +68,21 @@ class Bars:
         self._bar = None
 
 
+class LineFormatter(logging.Formatter):
+    """A log record as one line; below it, where there is one, the traceback."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Write the line."""
+        return printable(super().formatMessage(record))
+
+
 class LineHandler(logging.Handler):
     """Log records as lines of the console, above any bar."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
-        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+        self.setFormatter(LineFormatter("%(asctime)s  %(message)s", "%H:%M:%S"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line; warnings and worse stand out."""

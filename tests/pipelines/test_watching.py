@@ -2,13 +2,18 @@
 
 import io
 import logging
+import pickle
 
 import pytest
 from rich.console import Console
 
 from gmm_dask.config import ThreadsCluster
+from gmm_dask.errors import InputError, ModelError, StorageError
 from gmm_dask.events import IterationFinished, Stage, StageAdvanced, StageFinished, StageStarted
 from gmm_dask.pipelines import sequences
+from gmm_dask.pipelines.exits import print_error
+from gmm_dask.pipelines.summary import Summary, markdown, print_summary
+from gmm_dask.pipelines.watching.listening import audible
 from gmm_dask.pipelines.watching.narration import Narrator
 from gmm_dask.pipelines.watching.standing import Standing, duration, quantity, track
 from gmm_dask.pipelines.watching.terminal import watch
@@ -49,6 +54,66 @@ def lines_of(events, every=30.0, **options):
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
     return stream.getvalue().splitlines()
+
+
+EVIL = "a\x1b[2J\x07\r\u202eb"  # clears the screen, rings, goes back, turns the writing round
+SHOWN = r"a\x1b[2J\x07\r\u202eb"
+
+
+def test_names_of_the_data_give_the_terminal_no_orders():
+    stream = io.StringIO()
+    with watch(Console(file=stream, force_terminal=False)):
+        logging.getLogger("gmm_dask").warning("column %s\nand more", EVIL)
+        logging.getLogger("gmm_dask.storage").warning("column %s", EVIL)
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith(f"column {SHOWN} and more")
+    assert second.endswith(f"column {SHOWN}")
+
+
+def test_every_handler_is_given_a_printable_text():
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    with audible() as logger, audible():
+        logger.addHandler(handler)
+        logger.warning("column %s", EVIL)
+        logger.removeHandler(handler)
+    assert [record.getMessage() for record in records] == [f"column {SHOWN}"]
+    assert logger.filters == []
+
+
+def test_a_traceback_keeps_its_lines():
+    stream = io.StringIO()
+    with watch(Console(file=stream, force_terminal=False)):
+        try:
+            raise ValueError("no")
+        except ValueError:
+            logging.getLogger("gmm_dask").exception("failed")
+    first, *_, last = stream.getvalue().splitlines()
+    assert (first[-6:], last) == ("failed", "ValueError: no")
+
+
+def test_an_error_is_one_printable_line(capsys):
+    for error in (InputError(f"{EVIL}\n"), StorageError(EVIL), ModelError(f"{EVIL} \udcff")):
+        assert SHOWN in str(error)
+        assert str(error).isprintable()
+        assert pickle.loads(pickle.dumps(error)).args == error.args
+    print_error(EVIL)
+    assert capsys.readouterr().err == f"gmm-dask: {SHOWN}\n"
+
+
+def test_a_summary_shows_names_as_they_are(capsys):
+    name = f"{EVIL}|<img src=x>[link](x) `c`"
+    shown = name.replace(EVIL, SHOWN)
+    summary = Summary(name, [(name, name)], [name], [[name]], [name])
+    print_summary(summary)
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.splitlines())
+    assert printed.count(shown) == 6
+    text = markdown(summary)
+    assert text.count(r"\\x1b\[2J") == 6
+    assert text.count(r"\|\<img src=x\>\[link\](x) \`c\`") == 6
+    assert all(line.isprintable() for line in text.splitlines())
 
 
 def test_each_stage_and_iteration_is_one_line():

@@ -16,6 +16,7 @@ import pytest
 from gmm_dask.chunked.rows import drop_incomplete
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, ConflictError, StorageError
+from gmm_dask.storage.files.sealed import seal, unseal
 from gmm_dask.storage.files.versions import Writer
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
@@ -243,6 +244,44 @@ def test_a_damaged_record_is_named_and_nothing_is_used_again(stars, tmp_path, ca
     path.unlink()
     with pytest.raises(StorageError, match=r"run-1.json: is missing"):
         read_predictions(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../x.parquet", "part-../../../x-00000-000000.parquet", "/tmp/x-00000-000000.parquet",
+     "part-a\n-00000-000000.parquet", "part-run-1.parquet", ".."],
+)  # fmt: skip
+def test_a_record_cannot_name_files_outside_of_its_version(stars, tmp_path, caplog, name):
+    """Its sha256 is no signature: whoever can write it can seal it again."""
+    predict(stars, tmp_path / "out", "run-1")
+    write_input(tmp_path, "x.parquet", 130)
+    path = tmp_path / "out.versions" / "run-1.json"
+    record = unseal(path.read_bytes(), path)
+    record["parts"][0][0] = name
+    path.write_bytes(seal(record))
+    with pytest.raises(StorageError, match="is not the name of a part") as caught:
+        read_predictions(tmp_path / "out")
+    assert str(caught.value).isprintable()
+    staged, _ = predict(stars, tmp_path / "out", "run-2")
+    assert staged.reused == {}
+    assert all(name.startswith("part-run-2-") for name in names(staged.path))
+    (message,) = caplog.messages
+    assert message.startswith("no parts are used again: ")
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_part_that_is_no_regular_file_is_not_used_again(stars, tmp_path, kind):
+    first, _ = predict(stars, tmp_path / "out", "run-1")
+    part = first.path / names(first.path)[0]
+    part.rename(tmp_path / "elsewhere.parquet")
+    if kind == "link":
+        part.symlink_to(tmp_path / "elsewhere.parquet")
+    else:
+        os.mkfifo(part)
+    staged, _ = predict(stars, tmp_path / "out", "run-2")
+    assert len(staged.reused) == 1
+    assert not [name for name in names(staged.path) if (staged.path / name).is_symlink()]
+    check(pd.read_parquet(tmp_path / "out"), stars)
 
 
 # --- parts that are still right

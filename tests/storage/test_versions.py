@@ -177,6 +177,18 @@ def test_a_file_that_cannot_be_taken_over_is_named(versions):
             stage.take(versions.version("v1"), "gone", "y")
 
 
+@pytest.mark.parametrize("name", ["../../secret", "/etc/hostname", "..", "link"])
+def test_only_files_of_the_version_itself_are_taken_over(versions, tmp_path, name):
+    (tmp_path / "secret").write_bytes(b"secret")
+    write(versions, "v1")
+    (versions.version("v1").path / "link").symlink_to(tmp_path / "secret")
+    with versions.open() as writer:
+        stage = writer.stage("v2")
+        with pytest.raises(StorageError, match="is not a file of the version v1"):
+            stage.take(versions.version("v1"), name, "y")
+        assert stage.written() == ()
+
+
 def test_pruning_keeps_what_is_wanted_and_what_is_no_version(versions):
     for name in ("v1", "v2", "v3"):
         write(versions, name, record=seal({}))

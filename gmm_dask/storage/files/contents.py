@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,9 +121,20 @@ class StagedVersion:
             yield file
 
     def take(self, version: Version, name: str, new_name: str) -> None:
-        """Take over a file of a sealed version: a hard link, or a copy where there are none."""
+        """Take over a file of a sealed version: a hard link, or a copy where there are none.
+
+        Raises
+        ------
+        StorageError
+            There is no such file in the version itself, or the disk refuses.
+        """
         source, target = version.path / name, self.directory / new_name
         with storage_errors(target):
+            if source.parent != version.path or not stat.S_ISREG(source.lstat().st_mode):
+                raise StorageError(
+                    f"{source}: is not a file of the version {version.path.name}; remove the "
+                    "version, and predict again"
+                )
             try:
                 target.hardlink_to(source)
             except OSError as error:

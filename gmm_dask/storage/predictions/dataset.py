@@ -33,7 +33,7 @@ FORMAT = 1
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 #: Files of a version.
-PART = re.compile(r"part-.*\.parquet")
+PART = re.compile(r"part-[A-Za-z0-9][A-Za-z0-9._-]*-\d{5,}-\d{6,}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,19 @@ def read_predictions(out: str | Path) -> Predictions | None:
             raise ValueError("another format; upgrade gmm-dask")
         files = {name: (size, footer) for name, (size, footer) in record.pop("files").items()}
         parts = tuple(Part(*values) for values in record.pop("parts"))
+        for part in parts:
+            _check_part(part)
         return Predictions(path=path, files=files, parts=parts, **record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(
             f"{record_path(path)}: is not the record of predictions ({error}); "
             "remove the link and predict again"
         ) from error
+
+
+def _check_part(part: Part) -> None:
+    """Refuse what is no part: the next version links to the file of this name."""
+    if not PART.fullmatch(part.name):
+        raise ValueError(f"{part.name!r} is not the name of a part")
+    if not all(isinstance(number, int) for number in (part.first, part.rows, part.size)):
+        raise ValueError(f"first, rows and size of {part.name} are not whole numbers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,7 +89,10 @@ def _schema(directory: Path, part: Part) -> pa.Schema | str:
     """Schema of a part by its footer, or what is wrong with it."""
     path = directory / part.name
     try:
-        size = path.stat().st_size
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a link lead elsewhere
+            return "is not a regular file"
+        size = status.st_size
         with pq.ParquetFile(path) as file:
             rows, schema = file.metadata.num_rows, file.schema_arrow
     except FileNotFoundError:
