@@ -122,7 +122,7 @@ class OutputSection(Section):
 
     models: str = Field("models", min_length=1, description="directory of the model registry")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
-        description="name of the model in the registry"
+        max_length=128, description="name of the model in the registry"
     )
     predictions: str | None = Field(None, min_length=1, description="where the predict flow writes")
 
@@ -242,15 +242,18 @@ def read_config(kind: type[Config], path: str | Path, overrides: Sequence[str] =
         used; the message is one line that names the file and the dotted key.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a TOML file") from error
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text; give a TOML file") from error
+        raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL character
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read ({reason}); give a TOML file") from error
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
+    except RecursionError as error:
+        raise _too_deep(path) from error
     for override in overrides:
         _set(tables, override)
     return check_config(kind, tables, str(path))
@@ -268,8 +271,19 @@ def check_config(kind: type[Config], tables: dict[str, Any], where: str) -> Conf
     try:
         return kind.model_validate(tables)
     except ValidationError as error:
-        problems = [_problem(detail) for detail in error.errors()]
+        try:
+            problems = [_problem(detail) for detail in error.errors()]
+        except RecursionError:
+            raise _too_deep(where) from None
         raise ConfigError(f"{where}: " + "; ".join(problems)) from error
+    except RecursionError as error:
+        raise _too_deep(where) from error
+
+
+def _too_deep(where: str | Path) -> ConfigError:
+    return ConfigError(
+        f"{where}: is nested too deeply; no key needs more than arrays of arrays of arrays"
+    )
 
 
 def _problem(detail: Any) -> str:
@@ -295,6 +309,8 @@ def _set(tables: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    except RecursionError as error:
+        raise _too_deep(f"--set {key}") from error
     table = tables
     for part in path[:-1]:
         table = table.setdefault(part, {})

@@ -124,6 +124,13 @@ def test_links_that_lead_in_a_circle_are_no_foreign_error(tmp_path):
         load_model("loop/stars")
 
 
+def test_a_model_by_a_name_that_cannot_be_is_no_foreign_error():
+    with pytest.raises(StorageError, match="the name is too long; choose a shorter one"):
+        load_model("x" * 256)
+    with pytest.raises(ConfigError, match="NUL"):
+        load_model("a\0b")
+
+
 @pytest.mark.parametrize("length", [242, 255, 256, 5000])
 def test_a_name_too_long_for_what_is_made_from_it_is_refused(length):
     """A link is made under a longer name: that was noticed when all rows were predicted."""

@@ -310,12 +310,15 @@ def _refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> No
             for name, count in zip(chunks.columns, defects.missing[:-1], strict=True)
             if count == survey.source_rows
         ]
-        why = (
-            f"column {empty[0]!r} holds nothing but nulls; leave it out"
-            if empty
-            else "every row has a null; leave out the columns with many nulls, or fill them in"
-        )
-        raise TooFewRowsError(f"no complete row in {survey.source_rows:,}: {why}")
+        why = "every row has a null"
+        remedy = "leave out the columns with many nulls, or fill them in"
+        first_missing = defects.first_missing[:-1]
+        if empty:
+            why, remedy = f"column {empty[0]!r} holds nothing but nulls", "leave it out"
+            first_missing = (first_missing[chunks.columns.index(empty[0])],)
+        places = [place for place in first_missing if place is not None]
+        first = f", the first at {chunks.describe(*min(places))}" if places else ""
+        raise TooFewRowsError(f"no complete row in {survey.source_rows:,}: {why}{first}; {remedy}")
     largest = np.maximum(np.abs(survey.moments.minimum), np.abs(survey.moments.maximum))  # (d,)
     if largest.max() > LARGEST_VALUE:
         column = chunks.columns[int(largest.argmax())]

@@ -254,9 +254,13 @@ BY_THE_SURVEY = {
     too_few_complete_rows: (TooFewRowsError, "n_components = 4, n_samples = 3; fit fewer"),
     all_null: (
         TooFewRowsError,
-        "no complete row in 1,500: column 'width' holds nothing but nulls; leave it out",
+        "no complete row in 1,500: column 'width' holds nothing but nulls, the first at "
+        "day=1/part.parquet row 0; leave it out",
     ),
-    never_complete: (TooFewRowsError, "no complete row in 1,500: every row has a null"),
+    never_complete: (
+        TooFewRowsError,
+        "1,500: every row has a null, the first at day=1/part.parquet row",
+    ),
     negative_weight: (
         InputError,
         "sample weights: 1 is negative or not finite, the first at day=1/part.parquet row 3",

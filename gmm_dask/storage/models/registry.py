@@ -291,9 +291,12 @@ def load_model_at(path: str | Path, version: int | None = None) -> StoredModel:
     registry = Registry(path.parent, path.name)
     if version is not None:
         return registry.load(version)
-    if (path / MANIFEST).exists() or (path / RUN).exists():
+    with storage_errors(path, "cannot be read"):
+        is_version = (path / MANIFEST).exists() or (path / RUN).exists()
+        is_model = (path / CURRENT).exists() or bool(registry.versions())
+    if is_version:
         return read_model(Version(path))
-    if (path / CURRENT).exists() or registry.versions():
+    if is_model:
         return registry.load()
     siblings = Registry(path.parent.parent, path.parent.name).versions()
     if _VERSION.fullmatch(path.name) and siblings:

@@ -1,0 +1,74 @@
+"""What a run file cannot be, in one line that names it; a byte order mark does no harm."""
+
+import pytest
+
+from gmm_dask.config import RunConfig, read_config
+from gmm_dask.errors import ConfigError
+
+RUN = """
+[input]
+path = "data"
+columns = ["größe"]
+
+[model]
+n_components = 2
+
+[output]
+name = "stars"
+"""
+DEEP = "[" * 900 + "]" * 900
+
+
+def refused(path, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        read_config(RunConfig, path, overrides)
+    message = str(caught.value)
+    assert message.isprintable()
+    return message
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "run.toml").write_text(RUN, encoding=encoding)
+        assert read_config(RunConfig, tmp_path / "run.toml").input.columns == ["größe"]
+
+
+def test_other_encodings_are_refused_with_a_hint(tmp_path):
+    (tmp_path / "run.toml").write_text(RUN, encoding="utf-16")
+    assert refused(tmp_path / "run.toml").endswith("run.toml: is not UTF-8 text; save it as UTF-8")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        RUN + f"[fit]\nmeans_init = {DEEP}\n",
+        RUN.replace('"data"', DEEP),
+        RUN.replace('"data"', "[" * 180 + "]" * 180) + "[" + "a." * 900 + "a]\n",
+    ],
+    ids=["an array", "in the place of a text", "tables"],
+)
+def test_what_is_nested_deeply_is_refused(tmp_path, text):
+    (tmp_path / "run.toml").write_text(text)
+    assert refused(tmp_path / "run.toml").startswith(f"{tmp_path}/run.toml: ")
+
+
+def test_an_override_that_is_nested_deeply_is_refused(tmp_path):
+    (tmp_path / "run.toml").write_text(RUN)
+    message = refused(tmp_path / "run.toml", f"fit.means_init={DEEP}")
+    assert message == (
+        "--set fit.means_init: is nested too deeply; "
+        "no key needs more than arrays of arrays of arrays"
+    )
+
+
+def test_a_path_that_cannot_be_is_refused(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for path in ("x" * 256, "a\0b", tmp_path / "loop", tmp_path):
+        assert "cannot be read (" in refused(path)
+
+
+def test_a_name_that_could_not_be_published_is_refused(tmp_path):
+    """The registry would refuse it when the fit is done."""
+    (tmp_path / "run.toml").write_text(RUN)
+    assert "output.name = " in refused(tmp_path / "run.toml", f"output.name={'x' * 129}")
+    read_config(RunConfig, tmp_path / "run.toml", [f"output.name={'x' * 128}"])
