@@ -31,8 +31,6 @@ def local_path(address: str | Path) -> Path:
         It has another scheme, names another machine or an unknown user, or holds a NUL character.
     """
     text = os.fspath(address)
-    if "\0" in text:
-        raise ConfigError(f"{text!r}: holds a NUL character, which no path can; remove it")
     scheme = _SCHEME.match(text)
     if scheme is None:
         return _expanded(text)
@@ -50,7 +48,7 @@ def local_path(address: str | Path) -> Path:
                 "path, or a path alone"
             )
         rest = "/" + rest
-    return Path(unquote(rest))
+    return Path(_without_nul(unquote(rest)))
 
 
 def resolved(path: str | Path) -> Path:
@@ -68,8 +66,14 @@ def without_credentials(address: str) -> str:
 
 def _expanded(text: str) -> Path:
     try:
-        return Path(text).expanduser()
+        return Path(_without_nul(text)).expanduser()
     except RuntimeError as error:  # no such user, or one without a home
         raise ConfigError(
             f"{text}: {error}; write the path out, or ./~… where ~ is part of a name"
         ) from error
+
+
+def _without_nul(path: str) -> str:
+    if "\0" in path:
+        raise ConfigError(f"{path!r}: holds a NUL character, which no path can; remove it")
+    return path

@@ -120,11 +120,13 @@ class PredictSection(Section):
 class OutputSection(Section):
     """``[output]``: where models and predictions go."""
 
-    models: str = Field("models", min_length=1, description="directory of the model registry")
+    models: str = Field("models", min_length=1, description="local directory of the model registry")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
         max_length=128, description="name of the model in the registry"
     )
-    predictions: str | None = Field(None, min_length=1, description="where the predict flow writes")
+    predictions: str | None = Field(
+        None, min_length=1, description="local directory of predictions"
+    )
 
     @field_validator("models", "predictions")
     @classmethod

@@ -59,6 +59,7 @@ def test_what_a_local_address_means(tmp_path, address, path):
         ("file://~/x", "names the machine '~', not a path"),
         ("file://host", "names the machine 'host'"),
         ("a\0b", "holds a NUL character"),
+        ("file:///a%00b", "holds a NUL character"),
         ("~nobody-of-this-name/x", "write the path out"),
         (Path("s3://bucket/x"), "s3:// is no place for models or predictions"),
     ],
@@ -137,3 +138,8 @@ def test_a_name_too_long_for_what_is_made_from_it_is_refused(length):
     with pytest.raises(StorageError, match=r"too long .*; choose a shorter one"):
         PredictionPlaces.of("x" * length).current_run()
     assert PredictionPlaces.of("x" * 241).current_run() is None
+
+
+def test_a_root_is_no_output():
+    with pytest.raises(StorageError, match="/: is a directory that gmm-dask did not write"):
+        PredictionPlaces.of("/").current_run()

@@ -153,6 +153,13 @@ def test_a_link_takes_over_what_a_killed_process_left(tmp_path):
     assert names(tmp_path) == ["out"]
 
 
+def test_what_is_in_the_place_of_a_link_in_the_making_is_named(tmp_path):
+    (tmp_path / ".partial-link-out").mkdir()
+    with pytest.raises(StorageError, match=r"/\.partial-link-out: .* a directory is in its place"):
+        atomic.replace_link(tmp_path / "out", "here")
+    assert names(tmp_path) == [".partial-link-out"]
+
+
 def test_a_directory_disappears_in_one_step(tmp_path, monkeypatch):
     (tmp_path / "d").mkdir()
     seen = []

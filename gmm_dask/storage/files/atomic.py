@@ -242,7 +242,7 @@ def publish_directory(staged: Path, target: Path) -> None:
 
 def link_in_the_making(link: Path) -> Path:
     """Name of a link until it takes its place; the longest of all names around it."""
-    return link.with_name(f"{PARTIAL}link-{link.name}")
+    return link.parent / f"{PARTIAL}link-{link.name}"
 
 
 def replace_link(link: Path, target: str) -> None:
@@ -252,8 +252,9 @@ def replace_link(link: Path, target: str) -> None:
     same, so that what a killed process left is taken over.
     """
     partial = link_in_the_making(link)
-    with storage_errors(link):
+    with storage_errors(partial):  # somebody else may have put something there
         partial.unlink(missing_ok=True)
+    with storage_errors(link):
         try:
             partial.symlink_to(target, target_is_directory=True)
             partial.replace(link)
