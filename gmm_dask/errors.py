@@ -9,6 +9,7 @@
     │   ├── NonFiniteError               nulls, NaN or infinity where they are not allowed
     │   ├── TooFewRowsError              fewer usable rows than components
     │   ├── InputChangedError            the data changed after the input plan was made
+    │   │   └── ValuesChangedError       a value is not what the first scan saw
     │   └── DriftError                   the data is not like what the model was fitted to
     ├── NumericalError                   the mathematics broke down; an ArithmeticError, and a
     │   │                                ValueError, which users of scikit-learn catch
@@ -55,6 +56,10 @@ class TooFewRowsError(InputError):
 
 class InputChangedError(InputError):
     """A file changed after the input plan was made."""
+
+
+class ValuesChangedError(InputChangedError):
+    """The values of a chunk are not those of the first scan."""
 
 
 class DriftError(InputError):

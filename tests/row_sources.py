@@ -58,7 +58,7 @@ class DrawnRows:
         """The recipe in words; sources of different rows differ in it."""
         return f"{self.rows} {self.d} {self.seed} {self.weighted} {self.missing} {self.place}"
 
-    def read(self, start: int, stop: int) -> Iterator[Rows]:
+    def read(self, start: int, stop: int, digests: bool = False) -> Iterator[Rows]:
         """Draw chunks start … stop−1 as the files of the directory command."""
         for chunk in range(start, stop):
             yield self._drawn(chunk)

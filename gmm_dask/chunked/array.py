@@ -91,7 +91,7 @@ class ArrayChunks:
         """Whether sample weights were given."""
         return self.weight_blocks is not None
 
-    def read(self, start: int, stop: int) -> Iterator[Rows]:
+    def read(self, start: int, stop: int, digests: bool = False) -> Iterator[Rows]:
         """Compute blocks one after the other, on the calling thread."""
         for chunk in range(start, stop):
             weight = None

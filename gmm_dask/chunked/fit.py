@@ -100,7 +100,7 @@ def fit(
             save(state)
         else:
             logger.info("resuming after %d scans", resume.scans)
-            scanner.resume(resume.scans, resume.fingerprints)
+            scanner.resume(resume.scans, resume.fingerprints, resume.digests)
         if not state.starts:
             state = _add_starts(scanner, state, options, tuple(start), search_too)
             save(state)
@@ -122,7 +122,7 @@ def _survey(scanner: Scanner, options: FitOptions, with_search: bool) -> FitStat
             f"Expected n_samples >= n_components but got n_components = {k}, "
             f"n_samples = {survey.rows}; fit fewer components or give more rows"
         )
-    return FitState(survey, scanner.fingerprints, scans=scanner.scans)
+    return FitState(survey, scanner.fingerprints, scans=scanner.scans, digests=scanner.digests)
 
 
 def _add_starts(

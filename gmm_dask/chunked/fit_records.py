@@ -63,6 +63,8 @@ class FitState:
         State of the polish; None before it.
     scans
         Scans of the source so far.
+    digests
+        Of the row groups of the input's files, as the first scan read them.
     """
 
     survey: Survey
@@ -72,6 +74,7 @@ class FitState:
     search: SearchSummary | None = None
     em: EMState | None = None
     scans: int = 0
+    digests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.defects import apply_null_policy
 from gmm_dask.chunked.rows import RowChunks, Rows
 from gmm_dask.chunked.scan import Group, GroupResult, Work
-from gmm_dask.errors import InputChangedError
+from gmm_dask.errors import InputChangedError, ValuesChangedError
 
 
 def fingerprint_of(values: RowsArray) -> int:
@@ -56,11 +56,11 @@ def verify_fingerprint(chunks: RowChunks, chunk: int, fingerprint: int, work: Wo
 
     Raises
     ------
-    InputChangedError
+    ValuesChangedError
         The fingerprints differ.
     """
     if work.fingerprints is not None and fingerprint != work.fingerprints[chunk]:
-        raise InputChangedError(
+        raise ValuesChangedError(
             f"{chunks.describe(chunk)}: the values are not those of the first scan; the "
             "input was changed during the fit, start again"
         )
@@ -128,7 +128,9 @@ class Reader:
         if cached is not None:
             return cached
         if self._next != chunk:
-            self._decoding = self.chunks.read(chunk, self.stop)
+            # The first scan says what the files hold; later ones are held to its fingerprints.
+            first = self.work.fingerprints is None
+            self._decoding = self.chunks.read(chunk, self.stop, digests=first)
         rows = next(self._decoding, None)
         if rows is None:
             raise InputChangedError(
@@ -167,6 +169,7 @@ def sum_group(
     work = reader.work
     total: Any = None
     fingerprints = []
+    digests: list[str] = []
     for chunk in range(group.start, group.stop):
         rows, cached_fingerprint = reader.read(chunk)
         if chunk == group.stop - 1:
@@ -175,4 +178,5 @@ def sum_group(
         result = work.function(prepared, work.argument)
         total = result if total is None else total + result
         fingerprints.append(fingerprint)
-    return GroupResult(group, total, tuple(fingerprints))
+        digests.extend(rows.digests)
+    return GroupResult(group, total, tuple(fingerprints), tuple(digests))

@@ -36,6 +36,8 @@ class Rows:
         Number of the chunk's first row in the whole input, before any row is dropped.
     used
         (source rows,) True for each source row that is in ``values``; None when all are.
+    digests
+        Of the row groups of files that end in this chunk, if they were asked for.
     """
 
     values: RowsArray
@@ -43,6 +45,7 @@ class Rows:
     chunk: int
     first: int
     used: Mask | None = None
+    digests: tuple[str, ...] = ()
 
     @property
     def source_rows(self) -> int:
@@ -95,11 +98,12 @@ class RowChunks(Protocol):
     @property
     def volatile(self) -> bool: ...  # noqa: D102
 
-    def read(self, start: int, stop: int) -> Iterator[Rows]:
+    def read(self, start: int, stop: int, digests: bool = False) -> Iterator[Rows]:
         """Decode chunks start … stop−1 in order, one at a time.
 
         ``start`` need not be an entry, but the rows between the entry before it and ``start``
-        are then decoded for nothing.
+        are then decoded for nothing. With ``digests``, rows of files bring those of their row
+        groups (`Rows.digests`).
         """
         ...
 
@@ -163,7 +167,7 @@ class MemoryChunks:
         """Whether sample weights were given."""
         return self.sample_weight is not None
 
-    def read(self, start: int, stop: int) -> Iterator[Rows]:
+    def read(self, start: int, stop: int, digests: bool = False) -> Iterator[Rows]:
         """Yield slices start … stop−1 as views of the array."""
         for chunk in range(start, stop):
             first = chunk * self.chunk_rows

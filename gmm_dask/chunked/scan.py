@@ -117,11 +117,12 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class GroupResult:
-    """The sum of a scan's function over one group, and the fingerprints of the group's chunks."""
+    """The sum over one group, the fingerprints of its chunks, and the digests that they brought."""
 
     group: Group
     total: Any
     fingerprints: tuple[int, ...]
+    digests: tuple[str, ...] = ()
 
 
 class Executor(Protocol):
@@ -182,6 +183,9 @@ class Scanner:
     fingerprints
         Fingerprint of each chunk in the first scan, against which later scans are checked. None
         before it, and where values cannot change.
+    digests
+        Of the row groups of all files, in their order, as the first scan read them. Empty before
+        it, and for rows that are not of files.
     """
 
     def __init__(
@@ -204,10 +208,13 @@ class Scanner:
         self._volatile = chunks.volatile and not once
         self.cached = self._volatile and size <= executor.memory if cache is None else cache
         self.fingerprints: tuple[int, ...] | None = None
+        self.digests: tuple[str, ...] = ()
 
-    def resume(self, scans: int, fingerprints: tuple[int, ...] | None) -> None:
+    def resume(
+        self, scans: int, fingerprints: tuple[int, ...] | None, digests: tuple[str, ...] = ()
+    ) -> None:
         """Continue after ``scans`` scans of the same source, the first with ``fingerprints``."""
-        self.scans, self.fingerprints = scans, fingerprints
+        self.scans, self.fingerprints, self.digests = scans, fingerprints, digests
 
     def reduce(
         self,
@@ -244,14 +251,18 @@ class Scanner:
         total: Any = None
         done = 0
         fingerprints: list[int] = []
+        digests: list[str] = []
         for result in self.executor.run(self.chunks, self.lanes, work, self.cached):
             total = result.total if total is None else total + result.total
             fingerprints.extend(result.fingerprints)
+            digests.extend(result.digests)
             done += result.group.rows
             self.notify(StageAdvanced(stage, done))
         self.scans += 1
         if self._volatile and self.fingerprints is None:
             self.fingerprints = tuple(fingerprints)
+        if not self.digests:
+            self.digests = tuple(digests)
         seconds = time.perf_counter() - began
         rate = self.rows / max(seconds, 1e-9)
         self.notify(StageFinished(stage, seconds, f"{self.rows:,} rows at {rate:,.0f} rows/s"))

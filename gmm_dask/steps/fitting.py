@@ -18,7 +18,7 @@ from gmm_dask.chunked.fit import fit as fit_rows
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import RunConfig
-from gmm_dask.errors import ConflictError, ModelError, StorageError
+from gmm_dask.errors import ConflictError, ModelError, StorageError, ValuesChangedError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.matching import Match, match, matched_ids
@@ -26,6 +26,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest, fit_key
+from gmm_dask.storage.input.content import contents_of, encode_contents, unchanged_files
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.checkpoint import Checkpoint, open_checkpoint, remove_forgotten
 from gmm_dask.storage.models.fit_state import decode, encode
@@ -34,6 +35,8 @@ from gmm_dask.storage.models.registry import Registry
 
 logger = logging.getLogger("gmm_dask")
 
+#: File beside a model that says what each input file held.
+INPUT_CONTENT = "input_content.json"
 #: Seconds of work that are worth a checkpoint: less is sooner done again than saved.
 SAVE_SECONDS = 1.0
 
@@ -72,7 +75,8 @@ class Evaluation:
     matches
         Which component of the model is which of the current model.
     files
-        Files to store beside the model, by name: pictures and the input plan.
+        Files to store beside the model, by name: pictures, the input plan, and what its files
+        held.
     """
 
     model: StoredModel
@@ -137,26 +141,37 @@ def fit(
     )
     key = checkpoint_key(run, plan, start, search_too)
     with open_checkpoint(registry_of(run), key) as checkpoint:
-        result = fit_rows(
-            scanner,
-            fit_options(run),
-            start=start,
-            search_too=search_too,
-            resume=_load_state(checkpoint),
-            save=_Saver(checkpoint),
-        )
+        resume = _load_state(checkpoint, plan)
+        try:
+            result = fit_rows(
+                scanner,
+                fit_options(run),
+                start=start,
+                search_too=search_too,
+                resume=resume,
+                save=_Saver(checkpoint, [file.hint for file in plan.files]),
+            )
+        except ValuesChangedError:
+            # Met by the first scan after the interruption: no later run could go on either.
+            if resume is not None and scanner.scans == resume.scans:
+                checkpoint.clear()
+            raise
     for sentence in result.warnings:
         logger.warning(sentence)
     return Fitted(result, key)
 
 
-def _load_state(checkpoint: Checkpoint) -> FitState | None:
-    """Return the state in which this fit was interrupted, if one was saved and can be read."""
+def _load_state(checkpoint: Checkpoint, plan: InputPlan) -> FitState | None:
+    """Return the state in which this fit was interrupted, if the input holds the same values.
+
+    A checkpoint of other values is removed: the fit starts from the beginning.
+    """
     saved = checkpoint.load()
     if saved is None:
         return None
     try:
-        return decode(*saved)
+        state = decode(*saved)
+        contents = contents_of(plan, state.digests, saved[1]["hints"])
     except (LookupError, TypeError, ValueError) as error:
         logger.warning(
             "%s: is not the state of a fit of this version (%s: %s); it is not used, the fit "
@@ -166,13 +181,25 @@ def _load_state(checkpoint: Checkpoint) -> FitState | None:
             error,
         )
         return None
+    changed = sorted(contents.keys() - unchanged_files(plan, contents).keys())
+    if not changed:
+        return state
+    logger.warning(
+        "%s: %s does not hold the values that this interrupted fit has seen; its checkpoint is "
+        "removed, the fit starts from the beginning",
+        checkpoint.path,
+        changed[0] if len(changed) == 1 else f"{changed[0]} and {len(changed) - 1} more",
+    )
+    checkpoint.clear()
+    return None
 
 
 class _Saver:
     """Saves a state of a fit if losing it would cost more than saving it."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, hints: list[str | None]) -> None:
         self.checkpoint = checkpoint
+        self.hints = hints
         self.last_end = time.monotonic()
         self.seconds = 0.0  # that the last save took
 
@@ -180,7 +207,8 @@ class _Saver:
         began = time.monotonic()
         # A large sample takes a while to write: at most a tenth of the time goes into saving.
         if began - self.last_end >= SAVE_SECONDS * max(1.0, 10.0 * self.seconds):
-            self.checkpoint.save(*encode(state))
+            arrays, meta = encode(state)
+            self.checkpoint.save(arrays, {**meta, "hints": self.hints})
             self.last_end = time.monotonic()
             self.seconds = self.last_end - began
 
@@ -248,7 +276,11 @@ def evaluate(
         current,
         summaries[1] if comparable else None,
         matches,
-        {**pictures, "input_plan.json": snapshot},
+        {
+            **pictures,
+            "input_plan.json": snapshot,
+            INPUT_CONTENT: encode_contents(contents_of(plan, scanner.digests)),
+        },
     )
 
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmm_dask.config import RunConfig
+from gmm_dask.errors import ModelError
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.drift import Check
-from gmm_dask.steps.fitting import Evaluation, clear_checkpoint, registry_of
+from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, clear_checkpoint, registry_of
 from gmm_dask.steps.manifest import fit_key
+from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.input.content import Contents, decode_contents, unchanged_files
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.models.model import StoredModel
+from gmm_dask.storage.models.model import StoredModel, read_file
 
 logger = logging.getLogger("gmm_dask")
 
@@ -64,8 +67,42 @@ def read_current(run: RunConfig) -> StoredModel | None:
 
 
 def is_up_to_date(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> bool:
-    """Whether the current model was fitted to this snapshot with this configuration."""
-    return current is not None and current.manifest.fit_key == fit_key(run, plan)
+    """Whether the current model was fitted to these very values with this configuration.
+
+    Input files that may have been written since are read again. A model that does not say what
+    its input files held is not up to date.
+
+    Raises
+    ------
+    InputError
+        Such a file cannot be read.
+    """
+    if current is None or current.manifest.fit_key != fit_key(run, plan):
+        return False
+    known = _input_content(current)
+    changed = {file.path for file in plan.files} - unchanged_files(plan, known).keys()
+    if changed and known:
+        logger.info(
+            "version %s was fitted to other values of %d input file(s), the first of them %s",
+            current.version,
+            len(changed),
+            min(changed),
+        )
+    return not changed
+
+
+def _input_content(current: StoredModel) -> Contents:
+    """What the input files of a model held; nothing where that is not known."""
+    assert current.path is not None
+    try:
+        return decode_contents(read_file(Version(current.path), INPUT_CONTENT))
+    except (ModelError, ValueError) as error:
+        logger.warning(
+            "version %s does not say what its input files held (%s); they count as changed",
+            current.version,
+            error,
+        )
+        return {}
 
 
 def choose_start(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> RetrainStart:

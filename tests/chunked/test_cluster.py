@@ -10,6 +10,8 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from distributed import Client, Future
 
@@ -20,11 +22,14 @@ from gmm_dask.chunked.fit import FitOptions, FitResult, fit
 from gmm_dask.chunked.rows import MemoryChunks, Rows
 from gmm_dask.chunked.scan import Executor, Scanner, Work
 from gmm_dask.chunked.threads import Threads
-from gmm_dask.config import Deadlines, LocalProcesses
+from gmm_dask.config import Deadlines, InputSection, LocalProcesses
 from gmm_dask.errors import ClusterError
 from gmm_dask.events import Stage
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.nulls import NullPolicy
+from gmm_dask.storage.input.digests import file_digests, read_digest
+from gmm_dask.storage.input.plan import plan_input
+from gmm_dask.storage.input.reader import parquet_chunks
 from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids, row_sums
 from tests.waiting import until
 
@@ -68,6 +73,19 @@ def test_two_processes_give_the_same_bits(
     assert result.parameters.digest == reference.parameters.digest
     assert result.best.lower_bounds == reference.best.lower_bounds
     assert result.scans == reference.scans
+
+
+def test_workers_that_share_a_row_group_give_its_digest_once(
+    executor: ClusterExecutor, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).normal(size=200_000)
+    pq.write_table(pa.table({"a": values}), tmp_path / "a.parquet")
+    plan = plan_input(InputSection(path=str(tmp_path), columns=["a"]))
+    scanner = Scanner(parquet_chunks(plan), executor)
+    assert len(scanner.lanes) == 1
+    assert len(scanner.lanes[0].groups) > 2
+    scanner.reduce(row_sums, 1.0, Stage.SURVEY)
+    assert file_digests(plan, scanner.digests) == (read_digest(plan, 0),)
 
 
 @pytest.mark.slow

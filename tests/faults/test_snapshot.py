@@ -19,7 +19,7 @@ from gmm_dask.config import RunConfig, check_config
 from gmm_dask.errors import InputChangedError, InputError
 from gmm_dask.events import IterationFinished, StageStarted
 from gmm_dask.storage.input.reader import parquet_chunks
-from gmm_dask.storage.models.checkpoint import CHECKPOINTS
+from gmm_dask.storage.models.checkpoint import CHECKPOINTS, STATE
 from gmm_dask.storage.models.registry import Registry
 
 pytestmark = pytest.mark.faults
@@ -176,8 +176,12 @@ def same_bits(one, other):
     )
 
 
+def state_of(run, fitted):
+    return Path(run.output.models, "m", CHECKPOINTS, fitted.checkpoint_key, STATE)
+
+
 def forget(run, fitted):
-    shutil.rmtree(Path(run.output.models, "m", CHECKPOINTS, fitted.checkpoint_key))
+    shutil.rmtree(state_of(run, fitted).parent)
 
 
 @pytest.mark.parametrize("change", HARMLESS, ids=lambda change: change.__name__)
@@ -224,13 +228,38 @@ def test_a_page_that_fails_its_checksum_is_damage_that_is_named(run, tmp_path):
     assert iterations(events) == [1]
 
 
-def test_an_overwritten_value_is_noticed_by_the_run_that_goes_on(run, tmp_path):
+def test_an_overwritten_value_is_noticed_by_the_run_that_goes_on(run, tmp_path, caplog):
     class StopError(Exception):
         pass
 
     def stop():
         raise StopError
 
+    with pytest.raises(StopError):
+        fit(run, stop)
+    overwrite_value(tmp_path / "input" / FILE)
+    with caplog.at_level("WARNING", "gmm_dask"):
+        found, events = fit(run)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{state_of(run, found)}: {FILE} does not hold the values that this interrupted fit has "
+        "seen; its checkpoint is removed, the fit starts from the beginning"
+    ]
+    assert "survey" in [event.stage for event in events if isinstance(event, StageStarted)]
+    assert iterations(events)[0] == 1
+    forget(run, found)
+    assert same_bits(fit(run)[0], found)
+
+
+def test_a_sick_disk_under_a_checkpoint_costs_one_run(run, tmp_path, monkeypatch):
+    """Other values, and a file system that says nothing of it: found while they are read."""
+
+    class StopError(Exception):
+        pass
+
+    def stop():
+        raise StopError
+
+    monkeypatch.setattr("gmm_dask.storage.input.plan.hint_of", lambda *file: "as ever")
     with pytest.raises(StopError):
         fit(run, stop)
     overwrite_value(tmp_path / "input" / FILE)
@@ -241,6 +270,37 @@ def test_an_overwritten_value_is_noticed_by_the_run_that_goes_on(run, tmp_path):
         "changed during the fit, start again"
     )
     assert iterations(events) == []
+    found, events = fit(run)
+    assert iterations(events)[0] == 1
+    forget(run, found)
+    assert same_bits(fit(run)[0], found)
+
+
+def test_a_checkpoint_of_rows_held_in_memory_is_held_to_the_files(run, tmp_path):
+    """Such a fit reads nothing when it goes on, and would never see that they have changed."""
+
+    class StopError(Exception):
+        pass
+
+    def stop():
+        raise StopError
+
+    tables = run.model_dump()
+    tables["fit"] |= {"search_rows": 1_000_000}
+    small = check_config(RunConfig, tables, "run.toml")
+    with pytest.raises(StopError):
+        fit(small, stop)
+    write(tmp_path / "input" / FILE, 2)  # the same values again
+    whole, events = fit(small)
+    assert whole.result.in_memory
+    assert iterations(events)[0] == 2
+    forget(small, whole)
+    with pytest.raises(StopError):
+        fit(small, stop)
+    overwrite_value(tmp_path / "input" / FILE)
+    found, events = fit(small)
+    assert iterations(events)[0] == 1
+    assert not same_bits(found, whole)
 
 
 def test_an_overwritten_weight_is_noticed_too(run, tmp_path):

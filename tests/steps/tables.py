@@ -16,6 +16,8 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import Notify, silent
+from gmm_dask.steps.fitting import INPUT_CONTENT
+from gmm_dask.storage.input.content import decode_contents
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.manifest import Manifest
@@ -165,6 +167,9 @@ def files_below(path: Path) -> dict[str, bytes | Path]:
     }
 
 
-def model_files(version: Path) -> dict[str, bytes | Path]:
-    """Files of a model version except ``run.json``, which says when and where it was made."""
-    return {name: content for name, content in files_below(version).items() if name != "run.json"}
+def model_files(version: Path) -> dict[str, Any]:
+    """Files of a model version without what says when and where: ``run.json``, hints of input."""
+    files: dict[str, Any] = files_below(version)
+    del files["run.json"]
+    held = decode_contents(files[INPUT_CONTENT])
+    return files | {INPUT_CONTENT: {path: one.digest for path, one in held.items()}}

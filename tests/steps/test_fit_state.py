@@ -144,6 +144,7 @@ def states(draw):
         draw(st.none() | search),
         draw(st.none() | em),
         draw(st.integers(0, 99)),
+        draw(st.lists(st.binary(min_size=16, max_size=16).map(bytes.hex), max_size=4).map(tuple)),
     )
 
 
@@ -338,6 +339,17 @@ def test_a_checkpoint_of_other_data_or_configuration_is_not_used(tmp_path, chang
     assert bits(fit(changed)[0]) == bits(fitted)
 
 
+def forget_the_hints(path):
+    with open_checkpoint(Registry(path.parents[3], "boxes"), path.parent.name) as opened:
+        arrays, meta = opened.load()
+        del meta["hints"]  # as an older gmm-dask saved it
+        opened.save(arrays, meta)
+    return (
+        "is not the state of a fit of this version (KeyError: 'hints'); it is not used, "
+        "the fit starts from the beginning"
+    )
+
+
 def damage_the_file(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -357,7 +369,9 @@ def save_the_state_of_another_version(path):
 
 
 @pytest.mark.usefixtures("_saves_always")
-@pytest.mark.parametrize("damage", [damage_the_file, save_the_state_of_another_version])
+@pytest.mark.parametrize(
+    "damage", [damage_the_file, save_the_state_of_another_version, forget_the_hints]
+)
 def test_a_damaged_checkpoint_is_ignored_with_a_warning(tmp_path, caplog, damage):
     write_days(tmp_path, **DAYS)
     run = make_run(tmp_path, **SMALL)
@@ -468,7 +482,7 @@ def test_at_most_a_tenth_of_the_time_goes_into_saving(tmp_path, monkeypatch):
     monkeypatch.setattr(steps.fitting.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(steps.fitting, "encode", lambda state: ({}, {}))
     slow = Slow()
-    save = steps.fitting._Saver(slow)
+    save = steps.fitting._Saver(slow, [])
     for _ in range(100):
         clock[0] += 0.9
         save(None)

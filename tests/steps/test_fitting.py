@@ -146,8 +146,8 @@ def count_chunks_read(monkeypatch):
     """Return a list to which every decoded chunk is added."""
     decoded, read = [], ParquetChunks.read
 
-    def counted(self, start, stop):
-        for rows in read(self, start, stop):
+    def counted(self, start, stop, digests=False):
+        for rows in read(self, start, stop, digests):
             decoded.append(rows.chunk)
             yield rows
 

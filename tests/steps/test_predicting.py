@@ -41,8 +41,8 @@ def count_files_read(monkeypatch):
     """Return a list to which the input file of every decoded chunk is added."""
     read_from, read = [], ParquetChunks.read
 
-    def counted(self, start, stop):
-        for rows in read(self, start, stop):
+    def counted(self, start, stop, digests=False):
+        for rows in read(self, start, stop, digests):
             read_from.append(self.plan.files[rows.file].path)
             yield rows
 

@@ -1,5 +1,6 @@
 """Which files and columns an input consists of, what is refused, and how it is said."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -590,6 +591,9 @@ def test_key_columns_must_be_in_every_file_with_one_type(tmp_path):
 # S3: pyarrow's own client against a server that knows enough of the protocol
 
 
+DAY = "Mon, 01 Jan 2024 00:00:00 GMT"
+
+
 class Bucket(BaseHTTPRequestHandler):
     folder: Path
 
@@ -613,7 +617,8 @@ class Bucket(BaseHTTPRequestHandler):
             last = min(int(last), len(content) - 1)
             extra = {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
             return self.answer(206, content[int(first) : last + 1], body, extra)
-        return self.answer(200, content, body)
+        tag = {"ETag": f'"{hashlib.md5(content).hexdigest()}"', "Last-Modified": DAY}
+        return self.answer(200, content, body, tag)
 
     def listing(self, query):
         bucket = self.folder / unquote(urlsplit(self.path).path).strip("/")
@@ -686,6 +691,15 @@ def test_s3_is_listed_and_read_like_a_directory(tmp_path, s3):
     assert b"from-the-environment" not in pickle.dumps(chunks)
     message = refused(InputError, s3("bucket/dat"))
     assert "no such file or directory; did you mean 'data'?" in message
+
+
+def test_the_hint_of_an_object_is_its_entity_tag_and_time(tmp_path, s3):
+    path = tmp_path / "bucket" / "x.parquet"
+    write(path)
+    tag = hashlib.md5(path.read_bytes()).hexdigest()
+    assert [file.hint for file in plan(s3("bucket/x.parquet")).files] == [
+        f'"{tag}" 2024-01-01T00:00:00Z'
+    ]
 
 
 def test_a_plan_is_a_value(tmp_path):

@@ -36,6 +36,7 @@ from gmm_dask.storage.input.reader import (
     read_parquet,
     source_of,
 )
+from tests.waiting import until
 
 
 def write(path, columns, **options):
@@ -686,6 +687,7 @@ def test_the_array_leads_back_to_its_source(tmp_path):
 def test_equal_input_has_equal_names_and_other_input_others(tmp_path):
     for place in ("one", "two"):
         write(tmp_path / place / "x.parquet", {"a": np.arange(5.0), "b": np.arange(5.0)})
+        rested(tmp_path / place)
     names = [
         read_parquet(tmp_path / place, columns, nulls).name
         for place in ("one", "two")
@@ -694,6 +696,18 @@ def test_equal_input_has_equal_names_and_other_input_others(tmp_path):
     ]
     assert len(set(names)) == 8
     assert read_parquet(tmp_path / "one", ["a"]).name == names[0]
+    write(tmp_path / "one" / "x.parquet", {"a": np.arange(5.0)[::-1], "b": np.arange(5.0)})
+    rested(tmp_path / "one")
+    assert read_parquet(tmp_path / "one", ["a"]).name != names[0]
+
+
+def rested(directory):
+    """Wait until the clock has moved on since the files were written."""
+
+    def hints():
+        return [file.hint for file in source_of(read_parquet(directory, ["a"])).plan.files]
+
+    until(lambda: all(hints()), "a file has no hint")
 
 
 def test_blocks_are_runs_that_decode_nothing_twice(tmp_path, monkeypatch):

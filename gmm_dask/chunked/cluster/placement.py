@@ -231,4 +231,5 @@ def _join(group: Group, parts: list[GroupResult]) -> GroupResult:
     for part in parts[1:]:
         total = total + part.total
     fingerprints = itertools.chain.from_iterable(part.fingerprints for part in parts)
-    return GroupResult(group, total, tuple(fingerprints))
+    digests = itertools.chain.from_iterable(part.digests for part in parts)
+    return GroupResult(group, total, tuple(fingerprints), tuple(digests))

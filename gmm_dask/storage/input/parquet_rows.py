@@ -19,12 +19,9 @@ from gmm_dask.chunked.rows import Rows
 from gmm_dask.errors import SchemaError
 from gmm_dask.storage.input.columns import write_values
 from gmm_dask.storage.input.decode import OpenFile, check_files
+from gmm_dask.storage.input.digests import RowGroupDigest, batch_rows, columns_of
 from gmm_dask.storage.input.layout import Layout, RowGroup, lay_out
 from gmm_dask.storage.input.plan import InputPlan
-
-# Rows decoded at a time: enough that Python costs little, few enough not to count as memory.
-_BATCH_ROWS = 1 << 16
-_BATCH_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +110,10 @@ class ParquetChunks:
         text = f"{self.plan.digest} {self.chunk_rows} {self.split_files}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def read(self, start: int, stop: int) -> Iterator[ParquetRows]:
+    def read(self, start: int, stop: int, digests: bool = False) -> Iterator[ParquetRows]:
         """Decode chunks start … stop−1 in order, one at a time; nulls become NaN.
+
+        With ``digests``, each brings those of the row groups that end in it.
 
         Raises
         ------
@@ -125,7 +124,7 @@ class ParquetChunks:
         SchemaError
             A 64-bit integer is beyond 2⁵³.
         """
-        return self._decode(self.layout.bounds[start : stop + 1], start)
+        return self._decode(self.layout.bounds[start : stop + 1], start, digests)
 
     def read_joined(self, start: int, stop: int) -> ParquetRows:
         """Decode chunks start … stop−1 as one; raises like `read`."""
@@ -167,9 +166,11 @@ class ParquetChunks:
         """
         check_files(self.plan, sorted({0, len(self.plan.files) - 1}))
 
-    def _decode(self, bounds: Sequence[int], chunk: int) -> Iterator[ParquetRows]:
+    def _decode(
+        self, bounds: Sequence[int], chunk: int, digests: bool = False
+    ) -> Iterator[ParquetRows]:
         """Fill one buffer for each pair of neighbours in ``bounds``."""
-        with closing(self._pieces(bounds)) as pieces:  # also closes the file in hand
+        with closing(self._pieces(bounds, digests)) as pieces:  # also closes the file in hand
             for place, (first, last) in enumerate(pairwise(bounds)):
                 target = _Target(self, first, last)
                 for piece in pieces:
@@ -179,12 +180,11 @@ class ParquetChunks:
                         break
                 yield target.rows(chunk + place)
 
-    def _pieces(self, bounds: Sequence[int]) -> Generator[_Piece]:
+    def _pieces(self, bounds: Sequence[int], digests: bool) -> Generator[_Piece]:
         """Batches of the rows between the first and the last bound, cut at every bound."""
         if len(bounds) < 2:
             return
-        names = self._names()
-        batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (8 * len(names))))
+        names = columns_of(self.plan, self.key_columns)
         position = bounds[0]
         by_file: dict[int, list[RowGroup]] = {}
         for group in self.layout.between(bounds[0], bounds[-1]):
@@ -193,30 +193,34 @@ class ParquetChunks:
             with OpenFile(self.plan, number) as opened:
                 stored = [name for name in names if opened.stores(name)]
                 for group in groups:
-                    row = group.first
-                    for batch in opened.batches(group.index, stored, batch_rows):
+                    row, ending = group.first, group.first + group.rows
+                    digest = RowGroupDigest() if digests else None
+                    for batch in opened.batches(group.index, stored, batch_rows(names)):
+                        if digest is not None:
+                            digest.update(batch)
                         end = min(row + batch.num_rows, bounds[-1])
                         while position < end:
                             stop = min(end, bounds[bisect_right(bounds, position)])
                             part = batch.slice(position - row, stop - position)
-                            yield _Piece(position, stop, part, opened)
+                            whole = None if digest is None or stop < ending else digest
+                            yield _Piece(position, stop, part, opened, whole)
                             position = stop
                         row += batch.num_rows
-                        if position == bounds[-1] and row < group.first + group.rows:
+                        if position == bounds[-1] and row < ending:
                             return
-
-    def _names(self) -> tuple[str, ...]:
-        weight = () if self.plan.sample_weight is None else (self.plan.sample_weight.name,)
-        return tuple(dict.fromkeys((*self.plan.names, *weight, *self.key_columns)))
 
 
 class _Piece(NamedTuple):
-    """Rows ``first`` … ``stop`` − 1 of the input, in one batch of one row group."""
+    """Rows ``first`` … ``stop`` − 1 of the input, in one batch of one row group.
+
+    ``digest`` comes with the row group's last rows.
+    """
 
     first: int
     stop: int
     batch: pa.RecordBatch
     opened: OpenFile
+    digest: RowGroupDigest | None
 
 
 @dataclass(eq=False)
@@ -229,6 +233,7 @@ class _Target:
     values: npt.NDArray[Any] = field(init=False)
     weight: npt.NDArray[np.float64] | None = field(init=False)
     keys: list[pa.RecordBatch] = field(init=False, default_factory=list)
+    digests: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         m = self.last - self.first
@@ -237,6 +242,8 @@ class _Target:
 
     def write(self, piece: _Piece) -> None:
         """Put a piece where it belongs."""
+        if piece.digest is not None:
+            self.digests.append(piece.digest.hexdigest())
         plan = self.chunks.plan
         here = slice(piece.first - self.first, piece.stop - self.first)
         for feature, column in enumerate(plan.columns):
@@ -253,7 +260,16 @@ class _Target:
         file, inside = None, None
         if self.chunks.split_files:
             file, inside = self.chunks.locate(self.first)
-        return ParquetRows(self.values.T, self.weight, chunk, self.first, None, keys, file, inside)
+        return ParquetRows(
+            self.values.T,
+            self.weight,
+            chunk,
+            self.first,
+            digests=tuple(self.digests),
+            keys=keys,
+            file=file,
+            first_in_file=inside,
+        )
 
     def _write_column(self, name: str, piece: _Piece, out: npt.NDArray[Any]) -> None:
         index = piece.batch.schema.get_field_index(name)

@@ -28,6 +28,7 @@ from gmm_dask.errors import ConfigError, InputError, SchemaError, TooFewRowsErro
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.input.columns import Column, problem_of, widest
 from gmm_dask.storage.input.footer import read_footer
+from gmm_dask.storage.input.hints import hint_of
 from gmm_dask.storage.input.location import (
     READ_ERRORS,
     did_you_mean,
@@ -58,12 +59,16 @@ class InputFile:
         Rows of each row group.
     footer
         Digest of the footer.
+    hint
+        What the file system said of it when the plan was made (`gmm_dask.storage.input.hints`);
+        no part of the snapshot, and None in a plan that was stored or sent.
     """
 
     path: str
     size: int
     row_groups: tuple[int, ...]
     footer: str
+    hint: str | None = field(default=None, compare=False, repr=False)
 
     @property
     def rows(self) -> int:
@@ -265,6 +270,7 @@ def _read_all(root: str, paths: Sequence[str]) -> list[_Seen]:
 def _read_one(root: str, path: str) -> _Seen:
     try:
         with open_file(root, path) as source:
+            hint = hint_of(root, path, source)
             footer = read_footer(source, path)
         metadata = footer.parse(path)
         schema = footer.schema(metadata)
@@ -275,7 +281,7 @@ def _read_one(root: str, path: str) -> _Seen:
             f"{path}: cannot be read ({reason(error)}); check that it is there and yours to read"
         ) from error
     groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-    file = InputFile(path, footer.size, groups, footer.digest)
+    file = InputFile(path, footer.size, groups, footer.digest, hint)
     return _Seen(file, schema)
 
 

@@ -184,7 +184,7 @@ class CompleteChunks:
         text = f"{self.source.digest} {self.rows}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def read(self, start: int, stop: int) -> Iterator[Rows]:
+    def read(self, start: int, stop: int, digests: bool = False) -> Iterator[Rows]:
         """Decode chunks start … stop−1 and leave incomplete rows out.
 
         Raises
@@ -195,10 +195,16 @@ class CompleteChunks:
             A row holds an infinity.
         """
         firsts = (0, *accumulate(self.rows))
-        for rows in self.source.read(start, stop):
+        for rows in self.source.read(start, stop, digests):
             kept = _kept(self.source, rows, rows.chunk + 1)
             _check_count(self, rows.chunk, rows.chunk + 1, kept)
-            yield Rows(kept.values, kept.sample_weight, rows.chunk, firsts[rows.chunk])
+            yield Rows(
+                kept.values,
+                kept.sample_weight,
+                rows.chunk,
+                firsts[rows.chunk],
+                digests=rows.digests,
+            )
 
     def describe(self, chunk: int, row: int | None = None) -> str:
         """Where the chunk lies; which rows of it were left out is known after reading only."""
@@ -217,7 +223,10 @@ def _as_array(chunks: ParquetChunks | CompleteChunks) -> da.Array:
     import dask.array as da
 
     source = chunks.source if isinstance(chunks, CompleteChunks) else chunks
-    token = hashlib.blake2b(f"{chunks.digest} {source.plan.root}".encode(), digest_size=16)
+    # With the hints: a file that was rewritten is another input to Dask, which may hold results.
+    hints = [file.hint for file in source.plan.files]
+    text = f"{chunks.digest} {source.plan.root} {hints}"
+    token = hashlib.blake2b(text.encode(), digest_size=16)
     name = f"parquet-{token.hexdigest()}"
     runs = _block_runs(source)
     # The recipe is one key of the graph: it travels once, however many blocks there are.

@@ -50,6 +50,9 @@ def encode(state: FitState) -> tuple[Arrays, Meta]:
         arrays["search.log_likelihoods"] = np.array(state.search.log_likelihoods)
     if state.fingerprints is not None:
         arrays["fingerprints"] = np.asarray(state.fingerprints, dtype=np.uint64)
+    if state.digests:
+        digests = np.frombuffer(bytes.fromhex("".join(state.digests)), dtype=np.uint8)
+        arrays["digests"] = digests.reshape(len(state.digests), -1)
     return arrays, meta
 
 
@@ -70,6 +73,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
         )
         em = EMState(candidates, meta["iteration"])
     prints = arrays.get("fingerprints")
+    digests = arrays.get("digests", ())
     likelihoods = arrays["search.log_likelihoods"].tolist() if search else []
     return FitState(
         _decode_survey(meta["survey"], arrays),
@@ -82,6 +86,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
         search and SearchSummary(**{**search, "log_likelihoods": tuple(likelihoods)}),
         em,
         meta["scans"],
+        tuple(digest.tobytes().hex() for digest in digests),
     )
 
 

@@ -207,6 +207,22 @@ def verify_files(version: Version) -> None:
             _read_exactly(version, name, said, largest=said["bytes"])
 
 
+def read_file(version: Version, name: str) -> bytes:
+    """Read one file that was given along, and check it.
+
+    Raises
+    ------
+    ModelError
+        The model has no such file, or it is damaged; names it.
+    """
+    run = _read_document(version, RUN)
+    with _understanding(version.path / RUN, "does not list the files of a model"):
+        said = run["files"].get(name)
+        if said is not None:
+            return _read_exactly(version, name, said, largest=said["bytes"])
+    raise ModelError(f"{version.path}: has no file {name}; it was stored by an older gmm-dask")
+
+
 @contextmanager
 def _understanding(path: Path, problem: str) -> Iterator[None]:
     """Turn what is raised by content of another form than was written into one line."""

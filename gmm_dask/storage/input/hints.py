@@ -1,0 +1,47 @@
+"""Hints: what a file system says of a file without reading it, by which a change is suspected.
+
+A hint proves nothing. Equal hints mean that a file is taken for what it was. Other hints mean that
+it is read again, and then its digest decides (`gmm_dask.storage.input.content`).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+_MILLISECOND = 1_000_000  # nanoseconds
+#: Nanoseconds within which two changes of a file may get the same times: a tick of Linux is up to
+#: 10 ms, the clocks of some network and FAT file systems count seconds or two.
+_FINE_TICK, _COARSE_TICK = 20 * _MILLISECOND, 2_000 * _MILLISECOND
+
+
+def hint_of(root: str, path: str, source: pa.NativeFile) -> str | None:
+    """Return the hint of a file that was just opened; None where there is none to rely on.
+
+    Locally modification time, change time and inode; the change time tells even where the
+    modification time was set back by hand. On an object store its entity tag and time.
+
+    A local file that was changed a moment ago has none: it could be changed once more within the
+    same tick of the clock.
+    """
+    if "://" in root:
+        return _remote_hint(source)
+    now = time.time_ns()
+    status = Path(root, path).stat()
+    times = (status.st_mtime_ns, status.st_ctime_ns)
+    coarse = all(nanoseconds % _MILLISECOND == 0 for nanoseconds in times)
+    if max(times) > now - (_COARSE_TICK if coarse else _FINE_TICK):
+        return None
+    return f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
+def _remote_hint(source: pa.NativeFile) -> str | None:
+    said = {str(_text(name)).lower(): _text(value) for name, value in source.metadata().items()}
+    tag, changed = said.get("etag"), said.get("last-modified")
+    return None if tag is None else f"{tag} {changed}"
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
