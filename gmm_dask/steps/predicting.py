@@ -74,6 +74,8 @@ class Predicted:
     drift
         How the predicted rows differ from the training rows; None if no row was predicted, or
         only rows of weight 0.
+    digests
+        Of the row groups that were read: what the input files held.
     """
 
     parts: tuple[Part, ...]
@@ -81,6 +83,7 @@ class Predicted:
     dropped: int
     reused: int
     drift: Drift | None
+    digests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +148,9 @@ def open_predictions(
 ) -> Iterator[Prediction]:
     """Begin a version of the predictions; if it is not published by the end, it is removed.
 
-    Input files that have not changed since the version before are not read again, if the model
-    and the settings are the same. A run that has published its predictions does nothing when it
-    is tried again.
+    Input files that hold the same values as for the version before are not predicted again, if
+    the model and the settings are the same. A run that has published its predictions does nothing
+    when it is tried again.
 
     Raises
     ------
@@ -157,6 +160,8 @@ def open_predictions(
         The model has other columns than the input.
     StorageError
         Another run writes there, or nothing can be written there.
+    InputError
+        A file that may have changed cannot be read to see whether it has.
     """
     if run.output.predictions is None:
         raise ConfigError("output.predictions is missing: say where predictions are to be written")
@@ -220,7 +225,9 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
         drift = measure_drift(run.predict, prediction.model, densities)
         _report_drift(run, drift)
     dropped = result.source_rows - densities.rows
-    return Predicted(result.parts, densities.rows, dropped, len(staged.reused), drift)
+    return Predicted(
+        result.parts, densities.rows, dropped, len(staged.reused), drift, scanner.digests
+    )
 
 
 def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> int:
@@ -249,7 +256,7 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
         "dropped": predicted.dropped,
         "drift": predicted.drift and asdict(predicted.drift),
     }
-    path = staged.publish(predicted.parts, summary)
+    path = staged.publish(predicted.parts, summary, predicted.digests)
     logger.info("published predictions in %s", run.output.predictions)
     return path
 

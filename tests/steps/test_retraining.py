@@ -1,6 +1,8 @@
 """A retrain: whether anything is new, where to start, whether to publish, and component ids."""
 
+import json
 import logging
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -12,13 +14,18 @@ from gmm_dask import steps
 from gmm_dask.errors import ConflictError, ModelError
 from gmm_dask.events import silent
 from gmm_dask.mixture.em import Status
+from gmm_dask.steps.fitting import INPUT_CONTENT
+from gmm_dask.storage.input.content import decode_contents
+from gmm_dask.storage.models.model import model_files
 from gmm_dask.storage.models.registry import Registry, load_model_at
 from tests.steps.tables import (
     THREADS,
     files_below,
     make_run,
     out_of_core,
+    read_predictions,
     run_fit,
+    run_predict,
     run_retrain,
     write_day,
     write_days,
@@ -97,6 +104,91 @@ def test_the_second_retrain_has_nothing_to_do(run, tmp_path):
     assert run_retrain(run, "r3")[2].version == 2
     Registry(run.output.models, run.output.name).use(1)
     assert run_retrain(run, "r4")[2].version == 3  # version 1 is of other data
+
+
+def rewrite_reversed(path):
+    """Other values, and the same size and footer; returns the times from before."""
+    status, footer = path.stat(), pq.read_metadata(path)
+    table = pq.read_table(path, partitioning=None)
+    values = table["x"].to_numpy().copy()
+    values[1:-1] = values[1:-1][::-1]
+    pq.write_table(pa.table({"x": values}), path, **PLAIN)
+    assert path.stat().st_size == status.st_size
+    assert pq.read_metadata(path).equals(footer)
+    return status.st_atime_ns, status.st_mtime_ns
+
+
+PLAIN = {"compression": "none", "use_dictionary": False}
+
+
+@pytest.fixture
+def two_hills(tmp_path):
+    """A run that has fitted and predicted 10,000 rows, the upper half of them shifted."""
+    values = np.random.default_rng(0).normal(size=10_000)
+    values[5000:] += 9
+    path = tmp_path / "input" / "part.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"x": values}), path, **PLAIN)
+    keys = {"input__columns": ["x"], "model__n_components": 2, "predict__key_columns": []}
+    run = make_run(tmp_path, **keys)
+    run_fit(run)
+    run_predict(run)
+    return run
+
+
+@pytest.mark.parametrize("clock", ["as it is", "set back"])
+def test_other_values_of_the_same_size_and_footer_are_new(two_hills, tmp_path, clock):
+    path = tmp_path / "input" / "part.parquet"
+    before = read_predictions(two_hills)["component"].to_pylist()
+    times = rewrite_reversed(path)
+    if clock == "set back":
+        os.utime(path, ns=times)
+    predicted, _ = run_predict(two_hills, "predict-2")
+    assert (predicted.rows, predicted.reused) == (10_000, 0)
+    after = read_predictions(two_hills)["component"].to_pylist()
+    assert after == [before[0], *before[1:-1][::-1], before[-1]]
+    assert run_retrain(two_hills, "r1")[2].version == 2
+    assert run_retrain(two_hills, "r2") is None
+
+
+def test_a_file_that_was_only_touched_is_not_new(two_hills, tmp_path):
+    os.utime(tmp_path / "input" / "part.parquet")
+    before = files_below(tmp_path / "models")
+    assert run_retrain(two_hills, "r1") is None
+    assert files_below(tmp_path / "models") == before
+    assert run_predict(two_hills, "predict-2")[0].reused == 1
+
+
+def test_the_model_says_what_its_input_held_without_being_another_for_it(two_hills, tmp_path):
+    first = tmp_path / "models/boxes/v000001"
+    held = decode_contents((first / INPUT_CONTENT).read_bytes())
+    assert [len(content.digest) for content in held.values()] == [32]
+    os.utime(tmp_path / "input" / "part.parquet")
+    second = run_fit(two_hills, "fit-2").published.path
+    for name in ("manifest.json", "parameters.safetensors", "input_plan.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    again = decode_contents((second / INPUT_CONTENT).read_bytes())
+    assert again["part.parquet"].digest == held["part.parquet"].digest
+    assert INPUT_CONTENT in json.loads((second / "run.json").read_bytes())["files"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "overwritten"])
+def test_a_model_that_does_not_say_what_its_input_held_is_fitted_again(
+    two_hills, tmp_path, caplog, damage
+):
+    version = tmp_path / "models/boxes/v000001"
+    if damage == "missing":  # as an older gmm-dask stored it
+        current = steps.read_current(two_hills)
+        content = model_files(current, {"input_plan.json": b"{}"})
+        (version / INPUT_CONTENT).unlink()
+        (version / "run.json").write_bytes(content["run.json"])
+    else:
+        (version / INPUT_CONTENT).write_bytes(b"{}")
+    assert run_retrain(two_hills, "r1")[2].version == 2
+    (warning,) = [text for text in caplog.messages if "does not say" in text]
+    assert warning.startswith("version 1 does not say what its input files held (")
+    assert warning.endswith("); they count as changed")
+    assert run_retrain(two_hills, "r2") is None
 
 
 # Where to start

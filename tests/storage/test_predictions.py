@@ -1,9 +1,13 @@
 """Prediction datasets: one row per input row, replaced whole, right parts used again."""
 
 import errno
+import hashlib
+import json
 import logging
 import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,11 +22,14 @@ from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, ConflictError, StorageError
 from gmm_dask.storage.files.sealed import seal, unseal
 from gmm_dask.storage.files.versions import Writer
+from gmm_dask.storage.input import content as input_content
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.predictions.dataset import read_predictions
 from gmm_dask.storage.predictions.staging import begin
+from gmm_dask.storage.predictions.verification import intact
 from tests.storage.stored import some_model
+from tests.waiting import until
 
 KEYS = ("id", "name")
 
@@ -73,21 +80,28 @@ def begun(stars, out, run_id, model=None, **options):
     return begin(out, plan_of(stars), model, model_name="stars", run_id=run_id, **options)
 
 
-def write_all(staged, keys=()):
+def chunks_of(staged, keys=()):
     chunks = parquet_chunks(staged.remaining, split_files=True, key_columns=keys, chunk_bytes=800)
-    if not chunks.rows:
-        return []
+    return list(chunks.read(0, len(chunks.rows), digests=True))
+
+
+def write_all(staged, keys=()):
     parts = []
-    for rows in chunks.read(0, len(chunks.rows)):
+    for rows in chunks_of(staged, keys):
         kept = drop_incomplete(rows)
         parts.append(staged.writer.write(kept, *answers(kept.values)))
     return parts
 
 
+def digests_of(staged, keys=()):
+    """What a scan of the remaining files says of their values."""
+    return [digest for rows in chunks_of(staged, keys) for digest in rows.digests]
+
+
 def predict(stars, out, run_id, keys=(), **options):
     with begun(stars, out, run_id, key_columns=keys, **options) as staged:
         parts = write_all(staged, keys)
-        staged.publish(parts)
+        staged.publish(parts, digests=digests_of(staged, keys))
         return staged, parts
 
 
@@ -218,7 +232,9 @@ def test_the_record_says_which_part_speaks_of_which_file(stars, tmp_path):
     assert found.run_id == "run-1"
     assert found.model == {"name": "stars", "version": 3, "sha256": some_model().sha256}
     assert found.snapshot == plan.digest
-    assert found.files == {file.path: (file.size, file.footer) for file in plan.files}
+    assert {path: (one.size, one.footer) for path, one in found.files.items()} == {
+        file.path: (file.size, file.footer) for file in plan.files
+    }
     assert found.parts == tuple(parts)
     assert found.rows == 240
     assert (found.reused, found.summary) == (0, {"share": 0.5})
@@ -285,6 +301,183 @@ def test_a_part_that_is_no_regular_file_is_not_used_again(stars, tmp_path, kind)
 
 
 # --- parts that are still right
+
+
+def flip_a_bit(content, random):
+    content[random.integers(len(content))] ^= 1 << int(random.integers(8))
+
+
+def overwrite_a_run(content, random):
+    start, length = random.integers(len(content)), random.integers(1, 200)
+    content[start : start + length] = random.bytes(len(content[start : start + length]))
+
+
+def zero_a_run(content, random):
+    start, length = random.integers(len(content)), random.integers(1, 200)
+    content[start : start + length] = bytes(len(content[start : start + length]))
+
+
+def swap_two_runs(content, random):
+    length = int(random.integers(1, 100))
+    first, second = sorted(random.integers(0, len(content) - length, size=2))
+    if second - first >= length:
+        one = content[first : first + length]
+        content[first : first + length] = content[second : second + length]
+        content[second : second + length] = one
+
+
+def lose_bytes(content, random):
+    start = int(random.integers(len(content)))
+    del content[start : start + int(random.integers(1, 50))]
+
+
+def repeat_bytes(content, random):
+    start = int(random.integers(len(content)))
+    content[start:start] = content[start : start + int(random.integers(1, 50))]
+
+
+MUTATIONS = (
+    flip_a_bit,
+    overwrite_a_run,
+    zero_a_run,
+    swap_two_runs,
+    lose_bytes,
+    repeat_bytes,
+)
+
+
+def test_no_mutation_of_a_part_is_used_again(stars, tmp_path):
+    """Of 995 such mutations 628 passed when only footers were looked at."""
+    out = tmp_path / "out"
+    predict(stars, out, "run-1")
+    record = read_predictions(out)
+    whole = {part.name: (record.path / part.name).read_bytes() for part in record.parts}
+    assert intact(record.path, record.parts) == set(whole)
+    random = np.random.default_rng(11)
+    tried = 0
+    while tried < 995:
+        part = record.parts[random.integers(len(record.parts))]
+        content = bytearray(whole[part.name])
+        MUTATIONS[tried % len(MUTATIONS)](content, random)
+        if content == whole[part.name]:
+            continue
+        tried += 1
+        (record.path / part.name).write_bytes(content)
+        assert intact(record.path, [part]) == set(), tried
+        (record.path / part.name).write_bytes(whole[part.name])
+    # Restored, they have other times and the same bytes.
+    assert intact(record.path, record.parts) == set(whole)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_mutated_part_is_predicted_again(stars, tmp_path, mutation):
+    out = tmp_path / "out"
+    predict(stars, out, "run-1")
+    part = out / names(out)[-1]
+    content = bytearray(part.read_bytes())
+    mutation(content, np.random.default_rng(5))
+    assert content != part.read_bytes()
+    part.write_bytes(content)
+    staged, _ = predict(stars, out, "run-2")
+    assert [file.path for file in staged.remaining.files] == ["day=2/c.parquet"]
+    check(pd.read_parquet(out), stars)
+
+
+def test_bytes_are_read_only_where_the_hint_differs(stars, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    predict(stars, out, "run-1")
+    read, real = [], hashlib.file_digest
+
+    def counted(file, digest):
+        read.append(Path(file.name).name)
+        return real(file, digest)
+
+    monkeypatch.setattr("gmm_dask.storage.predictions.verification.hashlib.file_digest", counted)
+    predict(stars, out, "run-2")
+    predict(stars, out, "run-3")  # linked twice, and the first link is gone
+    assert read == []
+    touched = sorted(names(out))[0]
+    os.utime(out / touched, (0, 0))
+    assert len(predict(stars, out, "run-4")[0].reused) == 2
+    assert read == [touched]
+    predict(stars, out, "run-5")  # its new hint is known by now
+    assert read == [touched]
+
+
+def test_a_restored_copy_of_the_predictions_is_used_again(stars, tmp_path):
+    out = tmp_path / "out"
+    predict(stars, out, "run-1")
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "out.versions", copy)
+    shutil.rmtree(tmp_path / "out.versions")
+    copy.rename(tmp_path / "out.versions")
+    assert len(predict(stars, out, "run-2")[0].reused) == 2
+
+
+def test_a_record_of_the_first_format_is_read_and_nothing_of_it_used_again(stars, tmp_path):
+    out = tmp_path / "out"
+    predict(stars, out, "run-1")
+    path = tmp_path / "out.versions" / "run-1.json"
+    document = json.loads(path.read_bytes())
+    del document["sha256"]
+    document["format"] = 1
+    document["files"] = {name: values[:2] for name, values in document["files"].items()}
+    document["parts"] = [values[:5] for values in document["parts"]]
+    path.write_bytes(seal(document))
+    found = read_predictions(out)
+    assert found.rows == 240
+    assert {content.digest for content in found.files.values()} == {None}
+    staged, _ = predict(stars, out, "run-2")
+    assert staged.reused == {}
+    check(pd.read_parquet(out), stars)
+    assert len(predict(stars, out, "run-3")[0].reused) == 2
+
+
+def test_keys_that_were_rewritten_are_copied_again(stars, tmp_path):
+    """Same size, same footer, other names of rows."""
+    out, path = tmp_path / "out", stars / "day=1" / "a.parquet"
+
+    def write_names(prefix):
+        table = pq.read_table(path, partitioning=None)
+        texts = pa.array([f"{prefix}{number:04d}" for number in range(len(table))])
+        index = table.schema.get_field_index("name")
+        plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+        pq.write_table(table.set_column(index, "name", texts), path, **plain)
+
+    write_names("a")
+    before = plan_of(stars)
+    predict(stars, out, "run-1", KEYS)
+    write_names("b")
+    assert plan_of(stars) == before
+    staged, _ = predict(stars, out, "run-2", KEYS)
+    assert set(staged.reused) == {"day=2/c.parquet"}
+    assert pd.read_parquet(out)["name"][0] == "b0000"
+
+
+def test_a_file_that_was_only_touched_keeps_its_parts_and_is_read_once(
+    stars, tmp_path, monkeypatch
+):
+    out, path = tmp_path / "out", stars / "day=1" / "a.parquet"
+    rested(stars)
+    predict(stars, out, "run-1")
+    os.utime(path)
+    rested(stars)
+    numbers, real = [], input_content.read_digest
+
+    def counted(plan, number, key_columns=()):
+        numbers.append(number)
+        return real(plan, number, key_columns)
+
+    monkeypatch.setattr(input_content, "read_digest", counted)
+    assert len(predict(stars, out, "run-2")[0].reused) == 2
+    assert numbers == [0]
+    assert len(predict(stars, out, "run-3")[0].reused) == 2
+    assert numbers == [0]
+
+
+def rested(stars):
+    """Wait until the clock has moved on since the files were written."""
+    until(lambda: all(file.hint for file in plan_of(stars).files), "a file has no hint")
 
 
 def test_only_new_files_are_read_and_old_parts_are_linked(stars, tmp_path):

@@ -27,9 +27,11 @@ from typing import Any
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.contents import record_path
 from gmm_dask.storage.files.places import PredictionPlaces
+from gmm_dask.storage.input.content import Contents, FileContent
 from gmm_dask.storage.predictions.parts import Part
 
-FORMAT = 1
+#: What is written; records of format 1 know no digests, so nothing of theirs is used again.
+FORMAT, READABLE = 2, (1, 2)
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 #: Files of a version.
@@ -53,7 +55,7 @@ class Predictions:
     settings
         Choices, besides the model, that decide what the parts hold.
     files
-        Size and footer digest of each input file, by its path.
+        What each input file held, by its path.
     parts
         In the order of the input.
     reused
@@ -69,7 +71,7 @@ class Predictions:
     model: Mapping[str, Any]
     snapshot: str
     settings: Mapping[str, Any]
-    files: Mapping[str, tuple[int, str]]
+    files: Contents
     parts: tuple[Part, ...]
     reused: int
     summary: Mapping[str, Any]
@@ -95,9 +97,9 @@ def read_predictions(out: str | Path) -> Predictions | None:
     path = places.store.version(run_id).path
     record = places.store.record(run_id)
     try:
-        if record.pop("format") != FORMAT:
+        if record.pop("format") not in READABLE:
             raise ValueError("another format; upgrade gmm-dask")
-        files = {name: (size, footer) for name, (size, footer) in record.pop("files").items()}
+        files = {name: FileContent(*content) for name, content in record.pop("files").items()}
         parts = tuple(Part(*values) for values in record.pop("parts"))
         for part in parts:
             _check_part(part)

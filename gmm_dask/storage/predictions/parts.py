@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
+from gmm_dask.storage.files.atomic import OutputFile
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.parquet_rows import ParquetRows
 from gmm_dask.storage.input.plan import InputPlan
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 #: What readers must hold at once, fixed so that parts do not depend on who wrote them.
 ROW_GROUP_ROWS = 1 << 18
@@ -38,6 +45,11 @@ class Part:
         Number of its first row within that file, and how many there are.
     size
         Bytes.
+    digest
+        Of its bytes, taken while they were written (xxh3, 128 bits); None in a record of an
+        older format: whether it is damaged cannot be told.
+    hint
+        Modification time and inode, which stay when a version takes it over by a hard link.
     """
 
     name: str
@@ -45,6 +57,14 @@ class Part:
     first: int
     rows: int
     size: int
+    digest: str | None = None
+    hint: str | None = None
+
+
+def hint_of_part(path: Path) -> str:
+    """Return the hint of a part as it lies on the disk; raises ``OSError``."""
+    status = path.stat()
+    return f"{status.st_mtime_ns} {status.st_ino}"
 
 
 def part_name(run_id: str, file: int, chunk: int) -> str:
@@ -145,9 +165,17 @@ class PartWriter:
         name = part_name(self.run_id, self.numbers[rows.file], rows.chunk)
         table = self._table(rows, path, rows.first_in_file, labels, log_densities, responsibilities)
         with self.stage.writing(name) as file:
-            pq.write_table(table, file, **_options(table.schema))
-        size = (self.stage.directory / name).stat().st_size
-        return Part(name, path, rows.first_in_file, table.num_rows, size)
+            digesting = _DigestingFile(file)
+            pq.write_table(table, digesting, **_options(table.schema))
+        return Part(
+            name,
+            path,
+            rows.first_in_file,
+            table.num_rows,
+            digesting.size,
+            digesting.digest.hexdigest(),
+            hint_of_part(self.stage.directory / name),
+        )
 
     def _table(
         self,
@@ -181,6 +209,26 @@ class PartWriter:
             for j, number in enumerate(self.component_ids):
                 columns[f"{_PROBABILITY}{number}"] = spread(responsibilities[:, j])
         return pa.table(columns)
+
+
+class _DigestingFile(io.RawIOBase):
+    """A file being written that knows how many bytes it was given, and their digest."""
+
+    def __init__(self, file: OutputFile) -> None:
+        self._file = file
+        self.size = 0
+        self.digest = xxhash.xxh3_128()
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, block: Buffer, /) -> int:
+        """Write all of ``block``, or raise ``OSError``."""
+        self.digest.update(block)
+        written = self._file.write(block)
+        self.size += written
+        return written
 
 
 def _options(schema: pa.Schema) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import logging
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +20,12 @@ from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.files.sealed import plain, seal
 from gmm_dask.storage.files.versions import Writer
+from gmm_dask.storage.input.content import Contents, contents_of
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.predictions.dataset import FORMAT, PART, RUN_ID
 from gmm_dask.storage.predictions.parts import Part, PartWriter, check_key_columns, order_of
-from gmm_dask.storage.predictions.reuse import reusable_parts, take_over
+from gmm_dask.storage.predictions.reuse import Reusable, reusable_parts, take_over
 from gmm_dask.storage.predictions.verification import check_coverage, check_parts
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class StagedPredictions:
         places: PredictionPlaces,
         plan: InputPlan,
         reused: Mapping[str, tuple[Part, ...]],
+        known: Contents,
         writer: PartWriter,
         record: Mapping[str, Any],
         version_writer: Writer,
@@ -62,6 +64,7 @@ class StagedPredictions:
         self.remaining = writer.plan
         self.reused = reused
         self.writer = writer
+        self._known = known
         self._record = record
         self._version_writer = version_writer
         self._before = places.store.pointer()
@@ -100,7 +103,12 @@ class StagedPredictions:
         check_parts(self.writer.stage, ordered)
         return ordered
 
-    def publish(self, parts: Iterable[Part], summary: Mapping[str, Any] | None = None) -> Path:
+    def publish(
+        self,
+        parts: Iterable[Part],
+        summary: Mapping[str, Any] | None = None,
+        digests: Sequence[str] = (),
+    ) -> Path:
         """Make this version the one that ``OUT`` means; returns its path.
 
         May be called again after a failure; what was done is not done twice.
@@ -111,6 +119,9 @@ class StagedPredictions:
             What `PartWriter.write` returned; verified first.
         summary
             Kept in the record.
+        digests
+            Of the row groups of ``remaining``, as they were read (`Scanner.digests`). Without
+            them these files count as changed in the next run.
 
         Raises
         ------
@@ -122,13 +133,16 @@ class StagedPredictions:
         if self._ended:
             return self.path
         ordered = self.verify(parts)
+        contents = {**contents_of(self.plan, ()), **contents_of(self.remaining, digests)}
+        contents |= self._known
         record = {
             **self._record,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": platform.node(),
+            "files": {path: content.to_json() for path, content in contents.items()},
             "reused": sum(len(kept) for kept in self.reused.values()),
             "summary": plain(summary or {}),
-            "parts": [list(asdict(part).values()) for part in ordered],
+            "parts": [list(astuple(part)) for part in ordered],
         }
         self.writer.stage.seal((part.name for part in ordered), record=seal(record))
         # A link that somebody removed is made again: nobody's predictions are replaced by that.
@@ -207,8 +221,8 @@ def begin(
     probabilities
         Whether responsibilities are written.
     reuse
-        Whether parts of the current version are used again for input files that have not
-        changed (`reusable_parts`).
+        Whether parts of the current version are used again for input files that hold what
+        they held (`reusable_parts`).
     deadline
         Seconds to wait while another run writes to ``out``.
 
@@ -230,8 +244,11 @@ def begin(
     version_writer = places.store.open(deadline)
     try:
         stage = _stage(places, version_writer, run_id)
-        kept = reusable_parts(places.out, plan, model.sha256, settings) if reuse else {}
+        kept: dict[str, Reusable] = {}
+        if reuse:
+            kept = reusable_parts(places.out, plan, model.sha256, settings, key_columns)
         reused = take_over(places, kept, stage, run_id, plan)
+        known = {path: reusable.content for path, reusable in kept.items()}
         writer = _part_writer(stage, run_id, plan, reused, model, probabilities)
         record = {
             "format": FORMAT,
@@ -239,9 +256,8 @@ def begin(
             "model": {"name": model_name, "version": model.version, "sha256": model.sha256},
             "snapshot": plan.digest,
             "settings": settings,
-            "files": {file.path: [file.size, file.footer] for file in plan.files},
         }
-        return StagedPredictions(places, plan, reused, writer, record, version_writer)
+        return StagedPredictions(places, plan, reused, known, writer, record, version_writer)
     except BaseException:
         version_writer.close()
         raise

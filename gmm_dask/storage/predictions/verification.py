@@ -1,7 +1,8 @@
-"""Whether a prediction dataset is whole, seen from the footers of its parts."""
+"""Whether a prediction dataset is whole: by the footers of its parts, and their digests."""
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.location import READ_ERRORS
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.predictions.parts import Part
+from gmm_dask.storage.predictions.parts import Part, hint_of_part
 
 _FOOTER_THREADS = 8
 
@@ -74,15 +76,27 @@ def check_parts(stage: StagedVersion, parts: Sequence[Part]) -> None:
         )
 
 
-def readable(directory: Path, parts: Sequence[Part]) -> set[str]:
-    """Names of the parts that are there and whole by their footers."""
+def intact(directory: Path, parts: Sequence[Part]) -> set[str]:
+    """Names of the parts that are there and hold what was written.
+
+    Reads the footer of each, and all bytes of those whose hints differ.
+    """
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        schemas = pool.map(lambda part: _schema(directory, part), parts)
-        return {
-            part.name
-            for part, schema in zip(parts, schemas, strict=True)
-            if not isinstance(schema, str)
-        }
+        answers = pool.map(lambda part: _is_intact(directory, part), parts)
+        return {part.name for part, answer in zip(parts, answers, strict=True) if answer}
+
+
+def _is_intact(directory: Path, part: Part) -> bool:
+    if part.digest is None or isinstance(_schema(directory, part), str):
+        return False
+    path = directory / part.name
+    try:
+        if part.hint is not None and part.hint == hint_of_part(path):
+            return True
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest() == part.digest
+    except OSError:  # gone or not to be read: the part is made again
+        return False
 
 
 def _schema(directory: Path, part: Part) -> pa.Schema | str:
