@@ -145,6 +145,8 @@ def test_no_digest_is_taken_where_none_is_asked_for(root):
     chunks = parquet_chunks(plan_of(root))
     assert [rows.digests for rows in chunks.read(0, len(chunks.rows))] == [()] * len(chunks.rows)
     assert file_digests(plan_of(root), ()) == (None,) * 4
+    with pytest.raises(ValueError, match="3 digests for 12 row groups"):
+        file_digests(plan_of(root), ("a", "b", "c"))
 
 
 VALUES = {

@@ -68,9 +68,17 @@ def file_digests(plan: InputPlan, row_groups: Sequence[str]) -> tuple[str | None
     """Digest of each file of a plan, from those of its row groups with rows, in their order.
 
     None for all files where no row group was digested.
+
+    Raises
+    ------
+    ValueError
+        There are more or fewer digests than row groups.
     """
     if not row_groups:
         return (None,) * len(plan.files)
+    expected = sum(rows > 0 for file in plan.files for rows in file.row_groups)
+    if len(row_groups) != expected:
+        raise ValueError(f"{len(row_groups)} digests for {expected} row groups")
     remaining = iter(row_groups)
     digests = []
     for file in plan.files:

@@ -16,7 +16,7 @@ import xxhash
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
-from gmm_dask.storage.files.atomic import OutputFile
+from gmm_dask.storage.files.atomic import OutputFile, storage_errors
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.parquet_rows import ParquetRows
 from gmm_dask.storage.input.plan import InputPlan
@@ -167,6 +167,9 @@ class PartWriter:
         with self.stage.writing(name) as file:
             digesting = _DigestingFile(file)
             pq.write_table(table, digesting, **_options(table.schema))
+        written = self.stage.directory / name
+        with storage_errors(written, "cannot be read"):
+            hint = hint_of_part(written)
         return Part(
             name,
             path,
@@ -174,7 +177,7 @@ class PartWriter:
             table.num_rows,
             digesting.size,
             digesting.digest.hexdigest(),
-            hint_of_part(self.stage.directory / name),
+            hint,
         )
 
     def _table(
