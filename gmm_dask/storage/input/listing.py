@@ -143,8 +143,8 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def each_once(found: Iterable[str]) -> list[str]:
+def each_once(paths: Iterable[str]) -> list[str]:
     """One path for each real file, its own name before those of links to it."""
-    real = {path: resolved(path).as_posix() for path in found}
+    real = {path: resolved(path).as_posix() for path in paths}
     own_first = sorted(real, key=lambda path: (path != real[path], path))
     return list({real[path]: path for path in reversed(own_first)}.values())

@@ -67,27 +67,27 @@ def find_files(address: str) -> tuple[str, tuple[str, ...]]:
         kind = filesystem.get_file_info(base).type
         listing = Listing(filesystem)
         if kind == fs.FileType.File:
-            root, found = str(PurePosixPath(base).parent), [base]
+            root, paths = str(PurePosixPath(base).parent), [base]
         elif kind == fs.FileType.Directory:
-            root, found = base, listing.below(base)
+            root, paths = base, listing.below(base)
         elif MAGIC.search(base):
-            root, found = listing.glob(base)
+            root, paths = listing.glob(base)
         else:
             raise InputError(f"{address}: {_absence(filesystem, base, kind)}")
-        listing.tables.refuse(address, found)
+        listing.tables.refuse(address, paths)
     except InputError:
         raise
     except READ_ERRORS as error:
         raise InputError(f"{address}: cannot be listed ({reason(error)})") from error
-    if not found:
+    if not paths:
         raise InputError(_nothing(address, kind))
     while "=" in PurePosixPath(root).name:  # keys of partitions belong to the files
         root = str(PurePosixPath(root).parent)
     if isinstance(filesystem, fs.LocalFileSystem):
-        found = each_once(found)
+        paths = each_once(paths)
     prefix = root.rstrip("/") + "/"
     scheme = "s3://" if location.startswith("s3://") else ""
-    return scheme + root + options, tuple(sorted(path.removeprefix(prefix) for path in found))
+    return scheme + root + options, tuple(sorted(path.removeprefix(prefix) for path in paths))
 
 
 def open_filesystem(root: str) -> tuple[fs.FileSystem, str]:
@@ -127,13 +127,13 @@ def open_file(root: str, path: str) -> pa.NativeFile:
 
 def partitions_of(path: str) -> dict[str, str | None]:
     """Keys and values of the ``key=value`` directories of a path; None for Hive's null."""
-    found: dict[str, str | None] = {}
+    keys: dict[str, str | None] = {}
     for part in PurePosixPath(path).parts[:-1]:
         key, equals, value = part.partition("=")
         if key and equals:
             text = unquote(value)
-            found[unquote(key)] = None if text == "__HIVE_DEFAULT_PARTITION__" else text
-    return found
+            keys[unquote(key)] = None if text == "__HIVE_DEFAULT_PARTITION__" else text
+    return keys
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
