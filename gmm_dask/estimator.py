@@ -26,7 +26,6 @@ from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.errors import ConfigError, SchemaError
-from gmm_dask.events import Event, IterationFinished, Notify, StageFinished, silent
 from gmm_dask.mixture.assignment import Assignment, assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic
@@ -39,6 +38,7 @@ from gmm_dask.mixture.spec import (
     MixtureSpec,
     Start,
 )
+from gmm_dask.printing import progress_printer
 
 logger = logging.getLogger("gmm_dask")
 
@@ -321,7 +321,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _scanner(self, X: Any, sample_weight: Any, client: Any) -> Scanner:
-        notify = self._printer()
+        notify = progress_printer(self.verbose, self.verbose_interval)
         if isinstance(X, da.Array):
             from gmm_dask.storage.input.reader import source_of
 
@@ -367,22 +367,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.n_features_in_ = d
         if hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
-
-    def _printer(self) -> Notify:
-        if not self.verbose:
-            return silent
-        interval = 1 if self.verbose > 1 else self.verbose_interval
-
-        def print_event(event: Event) -> None:
-            if isinstance(event, IterationFinished) and event.iteration % interval == 0:
-                print(
-                    f"  Iteration {event.iteration}\t log-likelihood {event.log_likelihood:.5f}"
-                    f"\t change {event.change:.5f}\t {event.seconds:.3f} s"
-                )
-            elif isinstance(event, StageFinished):
-                print(f"{event.stage}: {event.detail}, {event.seconds:.3f} s")
-
-        return print_event
 
     def _take_parameters(self, parameters: MixtureParameters) -> None:
         self.weights_ = parameters.weights
