@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gmm_dask.addresses import local_path
+from gmm_dask import cluster_values
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.spec import CovarianceName, EMOptions, InitializationName, MixtureSpec
 from gmm_dask.nulls import NullPolicy
@@ -170,23 +171,25 @@ class LocalProcesses(Section):
     kind: Literal["local"]
     workers: Positive = 2
     threads_per_worker: Positive = 1
-    memory_limit: str = Field("auto", description="of each worker, in Dask's notation: '4GiB'")
+    memory_limit: cluster_values.MemoryLimit = Field(
+        "auto", description="of each worker, in Dask's notation: '4GiB'"
+    )
     deadlines: Deadlines = Deadlines()
 
 
 class TlsSection(Section):
     """``[tls]``: PEM files."""
 
-    ca_file: str
-    cert: str
-    key: str
+    ca_file: cluster_values.Path
+    cert: cluster_values.Path
+    key: cluster_values.Path
 
 
 class RunningScheduler(Section):
     """A running ``dask scheduler``, by its address."""
 
     kind: Literal["address"]
-    address: str
+    address: cluster_values.Address
     tls: TlsSection | None = None
     allow_insecure: bool = Field(False, description="connect beyond loopback without TLS")
     allow_mixed: bool = Field(False, description="accept workers of other versions or CPUs")
@@ -197,7 +200,7 @@ class SchedulerFile(Section):
     """A running ``dask scheduler``, by the file that it writes."""
 
     kind: Literal["scheduler_file"]
-    path: str
+    path: cluster_values.Path
     tls: TlsSection | None = None
     allow_insecure: bool = False
     allow_mixed: bool = False
@@ -210,10 +213,12 @@ class SlurmJobs(Section):
     kind: Literal["slurm"]
     jobs: Positive
     cores: Positive
-    memory: str
-    queue: str | None = None
-    walltime: str = "01:00:00"
-    interface: str | None = Field(None, description="network interface of the workers")
+    memory: cluster_values.JobMemory
+    queue: cluster_values.Queue | None = None
+    walltime: cluster_values.Walltime = "01:00:00"
+    interface: cluster_values.Interface | None = Field(
+        None, description="network interface of the workers"
+    )
     allow_insecure: bool = False
     allow_mixed: bool = False
     deadlines: Deadlines = Deadlines()

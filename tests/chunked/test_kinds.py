@@ -6,11 +6,13 @@ import datetime
 import logging
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import distributed
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,6 +23,7 @@ from gmm_dask.chunked.cluster.worker import collect_facts
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import (
+    ClusterConfig,
     Deadlines,
     LocalProcesses,
     RunningScheduler,
@@ -28,6 +31,7 @@ from gmm_dask.config import (
     SlurmJobs,
     ThreadsCluster,
     TlsSection,
+    check_config,
 )
 from gmm_dask.errors import ClusterError, ConfigError
 from gmm_dask.events import Stage
@@ -284,9 +288,118 @@ def test_a_scheduler_without_workers_is_an_error_in_time(tmp_path: Path) -> None
             opened(kind)
 
 
+def cluster(**values: Any) -> Any:
+    """A cluster file's table, checked as the file is."""
+    return check_config(ClusterConfig, {"cluster": values}, "cluster.toml").cluster
+
+
+SLURM: dict[str, Any] = {"kind": "slurm", "jobs": 2, "cores": 1, "memory": "32GB"}
+FILES = {"ca_file": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "good"),
+    [
+        (SLURM, "queue", ["short", "gpu-a100,long_2", "p.1"]),
+        (SLURM, "walltime", ["90", "90:00", "02:00:00", "1-12", "7-00:00", "2-03:04:05"]),
+        (SLURM, "interface", ["ib0", "eth0.100", "br-0a1b2c", "eth0:1"]),
+        (SLURM, "memory", ["32GB", "1.5GiB", "4 GiB", "400M", "2e9", "64g", "1024mib"]),
+        (
+            {"kind": "local"},
+            "memory_limit",
+            ["auto", "0", "0.5", ".25", "1", "1.0", "4GiB", "2000000000", "1 TB"],
+        ),
+        (
+            {"kind": "address"},
+            "address",
+            [
+                "tls://10.0.0.5:8786",
+                "localhost:1",
+                "tcp://[::1]:8786",
+                "[fe80::1%eth0]:1",
+                "node_7",
+            ],
+        ),
+        ({"kind": "scheduler_file"}, "path", ["/a b/Größe/scheduler.json", "~/x", "-f"]),
+        *(
+            ({"kind": "address", "address": "a:1", "tls": FILES}, f"tls.{name}", ["a b/ca.pem"])
+            for name in FILES
+        ),
+    ],
+)
+def test_values_of_a_cluster_file_have_a_form(
+    table: dict[str, Any], key: str, good: list[str]
+) -> None:
+    """What could end a line or a word of a job script is refused, wherever it stands."""
+    *sections, name = key.split(".")
+    wrong = ["", "x\ntouch OWNED #", *(f"{good[0]}{end}" for end in "\n\r\0\x1b\u2028")]
+    if key not in ("path", *(f"tls.{name}" for name in FILES)):
+        wrong += ["-x", " ", "a b", "$(id)", "`id`", "a;id", "a&", "a|b", "'", '"', "a\\b", "ü"]
+        wrong += [f"{value} " for value in good] + [f" {value}" for value in good]
+
+    def with_value(value: str) -> Any:
+        changed = {**table[sections[0]], name: value} if sections else value
+        return cluster(**{**table, (sections or [name])[0]: changed})
+
+    for value in good:
+        with_value(value)
+    for value in wrong:
+        with pytest.raises(ConfigError) as refused:
+            with_value(value)
+        start = f"cluster.toml: cluster.{key} = {value!r}: write "
+        assert str(refused.value).startswith(start), str(refused.value)
+
+
 def test_a_memory_limit_is_checked() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.memory_limit = 'plenty': .*write '4GiB'"):
-        opened(LocalProcesses(kind="local", memory_limit="plenty"))
+        cluster(kind="local", memory_limit="plenty")
+
+
+@pytest.mark.parametrize("size", ["351MiB", "100 MB", "369098751", "1e8", "1", "0.5kB", "2B"])
+def test_memory_in_which_no_worker_can_start_is_refused_at_once(size: str) -> None:
+    message = (
+        rf"cluster\.(memory|memory_limit) = '{size}': a worker of \d+ MiB cannot start: it needs "
+        r"352 MiB before it holds any row; write '1GiB' or more$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        cluster(**{**SLURM, "memory": size})
+    if size != "1":  # of a local worker that is all of this machine's memory
+        with pytest.raises(ConfigError, match=message):
+            cluster(kind="local", memory_limit=size)
+
+
+def test_enough_memory_for_a_worker_is_accepted() -> None:
+    assert cluster(**{**SLURM, "memory": "352MiB"}).memory == "352MiB"
+    assert cluster(kind="local", memory_limit="369098752").memory_limit == "369098752"
+
+
+@pytest.mark.parametrize("limit", ["auto", "0.1"])
+def test_a_part_of_a_small_machine_is_refused_before_a_worker_starts(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", 300 << 20)
+    message = rf"^cluster\.memory_limit = '{limit}': a worker of \d+ MiB cannot start: it needs 352"
+    with pytest.raises(ConfigError, match=message):
+        opened(LocalProcesses(kind="local", memory_limit=limit, threads_per_worker=64))
+
+
+def test_slurm_job_scripts_hold_no_directory_of_several_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The keys of TLS lie in the current directory, and the job's command names them."""
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", types.SimpleNamespace(SLURMCluster=None))
+    for name in ("a b", "a;id", "$(id)", "a\nb"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        with pytest.raises(ConfigError, match="becomes part of a job script"):
+            opened(SlurmJobs(**SLURM))
+
+
+def test_an_address_in_a_scheduler_file_has_the_same_form(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    file.write_text('{"address": "tcp://127.0.0.1\\n:1"}')
+    with pytest.raises(ClusterError, match=r"held no scheduler's address .*ValidationError"):
+        opened(SchedulerFile(kind="scheduler_file", path=str(file), deadlines=NOW))
 
 
 def test_slurm_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -14,12 +15,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import dask
+from pydantic import TypeAdapter
 
 from gmm_dask.chunked.cluster import worker
 from gmm_dask.chunked.cluster.executor import ClusterExecutor
 from gmm_dask.chunked.cluster.roster import POLL_SECONDS
 from gmm_dask.chunked.scan import Executor
 from gmm_dask.chunked.threads import Threads
+from gmm_dask.cluster_values import Address, memory_problem
 from gmm_dask.config import (
     ClusterKind,
     LocalProcesses,
@@ -31,8 +34,11 @@ from gmm_dask.config import (
 )
 from gmm_dask.errors import ClusterError, ConfigError
 
+logger = logging.getLogger("gmm_dask")
+
 #: Where Dask serves its dashboards: to this machine only, not on every interface.
 LOOPBACK = "127.0.0.1:0"
+ADDRESS = TypeAdapter(Address)
 
 
 @contextmanager
@@ -74,14 +80,13 @@ def open_executor(kind: ClusterKind) -> Iterator[Executor]:
 
 def _start_processes(stack: ExitStack, kind: LocalProcesses) -> Any:
     from distributed import Client, LocalCluster
+    from distributed.worker_memory import parse_memory_limit
 
-    if kind.memory_limit != "auto":
-        try:
-            dask.utils.parse_bytes(kind.memory_limit)
-        except ValueError as error:
-            raise ConfigError(
-                f"cluster.memory_limit = {kind.memory_limit!r}: {error}; write '4GiB' or 'auto'"
-            ) from error
+    # What "auto" or a part of this machine comes to; None is no limit.
+    limit = parse_memory_limit(kind.memory_limit, kind.threads_per_worker, logger=logger)
+    problem = "" if limit is None else memory_problem(limit)
+    if problem:
+        raise ConfigError(f"cluster.memory_limit = {kind.memory_limit!r}: {problem}")
     cluster = LocalCluster(
         n_workers=kind.workers,
         threads_per_worker=kind.threads_per_worker,
@@ -162,7 +167,8 @@ def _read_address(path: Path, seconds: float) -> str:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return str(json.loads(path.read_text(encoding="utf-8"))["address"])
+            address = json.loads(path.read_text(encoding="utf-8"))["address"]
+            return ADDRESS.validate_python(address)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if time.monotonic() > deadline:
                 raise ClusterError(
@@ -182,6 +188,12 @@ def _start_slurm_jobs(stack: ExitStack, kind: SlurmJobs) -> Any:
         raise ConfigError(
             "cluster.kind = 'slurm' needs dask-jobqueue; install it: pip install 'gmm-dask[slurm]'"
         ) from error
+    directory = Path.cwd()
+    if not re.fullmatch(r"[\w./+@=:,-]+", str(directory)):
+        raise ConfigError(
+            f"{str(directory)!r} becomes part of a job script, where it would be read as several "
+            "words; run the command in a directory whose path has letters, digits and ./+@=:,- only"
+        )
     cluster = SLURMCluster(
         cores=kind.cores,
         processes=1,
@@ -191,7 +203,7 @@ def _start_slurm_jobs(stack: ExitStack, kind: SlurmJobs) -> Any:
         interface=kind.interface,
         # A new certificate for each run; only the owner of the jobs can read its files.
         security=None if kind.allow_insecure else Security.temporary(),
-        shared_temp_directory=str(Path.cwd()),
+        shared_temp_directory=str(directory),
         scheduler_options={"dashboard_address": LOOPBACK},
         silence_logs="critical",
     )

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from gmm_dask.chunked.cluster.worker import Facts, collect_facts
+from gmm_dask.cluster_values import WORKER_OVERHEAD
 from gmm_dask.config import Deadlines
 from gmm_dask.errors import ClusterError
 
@@ -21,10 +22,6 @@ logger = logging.getLogger("gmm_dask")
 
 #: Seconds between two requests for the scheduler's list of workers.
 POLL_SECONDS = 0.25
-#: Bytes that a worker needs before it holds any row: 322 MiB were measured for Python, numpy,
-#: numba, pyarrow and Dask. Dask pauses a worker at 80 % of its limit; with rows in half of what is
-#: left, a worker stays well below that.
-OVERHEAD = 352 << 20
 
 
 @dataclass(eq=False)
@@ -65,8 +62,8 @@ class Worker:
 
     @property
     def budget(self) -> int:
-        """Bytes of rows that it may cache: half of its limit beyond `OVERHEAD`, 0 without one."""
-        return max(self.memory_limit - OVERHEAD, 0) // 2
+        """Bytes of rows that it may cache: half of what its limit leaves, 0 without a limit."""
+        return max(self.memory_limit - WORKER_OVERHEAD, 0) // 2
 
 
 class Trouble(Enum):
