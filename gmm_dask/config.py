@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from gmm_dask.addresses import local_path
 from gmm_dask import cluster_values
+from gmm_dask.addresses import local_path
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.spec import CovarianceName, EMOptions, InitializationName, MixtureSpec
 from gmm_dask.nulls import NullPolicy

@@ -8,46 +8,74 @@ worker change them: ``GMM_DASK_TIME_LIMIT``, seconds that a run may take, and
 
 from __future__ import annotations
 
-import logging
 import os
-import shlex
-import subprocess
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
-from prefect import Flow
+from prefect import Flow, flow, get_client
 from prefect.client.schemas.objects import FlowRun, State
 
+from gmm_dask.pipelines import watchdog
 from gmm_dask.pipelines.fit import fit as fit_flow
 from gmm_dask.pipelines.predict import predict as predict_flow
 from gmm_dask.pipelines.retrain import retrain as retrain_flow
+from gmm_dask.pipelines.trouble import describe, tell
 
-log = logging.getLogger("gmm_dask.trouble")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 DAY = 24 * 3600.0
 
 
 def report_trouble(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Log how a run ended, and pass that to the command of ``GMM_DASK_ON_TROUBLE``.
+    """Tell how a run ended; then its watchdog need not.
 
     The names of the parameters are Prefect's.
     """
-    message = f"{flow_run.name}: {state.name}: {state.message or 'the reason is not known'}"
-    log.error("%s", message)
-    command = os.environ.get("GMM_DASK_ON_TROUBLE")
-    if command:
-        try:
-            subprocess.run(shlex.split(command), input=message, text=True, check=True, timeout=60)
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            log.error("GMM_DASK_ON_TROUBLE failed: %s", error)
+    tell(state, describe(flow_run))
+    watchdog.dismiss(flow_run)
+
+
+def report_success(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """End the watchdog of a run that has ended well.
+
+    The names of the parameters are Prefect's.
+    """
+    watchdog.dismiss(flow_run)
 
 
 UNATTENDED: dict[str, Any] = {
     "timeout_seconds": float(os.environ.get("GMM_DASK_TIME_LIMIT", DAY)),
+    "on_running": [watchdog.watch],
+    "on_completion": [report_success],
     "on_failure": [report_trouble],
     "on_crashed": [report_trouble],
     "on_cancellation": [report_trouble],
 }
 
-fit = fit_flow.with_options(**UNATTENDED)
-predict = predict_flow.with_options(**UNATTENDED)
-retrain = retrain_flow.with_options(**UNATTENDED)
+
+def _unattended(flow: Flow[P, R]) -> Flow[P, R]:
+    unattended = flow.with_options(**UNATTENDED)
+    # A deployment names its flow by this; without it, `serve` would run the flow without options.
+    unattended.__module__ = __name__
+    return unattended
+
+
+fit = _unattended(fit_flow)
+predict = _unattended(predict_flow)
+retrain = _unattended(retrain_flow)
+
+
+@flow(name="tell", flow_run_name="tell of {flow_run_id}")
+def tell_of(flow_run_id: UUID) -> None:
+    """Tell of a run that could not tell itself, because its process, worker and machine are gone.
+
+    Parameters
+    ----------
+    flow_run_id
+        The run, which configs/automations.yaml has marked as crashed.
+    """
+    with get_client(sync_client=True) as client:
+        lost = client.read_flow_run(flow_run_id)
+    assert lost.state is not None
+    tell(lost.state, describe(lost))

@@ -100,7 +100,7 @@ def serve(
 
     A retrain that is due while another runs is cancelled; a predict waits for its turn. A model
     published by a plain fit starts a predict. A run in progress when the service stops is
-    cancelled.
+    cancelled. One that configs/automations.yaml has marked as crashed meanwhile is told of.
     """
     parameters = {"run": run.model_dump(mode="json"), "cluster": cluster.model_dump(mode="json")}
     common: dict[str, Any] = {
@@ -125,14 +125,36 @@ def serve(
         triggers=[by_fit],
         **common,
     )
+    telling = deployed.tell_of.to_deployment(
+        name=run.output.name,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        triggers=[_lost_run(run.output.name)],
+    )
     service = _Service(pause_on_shutdown=True)
     # Outside of an event loop, Prefect returns values here and no coroutines.
-    for deployment in (cast(RunnerDeployment, nightly), cast(RunnerDeployment, hourly)):
+    for deployment in (
+        cast(RunnerDeployment, nightly),
+        cast(RunnerDeployment, hourly),
+        cast(RunnerDeployment, telling),
+    ):
         service.serving += (cast(UUID, service.add_deployment(deployment)),)
         Console().print(f"serving {deployment.full_name}", highlight=False)
     # asyncio keeps a handler of SIGINT that is not Python's default. Prefect sets SIGTERM's.
     signal.signal(signal.SIGINT, service.handle_sigterm)
     asyncio.run(service.start())
+
+
+def _lost_run(name: str) -> DeploymentEventTrigger:
+    """Start when configs/automations.yaml has marked a run of a deployment ``name`` as crashed."""
+    return DeploymentEventTrigger(
+        expect={"prefect.flow-run.Crashed"},
+        match={
+            "prefect.resource.id": "prefect.flow-run.*",
+            "prefect.state-message": "No heartbeat*",
+        },
+        match_related={"prefect.resource.role": "deployment", "prefect.resource.name": name},
+        parameters={"flow_run_id": "{{ flow_run.id }}"},
+    )
 
 
 def one_at_a_time(strategy: str) -> ConcurrencyLimitConfig:

@@ -398,7 +398,7 @@ def test_slurm_job_scripts_hold_no_directory_of_several_words(
 def test_an_address_in_a_scheduler_file_has_the_same_form(tmp_path: Path) -> None:
     file = tmp_path / "scheduler.json"
     file.write_text('{"address": "tcp://127.0.0.1\\n:1"}')
-    with pytest.raises(ClusterError, match=r"held no scheduler's address .*ValidationError"):
+    with pytest.raises(ClusterError, match=r"no scheduler address in .*ValidationError"):
         opened(SchedulerFile(kind="scheduler_file", path=str(file), deadlines=NOW))
 
 

@@ -17,20 +17,32 @@ import pytest
 DEADLINE = 180.0
 
 
-@contextmanager
-def prefect_server_process(home: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A Prefect server as an operator would start it; yields its address and its process."""
+def free_port() -> int:
+    """A port of loopback on which nobody listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def prefect_server_process(
+    home: Path, port: int | None = None, **more: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A Prefect server as an operator would start it; yields its address and its process.
+
+    A server of the same home and port is the one before, started again; ``more`` are settings.
+    """
+    port = port or free_port()
     settings = {
+        **more,
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
         "PREFECT_SERVER_UI_ENABLED": "false",
     }
     if "GMM_DASK_TEST_DATABASE" in os.environ:  # postgres.sh
         settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = os.environ["GMM_DASK_TEST_DATABASE"]
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     with (home / "server.log").open("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],

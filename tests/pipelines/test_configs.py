@@ -1,5 +1,6 @@
 """Every file under configs/ is one that the program takes."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,29 @@ def test_cluster_files_are_named_after_their_kind(path):
     assert read_config(ClusterConfig, path).cluster.kind == path.stem
 
 
-def test_automations():
-    for tables in yaml.safe_load((CONFIGS / "automations.yaml").read_text())["automations"]:
-        assert Automation.model_validate(tables).trigger.within.total_seconds() == 300
+@pytest.fixture
+def automation():
+    (tables,) = yaml.safe_load((CONFIGS / "automations.yaml").read_text())["automations"]
+    return Automation.model_validate(tables)
+
+
+def test_the_automation_knows_every_state_in_which_a_run_ends(automation):
+    """Events have the names of states: one that it does not know would end as Crashed after all."""
+    assert automation.trigger.within.total_seconds() == 300
+    source = (CONFIGS.parent / "pipelines" / "retrain.py").read_text()
+    own = set(re.findall(r'(?:Completed|Failed)\(name="(\w+)"', source))
+    assert own == {"Skipped", "Refused"}
+    ends = own | {"Completed", "Failed", "TimedOut", "Cancelled", "Crashed"}
+    assert {f"prefect.flow-run.{name}" for name in ends} <= automation.trigger.expect
+
+
+def test_a_deployment_tells_of_what_the_automation_marks(automation):
+    (action,) = automation.actions
+    deployments = yaml.safe_load((CONFIGS / "prefect.yaml").read_text())["deployments"]
+    (telling,) = (each for each in deployments if each["entrypoint"].endswith("deployed.tell_of"))
+    (trigger,) = telling["triggers"]
+    assert trigger["expect"] == [f"prefect.flow-run.{action.state.value.title()}"]
+    message = trigger["match"]["prefect.state-message"]
+    assert message.endswith("*")
+    assert action.message.startswith(message.removesuffix("*"))
+    assert "gmm-dask" not in telling.get("tags", [])  # it would be told of itself

@@ -71,7 +71,7 @@ def prefect(*arguments, server, cwd):
 
 
 def test_the_deployments_of_the_repository_run_on_a_worker(project, client, server):
-    """The three commands of the guide; then a schedule, a run by hand, and a chain by event."""
+    """Commands of the guide; then a schedule, a run by hand, and a chain by event."""
     prefect("work-pool", "create", "gmm-dask", "--type", "process", server=server, cwd=project)
     deployments = ROOT / "configs/prefect.yaml"
     prefect("deploy", "--prefect-file", deployments, "--all", server=server, cwd=project)

@@ -1,26 +1,38 @@
 """Runs that are ended from outside: nothing half written, no process left, the next goes on."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from prefect import get_client
 from prefect.automations import Automation
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
+from prefect.types.entrypoint import EntrypointType
 
+from gmm_dask.pipelines import deployed
+from gmm_dask.pipelines.serve import one_at_a_time
 from gmm_dask.storage.models.registry import Registry
 from tests.pipelines.runs import eventually, read_run, write_run
-from tests.pipelines.services import prefect_server_process, running
+from tests.pipelines.services import free_port, prefect_server_process, running
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
-AUTOMATIONS = Path(__file__).parents[2] / "configs" / "automations.yaml"
+ROOT = Path(__file__).parents[2]
+AUTOMATIONS = ROOT / "configs" / "automations.yaml"
+GUIDE = ROOT / "docs" / "operations.md"
 ENDLESS = ("fit.tol=0", "fit.max_iter=100000000", "fit.search_rows=100")
 
 
@@ -107,14 +119,19 @@ def test_ctrl_c_does_not_make_local_workers_complain(run_file, tmp_path):
     nothing_is_left(tmp_path, process)
 
 
-def endless_run(client, run_file):
-    """Let a service work on a run without an end; it and its deployment, once it has begun."""
-    deployment = eventually(lambda: deployment_named(client, "retrain/boxes"))
+def begin_endless_run(client, deployment, run_file):
+    """Let a service or a worker work on a run without an end, until it has a checkpoint."""
     endless = read_run(run_file, *ENDLESS).model_dump(mode="json")
     run = client.create_flow_run_from_deployment(deployment.id, parameters={"run": endless})
     checkpoints = run_file.parent / "models" / "boxes" / ".checkpoints"
     eventually(lambda: checkpoints.is_dir() and list(checkpoints.iterdir()))
-    return deployment, run
+    return run
+
+
+def endless_run(client, run_file):
+    """A run without an end of a service, once it has begun, and its deployment."""
+    deployment = eventually(lambda: deployment_named(client, "retrain/boxes"))
+    return deployment, begin_endless_run(client, deployment, run_file)
 
 
 def test_a_cancelled_run_leaves_nothing_and_the_next_one_works(tmp_path, client, server):
@@ -136,8 +153,10 @@ def test_a_cancelled_run_leaves_nothing_and_the_next_one_works(tmp_path, client,
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_service_that_is_stopped_cancels_its_run_and_blocks_no_later_one(
-    tmp_path, client, server, number
+    tmp_path, client, server, number, monkeypatch
 ):
+    told = tmp_path / "told"
+    monkeypatch.setenv("GMM_DASK_ON_TROUBLE", f"tee --append {told}")
     run_file = write_run(tmp_path)
     arguments = ["gmm_dask.pipelines", "serve", run_file]
     with running(arguments, server, tmp_path, tmp_path / "serve.log") as service:
@@ -152,26 +171,172 @@ def test_a_service_that_is_stopped_cancels_its_run_and_blocks_no_later_one(
         run = client.create_flow_run_from_deployment(deployment.id)
         eventually(lambda: client.read_flow_run(run.id).state.is_final())
     assert client.read_flow_run(run.id).state.name == "Completed"
+    (text,) = told.read_text().splitlines()
+    assert text.startswith("Cancelling: Runner is shutting down; flow retrain; deployment boxes; ")
 
 
-def test_the_automation_marks_a_run_whose_process_and_worker_were_killed(tmp_path, client, server):
+def deploy(client, run_file, tmp_path):
+    """Deploy a retrain for a worker, one run at a time, that tells of trouble in a file."""
+    if "stopped" not in {pool.name for pool in client.read_work_pools()}:
+        client.create_work_pool(WorkPoolCreate(name="stopped", type="process"))
+    made = deployed.retrain.to_deployment(
+        name="stopped",
+        parameters={"run": read_run(run_file).model_dump(mode="json")},
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        concurrency_limit=one_at_a_time("CANCEL_NEW"),
+        work_pool_name="stopped",
+        job_variables={"env": {"GMM_DASK_ON_TROUBLE": f"tee --append {tmp_path / 'told'}"}},
+    )
+    made.apply()
+    return client.read_deployment_by_name("retrain/stopped")
+
+
+@pytest.fixture
+def deployment(tmp_path, client, run_file):
+    return deploy(client, run_file, tmp_path)
+
+
+WORKER = ["prefect", "worker", "start", "--pool", "stopped"]
+
+
+def kill_all(process):
+    """Leave nothing of a service: neither what it started nor what watches over that."""
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        each.kill()
+    process.wait()
+
+
+def of_the_worker(worker):
+    """The processes of a worker's runs, without their watchdogs, and without the worker."""
+    started = psutil.Process(worker.pid).children(recursive=True)
+    return [each for each in started if "gmm_dask.pipelines.watchdog" not in each.cmdline()]
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        lambda worker: worker.send_signal(signal.SIGTERM),
+        lambda worker: worker.send_signal(signal.SIGINT),
+        # What systemd does: every process of the service gets it.
+        lambda worker: (
+            [each.terminate() for each in psutil.Process(worker.pid).children(True)]
+            + [worker.terminate()]
+        ),
+        lambda worker: [each.kill() for each in [*of_the_worker(worker), worker]],
+    ],
+    ids=["SIGTERM", "SIGINT", "SIGTERM to all", "SIGKILL to all but the watchdog"],
+)
+def test_a_worker_that_is_stopped_leaves_no_ghost(
+    run_file, tmp_path, client, server, deployment, stop
+):
+    """The run ends within seconds, the operator is told once, and the next run has its place."""
+    with running(WORKER, server, tmp_path, tmp_path / "worker.log") as worker:
+        run = begin_endless_run(client, deployment, run_file)
+        stop(worker)
+        state = until(
+            lambda: (now := client.read_flow_run(run.id).state).is_final() and now,
+            "the run is a ghost",
+            seconds=60,
+            pause=0.2,
+        )
+        assert state.type.value in {"CRASHED", "CANCELLED"}
+        told = eventually(lambda: (tmp_path / "told").exists() and (tmp_path / "told").read_text())
+    assert told.startswith(
+        f"Crashed: {state.message.rstrip('.')}; flow retrain; deployment stopped; "
+    )
+    assert f" {run.id}; at http" in told
+
+    with running(WORKER, server, tmp_path, tmp_path / "worker.log"):
+        run = client.create_flow_run_from_deployment(deployment.id)
+        eventually(lambda: client.read_flow_run(run.id).state.is_final())
+    assert client.read_flow_run(run.id).state.name == "Completed"
+    assert (tmp_path / "told").read_text() == told
+    assert told.count("\n") == 1
+
+
+def test_the_repair_of_the_guide_frees_the_place_of_a_ghost(
+    run_file, tmp_path, client, server, deployment
+):
+    with running(WORKER, server, tmp_path, tmp_path / "worker.log") as worker:
+        run = begin_endless_run(client, deployment, run_file)
+        kill_all(worker)
+    assert client.read_flow_run(run.id).state.is_running()
+    (repair,) = re.findall(r"^prefect api .*$", GUIDE.read_text(), re.MULTILINE)
+    command = [sys.executable, "-m", *shlex.split(repair.replace("RUN", str(run.id)))]
+    subprocess.run(command, env={**os.environ, "PREFECT_API_URL": server}, check=True)
+    assert client.read_flow_run(run.id).state.is_crashed()
+
+    with running(WORKER, server, tmp_path, tmp_path / "worker.log"):
+        run = client.create_flow_run_from_deployment(deployment.id)
+        eventually(lambda: client.read_flow_run(run.id).state.is_final())
+    assert client.read_flow_run(run.id).state.name == "Completed"
+
+
+def test_a_server_that_is_started_again_and_one_that_is_stopped_with_the_worker(run_file, tmp_path):
+    """With the setting of the guide, a run keeps its place; a ghost waits for the server to end."""
+    setting = re.search(r"(PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE)=(\S+)", GUIDE.read_text())
+    home, told = tmp_path / "prefect", tmp_path / "told"
+    server = partial(prefect_server_process, home, free_port(), **dict([setting.groups()]))
+    with ExitStack() as services:
+        with server() as (address, process):
+            services.enter_context(temporary_settings({PREFECT_API_URL: address}))
+            client = services.enter_context(get_client(sync_client=True))
+            deployment = deploy(client, run_file, tmp_path)
+            log = tmp_path / "worker.log"
+            worker = services.enter_context(running(WORKER, address, tmp_path, log))
+            run = begin_endless_run(client, deployment, run_file)
+            kill_all(process)  # it would wait for the worker
+        with server() as (_, process):
+            # What the run asks for every 225 seconds; if it is refused, Prefect ends the run.
+            lease = client.read_flow_run(run.id).state.state_details.deployment_concurrency_lease_id
+            client.renew_concurrency_lease(lease_id=lease, lease_duration=300)
+            worker.send_signal(signal.SIGTERM)
+            kill_all(process)
+        text = eventually(lambda: told.exists() and told.read_text())
+        assert text.startswith("Crashed: The process of the run was killed; its worker was stopped")
+        with server() as (_, process):
+            eventually(lambda: client.read_flow_run(run.id).state.is_crashed())
+            worker = services.enter_context(running(WORKER, address, tmp_path, log))
+            run = client.create_flow_run_from_deployment(deployment.id)
+            eventually(lambda: client.read_flow_run(run.id).state.is_final())
+            assert client.read_flow_run(run.id).state.name == "Completed"
+            worker.send_signal(signal.SIGTERM)
+            worker.wait()
+            kill_all(process)
+    assert told.read_text() == text
+
+
+def test_the_automation_marks_a_run_of_which_nothing_is_left(tmp_path, client, server, monkeypatch):
+    """A run that was skipped long ago stays as it is. Whoever serves next tells of the lost one."""
+    told = tmp_path / "told"
+    monkeypatch.setenv("GMM_DASK_ON_TROUBLE", f"tee --append {told}")
     (tables,) = yaml.safe_load(AUTOMATIONS.read_text())["automations"]
-    tables["trigger"]["within"] = 10
+    tables["trigger"]["within"] = 45  # longer than a run that is skipped takes
     automation = Automation.model_validate(tables).create()
     run_file = write_run(tmp_path)
     arguments = ["gmm_dask.pipelines", "serve", run_file]
-    for override in ENDLESS:
-        arguments += ["--set", override]
     with running(arguments, server, tmp_path, tmp_path / "serve.log") as service:
         deployment = eventually(lambda: deployment_named(client, "retrain/boxes"))
-        run = client.create_flow_run_from_deployment(deployment.id)
+        for name in ("Completed", "Skipped"):
+            skipped = client.create_flow_run_from_deployment(deployment.id)
+            eventually(lambda run=skipped: client.read_flow_run(run.id).state.is_final())
+            assert client.read_flow_run(skipped.id).state.name == name
+        endless = {"run": read_run(run_file, *ENDLESS).model_dump(mode="json")}
+        endless["force"] = True
+        run = client.create_flow_run_from_deployment(deployment.id, parameters=endless)
         eventually(lambda: client.read_flow_run(run.id).state.is_running())
-        os.killpg(service.pid, signal.SIGKILL)
-        service.wait()
+        kill_all(service)
     state = eventually(lambda: (now := client.read_flow_run(run.id).state).is_final() and now)
-    automation.delete()
     assert (state.name, state.type.value) == ("Crashed", "CRASHED")
     assert "No heartbeat for five minutes" in state.message
+    assert client.read_flow_run(skipped.id).state.name == "Skipped"
+    assert not told.exists()
+
+    with running(arguments, server, tmp_path, tmp_path / "serve.log"):
+        text = eventually(lambda: told.exists() and told.read_text())
+    automation.delete()
+    assert text.startswith("Crashed: No heartbeat for five minutes")
+    assert f" {run.id}; at http" in text
 
 
 def deployment_named(client, name):

@@ -1,6 +1,9 @@
 """The retrain flow: skips, refuses, publishes, predicts; and what its states say."""
 
+import socket
+
 import numpy as np
+import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
@@ -81,15 +84,27 @@ def test_the_command_refuses_with_the_reason_and_exit_code_1(run_file, tmp_path)
     assert Registry(tmp_path / "models", "boxes").current_version() is None
 
 
+def watchdog_processes():
+    """The watchdogs that this process has started and that still run."""
+    started = psutil.Process().children(recursive=True)
+    return [each for each in started if "gmm_dask.pipelines.watchdog" in each.cmdline()]
+
+
 def test_trouble_is_told_to_the_command_of_the_environment(
     run_file, tmp_path, prefect_server, monkeypatch
 ):
     told = tmp_path / "told"
     monkeypatch.setenv("GMM_DASK_ON_TROUBLE", f"tee {told}")
     run = read_run(run_file, "retrain.min_rows=5000")
-    deployed.retrain(run, return_state=True)
+    state = deployed.retrain(run, return_state=True)
+    assert state.name == "Refused"
+    assert watchdog_processes() == []
+    run_id = state.state_details.flow_run_id
     assert told.read_text() == (
-        f"retrain boxes on {run.input.path}: Refused: 2,970 rows were used, 5,000 are needed"
+        "Refused: 2,970 rows were used, 5,000 are needed; flow retrain; model boxes; "
+        f"input {run.input.path}; host {socket.gethostname()}; "
+        f"run retrain boxes on {run.input.path} {run_id}; "
+        f"at {prefect_server.removesuffix('/api')}/runs/flow-run/{run_id}\n"
     )
 
 
