@@ -38,7 +38,7 @@ from gmm_dask.mixture.spec import (
     MixtureSpec,
     Start,
 )
-from gmm_dask.printing import progress_printer
+from gmm_dask.verbosity import progress_printer
 
 logger = logging.getLogger("gmm_dask")
 
