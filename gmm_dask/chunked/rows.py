@@ -12,11 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, RowsArray
-
-Mask = npt.NDArray[np.bool_]
+from gmm_dask.arrays import FloatArray, MaskArray, RowsArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +41,7 @@ class Rows:
     sample_weight: FloatArray | None
     chunk: int
     first: int
-    used: Mask | None = None
+    used: MaskArray | None = None
     digests: tuple[str, ...] = ()
 
     @property

@@ -10,7 +10,7 @@ from math import sqrt
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, PrioritiesArray, RowsArray
 from gmm_dask.chunked.defects import Defects, count_defects, no_defects, refuse_defects
 from gmm_dask.chunked.rows import RowChunks, Rows, drop_incomplete
 from gmm_dask.chunked.scan import Scanner
@@ -20,8 +20,6 @@ from gmm_dask.mixture.kernels.moments import column_moments
 from gmm_dask.mixture.kernels.sampling import rows_below
 from gmm_dask.mixture.starts import Sample
 from gmm_dask.nulls import NullPolicy
-
-Priorities = npt.NDArray[np.uint64]
 
 #: Largest absolute value whose squares can be summed over rows in float64.
 LARGEST_VALUE = 1e140
@@ -85,7 +83,7 @@ class Draw:
     """
 
     wanted: int
-    priorities: Priorities
+    priorities: PrioritiesArray
     numbers: npt.NDArray[np.int64]
     values: RowsArray
     weights: FloatArray

@@ -9,15 +9,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import COUNT_FLOOR, TINY_WEIGHT
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec, Start
 from gmm_dask.mixture.threads import single_threaded
-
-Labels = npt.NDArray[np.integer]
 
 #: Checks that scikit-learn can skip, because the survey has made them.
 _SKIPPED_CHECKS = {"assume_finite": True, "skip_parameter_validation": True}
@@ -132,7 +130,7 @@ def _apply_given(
 
 def kmeans_labels(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
-) -> Labels:
+) -> LabelsArray:
     """Label rows by scikit-learn's k-means, from a single start."""
     from sklearn import config_context
     from sklearn.cluster import KMeans
@@ -146,7 +144,7 @@ def kmeans_labels(
 
 def nearest_seed_labels(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
-) -> Labels:
+) -> LabelsArray:
     """Label rows by the nearest of k seeds from k-means++, which is k-means without iterations."""
     seeds, _ = _seeds(X, sample_weight, k, random_state)
     distances = (seeds * seeds).sum(axis=1) - 2.0 * (X @ seeds.T)  # (n, k), without |x|²
@@ -155,7 +153,7 @@ def nearest_seed_labels(
 
 def _seeds(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
-) -> tuple[RowsArray, Labels]:
+) -> tuple[RowsArray, LabelsArray]:
     """Draw k rows by k-means++; return their values (k, d) and their indices (k,)."""
     from sklearn import config_context
     from sklearn.cluster import kmeans_plusplus
@@ -183,7 +181,7 @@ def _scale_weights(sample_weight: FloatArray | None) -> FloatArray | None:
     return sample_weight / mean
 
 
-def one_hot(labels: Labels, k: int, sample_weight: FloatArray | None) -> FloatArray:
+def one_hot(labels: LabelsArray, k: int, sample_weight: FloatArray | None) -> FloatArray:
     """Return responsibilities (n, k) for rows that each belong to one component."""
     responsibilities = np.zeros((labels.shape[0], k))
     responsibilities[np.arange(labels.shape[0]), labels] = (
@@ -260,7 +258,7 @@ def initial_parameters(
 
 
 def labelled_start(
-    X: RowsArray, labels: Labels, sample_weight: FloatArray | None, spec: MixtureSpec
+    X: RowsArray, labels: LabelsArray, sample_weight: FloatArray | None, spec: MixtureSpec
 ) -> MixtureParameters:
     """Make a start from a label for each row of X (n, d)."""
     responsibilities = one_hot(labels, spec.n_components, _scale_weights(sample_weight))
