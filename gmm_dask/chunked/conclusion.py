@@ -61,6 +61,15 @@ def component_order(parameters: MixtureParameters) -> np.ndarray[tuple[int], np.
     return np.lexsort((*parameters.means.T[::-1], -parameters.weights))
 
 
+def _could_collapse(parameters: MixtureParameters, share: float) -> bool:
+    """Whether a component could hold nothing but rows that share a value.
+
+    A value of fewer rows than a component's even share rarely fills one; and a covariance that
+    components share is held up by the other rows.
+    """
+    return parameters.covariance.by_component and share * parameters.n_components >= 1.0
+
+
 def _warnings(
     columns: tuple[str, ...],
     survey: Survey,
@@ -78,9 +87,11 @@ def _warnings(
                 f"column {column!r} and flattens it; try {variance * 1e-6:.1g}"
             )
     for column, value, share in frequent_values(survey.sample, columns):
-        sentences.append(
-            f"{share:.1%} of the rows have {column} = {value:g}; a component can collapse on it"
-        )
+        if judgement.collapsed.any() or _could_collapse(best.parameters, share):
+            sentences.append(
+                f"{share:.1%} of the rows have column {column!r} = {value:g}; a component can "
+                "collapse on it"
+            )
     for defect, mask in (("collapsed", judgement.collapsed), ("starved", judgement.starved)):
         if mask.any():
             numbers = ", ".join(str(number) for number in np.flatnonzero(mask))

@@ -173,8 +173,8 @@ def test_a_large_reg_covar_and_a_frequent_value_are_noticed(
     assert "'x1'" in caplog.text
     caplog.clear()
     repeated = np.where(rng.random((500, 1)) < 0.3, 4.0, rng.normal(size=(500, 1)))
-    GaussianMixture(1).fit(repeated)
-    assert "x0 = 4" in caplog.text
+    GaussianMixture(4, random_state=0).fit(repeated)
+    assert "column 'x0' = 4; a component can collapse on it" in caplog.text
 
 
 def test_verbose_prints_stages_and_iterations(
@@ -366,3 +366,21 @@ def test_a_breakdown_is_a_value_error_as_with_scikit_learn() -> None:
 def test_weights_computed_in_float32_sum_to_one(X: np.ndarray) -> None:
     weights = np.array([0.2, 0.3, 0.5], np.float32) / np.float32(1.0)
     GaussianMixture(3, weights_init=weights, random_state=0).fit(X)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_iris_is_fitted_without_a_word_of_repeated_values(
+    covariance_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, _ = load_iris(return_X_y=True)
+    GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(rows)
+    assert caplog.text == ""
+
+
+def test_a_value_that_could_fill_a_component_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    rows = np.random.default_rng(0).normal(size=(3_000, 2))
+    rows[:1_200, 1] = 15.0
+    GaussianMixture(3, covariance_type="tied", random_state=0).fit(rows)
+    assert "can collapse on it" not in caplog.text
+    GaussianMixture(3, random_state=0).fit(rows)
+    assert "40.0% of the rows have column 'x1' = 15; a component can collapse on it" in caplog.text
