@@ -170,15 +170,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         NumericalError
             EM broke down from every start.
         """
-        before = dict(self.__dict__)
+        attributes = dict(self.__dict__)
         try:
             with self._scanner(X, sample_weight, client) as scanner:
                 start = self._last_parameters() if self.warm_start else ()
-                result = fit(scanner, self._options(), start=start)
+                before = self.lower_bound_ if start else -np.inf
+                result = fit(scanner, self._options(), start=start, before=before)
                 (densities,) = evaluate(scanner, [result.parameters], result.survey)
         except BaseException:
             self.__dict__.clear()  # an earlier fit is what it was, its features too
-            self.__dict__.update(before)
+            self.__dict__.update(attributes)
             raise
         self._take_result(result)
         self.scans_ = scanner.scans

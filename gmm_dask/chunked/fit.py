@@ -58,6 +58,7 @@ def fit(
     options: FitOptions,
     *,
     start: Sequence[MixtureParameters] = (),
+    before: float = -np.inf,
     search_too: bool = False,
     resume: FitState | None = None,
     save: Callable[[FitState], None] = lambda state: None,
@@ -72,6 +73,9 @@ def fit(
     start
         Parameters to polish as they are, with their components in the caller's order. No search
         is made then, unless ``search_too``.
+    before
+        Mean log-likelihood at which an earlier fit left ``start``, nats per unit of weight: EM
+        goes on as if it had not stopped there.
     search_too
         Whether to search as well, so that the best start of the search competes with ``start``.
     resume
@@ -104,7 +108,7 @@ def fit(
         if not state.starts:
             state = _add_starts(scanner, state, options, tuple(start), search_too)
             save(state)
-        state = _polish(scanner, state, options, save)
+        state = _polish(scanner, state, options, before, save)
     return conclude(scanner, state, options)
 
 
@@ -215,9 +219,13 @@ def sum_batch(rows: Rows, batch: tuple[MixtureParameters, ...]) -> StatisticsBat
 
 
 def _polish(
-    scanner: Scanner, state: FitState, options: FitOptions, save: Callable[[FitState], None]
+    scanner: Scanner,
+    state: FitState,
+    options: FitOptions,
+    before: float,
+    save: Callable[[FitState], None],
 ) -> FitState:
-    first = state.em or start_em(state.starts, options.em)
+    first = state.em or start_em(state.starts, options.em, before)
     state = replace(state, em=first)
     with ExitStack() as stack:
         expectation = _expectation(scanner, state, stack)

@@ -83,6 +83,9 @@ class Candidate:
         Rows of the latest E-step and the sum of their weights.
     problem
         For ``ILL_CONDITIONED``: the message of the error.
+    before
+        Mean log-likelihood with which the first iteration is compared: that of the last iteration
+        of an earlier fit, which goes on here.
     """
 
     parameters: MixtureParameters
@@ -92,6 +95,7 @@ class Candidate:
     rows: int = 0
     weight: float = 0.0
     problem: str = ""
+    before: float = -np.inf
 
     @property
     def row_counts(self) -> FloatArray | None:
@@ -263,7 +267,7 @@ def advance(
         return replace(candidate, status=Status.ILL_CONDITIONED, problem=str(outcome))
     parameters, guarded, moved = outcome
     mean_log_likelihood = statistics.mean_log_likelihood
-    before = candidate.history[-1].log_likelihood if candidate.history else -np.inf
+    before = candidate.history[-1].log_likelihood if candidate.history else candidate.before
     iteration = Iteration(
         mean_log_likelihood,
         candidate.parameters.weights,
@@ -282,10 +286,15 @@ def advance(
     )
 
 
-def start_em(parameters: Sequence[MixtureParameters], options: EMOptions) -> EMState:
-    """Return the state before the first iteration."""
+def start_em(
+    parameters: Sequence[MixtureParameters], options: EMOptions, before: float = -np.inf
+) -> EMState:
+    """Return the state before the first iteration.
+
+    ``before`` is the mean log-likelihood with which that one is compared.
+    """
     status = Status.RUNNING if options.max_iter > 0 else Status.MAX_ITER
-    return EMState(tuple(Candidate(start, status) for start in parameters))
+    return EMState(tuple(Candidate(start, status, before=before) for start in parameters))
 
 
 def em_steps(

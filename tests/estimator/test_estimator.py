@@ -384,3 +384,16 @@ def test_a_value_that_could_fill_a_component_is_named(caplog: pytest.LogCaptureF
     assert "can collapse on it" not in caplog.text
     GaussianMixture(3, random_state=0).fit(rows)
     assert "40.0% of the rows have column 'x1' = 15; a component can collapse on it" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_single_iterations_with_warm_start_converge_at_scikit_learns_call(X: np.ndarray) -> None:
+    start = Peer(3, max_iter=1, random_state=5).fit(X)
+    calls = []
+    for kind in (GaussianMixture, Peer):
+        model = kind(
+            3, max_iter=1, tol=1e-9, warm_start=True, random_state=0, weights_init=start.weights_,
+            means_init=start.means_, precisions_init=start.precisions_,
+        )  # fmt: skip
+        calls.append(next(call for call in range(1, 100) if model.fit(X).converged_))
+    assert calls[0] == calls[1] > 2
