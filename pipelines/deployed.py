@@ -66,16 +66,17 @@ predict = _unattended(predict_flow)
 retrain = _unattended(retrain_flow)
 
 
-@flow(name="tell", flow_run_name="tell of {flow_run_id}")
-def tell_of(flow_run_id: UUID) -> None:
+@flow(name="tell", flow_run_name="tell of {lost}")
+def tell_of(lost: str) -> None:
     """Tell of a run that could not tell itself, because its process, worker and machine are gone.
 
     Parameters
     ----------
-    flow_run_id
-        The run, which configs/automations.yaml has marked as crashed.
+    lost
+        The run that configs/automations.yaml has marked as crashed: its id, or the name of it as a
+        resource of events, ``prefect.flow-run.ID``.
     """
     with get_client(sync_client=True) as client:
-        lost = client.read_flow_run(flow_run_id)
-    assert lost.state is not None
-    tell(lost.state, describe(lost))
+        flow_run = client.read_flow_run(UUID(lost.removeprefix("prefect.flow-run.")))
+    assert flow_run.state is not None
+    tell(flow_run.state, describe(flow_run))

@@ -153,7 +153,7 @@ def _lost_run(name: str) -> DeploymentEventTrigger:
             "prefect.state-message": "No heartbeat*",
         },
         match_related={"prefect.resource.role": "deployment", "prefect.resource.name": name},
-        parameters={"flow_run_id": "{{ flow_run.id }}"},
+        parameters={"lost": "{{ event.resource.id }}"},
     )
 
 

@@ -16,6 +16,7 @@ import yaml
 from prefect import get_client
 from prefect.automations import Automation
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
@@ -206,10 +207,17 @@ def kill_all(process):
     process.wait()
 
 
-def of_the_worker(worker):
-    """The processes of a worker's runs, without their watchdogs, and without the worker."""
-    started = psutil.Process(worker.pid).children(recursive=True)
-    return [each for each in started if "gmm_dask.pipelines.watchdog" not in each.cmdline()]
+def watchdogs(service):
+    """The watchdogs of a service's runs."""
+    started = psutil.Process(service.pid).children(recursive=True)
+    return [each for each in started if "gmm_dask.pipelines.watchdog" in each.cmdline()]
+
+
+def kill_all_but_watchdogs(service):
+    kept = watchdogs(service)
+    for each in [*psutil.Process(service.pid).children(recursive=True), service]:
+        if each not in kept:
+            each.kill()
 
 
 @pytest.mark.parametrize(
@@ -222,7 +230,7 @@ def of_the_worker(worker):
             [each.terminate() for each in psutil.Process(worker.pid).children(True)]
             + [worker.terminate()]
         ),
-        lambda worker: [each.kill() for each in [*of_the_worker(worker), worker]],
+        kill_all_but_watchdogs,
     ],
     ids=["SIGTERM", "SIGINT", "SIGTERM to all", "SIGKILL to all but the watchdog"],
 )
@@ -324,7 +332,7 @@ def test_the_automation_marks_a_run_of_which_nothing_is_left(tmp_path, client, s
         endless = {"run": read_run(run_file, *ENDLESS).model_dump(mode="json")}
         endless["force"] = True
         run = client.create_flow_run_from_deployment(deployment.id, parameters=endless)
-        eventually(lambda: client.read_flow_run(run.id).state.is_running())
+        eventually(lambda: watchdogs(service))
         kill_all(service)
     state = eventually(lambda: (now := client.read_flow_run(run.id).state).is_final() and now)
     assert (state.name, state.type.value) == ("Crashed", "CRASHED")
@@ -334,6 +342,11 @@ def test_the_automation_marks_a_run_of_which_nothing_is_left(tmp_path, client, s
 
     with running(arguments, server, tmp_path, tmp_path / "serve.log"):
         text = eventually(lambda: told.exists() and told.read_text())
+    telling = client.read_deployment_by_name("tell/boxes")
+    runs = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[telling.id]))
+    )
+    assert [each.parameters for each in runs] == [{"lost": f"prefect.flow-run.{run.id}"}]
     automation.delete()
     assert text.startswith("Crashed: No heartbeat for five minutes")
     assert f" {run.id}; at http" in text
