@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any
 
@@ -17,7 +17,7 @@ from dask.optimization import cull
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.rows import Rows
-from gmm_dask.errors import SchemaError
+from gmm_dask.errors import SchemaError, TooFewRowsError
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
@@ -174,6 +174,11 @@ def array_chunks(
         lengths = (dask.delayed(len)(block) for block in array.to_delayed()[:, 0])
         sizes = tuple(dask.compute(*lengths))
     d = int(array.shape[1])
+    n = int(sum(sizes))
+    if not d:
+        raise SchemaError(f"Found array with 0 feature(s) (shape={(n, d)}); at least 1 is needed")
+    if not n:
+        raise TooFewRowsError(f"Found array with 0 sample(s) (shape={(n, d)}); give some rows")
     blocks, persisted = _blocks(array)
     weight_blocks = None
     if sample_weight is not None:
@@ -235,11 +240,22 @@ def predict_array(X: da.Array, parameters: MixtureParameters, what: str) -> da.A
     return X.map_blocks(_predict_block, parameters, what, dtype=dtype, drop_axis=1)
 
 
-def _predict_block(block: Any, parameters: MixtureParameters, what: str) -> FloatArray:
+def _predict_block(
+    block: Any, parameters: MixtureParameters, what: str, block_info: Any = None
+) -> FloatArray:
+    """Predict a block; ``block_info`` is what dask knows of its place in the array."""
     values = as_rows(block)
     assigned = assign(parameters, values, responsibilities=what == "responsibilities")
     if not assigned.finite:
         columns = tuple(f"x{number}" for number in range(values.shape[1]))
-        require_usable(values, columns, NullPolicy.ERROR, lambda row: f"row {row:,} of a block")
+        require_usable(values, columns, NullPolicy.ERROR, partial(_place_of, block_info))
     predicted = getattr(assigned, what)
     return predicted.astype(np.int64) if what == "labels" else predicted
+
+
+def _place_of(block_info: Any, row: int) -> str:
+    """Say which row of the array a row of a block is; rows of unknown chunks have no number."""
+    (first, _), _ = block_info[0]["array-location"] if block_info else ((np.nan, 0), (0, 0))
+    if np.isnan(first):
+        return f"row {row:,} of its block"
+    return f"row {int(first) + row:,}"

@@ -23,6 +23,8 @@ from gmm_dask.nulls import NullPolicy
 
 #: Largest absolute value whose squares can be summed over rows in float64.
 LARGEST_VALUE = 1e140
+#: Where all values are below this, the squares of most are 0 in float64.
+SMALLEST_REACH = 1e-150
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,6 +304,8 @@ def _moments(values: RowsArray) -> Moments:
 def _refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> None:
     defects = survey.defects
     refuse_defects(defects, chunks.columns, nulls, chunks.describe)
+    if not survey.source_rows:
+        raise TooFewRowsError("the input has no rows")
     if not survey.rows:
         empty = [
             name
@@ -323,6 +327,12 @@ def _refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> No
         raise InputError(
             f"column {column!r} holds values up to {largest.max():.3g}, and their squares leave "
             f"the range of float64; rescale the column, or leave out rows beyond {LARGEST_VALUE:g}"
+        )
+    if ((largest > 0) & (largest < SMALLEST_REACH)).any():
+        column = chunks.columns[int(np.where(largest > 0, largest, np.inf).argmin())]
+        raise InputError(
+            f"column {column!r} holds no value beyond {SMALLEST_REACH:g} in size, and squares that "
+            "small are 0 in float64; rescale the column"
         )
     if not survey.weight > 0:
         raise InputError("sample weights: all are 0; at least one must be above 0")

@@ -13,7 +13,7 @@ from distributed import Client
 from gmm_dask.chunked.array import ArrayChunks, array_chunks, predict_array
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
-from gmm_dask.errors import InputChangedError, NonFiniteError, SchemaError
+from gmm_dask.errors import InputChangedError, NonFiniteError, SchemaError, TooFewRowsError
 from gmm_dask.events import Stage
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -198,8 +198,22 @@ def test_a_row_that_cannot_be_predicted_is_named(mixture: MixtureParameters) -> 
     bad = X.copy()
     bad[700, 2] = np.nan
     predicted = predict_array(da.from_array(bad, chunks=(500, 4)), mixture, "labels")
-    message = (
-        r"contains NaN: column 'x2' holds 1 null or NaN, the first at row 200 of a block; leave"
-    )
+    message = r"contains NaN: column 'x2' holds 1 null or NaN, the first at row 700; leave"
     with pytest.raises(NonFiniteError, match=message):
         predicted.compute(scheduler="synchronous")
+
+
+def test_a_row_of_an_unknown_number_is_named_within_its_block(mixture: MixtureParameters) -> None:
+    bad = X.copy()
+    bad[700, 2] = np.nan
+    array = da.from_array(bad, chunks=(500, 4))
+    predicted = predict_array(array[array[:, 0] < np.inf], mixture, "labels")
+    with pytest.raises(NonFiniteError, match="the first at row 200 of its block; leave"):
+        predicted.compute(scheduler="synchronous")
+
+
+def test_arrays_without_rows_or_features_are_refused() -> None:
+    with pytest.raises(SchemaError, match=r"Found array with 0 feature\(s\) \(shape=\(10, 0\)\)"):
+        array_chunks(da.zeros((10, 0)))
+    with pytest.raises(TooFewRowsError, match=r"Found array with 0 sample\(s\) \(shape=\(0, 3\)\)"):
+        array_chunks(da.zeros((0, 3)))

@@ -209,8 +209,8 @@ def test_no_complete_row_is_an_error_that_names_the_empty_column(X: np.ndarray) 
         survey_array(X, nulls=NullPolicy.DROP)
 
 
-def test_a_source_of_empty_chunks_has_no_complete_row() -> None:
-    with pytest.raises(TooFewRowsError, match="no complete row in 0"):
+def test_a_source_of_empty_chunks_has_no_rows() -> None:
+    with pytest.raises(TooFewRowsError, match="the input has no rows"):
         survey_source(Scanner(DrawnRows((0, 0), (0, 1)), Threads(1)), 10, 0, NullPolicy.ERROR)
 
 

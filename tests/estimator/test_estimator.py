@@ -397,3 +397,11 @@ def test_single_iterations_with_warm_start_converge_at_scikit_learns_call(X: np.
         )  # fmt: skip
         calls.append(next(call for call in range(1, 100) if model.fit(X).converged_))
     assert calls[0] == calls[1] > 2
+
+
+def test_a_column_whose_squares_are_zero_is_refused_by_name(X: np.ndarray) -> None:
+    tiny = X * [1.0, 1e-160, 1.0]
+    with pytest.raises(ValueError, match=r"column 'x1' holds no value beyond 1e-150 .*rescale"):
+        GaussianMixture(2, random_state=0).fit(tiny)
+    tiny[:, 1] = 0.0  # a constant column is another matter
+    GaussianMixture(2, random_state=0).fit(tiny)
