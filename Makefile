@@ -89,9 +89,8 @@ $(TEST): pyproject.toml | .venv/bin/python
 	touch $@
 
 # The tests with the oldest versions that pyproject.toml allows, in an environment of their own.
-# Old packages warn of their own age: those warnings are no errors here. Two kinds of fast tests are
-# left out to save time: the README's commands, which tests/pipelines runs too, and the comparison
-# of likelihoods, which says nothing about versions.
+# Old packages warn of their own age: those warnings are no errors here. The README's commands are
+# left out to save time: tests/pipelines runs them too.
 test-lowest: .venv/bin/python
 	test -d .venv-lowest || $(PYTHON) -m venv .venv-lowest
 	$(BIN)/python .ci/lowest.py > .venv-lowest/requirements.txt
@@ -99,5 +98,5 @@ test-lowest: .venv/bin/python
 	.venv-lowest/bin/python -m pip install --quiet --no-deps --editable .
 	NUMBA_CACHE_DIR=$(CURDIR)/.venv-lowest/numba .venv-lowest/bin/python -m pytest \
 		-m "not slow and not faults" \
-		--ignore=tests/docs --ignore=tests/estimator/test_likelihood.py \
+		--ignore=tests/docs \
 		-W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning

@@ -20,6 +20,8 @@ from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
 
+pytestmark = pytest.mark.slow  # two minutes in all
+
 TYPES = tuple(COVARIANCE_TYPES)
 TOL = 1e-3
 
@@ -102,7 +104,6 @@ def test_ladder(name):
     check(fits)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["overlapping 2x3", "unequal 3x6", "concentric 5x4"])
 def test_more_rows_than_the_search_samples(name):
     rung = LADDER[name]

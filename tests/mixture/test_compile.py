@@ -214,6 +214,7 @@ def test_each_processor_has_its_own_cache(small, tmp_path):
     assert run(SMALL, **places) == ["result 42.0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
 def test_the_compiling_process_and_later_ones_give_the_same_bits(covariance_type, tmp_path):
     first, second = (
