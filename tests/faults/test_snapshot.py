@@ -115,7 +115,7 @@ def fill_with_zeros(path):
 
 
 HARMLESS = (add_a_file, touch, rewrite_the_same, change_and_restore)
-AT_REST = "since the input was planned; start again on files at rest"
+AT_REST = "since the input was planned; start again when nothing writes to it"
 HARMFUL = {
     delete: f"is gone {AT_REST}",
     move_away: f"is gone {AT_REST}",

@@ -468,7 +468,7 @@ def changed(outcome, expected):
     with pytest.raises(InputChangedError) as caught:
         outcome()
     assert str(caught.value) == (
-        f"2.parquet: {expected} since the input was planned; start again on files at rest"
+        f"2.parquet: {expected} since the input was planned; start again when nothing writes to it"
     )
 
 
@@ -496,7 +496,7 @@ def test_a_file_replaced_by_other_values_of_the_same_number(changing):
     size = path.stat().st_size
     write(path, {"a": np.arange(100.0)[::-1]}, **PLAIN)
     assert path.stat().st_size == size
-    changed(outcome, "was replaced: it has another footer")
+    changed(outcome, "was replaced (its footer differs)")
 
 
 def test_a_file_replaced_by_a_smaller_or_larger_one(changing):

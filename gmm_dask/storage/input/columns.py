@@ -1,4 +1,4 @@
-"""Which Parquet columns are numbers, and how they become floating point without a detour.
+"""The Parquet columns that count as numbers, and their conversion to floating point.
 
 =============================================  ====================================================
 type in the file                               becomes
@@ -10,12 +10,12 @@ boolean                                        0 or 1
 dictionary (categories) of one of these        its values
 decimal                                        float64, if named under ``[input.convert]``: "float"
 date, time, timestamp, duration                seconds, if named there: "seconds"
-text, binary, nested, null, others             refused
+text, binary, nested, null, and the rest       refused
 =============================================  ====================================================
 
 Seconds of dates and timestamps count from 1970-01-01 UTC, those of times from midnight.
-Timestamps of the old type int96 are read to the microsecond: nanoseconds, which Arrow takes by
-default, end in the year 2262 and wrap around.
+Timestamps of the old type int96 are read to the microsecond: nanoseconds, Arrow's default, wrap
+around after the year 2262.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Column:
     Attributes
     ----------
     name
-        In the files, or the key of a partition.
+        Name in the files, or key of a partition.
     type
-        Arrow's name of its type; of floats the widest over the files.
+        Arrow's name of its type; if float widths differ between files, the widest.
     """
 
     name: str
@@ -60,14 +60,14 @@ class Column:
 
 
 def problem_of(kind: pa.DataType, conversion: str | None) -> str | None:
-    """Say why a column of this type cannot be used, and what to try; None when it can."""
+    """Say why a column of this type cannot be used, and what to try; None if it can."""
     exact = types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind)
     if exact and conversion is None:
         return None
     if types.is_decimal(kind):
-        return None if conversion == "float" else f"is {kind}: {_asked('float', conversion)}"
+        return None if conversion == "float" else f"is {kind}: {_advice('float', conversion)}"
     if types.is_temporal(kind) and not types.is_interval(kind):
-        return None if conversion == "seconds" else f"is {kind}: {_asked('seconds', conversion)}"
+        return None if conversion == "seconds" else f"is {kind}: {_advice('seconds', conversion)}"
     if conversion is not None:
         return (
             f'is {kind}, which [input.convert] cannot turn into "{conversion}"; only decimals '
@@ -76,19 +76,19 @@ def problem_of(kind: pa.DataType, conversion: str | None) -> str | None:
     if types.is_null(kind):
         return "has the type null, which holds no value; leave it out"
     if types.is_nested(kind):
-        return f"is nested ({kind}); write what you need of it as columns of their own"
+        return f"is nested ({kind}); write the parts that you need as separate columns"
     if types.is_dictionary(kind):
         return f"holds categories of type {kind.value_type}; encode them as numbers first"
     return f"is of type {kind}, not a number; choose numeric columns or encode it as numbers first"
 
 
-def _asked(needed: str, conversion: str | None) -> str:
+def _advice(needed: str, conversion: str | None) -> str:
     instead = "" if conversion is None else f' instead of "{conversion}"'
     return f'float64 may not hold it exactly; allow that by [input.convert] "{needed}"{instead}'
 
 
 def widest(first: str, second: str) -> str | None:
-    """Type that holds both exactly without a change of kind; None when there is none."""
+    """Return the type that holds both exactly; None unless they are equal or both floats."""
     if first == second:
         return first
     if first in _FLOATS and second in _FLOATS:
@@ -97,7 +97,7 @@ def widest(first: str, second: str) -> str | None:
 
 
 def write_values(array: pa.Array, out: npt.NDArray[Any]) -> int | None:
-    """Write the numbers of an Arrow array into a float array, nulls as NaN; one pass.
+    """Write the numbers of an Arrow array into a float array in one pass; nulls become NaN.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def write_values(array: pa.Array, out: npt.NDArray[Any]) -> int | None:
     Returns
     -------
     int or None
-        Place of the first 64-bit integer that float64 cannot hold; None when there is none.
+        Index of the first 64-bit integer that float64 cannot hold; None if all fit.
     """
     kind = array.type
     if types.is_decimal(kind):
@@ -131,7 +131,7 @@ def write_values(array: pa.Array, out: npt.NDArray[Any]) -> int | None:
 
 
 def _view(array: pa.Array, dtype: Any) -> npt.NDArray[Any]:
-    """Return the values as they lie in memory; those under nulls mean nothing."""
+    """Return the values as they lie in memory; the values of null slots are arbitrary."""
     size = np.dtype(dtype).itemsize
     return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * size)
 
@@ -158,7 +158,7 @@ def _write_seconds(ticks: npt.NDArray[Any], kind: pa.DataType, out: npt.NDArray[
         out[:] = ticks
         out *= 86_400 if types.is_date32(kind) else 1e-3
         return
-    # Whole seconds and the rest apart: nanoseconds since 1970 are beyond 2⁵³.
+    # Whole seconds and the rest separately: nanoseconds since 1970 are beyond 2⁵³.
     per_second = _TICKS[kind.unit]
     rest = np.fmod(ticks, per_second)
     out[:] = (ticks - rest) // per_second

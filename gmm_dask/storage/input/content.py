@@ -1,8 +1,9 @@
-"""What a file held when it was read, and whether it holds the same today.
+"""The content of input files when they were read, and whether they hold the same today.
 
-The proof is the digest of its values, taken while they were read. The hint (times, inode, entity
-tag) spares the proof where it is what it was. So a file that was only touched is read once more,
-and one that was rewritten counts as changed even where its size and footer stayed the same.
+The proof is the digest of the values, taken while they were read. The hint (times, inode, entity
+tag) makes the proof unnecessary where it is unchanged. So a file that was only touched is read
+once more, and a file that was rewritten counts as changed even if its size and footer stayed the
+same.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class FileContent:
-    """What a file held when it was read.
+    """The content of a file when it was read.
 
     Attributes
     ----------
     size, footer
-        Bytes, and the digest of the footer.
+        Bytes of the file, and the digest of its footer.
     digest
-        Of the values of the columns that were used; None if it was not taken: what the file
-        held is unknown, and it counts as changed.
+        Digest of the values of the columns that were used. None if it was not taken: then the
+        content is unknown, and the file counts as changed.
     hint
-        What the file system said of it before it was read (`gmm_dask.storage.input.hints`).
+        What the file system said of the file before it was read (`gmm_dask.storage.input.hints`).
     """
 
     size: int
@@ -44,7 +45,7 @@ class FileContent:
     hint: str | None = None
 
     def to_json(self) -> list[Any]:
-        """Return it as what JSON can hold; ``FileContent(*content)`` reads it."""
+        """Return the content as a JSON list; ``FileContent(*content)`` reads it back."""
         return [self.size, self.footer, self.digest, self.hint]
 
 
@@ -54,14 +55,14 @@ Contents = Mapping[str, FileContent]
 def contents_of(
     plan: InputPlan, row_groups: Sequence[str], hints: Sequence[str | None] | None = None
 ) -> dict[str, FileContent]:
-    """Contents of the files of a plan, by path.
+    """Return the contents of the files of a plan, by path.
 
     Parameters
     ----------
     row_groups
-        Digests that the scan of these files gave (`Scanner.digests`); none: not taken.
+        Digests from the scan of these files (`Scanner.digests`); empty if none were taken.
     hints
-        Of each file, if they were taken by another run than the one that made the plan.
+        The hint of each file, if another run took them than the one that made the plan.
     """
     if hints is None:
         hints = [file.hint for file in plan.files]
@@ -75,23 +76,23 @@ def contents_of(
 def unchanged_files(
     plan: InputPlan, known: Contents, key_columns: Sequence[str] = ()
 ) -> dict[str, FileContent]:
-    """Files of a plan that hold what they held before, by path, with the hints of today.
+    """Return the files of a plan whose values have not changed, by path, with today's hints.
 
-    Files whose hints differ, or which have none, are read again.
+    Files whose hints differ, or that have none, are read again: one scan of each.
 
     Parameters
     ----------
     known
-        What the files held, as read with the same columns.
+        Contents of the files, as read earlier with the same columns.
     key_columns
-        Columns that were read beside the plan's.
+        Columns that were read in addition to the plan's.
 
     Raises
     ------
     InputError
         A file cannot be read again.
     """
-    same: dict[str, FileContent] = {}
+    unchanged: dict[str, FileContent] = {}
     doubtful: list[int] = []
     for number, file in enumerate(plan.files):
         before = known.get(file.path)
@@ -100,13 +101,13 @@ def unchanged_files(
         if (before.size, before.footer) != (file.size, file.footer):
             continue
         if before.hint is not None and before.hint == file.hint:
-            same[file.path] = before
+            unchanged[file.path] = before
         else:
             doubtful.append(number)
     if doubtful:
         logger.info(
             "%d of %d input file(s) may have been written since they were last read; reading "
-            "them to see whether their values changed",
+            "them to see whether their values have changed",
             len(doubtful),
             len(plan.files),
         )
@@ -115,12 +116,12 @@ def unchanged_files(
             for number, digest in zip(doubtful, digests, strict=True):
                 file = plan.files[number]
                 if digest == known[file.path].digest:
-                    same[file.path] = FileContent(file.size, file.footer, digest, file.hint)
-    return same
+                    unchanged[file.path] = FileContent(file.size, file.footer, digest, file.hint)
+    return unchanged
 
 
 def encode_contents(contents: Contents) -> bytes:
-    """Contents as a file; `decode_contents` reads it."""
+    """Return contents as the bytes of a file; `decode_contents` reads them back."""
     files = {path: content.to_json() for path, content in contents.items()}
     return json.dumps({"format": FORMAT, "files": files}, separators=(",", ":")).encode()
 
@@ -131,7 +132,7 @@ def decode_contents(text: bytes) -> Contents:
     Raises
     ------
     ValueError
-        It is something else.
+        The text is something else.
     """
     try:
         document = json.loads(text)

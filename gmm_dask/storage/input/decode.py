@@ -1,6 +1,7 @@
-"""Row groups as Arrow batches, each file held to the input plan while it is read.
+"""Row groups decoded as Arrow batches; each file is checked against the input plan.
 
-One file is open at a time, and of a row group only one batch is in memory, however large it is.
+Only one file is open at a time, and only one batch of a row group is in memory, however large the
+row group is.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ _REMOTE_BUFFER = 1 << 22  # each refill is a request
 
 
 class OpenFile:
-    """One file of a plan, open and found to be what the plan saw.
+    """An open file of a plan, checked to be the one that was planned.
 
     Parameters
     ----------
     plan
         The input plan.
     number
-        Of the file in the plan.
+        The file's index in the plan.
 
     Raises
     ------
     InputChangedError
-        It is gone, of another size, or its footer is another one.
+        The file is gone, or its size or footer has changed.
     InputError
-        It cannot be read.
+        The file cannot be read.
     """
 
     def __init__(self, plan: InputPlan, number: int) -> None:
@@ -52,7 +53,7 @@ class OpenFile:
         except READ_ERRORS as error:
             raise InputError(_unreadable(self.file, error)) from error
         try:
-            footer = _unchanged_footer(self._source, self.file)
+            footer = _checked_footer(self._source, self.file)
             self._parquet = pq.ParquetFile(
                 self._source,
                 metadata=footer,
@@ -78,7 +79,7 @@ class OpenFile:
         self._source.close()
 
     def stores(self, name: str) -> bool:
-        """Whether a column lies in the file itself; otherwise it is a key of its partition."""
+        """Whether the file stores a column; otherwise the column is a key of its partition."""
         return name in self._stored
 
     def batches(
@@ -89,9 +90,10 @@ class OpenFile:
         Raises
         ------
         InputChangedError
-            The file was changed meanwhile, or holds other than the rows its footer promises.
+            The file has changed since it was opened, or does not hold the number of rows that
+            its footer states.
         InputError
-            It is damaged.
+            The file is damaged.
         """
         delivered, promised = 0, self.file.row_groups[row_group]
         try:
@@ -103,7 +105,7 @@ class OpenFile:
                     break
                 yield batch
         except READ_ERRORS as error:
-            _unchanged(self._root, self.file)
+            _check_file(self._root, self.file)
             raise InputError(
                 f"{self.file.path}: row group {row_group} cannot be decoded ({reason(error)}); "
                 "restore or rewrite the file"
@@ -116,23 +118,23 @@ class OpenFile:
 
 
 def check_files(plan: InputPlan, numbers: Sequence[int]) -> None:
-    """Hold some files of a plan to their sizes and footers, without reading rows.
+    """Check some files of a plan by their sizes and footers; reads no rows.
 
     Raises
     ------
     InputChangedError
-        One is gone or changed.
+        A file is gone or changed.
     InputError
-        One cannot be read.
+        A file cannot be read.
     """
     for number in numbers:
-        _unchanged(plan.root, plan.files[number])
+        _check_file(plan.root, plan.files[number])
 
 
-def _unchanged(root: str, file: InputFile) -> None:
+def _check_file(root: str, file: InputFile) -> None:
     try:
         with open_file(root, file.path) as source:
-            _unchanged_footer(source, file)
+            _checked_footer(source, file)
     except FileNotFoundError as error:
         raise InputChangedError(_changed(file, "is gone")) from error
     except InputError:
@@ -141,7 +143,7 @@ def _unchanged(root: str, file: InputFile) -> None:
         raise InputError(_unreadable(file, error)) from error
 
 
-def _unchanged_footer(source: pa.NativeFile, file: InputFile) -> pq.FileMetaData:
+def _checked_footer(source: pa.NativeFile, file: InputFile) -> pq.FileMetaData:
     try:
         size = source.size()
         if size < file.size:
@@ -155,7 +157,7 @@ def _unchanged_footer(source: pa.NativeFile, file: InputFile) -> pq.FileMetaData
         except InputError as error:
             raise InputChangedError(_changed(file, "was overwritten")) from error
         if footer.digest != file.footer:
-            raise InputChangedError(_changed(file, "was replaced: it has another footer"))
+            raise InputChangedError(_changed(file, "was replaced (its footer differs)"))
         return footer.parse(file.path)
     except InputError:
         raise
@@ -164,8 +166,8 @@ def _unchanged_footer(source: pa.NativeFile, file: InputFile) -> pq.FileMetaData
 
 
 def _changed(file: InputFile, what: str) -> str:
-    return f"{file.path}: {what} since the input was planned; start again on files at rest"
+    return f"{file.path}: {what} since the input was planned; start again when nothing writes to it"
 
 
 def _unreadable(file: InputFile, error: BaseException) -> str:
-    return f"{file.path}: cannot be read ({reason(error)}); it could be when planned"
+    return f"{file.path}: cannot be read ({reason(error)}); it could when the input was planned"

@@ -1,9 +1,9 @@
-"""The digest of what a file holds: of the values of the columns that are used, as decoded.
+"""The digest of a file's content: the decoded values of the columns that are used.
 
-The unit is the row group. Whoever decodes its last rows has decoded it from its beginning, however
-the rows are cut into chunks and tasks, so its digest comes from one place and is the same for any
-cut. The digest of a file is that of its row groups in their order. Neither path, time, chunks,
-threads nor workers play a part.
+The unit is the row group. Whoever decodes the last rows of a row group has decoded it from its
+beginning, however the rows are cut into chunks and tasks. So its digest is computed in one place
+and is the same for any cut. The digest of a file is taken over those of its row groups, in order.
+Paths, times, chunks, threads and workers do not affect it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _BATCH_BYTES = 32 << 20
 
 
 def columns_of(plan: InputPlan, key_columns: Sequence[str] = ()) -> tuple[str, ...]:
-    """Names of the columns that are decoded: features, weight, keys; each once."""
+    """Return the names of the columns to decode: features, weight and keys, each once."""
     weight = () if plan.sample_weight is None else (plan.sample_weight.name,)
     return tuple(dict.fromkeys((*plan.names, *weight, *key_columns)))
 
 
 def batch_rows(columns: Sequence[str]) -> int:
-    """Rows of a batch; part of the digest where a column holds nulls or text."""
+    """Return the rows of a batch; where a column holds nulls or text, the digest depends on it."""
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // (8 * len(columns))))
 
 
@@ -47,7 +47,7 @@ class RowGroupDigest:
         self._columns: dict[str, xxhash.xxh3_128] = {}
 
     def update(self, batch: pa.RecordBatch) -> None:
-        """Take in the next batch, whole."""
+        """Add the next batch of the row group."""
         for name, array in zip(batch.schema.names, batch.columns, strict=True):
             column = self._columns.get(name)
             if column is None:
@@ -56,7 +56,7 @@ class RowGroupDigest:
                 column.update(block)
 
     def hexdigest(self) -> str:
-        """Return the digest of all columns, by their names."""
+        """Return the digest of all columns, taken in the order of their names."""
         whole = xxhash.xxh3_128()
         for name in sorted(self._columns):
             whole.update(name.encode("utf-8", "surrogatepass") + b"\0")
@@ -65,14 +65,18 @@ class RowGroupDigest:
 
 
 def file_digests(plan: InputPlan, row_groups: Sequence[str]) -> tuple[str | None, ...]:
-    """Digest of each file of a plan, from those of its row groups with rows, in their order.
+    """Compute the digest of each file of a plan from those of its row groups.
 
-    None for all files where no row group was digested.
+    Parameters
+    ----------
+    row_groups
+        Digests of the row groups that have rows, in the order of the plan. If empty, every file
+        gets None.
 
     Raises
     ------
     ValueError
-        There are more or fewer digests than row groups.
+        The number of digests is not the number of row groups with rows.
     """
     if not row_groups:
         return (None,) * len(plan.files)
@@ -91,17 +95,21 @@ def file_digests(plan: InputPlan, row_groups: Sequence[str]) -> tuple[str | None
 
 
 def read_digest(plan: InputPlan, number: int, key_columns: Sequence[str] = ()) -> str:
-    """Read a file again for its digest.
+    """Read a file of a plan and return its digest; costs one scan of that file.
 
     Parameters
     ----------
     number
-        Of the file in the plan.
+        The file's index in the plan.
+    key_columns
+        Columns that are decoded in addition to the plan's.
 
     Raises
     ------
-    InputChangedError, InputError
-        It is not what the plan saw, or damaged.
+    InputChangedError
+        The file is not the one that was planned.
+    InputError
+        The file is damaged or cannot be read.
     """
     columns = columns_of(plan, key_columns)
     whole = xxhash.xxh3_128()
@@ -117,7 +125,7 @@ def read_digest(plan: InputPlan, number: int, key_columns: Sequence[str] = ()) -
 
 
 def _blocks(array: pa.Array) -> Iterator[Buffer]:
-    """The bytes of an array that say what it holds: none of a slot that is null."""
+    """Yield the bytes that represent an array's values; a null slot contributes no value."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if types.is_string_view(array.type) or types.is_binary_view(array.type):
@@ -141,17 +149,17 @@ def _blocks(array: pa.Array) -> Iterator[Buffer]:
                 array.offset * width : (array.offset + len(array)) * width
             ]
     elif types.is_string(kind) or types.is_binary(kind):
-        yield from _texts(array, np.int32)
+        yield from _text_blocks(array, np.int32)
     elif types.is_large_string(kind) or types.is_large_binary(kind):
-        yield from _texts(array, np.int64)
+        yield from _text_blocks(array, np.int64)
     elif not types.is_null(kind):
         yield _serialized(array)
 
 
 def _serialized(array: pa.Array) -> Buffer:
-    """An array of any type, as a key may be, in the bytes of Arrow's own format."""
+    """Return an array of any type in Arrow's serialized format; a key column may need it."""
     with suppress(pa.ArrowNotImplementedError):
-        # A copy holds nothing of other rows.
+        # A copy: a slice would serialize bytes of its neighbours too.
         array = array.take(pa.array(np.arange(len(array))))
     return memoryview(pa.RecordBatch.from_arrays([array], ["values"]).serialize())
 
@@ -160,8 +168,8 @@ def _bits(array: pa.BooleanArray) -> Buffer:
     return np.asarray(pc.cast(array, pa.uint8())).data
 
 
-def _texts(array: pa.Array, width: type[np.int32 | np.int64]) -> Iterator[Buffer]:
-    """Lengths and characters of texts."""
+def _text_blocks(array: pa.Array, width: type[np.int32 | np.int64]) -> Iterator[Buffer]:
+    """Yield the lengths and the characters of a text or binary array."""
     if not len(array):
         return
     _, ends, characters = array.buffers()

@@ -1,4 +1,4 @@
-"""The footer of a Parquet file: what an input plan is made from and later readings are held to."""
+"""The footer of a Parquet file: plans are made from it, and later reads checked against it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gmm_dask.errors import InputError
 from gmm_dask.storage.input.columns import INT96_UNIT
 from gmm_dask.storage.input.location import READ_ERRORS, reason
 
-_TAIL = 1 << 16  # most footers are shorter: one read then
+_TAIL = 1 << 16  # bytes; most footers are shorter, and one read is enough
 
 
 @dataclass(frozen=True, eq=False)
 class Footer:
-    """The last bytes of a file, not yet parsed.
+    """The footer of a file, not yet parsed.
 
     Attributes
     ----------
@@ -32,16 +32,16 @@ class Footer:
 
     @property
     def digest(self) -> str:
-        """Of the footer: two files with the same agree in layout and statistics."""
+        """Digest of the footer; files with the same digest agree in layout and statistics."""
         return hashlib.blake2b(self.raw, digest_size=16).hexdigest()
 
     def parse(self, path: str) -> pq.FileMetaData:
-        """Parse and check that the counts agree with each other.
+        """Parse the footer and check that its row counts agree.
 
         Raises
         ------
         InputError
-            It is damaged.
+            The footer is damaged.
         """
         try:
             metadata = pq.read_metadata(pa.BufferReader(self.raw))
@@ -58,11 +58,11 @@ class Footer:
         return metadata
 
     def schema(self, metadata: pq.FileMetaData) -> pa.Schema:
-        """Types as which the columns will be read, of what `parse` returned."""
+        """Return the types as which the columns will be read, given what `parse` returned."""
         schema = metadata.schema.to_arrow_schema()
         if pa.timestamp("ns") not in schema.types:
             return schema
-        # Some of them may be int96; finding that out in any other way takes longer.
+        # Some of these columns may be int96; any other way to find out takes longer.
         source = pa.BufferReader(self.raw)
         with pq.ParquetFile(
             source, metadata=metadata, coerce_int96_timestamp_unit=INT96_UNIT
@@ -71,14 +71,14 @@ class Footer:
 
 
 def read_footer(source: pa.NativeFile, path: str) -> Footer:
-    """Read the end of an open file.
+    """Read the footer of an open file.
 
     Raises
     ------
     InputError
-        It is not a whole Parquet file.
+        The file is not a whole Parquet file.
     OSError
-        As the filesystem has it.
+        The file cannot be read.
     """
     size = source.size()
     tail = source.read_at(min(size, _TAIL), max(size - _TAIL, 0))

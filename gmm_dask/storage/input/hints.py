@@ -1,7 +1,7 @@
-"""Hints: what a file system says of a file without reading it, by which a change is suspected.
+"""Hints: what a file system says of a file unread, by which a change is suspected.
 
-A hint proves nothing. Equal hints mean that a file is taken for what it was. Other hints mean that
-it is read again, and then its digest decides (`gmm_dask.storage.input.content`).
+A hint proves nothing. If the hints are equal, the file is taken to be unchanged. If they differ,
+it is read again, and its digest decides (`gmm_dask.storage.input.content`).
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import pyarrow as pa
 
 _MILLISECOND = 1_000_000  # nanoseconds
 #: Nanoseconds within which two changes of a file may get the same times: a tick of Linux is up to
-#: 10 ms, the clocks of some network and FAT file systems count seconds or two.
+#: 10 ms; some network and FAT file systems count in steps of one or two seconds.
 _FINE_TICK, _COARSE_TICK = 20 * _MILLISECOND, 2_000 * _MILLISECOND
 
 
 def hint_of(root: str, path: str, source: pa.NativeFile) -> str | None:
-    """Return the hint of a file that was just opened; None where there is none to rely on.
+    """Return the hint of a file that was just opened; None if no hint is reliable.
 
-    Locally modification time, change time and inode; the change time tells even where the
-    modification time was set back by hand. On an object store its entity tag and time.
+    Of a local file it is the modification time, the change time and the inode. The change time
+    shows a change even if the modification time was set back by hand. On an object store it is
+    the entity tag and the time.
 
-    A local file that was changed a moment ago has none: it could be changed once more within the
-    same tick of the clock.
+    A local file that was changed a moment ago has no hint: it could change again within the same
+    tick of the clock.
     """
     if "://" in root:
         return _remote_hint(source)
@@ -38,8 +39,8 @@ def hint_of(root: str, path: str, source: pa.NativeFile) -> str | None:
 
 
 def _remote_hint(source: pa.NativeFile) -> str | None:
-    said = {str(_text(name)).lower(): _text(value) for name, value in source.metadata().items()}
-    tag, changed = said.get("etag"), said.get("last-modified")
+    headers = {_text(name).lower(): _text(value) for name, value in source.metadata().items()}
+    tag, changed = headers.get("etag"), headers.get("last-modified")
     return None if tag is None else f"{tag} {changed}"
 
 

@@ -1,4 +1,4 @@
-"""How the row groups of an input plan become chunks: large ones sliced, small ones joined."""
+"""The cut of an input plan into chunks: large row groups are sliced, small ones are joined."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ from dataclasses import dataclass
 from gmm_dask.chunked.scan import group_rows
 from gmm_dask.storage.input.plan import InputPlan
 
-#: Decoded bytes of a chunk. A little under 32 MiB, from where on glibc gives each buffer back to
-#: the system and the next one costs its page faults again (a tenth of the decoding).
+#: Decoded bytes of a chunk. A little under 32 MiB: from there on glibc gives each buffer back to
+#: the system, and the next buffer costs its page faults again (a tenth of the decoding).
 CHUNK_BYTES = 31 << 20
 
 
 def chunk_rows(n: int, d: int, chunk_bytes: int = CHUNK_BYTES, least: int = 1) -> int:
-    """Rows of a chunk, at the most, for n rows of d features."""
+    """Return the largest number of rows in a chunk, for n rows of d features."""
     return max(1, min(chunk_bytes // (8 * d), max(group_rows(n), least)))
 
 
 @dataclass(frozen=True, eq=False)
 class RowGroup:
-    """A row group with rows: ``index`` in file number ``file``, its first row over all files."""
+    """A row group that has rows.
+
+    Attributes
+    ----------
+    file, index
+        Index of its file in the plan, and its own index within that file.
+    first, rows
+        Its first row, counted over the whole input, and its number of rows.
+    """
 
     file: int
     index: int
@@ -30,12 +38,12 @@ class RowGroup:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where each chunk begins, and what it is read from.
+    """The bounds of the chunks, and the row groups that they are read from.
 
     Attributes
     ----------
     bounds
-        First row of each chunk over the whole input; last, the number of rows.
+        First row of each chunk over the whole input, and at the end the number of rows.
     entries
         Chunks that begin with a row group.
     groups
@@ -47,7 +55,7 @@ class Layout:
     groups: tuple[RowGroup, ...]
 
     def between(self, first: int, last: int) -> tuple[RowGroup, ...]:
-        """Row groups with any of the rows ``first`` … ``last`` − 1."""
+        """Return the row groups that hold any of the rows ``first`` … ``last`` − 1."""
         start = bisect_right(self.groups, first, key=lambda group: group.first) - 1
         stop = bisect_right(self.groups, last - 1, key=lambda group: group.first)
         return self.groups[start:stop]
@@ -56,8 +64,8 @@ class Layout:
 def lay_out(plan: InputPlan, most: int, split_files: bool) -> Layout:
     """Cut the rows of a plan into chunks of at most ``most`` rows.
 
-    A larger row group is cut into slices of nearly one size; smaller ones are joined while they
-    fit, across files unless ``split_files``.
+    A larger row group is cut into slices of nearly equal size. Smaller row groups are joined
+    while they fit, across files unless ``split_files``.
     """
     groups: list[RowGroup] = []
     bounds: list[int] = []
@@ -68,8 +76,8 @@ def lay_out(plan: InputPlan, most: int, split_files: bool) -> Layout:
             if rows == 0:
                 continue
             fits = bool(bounds) and row + rows - bounds[-1] <= most
-            other_file = bool(groups) and split_files and groups[-1].file != file
-            if not fits or other_file:
+            enters_file = bool(groups) and split_files and groups[-1].file != file
+            if not fits or enters_file:
                 entries.append(len(bounds))
                 slices = -(-rows // most)
                 bounds.extend(row + rows * i // slices for i in range(slices))

@@ -1,6 +1,6 @@
-"""Listing the files of an input: directories by the rule of membership, and globs.
+"""Listing the files of an input: of directories, by the rule of membership, and of globs.
 
-The rule stands in `gmm_dask.storage.input.location`.
+The rule is stated in `gmm_dask.storage.input.location`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def _ignored(name: str) -> bool:
 
 
 class Listing:
-    """The files of one input, and what was noticed on the way to them.
+    """Lists the files of one input, and notes the tables that it comes across.
 
     Attributes
     ----------
     tables
-        Tables of other formats; their files must not be read as plain ones.
+        Tables of other formats, whose files must not be read as plain Parquet.
     """
 
     def __init__(self, filesystem: fs.FileSystem) -> None:
@@ -45,7 +45,7 @@ class Listing:
         return list(self._members(base))
 
     def glob(self, pattern: str) -> tuple[str, list[str]]:
-        """Directory above the first wildcard, and the files that a pattern stands for."""
+        """Return the directory above the first wildcard, and the files that a pattern matches."""
         parts = PurePosixPath(pattern).parts
         fixed = next(i for i, part in enumerate(parts) if MAGIC.search(part))
         root = str(PurePosixPath(*parts[:fixed]))
@@ -61,7 +61,7 @@ class Listing:
                 yield path
 
     def _walk(self, base: str) -> Iterator[tuple[str, bool]]:
-        """Everything below a directory that is not ignored, itself first; True for directories."""
+        """Yield a directory and all below it that is not ignored; True marks directories."""
         if self._local:
             yield from self._walk_local(base)
             return
@@ -76,7 +76,7 @@ class Listing:
         pending, links = [base], list[str]()
         seen: set[Path] = set()
         while pending or links:
-            # Links come last, so that a file goes by its own name where it has one.
+            # Links come last, so that a file is listed by its real path where there is one.
             directory = pending.pop() if pending else links.pop(links.index(min(links)))
             real = resolved(directory)
             if real in seen:
@@ -98,30 +98,30 @@ class Listing:
                         pending.append(entry.path)
 
     def _expand(
-        self, at: str, is_directory: bool, parts: tuple[str, ...]
+        self, base: str, is_directory: bool, parts: tuple[str, ...]
     ) -> Iterator[tuple[str, bool]]:
         """Match the parts of a pattern, directory by directory."""
         if not parts:
-            yield at, is_directory
+            yield base, is_directory
         elif not is_directory:
             return
         elif parts[0] == "**":
-            for path, below in self._walk(at):
-                if below:
+            for path, is_branch in self._walk(base):
+                if is_branch:
                     yield from self._expand(path, True, parts[1:])
         else:
-            for path, below in self._entries(at):
+            for path, is_branch in self._entries(base):
                 name = path.rpartition("/")[2]
-                self.tables.notice(at, name, below)
-                if below and name == METADATA:
+                self.tables.notice(base, name, is_branch)
+                if is_branch and name == METADATA:
                     self.tables.look_into(path)
                 if fnmatchcase(name, parts[0]) and (parts[0][0] in "._" or not _ignored(name)):
-                    if below:
+                    if is_branch:
                         self._follow(path)
-                    yield from self._expand(path, below, parts[1:])
+                    yield from self._expand(path, is_branch, parts[1:])
 
     def _entries(self, directory: str) -> list[tuple[str, bool]]:
-        """What a directory holds, links to nowhere too; nothing where there is no directory."""
+        """List a directory, broken links included; empty if the directory does not exist."""
         if self._local:
             with suppress(FileNotFoundError), os.scandir(directory) as entries:
                 return [(entry.path, _is_directory(entry)) for entry in entries]
@@ -131,7 +131,7 @@ class Listing:
         return [(info.path, info.type == fs.FileType.Directory) for info in infos]
 
     def _follow(self, directory: str) -> None:
-        """Look at where a link leads: it may lead into a table."""
+        """Check whether a link leads into a table."""
         if self._local and os.path.islink(directory):  # noqa: PTH114 - of each directory of a glob
             self.tables.look_above(resolved(directory).as_posix(), directory)
 
@@ -139,12 +139,12 @@ class Listing:
 def _is_directory(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # links that lead in a circle: whoever opens it says so
+    except OSError:  # a loop of links: opening it will raise the error
         return False
 
 
 def each_once(paths: Iterable[str]) -> list[str]:
-    """One path for each real file, its own name before those of links to it."""
+    """Return one path for each real file, its real path rather than a link to it."""
     real = {path: resolved(path).as_posix() for path in paths}
-    own_first = sorted(real, key=lambda path: (path != real[path], path))
-    return list({real[path]: path for path in reversed(own_first)}.values())
+    real_first = sorted(real, key=lambda path: (path != real[path], path))
+    return list({real[path]: path for path in reversed(real_first)}.values())

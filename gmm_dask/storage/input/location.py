@@ -1,16 +1,16 @@
-"""Where an input lies, and which files belong to it: the rule of membership.
+"""The location of an input, and the files that belong to it: the rule of membership.
 
-* A **file** is taken as named, whatever its ending.
+* A **file** that is named is read, whatever its ending.
 * A **directory** stands for the files below it, at any depth, that end in ``.parquet``, ``.parq``
   or ``.pq``. Names that begin with ``.`` or ``_`` are ignored at every level, except partition
   directories (``_key=value``). So ``_temporary/``, ``_SUCCESS``, ``x.parquet.tmp`` and notes
-  beside the data are no part of it.
-* A **glob** (``*``, ``?``, ``[…]``, ``**``) stands for the files it matches, as named, and for the
-  directories it matches, by the rule for directories. ``.`` and ``_`` names are ignored unless a
-  part of the pattern begins so too.
+  beside the data do not belong to it.
+* A **glob** (``*``, ``?``, ``[…]``, ``**``) stands for the files that it matches, whatever their
+  endings, and for the directories that it matches, by the rule for directories. Names that begin
+  with ``.`` or ``_`` are ignored unless a part of the pattern begins the same way.
 * Only regular files are read: a pipe, a socket or a device is refused, not waited for.
 * A **table** of Delta Lake, Iceberg or Hudi is refused, above the input or in it: its directory
-  also holds what is deleted. A file that is named, or linked to, by itself is read.
+  also holds deleted rows. A single file of it that is named, or linked to, is read.
 * Each real file counts once, however many symbolic links lead to it; loops of links are harmless.
 * Files are read in the order of their names, compared as text: ``part-10`` before ``part-2``.
 
@@ -35,7 +35,7 @@ from gmm_dask.addresses import local_path, resolved, without_credentials
 from gmm_dask.errors import ConfigError, InputError
 from gmm_dask.storage.input.listing import MAGIC, SUFFIXES, Listing, each_once
 
-#: What pyarrow raises on files that are absent, forbidden, damaged or of another format.
+#: Errors that pyarrow raises for files that are absent, forbidden, damaged or not Parquet.
 READ_ERRORS = (OSError, ValueError, MemoryError, NotImplementedError, pa.ArrowException)
 
 
@@ -50,16 +50,16 @@ def find_files(address: str) -> tuple[str, tuple[str, ...]]:
     Returns
     -------
     root
-        Absolute address of the directory that all files are below, links resolved; never inside
-        a partition directory.
+        Absolute address of the directory above all files, links resolved; never inside a
+        partition directory.
     files
-        Paths below ``root``, with ``/``, in the order in which they are read.
+        Paths relative to ``root``, with ``/``, in the order in which they are read.
 
     Raises
     ------
     InputError
-        Nothing is there, nothing matches, it may not be read, credentials are in the address, or
-        a table of another format is there (`gmm_dask.storage.input.tables`).
+        The address does not exist, matches nothing, cannot be read, contains credentials, or
+        leads to a table of another format (`gmm_dask.storage.input.tables`).
     """
     try:
         location, options = _absolute(address)
@@ -81,7 +81,7 @@ def find_files(address: str) -> tuple[str, tuple[str, ...]]:
         raise InputError(f"{address}: cannot be listed ({reason(error)})") from error
     if not paths:
         raise InputError(_nothing(address, kind))
-    while "=" in PurePosixPath(root).name:  # keys of partitions belong to the files
+    while "=" in PurePosixPath(root).name:  # partition keys belong to the paths of the files
         root = str(PurePosixPath(root).parent)
     if isinstance(filesystem, fs.LocalFileSystem):
         paths = each_once(paths)
@@ -91,7 +91,10 @@ def find_files(address: str) -> tuple[str, tuple[str, ...]]:
 
 
 def open_filesystem(root: str) -> tuple[fs.FileSystem, str]:
-    """Filesystem of an address and the path in it; one per process, never sent anywhere."""
+    """Return the filesystem of an address, and the path in it.
+
+    A remote filesystem is made once per process and never sent to another.
+    """
     if not root.startswith("s3://"):
         return fs.LocalFileSystem(), root
     location, mark, options = root.removeprefix("s3://").partition("?")
@@ -101,7 +104,7 @@ def open_filesystem(root: str) -> tuple[fs.FileSystem, str]:
 
 @lru_cache(maxsize=16)
 def _s3(bucket: str) -> fs.FileSystem:
-    # Of the bucket alone: a key may hold characters that an address may not.
+    # From the bucket alone: a key may hold characters that an address may not.
     return fs.FileSystem.from_uri(bucket)[0]
 
 
@@ -111,9 +114,9 @@ def open_file(root: str, path: str) -> pa.NativeFile:
     Raises
     ------
     InputError
-        It is a named pipe, a socket or a device, which is not waited for.
+        The file is a named pipe, a socket or a device, which is not waited for.
     OSError
-        As the filesystem has it.
+        The file cannot be opened.
     """
     filesystem, base = open_filesystem(root)
     whole = f"{base.rstrip('/')}/{path}"
@@ -126,7 +129,7 @@ def open_file(root: str, path: str) -> pa.NativeFile:
 
 
 def partitions_of(path: str) -> dict[str, str | None]:
-    """Keys and values of the ``key=value`` directories of a path; None for Hive's null."""
+    """Return the keys and values of a path's ``key=value`` directories; None is Hive's null."""
     keys: dict[str, str | None] = {}
     for part in PurePosixPath(path).parts[:-1]:
         key, equals, value = part.partition("=")
@@ -137,7 +140,7 @@ def partitions_of(path: str) -> dict[str, str | None]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?", or what there is when no known name is close."""
+    """Return "; did you mean 'x'?", or a list of the known names if none is close."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = get_close_matches(name.lower(), by_lower, n=1)
     if close:
@@ -148,7 +151,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """First line of a library's error, without what follows from it."""
+    """Return the first line of a library's error, or the system's text for its number."""
     if isinstance(error, OSError) and error.strerror and error.errno:
         return os.strerror(error.errno).lower()
     lines = str(error).strip().splitlines()
@@ -156,7 +159,7 @@ def reason(error: BaseException) -> str:
 
 
 def _absolute(address: str) -> tuple[str, str]:
-    """Absolute path or ``s3://bucket/key``, and the options that follow it."""
+    """Return the absolute path or ``s3://bucket/key``, and the options that follow it."""
     scheme = address.partition("://")[0] if "://" in address else ""
     if scheme == "s3":
         parts = urlsplit(address)
@@ -165,8 +168,8 @@ def _absolute(address: str) -> tuple[str, str]:
             word in name for name in options for word in ("key", "secret", "token", "password")
         ):
             raise InputError(
-                "s3:// address with credentials in it: give them by the environment "
-                "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), addresses are logged and stored"
+                "s3:// address with credentials in it: addresses are logged and stored; give them "
+                "by the environment instead (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
             )
         location, mark, query = address.partition("?")
         return location.rstrip("/"), mark + query
@@ -177,16 +180,16 @@ def _absolute(address: str) -> tuple[str, str]:
         path = local_path(address)
     except ConfigError as error:
         raise InputError(str(error)) from error
-    # Links are followed now: a link that is moved to a newer version does not move the plan.
+    # Links are followed now: if one is later moved to a newer version, the plan stays the same.
     named = resolved(path.parent) / path.name if path.is_file() else resolved(path)
     return named.as_posix(), ""
 
 
 def _absence(filesystem: fs.FileSystem, base: str, kind: fs.FileType) -> str:
-    """Say why there is neither a file nor a directory at a path."""
+    """Say why a path is neither a file nor a directory."""
     if kind == fs.FileType.Unknown:
         return "is neither a regular file nor a directory; give one of these"
-    # Links were followed before: where one is left, it leads back to itself.
+    # Links have been followed: one that is left leads back to itself.
     if isinstance(filesystem, fs.LocalFileSystem) and any(
         path.is_symlink() for path in (Path(base), *Path(base).parents)
     ):
@@ -195,7 +198,7 @@ def _absence(filesystem: fs.FileSystem, base: str, kind: fs.FileType) -> str:
 
 
 def _neighbour(filesystem: fs.FileSystem, base: str) -> str:
-    """Suggest a name from the directory that was meant."""
+    """Suggest a name from the directory that the path points into."""
     path = PurePosixPath(base)
     selector = fs.FileSelector(str(path.parent), allow_not_found=True)
     names = sorted(info.base_name for info in filesystem.get_file_info(selector))

@@ -1,4 +1,4 @@
-"""Refusing to write over what is being read, however the two paths are spelled."""
+"""The check that a run does not write over its own input, however the paths are spelled."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ _MAGIC = frozenset("*?[")
 
 
 def refuse_overlap(output: str | Path, address: str, plan: InputPlan | None = None) -> None:
-    """Refuse an output that lies in the input, is it, holds it, or would become part of it.
+    """Refuse an output that is the input, lies in it, holds it, or would become part of it.
 
-    Paths are compared as the places that they lead to (``..``, symbolic links, other mounts of
-    a directory, other spellings on a file system that ignores case). A glob is also held against
-    the files that the output will consist of: ``data/**/*.parquet`` would read them tomorrow.
+    Paths are compared by the places that they lead to, through ``..``, symbolic links, other
+    mounts of a directory, and other spellings on a file system that ignores case. A glob is also
+    matched against the files that the output will hold: ``data/**/*.parquet`` would read them
+    tomorrow.
 
     Parameters
     ----------
     output
         Where a dataset is to be written; its versions lie beside it, in ``OUTPUT.versions``.
     address
-        The input as configured: file, directory, glob or address. Only local ones can overlap.
+        The input as configured: file, directory, glob or address. Only a local one can overlap.
     plan
-        What the address led to, where that is known.
+        The input plan of the address, if it has been made.
 
     Raises
     ------
     ConfigError
-        Names both and what to try.
+        They overlap; the message names both, and what to try.
     """
     local = _local(address)
     if local is None:
@@ -44,17 +45,17 @@ def refuse_overlap(output: str | Path, address: str, plan: InputPlan | None = No
     sources = set() if is_glob else {resolved(local)}
     if plan is not None:
         real = {resolved(Path(plan.root, file.path)) for file in plan.files}
-        # Directories instead of files: of ten thousand files, few places.
+        # Directories instead of files: ten thousand files lie in few directories.
         sources |= {file if file in taken else file.parent for file in real}
-    if any(_is_inside(source, mine) for source in sources for mine in taken):
+    if any(_is_inside(source, place) for source in sources for place in taken):
         _refuse(output, address, "the input lies in it")
     if not is_glob:
-        if Path(local).is_dir() and any(_is_inside(mine, resolved(local)) for mine in taken):
+        if Path(local).is_dir() and any(_is_inside(place, resolved(local)) for place in taken):
             _refuse(output, address, "it lies in the input")
     else:
-        parts = _pattern(local)
-        for mine in (taken[0] / "part-x.parquet", taken[1] / "run" / "part-x.parquet"):
-            if _matches(parts, mine.parts):
+        pattern = _pattern(local)
+        for part in (places.out / "part-x.parquet", places.versions / "run" / "part-x.parquet"):
+            if _matches(pattern, part.parts):
                 _refuse(output, address, "the input's pattern matches it")
 
 
@@ -70,16 +71,16 @@ def _local(address: str) -> str | None:
 
 
 def _is_inside(path: Path, place: Path) -> bool:
-    """Whether ``path`` is ``place`` or below it; both resolved, either may not exist yet."""
+    """Whether ``path`` is ``place`` or below it; both are resolved, neither need exist yet."""
     if path == place or place in path.parents:
         return True
     try:
-        there = place.stat()
+        place_status = place.stat()
     except OSError:
         return False
-    for one in (path, *path.parents):
+    for ancestor in (path, *path.parents):
         try:
-            if os.path.samestat(one.stat(), there):
+            if os.path.samestat(ancestor.stat(), place_status):
                 return True
         except OSError:  # does not exist yet
             continue
@@ -87,14 +88,14 @@ def _is_inside(path: Path, place: Path) -> bool:
 
 
 def _pattern(glob: str) -> tuple[str, ...]:
-    """Parts of a glob, the ones before its first wildcard resolved."""
+    """Return the parts of a glob; those before the first wildcard are resolved."""
     parts = Path(glob).absolute().parts
     fixed = next(i for i, part in enumerate(parts) if _MAGIC & set(part))
     return (*resolved(Path(*parts[:fixed])).parts, *parts[fixed:])
 
 
 def _matches(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
-    """Whether a glob matches a path or a directory above it, which stands for all in it."""
+    """Whether a glob matches a path, or a directory above it and so all that it holds."""
     if not pattern:
         return True
     if pattern[0] == "**":

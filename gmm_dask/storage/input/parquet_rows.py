@@ -1,4 +1,4 @@
-"""The rows of an input plan as row chunks: decoded into feature-major buffers in one pass."""
+"""The rows of an input plan as row chunks, decoded into feature-major buffers in one pass."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from gmm_dask.storage.input.plan import InputPlan
 
 @dataclass(frozen=True, eq=False)
 class ParquetRows(Rows):
-    """Rows that came from Parquet files.
+    """Rows read from Parquet files.
 
     Attributes
     ----------
     keys
-        The key columns of the same rows, as they are stored; None when none were asked for.
+        The key columns of the same rows, as stored; None if there are none.
     file
-        Number of the file in the plan; None unless chunks are split by file.
+        Index of the file in the plan; None unless chunks are split by file.
     first_in_file
-        Number of the first row within that file; None likewise.
+        Number of the first row within that file; None unless chunks are split by file.
     """
 
     keys: pa.Table | None = None
@@ -45,20 +45,20 @@ class ParquetRows(Rows):
 
 @dataclass(frozen=True, eq=False)
 class ParquetChunks:
-    """The rows of an input plan as row chunks, cut by plan and configuration only.
+    """The rows of an input plan as row chunks; the cut depends on plan and configuration only.
 
-    Safe to read from several threads at once: each reading opens its files itself, one at a time.
+    Safe to read from several threads at once: each read opens its files itself, one at a time.
 
     Attributes
     ----------
     plan
         The input plan.
     chunk_rows
-        Rows of a chunk at the most.
+        Largest number of rows in a chunk.
     split_files
-        Whether no chunk crosses from one file into the next.
+        Whether each chunk lies within one file.
     key_columns
-        Columns handed on with the rows.
+        Columns that are passed on with the rows.
     """
 
     plan: InputPlan
@@ -69,12 +69,12 @@ class ParquetChunks:
     volatile = True
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without the layout: it is larger than the plan and quickly made again.
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        # Without the layout: it is larger than the plan and quickly computed again.
+        return {attribute.name: getattr(self, attribute.name) for attribute in fields(self)}
 
     @cached_property
     def layout(self) -> Layout:
-        """Where the chunks lie in the files."""
+        """Places of the chunks in the files."""
         return lay_out(self.plan, self.chunk_rows, self.split_files)
 
     @property
@@ -84,7 +84,7 @@ class ParquetChunks:
 
     @cached_property
     def dtype(self) -> np.dtype[np.floating]:
-        """float32 when that holds every feature exactly by its type, else float64."""
+        """float32 if it holds every feature's type exactly, else float64."""
         narrow = all(column.narrow for column in self.plan.columns)
         return np.dtype(np.float32 if narrow else np.float64)
 
@@ -106,37 +106,37 @@ class ParquetChunks:
 
     @cached_property
     def digest(self) -> str:
-        """Of the snapshot and of how it is cut."""
+        """Digest of the snapshot and its cut into chunks."""
         text = f"{self.plan.digest} {self.chunk_rows} {self.split_files}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def read(self, start: int, stop: int, digests: bool = False) -> Iterator[ParquetRows]:
         """Decode chunks start … stop−1 in order, one at a time; nulls become NaN.
 
-        With ``digests``, each brings those of the row groups that end in it.
+        With ``digests``, each chunk carries the digests of the row groups that end in it.
 
         Raises
         ------
         InputChangedError
-            A file is not what the plan saw: gone, shortened, grown or replaced.
+            A file is not the one that was planned: it is gone, shortened, grown or replaced.
         InputError
-            A file is damaged or may not be read.
+            A file is damaged or cannot be read.
         SchemaError
             A 64-bit integer is beyond 2⁵³.
         """
         return self._decode(self.layout.bounds[start : stop + 1], start, digests)
 
     def read_joined(self, start: int, stop: int) -> ParquetRows:
-        """Decode chunks start … stop−1 as one; raises like `read`."""
+        """Decode chunks start … stop−1 as a single block of rows; raises as `read` does."""
         bounds = self.layout.bounds
         return next(self._decode((bounds[start], bounds[stop]), start))
 
     def describe(self, chunk: int, row: int | None = None) -> str:
-        """File and rows within it: "part-3.parquet rows 0–250,000"; the first row is row 0."""
+        """Name the file and the rows in it, from row 0: "part-3.parquet rows 0–250,000"."""
         return self.describe_run(chunk, chunk + 1, row)
 
     def describe_run(self, start: int, stop: int, row: int | None = None) -> str:
-        """Like `describe`, for chunks start … stop−1 together."""
+        """Describe chunks start … stop−1 together, as `describe` does one chunk."""
         first, last = self.layout.bounds[start], self.layout.bounds[stop]
         if row is not None:
             first, last = first + row, first + row + 1
@@ -149,20 +149,20 @@ class ParquetChunks:
         return f"{name} row {begin:,} to {last_name} row {end:,}"
 
     def locate(self, row: int) -> tuple[int, int]:
-        """Number of the file of a row of the input, and the row's number within that file."""
+        """Find a row of the input: the index of its file, and its number within that file."""
         (group,) = self.layout.between(row, row + 1)
         before = sum(self.plan.files[group.file].row_groups[: group.index])
         return group.file, row - group.first + before
 
     def check(self) -> None:
-        """See that the first and the last file are there and unchanged, reading no rows.
+        """Check that the first and the last file are present and unchanged; reads no rows.
 
         Raises
         ------
         InputChangedError
-            One is gone or changed; also where this process cannot see the input at all.
+            One of them is gone or changed, or this process cannot see the input at all.
         InputError
-            One cannot be read.
+            One of them cannot be read.
         """
         check_files(self.plan, sorted({0, len(self.plan.files) - 1}))
 
@@ -170,18 +170,18 @@ class ParquetChunks:
         self, bounds: Sequence[int], chunk: int, digests: bool = False
     ) -> Iterator[ParquetRows]:
         """Fill one buffer for each pair of neighbours in ``bounds``."""
-        with closing(self._pieces(bounds, digests)) as pieces:  # also closes the file in hand
-            for place, (first, last) in enumerate(pairwise(bounds)):
+        with closing(self._pieces(bounds, digests)) as pieces:  # also closes the open file
+            for offset, (first, last) in enumerate(pairwise(bounds)):
                 target = _Target(self, first, last)
                 for piece in pieces:
                     target.write(piece)
-                    # At the very end go on, for the file's own check of what it delivered.
+                    # Go on at the very end: only then does the file check its number of rows.
                     if piece.stop == last < bounds[-1]:
                         break
-                yield target.rows(chunk + place)
+                yield target.rows(chunk + offset)
 
     def _pieces(self, bounds: Sequence[int], digests: bool) -> Generator[_Piece]:
-        """Batches of the rows between the first and the last bound, cut at every bound."""
+        """Yield the rows between the first and the last bound in pieces, cut at every bound."""
         if len(bounds) < 2:
             return
         names = columns_of(self.plan, self.key_columns)
@@ -190,20 +190,20 @@ class ParquetChunks:
         for group in self.layout.between(bounds[0], bounds[-1]):
             by_file.setdefault(group.file, []).append(group)
         for number, groups in by_file.items():
-            with OpenFile(self.plan, number) as opened:
-                stored = [name for name in names if opened.stores(name)]
+            with OpenFile(self.plan, number) as file:
+                stored = [name for name in names if file.stores(name)]
                 for group in groups:
                     row, ending = group.first, group.first + group.rows
                     digest = RowGroupDigest() if digests else None
-                    for batch in opened.batches(group.index, stored, batch_rows(names)):
+                    for batch in file.batches(group.index, stored, batch_rows(names)):
                         if digest is not None:
                             digest.update(batch)
                         end = min(row + batch.num_rows, bounds[-1])
                         while position < end:
                             stop = min(end, bounds[bisect_right(bounds, position)])
                             part = batch.slice(position - row, stop - position)
-                            whole = None if digest is None or stop < ending else digest
-                            yield _Piece(position, stop, part, opened, whole)
+                            complete = None if digest is None or stop < ending else digest
+                            yield _Piece(position, stop, part, file, complete)
                             position = stop
                         row += batch.num_rows
                         if position == bounds[-1] and row < ending:
@@ -211,15 +211,15 @@ class ParquetChunks:
 
 
 class _Piece(NamedTuple):
-    """Rows ``first`` … ``stop`` − 1 of the input, in one batch of one row group.
+    """Rows ``first`` … ``stop`` − 1 of the input, from a single batch.
 
-    ``digest`` comes with the row group's last rows.
+    The last piece of a row group carries its ``digest``.
     """
 
     first: int
     stop: int
     batch: pa.RecordBatch
-    opened: OpenFile
+    file: OpenFile
     digest: RowGroupDigest | None
 
 
@@ -241,15 +241,15 @@ class _Target:
         self.weight = np.empty(m) if self.chunks.weighted else None
 
     def write(self, piece: _Piece) -> None:
-        """Put a piece where it belongs."""
+        """Write a piece into its place in the buffers."""
         if piece.digest is not None:
             self.digests.append(piece.digest.hexdigest())
         plan = self.chunks.plan
-        here = slice(piece.first - self.first, piece.stop - self.first)
+        place = slice(piece.first - self.first, piece.stop - self.first)
         for feature, column in enumerate(plan.columns):
-            self._write_column(column.name, piece, self.values[feature, here])
+            self._write_column(column.name, piece, self.values[feature, place])
         if self.weight is not None and plan.sample_weight is not None:
-            self._write_column(plan.sample_weight.name, piece, self.weight[here])
+            self._write_column(plan.sample_weight.name, piece, self.weight[place])
         if self.chunks.key_columns:
             columns = [self._key(name, piece) for name in self.chunks.key_columns]
             self.keys.append(pa.RecordBatch.from_arrays(columns, list(self.chunks.key_columns)))
@@ -257,9 +257,9 @@ class _Target:
     def rows(self, chunk: int) -> ParquetRows:
         """Return what was written; ``values`` is the (m, d) view of the (d, m) buffer."""
         keys = pa.Table.from_batches(self.keys) if self.chunks.key_columns else None
-        file, inside = None, None
+        file, first_in_file = None, None
         if self.chunks.split_files:
-            file, inside = self.chunks.locate(self.first)
+            file, first_in_file = self.chunks.locate(self.first)
         return ParquetRows(
             self.values.T,
             self.weight,
@@ -268,13 +268,13 @@ class _Target:
             digests=tuple(self.digests),
             keys=keys,
             file=file,
-            first_in_file=inside,
+            first_in_file=first_in_file,
         )
 
     def _write_column(self, name: str, piece: _Piece, out: npt.NDArray[Any]) -> None:
         index = piece.batch.schema.get_field_index(name)
         if index < 0:
-            value = piece.opened.partitions[name]
+            value = piece.file.partitions[name]
             out.fill(np.nan if value is None else float(value))
             return
         inexact = write_values(piece.batch.column(index), out)
@@ -282,7 +282,7 @@ class _Target:
             _, row = self.chunks.locate(piece.first + inexact)
             value = piece.batch.column(index)[inexact].as_py()
             raise SchemaError(
-                f"{piece.opened.file.path}: column {name!r} row {row:,} is {value}, beyond 2^53, "
+                f"{piece.file.file.path}: column {name!r} row {row:,} is {value}, beyond 2^53, "
                 "which float64 cannot hold exactly; write the column as float64 to round it"
             )
 
@@ -291,5 +291,5 @@ class _Target:
         if index >= 0:
             return piece.batch.column(index)
         kind = pa.type_for_alias(self.chunks.plan.types[name])
-        value = pa.scalar(piece.opened.partitions[name]).cast(kind)
+        value = pa.scalar(piece.file.partitions[name]).cast(kind)
         return pa.repeat(value, piece.stop - piece.first)

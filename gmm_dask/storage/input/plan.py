@@ -1,11 +1,11 @@
-"""The input plan: which rows an input consists of, taken once from the footers of its files.
+"""The input plan: the files and rows of an input, taken once from the footers of its files.
 
-The plan is the snapshot that a fit is held to. Files added later are no part of it; a file that
-is changed, shortened or gone is noticed when it is read (`gmm_dask.storage.input.decode`). No row
-is read to make it.
+The plan is the snapshot that a fit is held to. Files added later do not belong to it. A file that
+is changed, shortened or gone is noticed when it is read (`gmm_dask.storage.input.decode`). Making
+a plan reads no rows.
 
-The statistics that footers carry (nulls, minimum, maximum) are left alone: asking pyarrow 26 for
-those of a damaged footer ends the process. The survey counts the nulls.
+The statistics in the footers (nulls, minimum, maximum) are not used: asking pyarrow 26 for those
+of a damaged footer ends the process. The survey counts the nulls.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from gmm_dask.storage.input.location import (
 )
 
 _FOOTER_THREADS = 16
-_FOOTERS_PER_TURN = 16  # a turn of one costs more than reading a local footer
-# Longer digits are names, not numbers: they would lose their end.
+_FOOTERS_PER_TURN = 16  # handing out one at a time costs more than reading a local footer
+# Longer runs of digits are names, not numbers: float64 would lose their last digits.
 _INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,15}(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
@@ -52,7 +52,7 @@ class InputFile:
     Attributes
     ----------
     path
-        Below the plan's root, with ``/``.
+        Path relative to the plan's root, with ``/``.
     size
         Bytes.
     row_groups
@@ -60,8 +60,9 @@ class InputFile:
     footer
         Digest of the footer.
     hint
-        What the file system said of it when the plan was made (`gmm_dask.storage.input.hints`);
-        no part of the snapshot, and None in a plan that was stored or sent.
+        What the file system said of the file when the plan was made
+        (`gmm_dask.storage.input.hints`). It does not belong to the snapshot, and is None in a
+        plan that was stored or sent.
     """
 
     path: str
@@ -72,12 +73,12 @@ class InputFile:
 
     @property
     def rows(self) -> int:
-        """Rows of all its row groups."""
+        """Rows of the file."""
         return sum(self.row_groups)
 
     @property
     def partitions(self) -> dict[str, str | None]:
-        """Keys and values of the Hive partitions that it lies in."""
+        """Keys and values of the Hive partitions that the file lies in."""
         return partitions_of(self.path)
 
 
@@ -88,20 +89,20 @@ class InputPlan:
     Attributes
     ----------
     root
-        Absolute address of the directory that the files are below; never holds credentials.
+        Absolute address of the directory above all files; never holds credentials.
     files
-        In the order in which they are read.
+        The files, in the order in which they are read.
     columns
         The d features.
     sample_weight
         The column of weights, or None.
     nulls
-        What becomes of rows that hold a null or NaN.
+        What happens to rows that hold a null or NaN.
     convert
-        Columns that are not numbers by themselves, and what they become.
+        Columns whose type is not a number, and the form they are converted to.
     types
-        Arrow type of every column that all files have with one type, partition keys included:
-        what may be a key column.
+        Arrow type of every column that all files have with the same type, partition keys
+        included. These may be key columns.
     """
 
     root: str
@@ -132,9 +133,9 @@ class InputPlan:
 
     @cached_property
     def digest(self) -> str:
-        """Of the snapshot: names, sizes and footers of the files, columns, types and policy.
+        """Digest of the snapshot: names, sizes and footers of the files, columns, types, policy.
 
-        Neither where the files lie nor when they were touched plays a part.
+        It does not depend on where the files lie or when they were touched.
         """
         content = self.to_json()
         del content["root"], content["types"]
@@ -142,7 +143,7 @@ class InputPlan:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as what JSON can hold; `from_json` reads it."""
+        """Return the plan in JSON form; `from_json` reads it back."""
         return {
             "root": self.root,
             "files": [
@@ -162,7 +163,7 @@ class InputPlan:
         Raises
         ------
         ValueError
-            It is not what `to_json` writes.
+            The content is not what `to_json` writes.
         """
         try:
             weight = content["sample_weight"]
@@ -182,7 +183,8 @@ class InputPlan:
             raise ValueError(f"not an input plan: {error!r}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Ten thousand files in a few hundred kB; a process keeps one copy for all its tasks.
+        # Compressed: ten thousand files take a few hundred kB. A process keeps one copy of the
+        # plan for all its tasks.
         return _restore, (zlib.compress(json.dumps(self.to_json()).encode(), 1),)
 
 
@@ -197,41 +199,41 @@ def plan_input(section: InputSection) -> InputPlan:
     Parameters
     ----------
     section
-        Path, columns and policies. Which files belong to a path: `gmm_dask.storage.input.location`.
-        Keys of Hive partitions (``day=3/``) are columns like those in the files; where a file
-        stores a column of that name, the stored one counts.
+        Path, columns and policies. `gmm_dask.storage.input.location` says which files belong to
+        a path. Keys of Hive partitions (``day=3/``) are columns like those in the files. If a
+        file stores a column of the same name, the stored column is used.
 
     Raises
     ------
     ConfigError
-        A column is named twice, or ``convert`` names one that is not read.
+        A column is named twice, or ``convert`` names a column that is not read.
     InputError
         A path, file or footer cannot be used.
     SchemaError
-        A column is missing, of another type in another file, or not a number.
+        A column is missing, differs in type between files, or is not a number.
     TooFewRowsError
-        There are no rows.
+        The files hold no rows.
     """
     wanted = [*section.columns, *([section.sample_weight] if section.sample_weight else [])]
     _check_names(section, wanted)
     root, paths = find_files(section.path)
-    seen = _read_all(root, paths)
+    sources = _read_sources(root, paths)
     partitions = _partition_types(paths)
-    known = _Schemas(seen, partitions)
-    columns = {name: known.column(name, section.convert.get(name)) for name in wanted}
-    rows = sum(one.file.rows for one in seen)
+    schemas = _Schemas(sources, partitions)
+    columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
+    rows = sum(source.file.rows for source in sources)
     if not rows:
         raise TooFewRowsError(
-            f"{section.path}: {len(seen):,} file(s), but not one row; is the writer finished?"
+            f"{section.path}: {len(sources):,} file(s), but not one row; is the writer finished?"
         )
     return InputPlan(
         root,
-        tuple(one.file for one in seen),
+        tuple(source.file for source in sources),
         tuple(columns[name] for name in section.columns),
         columns[section.sample_weight] if section.sample_weight else None,
         section.nulls,
         dict(section.convert),
-        known.common(),
+        schemas.common(),
     )
 
 
@@ -249,79 +251,82 @@ def _check_names(section: InputSection, wanted: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What a footer says of one file."""
+class _Source:
+    """A file of the input and its schema, from its footer."""
 
     file: InputFile
     schema: pa.Schema
 
 
-def _read_all(root: str, paths: Sequence[str]) -> list[_Seen]:
-    """Read all footers, many at a time: what takes long is the waiting for a remote disk."""
+def _read_sources(root: str, paths: Sequence[str]) -> list[_Source]:
+    """Read all footers, many at a time: most of the time is spent waiting for a remote disk."""
 
-    def read_some(start: int) -> list[_Seen]:
-        return [_read_one(root, path) for path in paths[start : start + _FOOTERS_PER_TURN]]
+    def read_turn(start: int) -> list[_Source]:
+        return [_read_source(root, path) for path in paths[start : start + _FOOTERS_PER_TURN]]
 
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        turns = pool.map(read_some, range(0, len(paths), _FOOTERS_PER_TURN))
-        return [one for turn in turns for one in turn]
+        turns = pool.map(read_turn, range(0, len(paths), _FOOTERS_PER_TURN))
+        return [source for turn in turns for source in turn]
 
 
-def _read_one(root: str, path: str) -> _Seen:
+def _read_source(root: str, path: str) -> _Source:
     try:
-        with open_file(root, path) as source:
-            hint = hint_of(root, path, source)
-            footer = read_footer(source, path)
+        with open_file(root, path) as stream:
+            hint = hint_of(root, path, stream)
+            footer = read_footer(stream, path)
         metadata = footer.parse(path)
         schema = footer.schema(metadata)
     except InputError:
         raise
     except READ_ERRORS as error:
         raise InputError(
-            f"{path}: cannot be read ({reason(error)}); check that it is there and yours to read"
+            f"{path}: cannot be read ({reason(error)}); check that it exists and may be read"
         ) from error
     groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     file = InputFile(path, footer.size, groups, footer.digest, hint)
-    return _Seen(file, schema)
+    return _Source(file, schema)
 
 
 class _Schemas:
-    """The schemas of all files against each other."""
+    """The schemas of all files, compared with each other."""
 
-    def __init__(self, seen: Sequence[_Seen], partitions: Mapping[str, pa.DataType]) -> None:
+    def __init__(self, sources: Sequence[_Source], partitions: Mapping[str, pa.DataType]) -> None:
         self.partitions = partitions
-        # Thousands of files share a few schemas: each is looked at once, in its first file.
-        self.distinct: list[tuple[pa.Schema, set[str], _Seen]] = []
-        # Arrow's own look-up by name passes over all columns each time.
+        # Thousands of files share a few schemas: each is checked once, in its first file.
+        self.distinct: list[tuple[set[str], _Source]] = []
+        # Arrow's look-up by name passes over all columns each time.
         self.stored: list[dict[str, list[pa.DataType]]] = []
-        for one in seen:
-            keys = set(one.file.partitions)
-            if not any(keys == k and one.schema.equals(s) for s, k, _ in self.distinct):
-                self.distinct.append((one.schema, keys, one))
-                self.stored.append(_types_by_name(one.schema))
+        for source in sources:
+            keys = set(source.file.partitions)
+            if not any(
+                keys == known_keys and source.schema.equals(known.schema)
+                for known_keys, known in self.distinct
+            ):
+                self.distinct.append((keys, source))
+                self.stored.append(_types_by_name(source.schema))
 
     def column(self, name: str, conversion: str | None) -> Column:
-        """Find a column in every file and hold its types to each other."""
-        kind, first = None, ""
-        for (_, keys, one), stored in zip(self.distinct, self.stored, strict=True):
-            path = one.file.path
-            found = self._type(stored, keys, name, path)
-            if (problem := problem_of(found, conversion)) is not None:
+        """Find a column in every file, and check that its types agree."""
+        common, first = None, ""
+        for (keys, source), stored in zip(self.distinct, self.stored, strict=True):
+            path = source.file.path
+            kind = self._type(stored, keys, name, path)
+            if (problem := problem_of(kind, conversion)) is not None:
                 raise SchemaError(f"{path}: column {name!r} {problem}")
-            wider = widest(kind or str(found), str(found))
+            wider = widest(common or str(kind), str(kind))
             if wider is None:
                 raise SchemaError(
-                    f"{path}: column {name!r} is {found}, but {kind} in {first}; rewrite one of "
+                    f"{path}: column {name!r} is {kind}, but {common} in {first}; rewrite one of "
                     "them (only float widths may differ)"
                 )
-            kind, first = wider, first or path
-        assert kind is not None
-        return Column(name, kind)
+            common, first = wider, first or path
+        assert common is not None
+        return Column(name, common)
 
     def common(self) -> dict[str, str]:
-        """Type of every column that all files have once and alike."""
+        """Return the type of every column that all files have once, with the same type."""
         alike: dict[str, str] | None = None
-        for (_, keys, _), stored in zip(self.distinct, self.stored, strict=True):
+        for (keys, _), stored in zip(self.distinct, self.stored, strict=True):
             types = {key: str(self.partitions[key]) for key in sorted(keys)}
             types |= {name: str(kinds[0]) for name, kinds in stored.items() if len(kinds) == 1}
             alike = types if alike is None else dict(alike.items() & types.items())
@@ -343,15 +348,15 @@ class _Schemas:
 
 
 def _types_by_name(schema: pa.Schema) -> dict[str, list[pa.DataType]]:
-    """Types of the columns of each name, in their order."""
+    """Return the types of the columns of each name, in their order."""
     types: dict[str, list[pa.DataType]] = {}
-    for field_ in schema:
-        types.setdefault(field_.name, []).append(field_.type)
+    for column in schema:
+        types.setdefault(column.name, []).append(column.type)
     return types
 
 
 def _partition_types(paths: Iterable[str]) -> dict[str, pa.DataType]:
-    """Type of each partition key: integers, else floats, else text."""
+    """Return the type of each partition key: integer, else float, else text."""
     values: dict[str, set[str]] = {}
     for path in paths:
         for key, value in partitions_of(path).items():

@@ -56,20 +56,20 @@ def parquet_chunks(
     plan
         The input plan.
     split_files
-        Let no chunk cross from one file into the next.
+        Whether each chunk must lie within one file.
     key_columns
-        Columns of any type, or keys of partitions, to hand on with the rows.
+        Columns of any type, or keys of partitions, to pass on with the rows.
     chunk_bytes
-        Bytes of a chunk when every value takes 8.
+        Largest size of a chunk, counting 8 bytes for each value.
     least_rows
-        Rows that a chunk should hold, where bytes allow, even if the input is small.
+        Rows that a chunk should hold even if the input is small, as far as the bytes allow.
 
     Raises
     ------
     ConfigError
         A key column is named twice.
     SchemaError
-        A key column is not in every file with one type.
+        A key column is missing in a file, or its type differs between files.
     """
     for name in key_columns:
         if name not in plan.types:
@@ -92,11 +92,11 @@ def read_parquet(
     """Open Parquet data as a lazy dask array with known chunks.
 
     Only footers are read now, except with ``nulls="drop"``: then one scan counts the rows that
-    stay. An estimator of this package that is given the array itself (not a slice or a result of
-    it) reads the files directly, as `source_of` tells it.
+    stay. An estimator of this package that is given the array itself, not a slice of it or a
+    result computed from it, reads the files directly (`source_of`).
 
     A block is a run of row chunks that can be read without decoding anything twice. A row group
-    of more than 512 MiB is several blocks, and each decodes it from its beginning.
+    of more than 512 MiB becomes several blocks, each of which decodes it from its beginning.
 
     Parameters
     ----------
@@ -105,10 +105,10 @@ def read_parquet(
     columns
         The d features, in this order.
     nulls
-        What to do with rows that hold a null or NaN: refuse them when a block is computed, or
-        leave them out.
+        What to do with rows that hold a null or NaN: refuse them when a block is computed
+        ("error"), or leave them out ("drop").
     convert
-        Decimal columns to "float", date and time columns to "seconds".
+        Columns to convert: decimals to "float", dates and times to "seconds".
 
     Returns
     -------
@@ -134,7 +134,7 @@ def read_parquet(
 
 
 def source_of(array: da.Array) -> RowChunks | None:
-    """Return the row chunks behind an array that `read_parquet` returned; None for any other."""
+    """Return the row chunks behind an array from `read_parquet`; None for any other array."""
     if array.name + _SOURCE not in array.dask:
         return None
     source: RowChunks = array.dask[array.name + _SOURCE]
@@ -143,14 +143,14 @@ def source_of(array: da.Array) -> RowChunks | None:
 
 @dataclass(frozen=True, eq=False)
 class CompleteChunks:
-    """Row chunks without the rows that hold a null, whose number was counted before.
+    """Row chunks without the rows that hold a null; those that stay were counted before.
 
     Attributes
     ----------
     source
-        All rows.
+        The row chunks with all rows.
     rows
-        Rows that stay, of each chunk.
+        Number of rows that stay, for each chunk.
     """
 
     source: ParquetChunks
@@ -165,7 +165,7 @@ class CompleteChunks:
 
     @property
     def dtype(self) -> np.dtype[np.floating]:
-        """Of the values as read."""
+        """Type of the values as they are read."""
         return self.source.dtype
 
     @property
@@ -180,7 +180,7 @@ class CompleteChunks:
 
     @cached_property
     def digest(self) -> str:
-        """Of the source and the counts."""
+        """Digest of the source and the counts."""
         text = f"{self.source.digest} {self.rows}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -190,13 +190,13 @@ class CompleteChunks:
         Raises
         ------
         InputChangedError
-            Another number of rows is complete than was counted.
+            The number of complete rows is not the one that was counted.
         NonFiniteError
             A row holds an infinity.
         """
         firsts = (0, *accumulate(self.rows))
         for rows in self.source.read(start, stop, digests):
-            kept = _kept(self.source, rows, rows.chunk + 1)
+            kept = _complete_rows(self.source, rows, rows.chunk + 1)
             _check_count(self, rows.chunk, rows.chunk + 1, kept)
             yield Rows(
                 kept.values,
@@ -207,11 +207,11 @@ class CompleteChunks:
             )
 
     def describe(self, chunk: int, row: int | None = None) -> str:
-        """Where the chunk lies; which rows of it were left out is known after reading only."""
+        """Name a chunk's place; its row is not known without reading which rows were left out."""
         return self.source.describe(chunk)
 
     def check(self) -> None:
-        """Like `ParquetChunks.check`."""
+        """Check the files as `ParquetChunks.check` does."""
         self.source.check()
 
 
@@ -219,17 +219,17 @@ _SOURCE = "-source"
 
 
 def _as_array(chunks: ParquetChunks | CompleteChunks) -> da.Array:
-    # Here: it takes 0.4 s, and a flow that reads chunks does without.
+    # Imported here: it takes 0.4 s, and a flow that reads chunks does not need it.
     import dask.array as da
 
     source = chunks.source if isinstance(chunks, CompleteChunks) else chunks
-    # With the hints: a file that was rewritten is another input to Dask, which may hold results.
+    # With the hints: Dask may hold results, and must see a rewritten file as a new input.
     hints = [file.hint for file in source.plan.files]
     text = f"{chunks.digest} {source.plan.root} {hints}"
     token = hashlib.blake2b(text.encode(), digest_size=16)
     name = f"parquet-{token.hexdigest()}"
     runs = _block_runs(source)
-    # The recipe is one key of the graph: it travels once, however many blocks there are.
+    # The chunks are one key of the graph: they are sent once, however many blocks there are.
     graph: dict[object, object] = {name + _SOURCE: chunks}
     for block, (start, stop) in enumerate(runs):
         graph[name, block, 0] = (_block, name + _SOURCE, start, stop)
@@ -238,26 +238,26 @@ def _as_array(chunks: ParquetChunks | CompleteChunks) -> da.Array:
 
 
 def _block_runs(chunks: ParquetChunks) -> list[tuple[int, int]]:
-    """Chunks of each block: from one entry to the next, unless that is too large."""
+    """Return the chunks of each block: from one entry to the next, unless that is too large."""
     most = BLOCK_BYTES // (8 * len(chunks.columns))
     edges = [*chunks.entries, len(chunks.rows)]
     runs = []
     for entry, following in pairwise(edges):
-        start, held = entry, 0
+        start, rows = entry, 0
         for chunk in range(entry, following):
-            if held and held + chunks.rows[chunk] > most:
+            if rows and rows + chunks.rows[chunk] > most:
                 runs.append((start, chunk))
-                start, held = chunk, 0
-            held += chunks.rows[chunk]
+                start, rows = chunk, 0
+            rows += chunks.rows[chunk]
         runs.append((start, following))
     return runs
 
 
 def _block(chunks: ParquetChunks | CompleteChunks, start: int, stop: int) -> RowsArray:
-    """Decode chunks start … stop−1 as one array, (m, d)."""
+    """Decode chunks start … stop−1 into one array, (m, d)."""
     if isinstance(chunks, CompleteChunks):
         rows = chunks.source.read_joined(start, stop)
-        kept = _kept(chunks.source, rows, stop)
+        kept = _complete_rows(chunks.source, rows, stop)
         _check_count(chunks, start, stop, kept)
         return kept.values
     rows = chunks.read_joined(start, stop)
@@ -266,10 +266,13 @@ def _block(chunks: ParquetChunks | CompleteChunks, start: int, stop: int) -> Row
 
 
 def _without_nulls(chunks: ParquetChunks) -> CompleteChunks:
-    """Count the complete rows of each chunk: one scan."""
+    """Count the complete rows of each chunk; costs one scan."""
 
     def count(run: tuple[int, int]) -> list[int]:
-        return [_kept(chunks, rows, rows.chunk + 1).values.shape[0] for rows in chunks.read(*run)]
+        return [
+            _complete_rows(chunks, rows, rows.chunk + 1).values.shape[0]
+            for rows in chunks.read(*run)
+        ]
 
     edges = [*chunks.entries, len(chunks.rows)]
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -277,8 +280,8 @@ def _without_nulls(chunks: ParquetChunks) -> CompleteChunks:
         return CompleteChunks(chunks, tuple(rows for run in counts for rows in run))
 
 
-def _kept(chunks: ParquetChunks, rows: Rows, stop: int) -> Rows:
-    """Leave out the rows with nulls; ``rows`` are chunks ``rows.chunk`` … stop−1."""
+def _complete_rows(chunks: ParquetChunks, rows: Rows, stop: int) -> Rows:
+    """Drop the rows with nulls; ``rows`` are chunks ``rows.chunk`` … stop−1."""
     kept = drop_incomplete(rows)
     if kept.used is not None or not is_finite(kept.values):
         _refuse(chunks, rows, stop, NullPolicy.DROP)
@@ -286,10 +289,10 @@ def _kept(chunks: ParquetChunks, rows: Rows, stop: int) -> Rows:
 
 
 def _check_count(chunks: CompleteChunks, start: int, stop: int, kept: Rows) -> None:
-    counted, found = sum(chunks.rows[start:stop]), kept.values.shape[0]
-    if found != counted:
+    counted, complete = sum(chunks.rows[start:stop]), kept.values.shape[0]
+    if complete != counted:
         raise InputChangedError(
-            f"{chunks.source.describe_run(start, stop)}: {found:,} rows are complete where "
+            f"{chunks.source.describe_run(start, stop)}: {complete:,} rows are complete where "
             f"{counted:,} were counted; the input has changed, open it again"
         )
 

@@ -1,8 +1,8 @@
 """Directories of table formats, which must not be read as plain Parquet files.
 
 Delta Lake, Hudi and Iceberg leave files in place that are no longer part of the table, and list
-the current ones in a log of their own. Read as plain files, rows would count that were deleted,
-and those that were rewritten would count twice.
+the current files in a log. Read as plain files, deleted rows would count, and rewritten rows would
+count twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from gmm_dask.errors import InputError
 
-#: Directories in a table that give it away, and what it is then.
+#: Directories by which a table is recognized, and its format.
 _MARKS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
 #: The directory in an Iceberg table that holds files with these endings.
 METADATA = "metadata"
@@ -23,14 +23,14 @@ _ENDINGS = (".metadata.json", ".metadata.json.gz")
 
 
 class Tables:
-    """Tables that were noticed while an input was listed: their directories, and their format."""
+    """The tables noticed while an input was listed: their directories and formats."""
 
     def __init__(self, filesystem: fs.FileSystem) -> None:
         self._filesystem = filesystem
         self._formats: dict[str, str] = {}
 
     def notice(self, directory: str, name: str, is_directory: bool) -> None:
-        """Look at one entry of a directory: it may show that the directory is a table."""
+        """Note an entry of a directory that shows the directory to be a table."""
         if is_directory:
             if name in _MARKS:
                 self._formats[directory] = _MARKS[name]
@@ -40,26 +40,26 @@ class Tables:
                 self._formats[table] = "Iceberg"
 
     def look_into(self, directory: str) -> None:
-        """Look at the entries of one more directory, which may not be there."""
+        """Look at the entries of another directory, which need not exist."""
         selector = fs.FileSelector(directory, allow_not_found=True)
         for info in self._filesystem.get_file_info(selector):
             self.notice(directory, info.base_name, info.type == fs.FileType.Directory)
 
     def look_above(self, path: str, named: str | None = None) -> None:
-        """Look at a directory and those above it, as far as they may be looked at.
+        """Look at a directory and those above it, as far as permissions allow.
 
         Parameters
         ----------
         path
             Absolute, without links.
         named
-            The link by which the input reaches it; then that is what is refused.
+            The link by which the input reaches ``path``, if any; then the link is refused.
         """
         for parent in (PurePosixPath(path), *PurePosixPath(path).parents):
             if str(parent) == ".":  # above a bucket
                 return
             above = Tables(self._filesystem)
-            # Who may read a part of a bucket need not be allowed to look at the rest.
+            # Permission to read a part of a bucket need not include the rest of it.
             with suppress(OSError, pa.ArrowException):
                 marks = [str(parent / name) for name in (*_MARKS, METADATA)]
                 for info in self._filesystem.get_file_info(marks):
@@ -71,12 +71,12 @@ class Tables:
                 self._formats[named or table] = kind
 
     def refuse(self, address: str, paths: list[str]) -> None:
-        """Refuse an input some of whose files lie in a table.
+        """Refuse an input if any of its files lie in a table.
 
         Raises
         ------
         InputError
-            Names the table and what to do instead.
+            A file lies in a table; the message names it, and what to do instead.
         """
         for table, kind in sorted(self._formats.items()):
             if any(path.startswith(table.rstrip("/") + "/") for path in paths):
