@@ -100,7 +100,7 @@ def test_the_winner_of_two_on_one_base_may_ask_again(tmp_path):
 
 
 def test_a_base_that_never_was_is_a_conflict(tmp_path):
-    with pytest.raises(ConflictError, match="based on version 1, but none is current now"):
+    with pytest.raises(ConflictError, match="based on version 1, but no version is current now"):
         Registry(tmp_path, "stars").publish(some_model(), run_id="x", based_on=1)
 
 

@@ -1,13 +1,14 @@
-r"""The checkpoint of a fit: its last state on disk, for the run that starts again.
+r"""The checkpoint of a fit: its last state on disk, from which an interrupted run resumes.
 
 One file, ``models/NAME/.checkpoints/FIT_KEY/state``, replaced whole after each iteration::
 
     gmm-dask checkpoint 1 <sha256 of the rest>\n
     safetensors: the arrays, and as its metadata {"fit_key": ..., "meta": JSON}
 
-The fit key is the digest of everything that decides the result, so a checkpoint of other data or
-configuration lies elsewhere and is never looked at. In terms of `gmm_dask.storage.files.versions`
-it is a pointer without versions; a lock beside it is held while the fit runs.
+The fit key is the digest of everything that determines the result, so a checkpoint of other data
+or another configuration lies elsewhere and is never read. In terms of
+`gmm_dask.storage.files.versions` a checkpoint is a pointer without versions; a lock beside it is
+held while the fit runs.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from gmm_dask.storage.models.registry import Registry
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS, STATE = ".checkpoints", "state"
-#: Seconds after which a checkpoint that nobody came back to is forgotten.
+#: Age in seconds at which a checkpoint counts as forgotten and is removed.
 FORGOTTEN = 30 * 24 * 3600.0
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -57,33 +58,33 @@ class Checkpoint:
         self._writer = writer
 
     def save(self, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> None:
-        """Replace the checkpoint; it is on the disk when this returns.
+        """Replace the checkpoint; the new one is on the disk when this returns.
 
         Parameters
         ----------
         arrays
-            By name; numbers and booleans of any shape.
+            Arrays of numbers or booleans by name, of any shape.
         meta
-            What JSON can hold; a float in it that is not finite comes back as None.
+            Values that JSON can hold; a float that is not finite comes back as None.
 
         Raises
         ------
         StorageError
-            The disk refuses; the checkpoint before it stands.
+            The disk refuses; the previous checkpoint stays.
         """
         metadata = {"fit_key": self.fit_key, "meta": plain(meta)}
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        # One entry: several would come in any order, and equal states in different bytes.
+        # A single entry: several could be written in any order, in different bytes each time.
         content = safetensors.numpy.save(contiguous, {"checkpoint": json.dumps(metadata)})
         sha256 = hashlib.sha256(content).hexdigest()
-        # Whichever state is there is of this very fit: nothing is lost where it is replaced.
+        # Any state on the disk belongs to this fit, so replacing it loses nothing.
         self._writer.replace(f"gmm-dask checkpoint 1 {sha256}\n".encode() + content)
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
-        """Return what was saved last; None if there is nothing, or nothing that can be trusted.
+        """Return the arrays and metadata saved last; None if no usable checkpoint exists.
 
-        A checkpoint that is damaged or belongs to another fit is not used; a warning is logged
-        that names it. Arrays are read-only.
+        A checkpoint that is damaged or belongs to another fit is not used; a warning names it.
+        The arrays are read-only.
         """
         try:
             pointer = self._versions.pointer()
@@ -96,7 +97,7 @@ class Checkpoint:
         return None
 
     def _decode(self, text: bytes) -> tuple[Arrays, dict[str, Any]]:
-        """Take a file's text apart; ``ValueError`` says why it cannot be used."""
+        """Decode the content of a file; raises ``ValueError`` if it cannot be used."""
         first = _FIRST_LINE.fullmatch(text[:_FIRST_BYTES])
         content = text[_FIRST_BYTES:]
         if first is None:
@@ -105,8 +106,8 @@ class Checkpoint:
             raise ValueError("is damaged (its sha256 does not fit)")
         try:
             header = int.from_bytes(content[:8], "little")
-            said = json.loads(content[8 : 8 + header])["__metadata__"]["checkpoint"]
-            metadata = json.loads(said)
+            entry = json.loads(content[8 : 8 + header])["__metadata__"]["checkpoint"]
+            metadata = json.loads(entry)
             fit_key, meta = metadata["fit_key"], metadata["meta"]
             arrays = safetensors.numpy.load(content)
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -116,11 +117,11 @@ class Checkpoint:
         return arrays, meta
 
     def clear(self) -> None:
-        """Remove the checkpoint: the fit is done."""
+        """Remove the checkpoint, because the fit is done."""
         self._writer.clear()
 
     def close(self) -> None:
-        """Let go of the lock; the directory goes too if no checkpoint is in it."""
+        """Release the lock, and remove the directory if it holds no checkpoint."""
         self._writer.close()
 
     def __enter__(self) -> Checkpoint:
@@ -136,30 +137,31 @@ class Checkpoint:
 
 
 def open_checkpoint(registry: Registry, fit_key: str, deadline: float = 0.0) -> Checkpoint:
-    """Take hold of the checkpoint of a fit, before its first scan.
+    """Lock the checkpoint of a fit, before its first scan.
 
     Parameters
     ----------
     registry
-        Of the model.
+        The registry of the model.
     fit_key
-        Digest of model, fit and column configuration, snapshot and package version.
+        Digest of the model, fit and column configuration, the snapshot and the package version.
     deadline
         Seconds to wait for another process that runs the same fit.
 
     Raises
     ------
     StorageError
-        Another process runs the same fit (it is named), or the directory cannot be written.
+        Another process runs the same fit (the message names it), or the directory cannot be
+        written.
     """
     versions = _versions(registry, fit_key)
     return Checkpoint(versions, fit_key, versions.open(deadline))
 
 
 def remove_forgotten(registry: Registry) -> None:
-    """Remove the checkpoints of a model that are a month old: their data have changed since.
+    """Remove the checkpoints of a model that are over a month old: their data have changed.
 
-    One that a process holds stays, as does what the disk refuses to remove.
+    A checkpoint stays if a process holds it or the disk refuses to remove it.
     """
     for key in names_in(registry.directory / CHECKPOINTS):
         with suppress(StorageError):
@@ -167,7 +169,7 @@ def remove_forgotten(registry: Registry) -> None:
             if saved is not None and time.time() - saved > FORGOTTEN:
                 with open_checkpoint(registry, key) as old:
                     old.clear()
-                    logger.info("removed %s, of an interrupted fit a month ago", old.path)
+                    logger.info("removed %s, left by a fit interrupted over a month ago", old.path)
 
 
 def _versions(registry: Registry, fit_key: str) -> Versions:
@@ -177,7 +179,7 @@ def _versions(registry: Registry, fit_key: str) -> Versions:
     return Versions(
         directory,
         FilePointer(directory / STATE, largest=sys.maxsize),
-        # Beside the directory, because that is removed when it is empty.
+        # Beside the directory, which is removed when it is empty.
         directory.with_name(f"{fit_key}.lock"),
         f"the fit {fit_key} of model {registry.name}",
     )

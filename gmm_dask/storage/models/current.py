@@ -1,4 +1,4 @@
-"""``current.json``: which version of a model is in use."""
+"""``current.json``: the record of which version of a model is in use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CURRENT = "current.json"
 
 @dataclass(frozen=True)
 class Current:
-    """The version in use, and the highest that ever was."""
+    """The version in use, and the highest version ever put into use."""
 
     version: int
     published: int
@@ -24,7 +24,7 @@ class Current:
 
     @classmethod
     def decode(cls, text: bytes, path: Path) -> Current:
-        """Read the text of the file at ``path``; raises `ModelError` where it is damaged."""
+        """Decode the text of the file at ``path``; raises `ModelError` if it is damaged."""
         document = unseal(text, path, ModelError)
         try:
             return cls(int(document["version"]), int(document["published"]))

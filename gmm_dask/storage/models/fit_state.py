@@ -1,6 +1,6 @@
-"""The state of a fit as arrays and JSON, for its checkpoint, and back, bit for bit.
+"""The state of a fit as arrays and JSON for its checkpoint, and back, bit for bit.
 
-Every float lies in an array: JSON has no word for infinity.
+Every float is in an array, because JSON cannot express infinity.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _DRAW = ("priorities", "numbers", "weights")
 
 
 def encode(state: FitState) -> tuple[Arrays, Meta]:
-    """Take a state apart into arrays by name and what JSON can hold."""
+    """Split a state into arrays by name and metadata that JSON can hold."""
     arrays: Arrays = {}
     meta: Meta = {
         "scans": state.scans,
         "fresh": list(state.fresh),
         "survey": _encode_survey(state.survey, arrays),
         "starts": [
-            _encode_parameters(one, f"start.{number}", arrays)
-            for number, one in enumerate(state.starts)
+            _encode_parameters(start, f"start.{number}", arrays)
+            for number, start in enumerate(state.starts)
         ],
         "search": state.search and {**asdict(state.search), "log_likelihoods": None},
         "iteration": state.em and state.em.iteration,
         "candidates": [
-            _encode_candidate(one, f"candidate.{number}", arrays)
-            for number, one in enumerate(state.em.candidates if state.em else ())
+            _encode_candidate(candidate, f"candidate.{number}", arrays)
+            for number, candidate in enumerate(state.em.candidates if state.em else ())
         ],
     }
     if state.search is not None:
@@ -57,30 +57,30 @@ def encode(state: FitState) -> tuple[Arrays, Meta]:
 
 
 def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> FitState:
-    """Put a state together again; its arrays are as they were, but read-only.
+    """Rebuild the state that `encode` split; its arrays are the same, but read-only.
 
     Raises
     ------
     LookupError, TypeError, ValueError
-        This is not what `encode` of this version makes.
+        The content is not what `encode` of this version writes.
     """
     search = meta["search"]
     em = None
     if meta["iteration"] is not None:
         candidates = tuple(
-            _decode_candidate(one, f"candidate.{number}", arrays)
-            for number, one in enumerate(meta["candidates"])
+            _decode_candidate(candidate, f"candidate.{number}", arrays)
+            for number, candidate in enumerate(meta["candidates"])
         )
         em = EMState(candidates, meta["iteration"])
-    prints = arrays.get("fingerprints")
+    fingerprints = arrays.get("fingerprints")
     digests = arrays.get("digests", ())
     likelihoods = arrays["search.log_likelihoods"].tolist() if search else []
     return FitState(
         _decode_survey(meta["survey"], arrays),
-        None if prints is None else tuple(int(one) for one in prints),
+        None if fingerprints is None else tuple(map(int, fingerprints)),
         tuple(
-            _decode_parameters(one, f"start.{number}", arrays)
-            for number, one in enumerate(meta["starts"])
+            _decode_parameters(covariance_type, f"start.{number}", arrays)
+            for number, covariance_type in enumerate(meta["starts"])
         ),
         tuple(meta["fresh"]),
         search and SearchSummary(**{**search, "log_likelihoods": tuple(likelihoods)}),
@@ -122,11 +122,11 @@ def _encode_candidate(candidate: Candidate, prefix: str, arrays: Arrays) -> Meta
 
 
 def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Candidate:
-    told = [arrays[f"{prefix}.history.{name}"] for name in _HISTORY]
+    columns = [arrays[f"{prefix}.history.{name}"] for name in _HISTORY]
     history = tuple(
         Iteration(float(log_likelihood), weights, means, tuple(guarded), float(moved))
         for log_likelihood, weights, means, moved, guarded in zip(
-            *told, meta["guarded"], strict=True
+            *columns, meta["guarded"], strict=True
         )
     )
     return Candidate(

@@ -1,9 +1,9 @@
-"""What the JSON files of a model say, as records: each has one reader and one writer.
+"""The content of a model's JSON files as records.
 
-A key that these records do not know, of a later gmm-dask that writes the same format, is passed
-over: versions are never written again, so nothing is lost. A key that a later record adds has a
-default there, for the files that lack it; a key without one that is missing makes the file
-unreadable, with an error that names it.
+A later gmm-dask may write keys that these records do not know. Such keys are ignored: versions are
+never rewritten, so nothing is lost. A key that a later record adds has a default, for older files
+that lack it. If a key without a default is missing, the file is unreadable, and the error names
+the key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A column over the rows that were fitted."""
+    """Statistics of a column over the rows that were fitted."""
 
     minimum: float
     maximum: float
@@ -29,7 +29,7 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What the search for a start did; see `gmm_dask.mixture.search.SearchSummary`."""
+    """Summary of the search for a start; see `gmm_dask.mixture.search.SearchSummary`."""
 
     rows: int
     starts: int
@@ -40,9 +40,9 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a fit was and found, for a mixture of k components: the same fit, the same manifest.
+    """The configuration and results of a fit with k components: the same fit, the same manifest.
 
-    The order of the fields is that of ``manifest.json``.
+    The fields have the order of ``manifest.json``.
 
     Attributes
     ----------
@@ -51,41 +51,42 @@ class Manifest:
     snapshot
         Digest of the input plan.
     files, rows, rows_dropped, weight
-        Input files; rows that were used, and dropped for nulls; sum of the sample weights.
+        Number of input files; rows that were used; rows dropped for nulls; sum of the sample
+        weights.
     status, n_iter
-        How the polish ended, and after how many iterations.
+        How the polish ended, and its number of iterations.
     history
         Mean log-likelihood before each M-step, nats per row.
     last_moved
-        How far the last M-step moved the means; None without one.
+        How far the last M-step moved the means; None if there was no M-step.
     counts
-        Weight in each component, k; None without an iteration.
+        Weight in each component, (k,); None if there was no iteration.
     log_likelihood, aic, bic
-        Under the final parameters; the first is the mean, nats per row.
+        Criteria under the final parameters; ``log_likelihood`` is the mean, nats per row.
     collapsed, starved
         Components that lost their data.
     occupancy
-        Share of the weight whose most probable component is each, k.
+        Share of the weight for which each component is the most probable, (k,).
     quantiles
-        Of the log-density of the rows, nats, by probability.
+        Quantiles of the rows' log-density, nats, by probability.
     low_density_threshold
         The log-density below which a row is an outlier, nats.
     scans
-        How often all rows were read.
+        Number of times that all rows were read.
     search
-        None where there was no search.
+        Summary of the search; None if there was no search.
     features
-        By column.
+        Statistics of each feature, by column.
     warnings
-        Sentences for a person.
+        Sentences for a human reader.
     mixed
-        Workers that differ from the client; where there are any, bits may.
+        Workers that differ from the client; if there are any, bits may differ too.
     versions, python, machine
-        Of the packages, of Python, and the processor's name.
+        Versions of the packages and of Python, and the processor's name.
     fit_key
         Digest of configuration, snapshot and package version.
     next_component_id
-        The least component id that was never given.
+        The lowest component id that has never been used.
     """
 
     configuration: Mapping[str, Any]
@@ -119,7 +120,7 @@ class Manifest:
     next_component_id: int
 
     def to_json(self) -> Document:
-        """Return the manifest as JSON; raises `ModelError` where a value has no such form."""
+        """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""
         document: Document = plain(
             {
                 **vars(self),
@@ -136,7 +137,7 @@ class Manifest:
         Raises
         ------
         KeyError, TypeError, ValueError, AttributeError
-            This is no manifest.
+            The content is not a manifest.
         """
         search, quantiles = content["search"], content["quantiles"]
         features = content["features"]
@@ -146,23 +147,23 @@ class Manifest:
                 **content,
                 "search": None if search is None else _record(Search, search),
                 "quantiles": {float(share): value for share, value in quantiles.items()},
-                "features": {name: _record(Feature, said) for name, said in features.items()},
+                "features": {name: _record(Feature, values) for name, values in features.items()},
             },
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """What differs between two runs of the same fit: ``run`` in ``run.json``.
+    """The run that stored a model: ``run`` in ``run.json``, different for each run of a fit.
 
     Attributes
     ----------
     run_id, created, host
-        Of the run that stored the model; when, ISO 8601 in UTC; where.
+        Id of the run, its time (ISO 8601 in UTC), and its host.
     version, based_on
         Number in the registry, and the version that was current when the fit began, if any.
     rejected
-        Why the model did not become a version; None if it did.
+        The reason why the model did not become a version; None if it did.
     """
 
     run_id: str
@@ -173,18 +174,18 @@ class Publication:
     rejected: str | None = None
 
     def to_json(self) -> Document:
-        """Return the publication as JSON: of a version, or of what was rejected."""
+        """Return the publication as JSON, with the keys of a version or of a rejected model."""
         absent = ("rejected",) if self.rejected is None else ("version", "based_on")
         return {key: value for key, value in vars(self).items() if key not in absent}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Publication:
-        """Read it back; raises as `Manifest.from_json` does."""
+        """Read the publication back; raises as `Manifest.from_json` does."""
         return _record(cls, content)
 
 
 def _record(kind: type[Record], content: Mapping[str, Any]) -> Record:
-    """Make a record from a mapping with its keys; lists become tuples, further keys are dropped."""
+    """Make a record from a mapping; lists become tuples, and unknown keys are dropped."""
     values = {}
     for field in fields(kind):  # type: ignore[arg-type]
         if field.name in content or field.default is MISSING:

@@ -1,15 +1,15 @@
-"""A fitted mixture as a directory: what it is, the bytes it becomes, and reading them back.
+"""A fitted mixture as a directory of files: writing them and reading them back.
 
 ::
 
     manifest.json            what was fitted: columns, components, configuration, snapshot, ...
     parameters.safetensors   weights, means, covariances, precisions_cholesky; float64
     run.json                 when and where: version, run id, host, times; sha256 of all files
-    *.png ...                files that were given along
+    *.png ...                further files, such as pictures
 
 ``manifest.json`` and ``parameters.safetensors`` are the model: the same fit gives the same bytes,
-on whatever day and by whatever way it was started. Everything that differs from run to run
-stands in ``run.json``. No file can carry code.
+whenever and however it was started. Everything that differs from run to run is in ``run.json``.
+No file can carry code.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, eq=False)
 class StoredModel:
-    """A mixture with what is known about it; the content of a model directory.
+    """A mixture and what is known about it: the content of a model directory.
 
     Attributes
     ----------
@@ -56,11 +56,11 @@ class StoredModel:
     component_ids
         k permanent numbers, by which predictions name the components.
     manifest
-        What the fit was and found.
+        The record of the fit: its configuration and its results.
     run
-        Who stored it, when and where; None before it is stored.
+        The run that stored the model, with time and host; None before it is stored.
     path
-        Where it was read from; None before it is stored.
+        The directory that the model was read from; None before it is stored.
 
     Raises
     ------
@@ -103,7 +103,7 @@ class StoredModel:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the model: manifest and, through it, parameters; not of the run."""
+        """Digest of the model: the manifest and, through it, the parameters; not the run."""
         return digest(self.document)
 
     @property
@@ -125,9 +125,9 @@ def model_files(model: StoredModel, extra: Mapping[str, bytes] | None = None) ->
     Parameters
     ----------
     model
-        What to write.
+        The model to write.
     extra
-        Further files, pictures for example, by name.
+        Further files by name, such as pictures.
 
     Raises
     ------
@@ -155,14 +155,15 @@ def model_files(model: StoredModel, extra: Mapping[str, bytes] | None = None) ->
 def read_model(version: Version) -> StoredModel:
     """Read and check a model.
 
-    Files given along are not read: a damaged picture does not stop a prediction
-    (`verify_files` looks at them).
+    Further files are not read: a damaged picture does not stop a prediction (`verify_files`
+    checks them).
 
     Raises
     ------
     ModelError
-        A file is missing, truncated, changed, of a newer format, or says what cannot be; names
-        the file. Nothing larger than the parameters that the manifest lists is allocated.
+        A file is missing, truncated, changed, of a newer format, or impossible in its content;
+        the message names the file. No more memory is allocated than the parameters listed in the
+        manifest can take.
     """
     document = _read_document(version, MANIFEST)
     run = _read_document(version, RUN)
@@ -186,46 +187,46 @@ def read_model(version: Version) -> StoredModel:
     with _understanding(version.path / RUN, "does not say which run stored the model"):
         publication = Publication.from_json(run["run"]) if run["run"] else None
     model = StoredModel(parameters, columns, ids, manifest, publication, version.path)
-    # What the file says, whatever bytes another version of safetensors would write.
+    # From the file: another version of safetensors might write the same arrays in other bytes.
     model.__dict__["sha256"] = sha256
     return model
 
 
 def verify_files(version: Version) -> None:
-    """Read every file of a model, those given along too, and check it.
+    """Read and check every file of a model, the further files too.
 
     Raises
     ------
     ModelError
-        A file is missing or damaged; names it.
+        A file is missing or damaged; the message names it.
     """
     run = _read_document(version, RUN)
     with _understanding(version.path / RUN, "does not list the files of a model"):
-        for name, said in run["files"].items():
+        for name, entry in run["files"].items():
             if not _FILE_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no file name")
-            _read_exactly(version, name, said, largest=said["bytes"])
+                raise ValueError(f"{name!r} is not a file name")
+            _read_exactly(version, name, entry, largest=entry["bytes"])
 
 
 def read_file(version: Version, name: str) -> bytes:
-    """Read one file that was given along, and check it.
+    """Read and check one of the further files of a model.
 
     Raises
     ------
     ModelError
-        The model has no such file, or it is damaged; names it.
+        The model has no such file, or it is damaged; the message names it.
     """
     run = _read_document(version, RUN)
     with _understanding(version.path / RUN, "does not list the files of a model"):
-        said = run["files"].get(name)
-        if said is not None:
-            return _read_exactly(version, name, said, largest=said["bytes"])
+        entry = run["files"].get(name)
+        if entry is not None:
+            return _read_exactly(version, name, entry, largest=entry["bytes"])
     raise ModelError(f"{version.path}: has no file {name}; it was stored by an older gmm-dask")
 
 
 @contextmanager
 def _understanding(path: Path, problem: str) -> Iterator[None]:
-    """Turn what is raised by content of another form than was written into one line."""
+    """Turn errors about content of an unexpected form into a `ModelError` of one line."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -236,19 +237,19 @@ def _understanding(path: Path, problem: str) -> Iterator[None]:
 
 
 def _read_document(version: Version, name: str) -> Document:
-    """Content of a sealed file of a format that this version of gmm-dask knows."""
+    """Return the content of a sealed file, if this version of gmm-dask knows its format."""
     document = version.document(name, ModelError)
     if document.get("format") != FORMAT:
         raise ModelError(
-            f"{version.path / name}: has format {document.get('format')!r}, this version of "
-            f"gmm-dask reads {FORMAT}; it was written by another version: upgrade gmm-dask"
+            f"{version.path / name}: has format {document.get('format')!r}, but this version of "
+            f"gmm-dask reads {FORMAT}; another version wrote it: upgrade gmm-dask"
         )
     return document
 
 
-def _read_exactly(version: Version, name: str, said: Mapping[str, Any], largest: int) -> bytes:
-    """Bytes of a file, only if they are as many as was said and reasonable, and the same."""
-    expected, sha256 = int(said["bytes"]), str(said["sha256"])
+def _read_exactly(version: Version, name: str, entry: Mapping[str, Any], largest: int) -> bytes:
+    """Read a file if its size and sha256 are those of its entry, and the size is plausible."""
+    expected, sha256 = int(entry["bytes"]), str(entry["sha256"])
     size = version.size(name, ModelError)
     if size != expected:
         problem = f"{size:,} bytes instead of {expected:,}"
@@ -258,7 +259,7 @@ def _read_exactly(version: Version, name: str, said: Mapping[str, Any], largest:
         content = version.read(name, ModelError, largest)
         if hashlib.sha256(content).hexdigest() == sha256:
             return content
-        problem = "its sha256 is another one"
+        problem = "its sha256 differs"
     raise ModelError(
         f"{version.path / name}: is damaged ({problem}); "
         "restore it from a backup, or use another version"
@@ -283,15 +284,15 @@ def _expected_bytes(kind: str, k: int, d: int) -> int:
 
 
 def _arrays(path: Path, content: bytes, kind: str, k: int, d: int) -> dict[str, FloatArray]:
-    """The arrays of a parameters file, of the right names, shapes, types and finite."""
+    """Load a parameters file, and check the arrays' names, shapes, types and finiteness."""
     try:
         arrays = safetensors.numpy.load(content)
     except SafetensorError as error:
         raise ModelError(f"{path}: is not a parameters file ({error})") from error
     expected = _shapes(kind, k, d)
-    found = {name: array.shape for name, array in arrays.items()}
-    if found != expected or any(array.dtype != np.float64 for array in arrays.values()):
-        raise ModelError(f"{path}: holds {found}, not float64 arrays {expected}")
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != expected or any(array.dtype != np.float64 for array in arrays.values()):
+        raise ModelError(f"{path}: holds {shapes}, not float64 arrays {expected}")
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ModelError(f"{path}: holds values that are not finite numbers")
     return arrays

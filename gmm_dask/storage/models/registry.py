@@ -5,13 +5,13 @@
     models/stars/v000007/         a version: whole, never changed, never removed
     models/stars/current.json     which version is in use
     models/stars/rejected/RUN/    a candidate that did not become a version, and why
-    models/stars/.lock            while somebody publishes; gone with its process
+    models/stars/.lock            held by a process that publishes, gone with it
 
-Who publishes or rolls back holds the lock; readers need none. A publish takes the number after
-the highest there is and makes it current, so a publish moves ``current.json`` forward only; `use`
-alone can move it back. After a roll-back from 7 to 5 the next publish is version 8. A process
-killed between the version and ``current.json`` leaves a whole version that is not in use; its run
-id published again puts it into use, unless a later version has been published since.
+Publishing and rolling back take the lock; reading does not. A publish takes the number after the
+highest existing one and makes it current, so it only moves ``current.json`` forward; only `use`
+can move it back. After a roll-back from 7 to 5 the next publish is version 8. A process killed
+after writing the version but before ``current.json`` leaves a whole version that is not in use.
+Publishing the same run id again puts it into use, unless a later version has been published since.
 
 In terms of `gmm_dask.storage.files.versions`, ``current.json`` is the pointer.
 """
@@ -49,10 +49,10 @@ class Registry:
     Parameters
     ----------
     root
-        Directory of all models; made by the first publish. ``~`` and ``file://`` are understood,
-        other schemes refused (`ConfigError`).
+        Directory of all models; the first publish creates it. ``~`` and ``file://`` are
+        understood; other schemes raise `ConfigError`.
     name
-        The model's name, its directory in ``root``.
+        The model's name, which is also its directory in ``root``.
     """
 
     def __init__(self, root: str | Path, name: str) -> None:
@@ -68,16 +68,16 @@ class Registry:
         )
 
     def path(self, version: int) -> Path:
-        """Where a version lies, or would."""
+        """Return the directory of a version, which need not exist."""
         return self._version(version).path
 
     def versions(self) -> tuple[int, ...]:
-        """Numbers of the versions, ascending; none if there is no such model."""
+        """Return the numbers of the versions, ascending; empty if the model does not exist."""
         matches = map(_VERSION.fullmatch, self._store.names())
         return tuple(sorted(int(match[1]) for match in matches if match))
 
     def current_version(self) -> int | None:
-        """Return the version in use; None if nothing was published yet.
+        """Return the number of the version in use; None if nothing has been published.
 
         Raises
         ------
@@ -93,7 +93,8 @@ class Registry:
         Raises
         ------
         ModelError
-            There is no such model or version (the message lists what there is), or it is damaged.
+            The model or version does not exist (the message lists those that do), or it is
+            damaged.
         """
         numbers = self.versions()
         if not numbers:
@@ -121,19 +122,20 @@ class Registry:
     ) -> int:
         """Store a model as the next version and make it current; returns the version's number.
 
-        Publishing again with a ``run_id`` that has a version already returns that version.
+        If the run has already published a version, that version is returned.
 
         Parameters
         ----------
         model
-            What to store; its ``run`` is replaced.
+            The model to store; its ``run`` is replaced.
         run_id
-            Of the run that publishes; letters, digits and ``._-``.
+            Id of the run that publishes; letters, digits and ``._-``.
         based_on
-            The version that was current when the fit began: if another is current now, the model
-            is kept under ``rejected/`` instead. None: whatever is current is superseded.
+            The version that was current when the fit began. If another version is current now,
+            the model is kept under ``rejected/`` instead. If None, any current version is
+            superseded.
         extra
-            Files to store along, by name.
+            Further files to store, by name.
         deadline
             Seconds to wait while another process publishes.
 
@@ -142,7 +144,7 @@ class Registry:
         ConflictError
             ``based_on`` is no longer current.
         StorageError
-            The disk refuses, or another process holds the lock. The current model is what it was.
+            The disk refuses, or another process holds the lock. The current version stays.
         """
         _check_name(run_id, "run id")
         with self._open(deadline) as writer:
@@ -171,19 +173,19 @@ class Registry:
         extra: Mapping[str, bytes] | None = None,
         deadline: float = 60.0,
     ) -> Path:
-        """Keep a candidate that is not to be published, with the reason, for inspection.
+        """Keep a candidate that will not be published, with the reason, for inspection.
 
-        Returns its directory, which `load_model_at` reads; ``run.rejected`` is the reason. The
-        first candidate that is kept for a run id stays.
+        Returns its directory, which `load_model_at` reads; ``run.rejected`` is the reason. If the
+        run has already kept a candidate, that one stays.
         """
         _check_name(run_id, "run id")
         with self._open(deadline) as writer:
             return self._keep_rejected(writer, model, run_id, reason, extra)
 
     def use(self, version: int, deadline: float = 60.0) -> None:
-        """Make a version current, an earlier one too, after checking that it can be read.
+        """Make any version current, after checking that it can be read.
 
-        The next publish takes the next free number and becomes current.
+        The next publish takes the number after the highest and becomes current.
         """
         self.load(version)
         with self._open(deadline) as writer:
@@ -206,7 +208,7 @@ class Registry:
     def _add(
         self, writer: Writer, number: int, files: Mapping[str, bytes], pointer: Pointer | None
     ) -> None:
-        """Store a version and make it current; withdraw it where the latter fails."""
+        """Store a version and make it current; withdraw it if it cannot be made current."""
         stage = writer.stage(_version_name(number))
         stage.put(files)
         stage.seal()
@@ -226,7 +228,7 @@ class Registry:
         current: Current | None,
         extra: Mapping[str, bytes] | None,
     ) -> NoReturn:
-        now = "none" if current is None else f"version {current.version}"
+        now = "no version" if current is None else f"version {current.version}"
         reason = f"it is based on version {based_on}, but {now} is current now"
         kept = self._keep_rejected(writer, model, run_id, reason, extra)
         raise ConflictError(
@@ -252,7 +254,7 @@ class Registry:
         return kept.path
 
     def _version_of_run(self, run_id: str, numbers: tuple[int, ...]) -> int | None:
-        """Find the version that a run has published, the latest first."""
+        """Find the version that a run has published, searching from the latest."""
         for number in reversed(numbers):
             version = self._version(number)
             try:
@@ -278,14 +280,14 @@ def load_model_at(path: str | Path, version: int | None = None) -> StoredModel:
         ``models/NAME`` (its current version), ``models/NAME/v000003``, or
         ``models/NAME/rejected/RUN``. ``~`` and ``file://`` are understood.
     version
-        Which version of ``models/NAME``; default: the current one.
+        Version of ``models/NAME``; the current one by default.
 
     Raises
     ------
     ModelError
-        There is no model there (the message lists what there is), or it is damaged.
+        The path holds no model (the message lists the models nearby), or the model is damaged.
     ConfigError
-        It is not a local path.
+        The path is not local.
     """
     path = local_path(path)
     registry = Registry(path.parent, path.name)
@@ -329,7 +331,7 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 
 def _models_in(root: Path) -> str:
-    """Tell which models there are in a directory."""
+    """Describe the models in a directory, for an error message."""
     with storage_errors(root, "cannot be read"):
         if not root.is_dir():
             return f"there is no directory {root}; fit a model first, or give another path"
