@@ -256,7 +256,7 @@ def test_a_damaged_record_is_named_and_nothing_is_used_again(stars, tmp_path, ca
     with begun(stars, tmp_path / "out", "run-2") as staged:
         assert staged.reused == {}
     (record,) = caplog.records
-    assert "no parts are used again: " in record.getMessage()
+    assert "no parts are reused: " in record.getMessage()
     path.unlink()
     with pytest.raises(StorageError, match=r"run-1.json: is missing"):
         read_predictions(tmp_path / "out")
@@ -282,7 +282,7 @@ def test_a_record_cannot_name_files_outside_of_its_version(stars, tmp_path, capl
     assert staged.reused == {}
     assert all(name.startswith("part-run-2-") for name in names(staged.path))
     (message,) = caplog.messages
-    assert message.startswith("no parts are used again: ")
+    assert message.startswith("no parts are reused: ")
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])
@@ -728,7 +728,7 @@ def test_old_versions_that_cannot_be_removed_do_not_fail_a_publish(
 
 def test_a_run_publishes_once(stars, tmp_path):
     predict(stars, tmp_path / "out", "run-1")
-    with pytest.raises(ConflictError, match="/out: run run-1 is published already"):
+    with pytest.raises(ConflictError, match="/out: run run-1 is already published"):
         begun(stars, tmp_path / "out", "run-1")
     check(pd.read_parquet(tmp_path / "out"), stars)
     predict(stars, tmp_path / "out", "run-2")
@@ -752,8 +752,8 @@ def test_missing_rows_are_noticed(stars, tmp_path):
             refused(
                 staged,
                 some,
-                rf"predictions of {part.input_file} do not hold its 1[13]0 rows once each; they "
-                rf"fail at row {part.first}; nothing was published",
+                rf"predictions of {part.input_file} do not hold its 1[13]0 rows once each; "
+                rf"the first fault is at row {part.first}; nothing was published",
             )
 
 
@@ -787,14 +787,18 @@ def test_rows_that_are_there_twice_are_noticed(stars, tmp_path):
     with begun(stars, tmp_path / "out", "run-1") as staged:
         parts = write_all(staged)
         twice = replace(parts[1], name="part-run-1-00000-000099.parquet")
-        refused(staged, [*parts, twice], "do not hold its 130 rows once each; they fail at row 80")
+        refused(
+            staged,
+            [*parts, twice],
+            "do not hold its 130 rows once each; the first fault is at row 80",
+        )
 
 
 def test_a_part_of_another_input_is_noticed(stars, tmp_path):
     with begun(stars, tmp_path / "out", "run-1") as staged:
         parts = write_all(staged)
         other = replace(parts[0], input_file="day=3/z.parquet", name="part-x-00009-000099.parquet")
-        refused(staged, [*parts, other], "is of day=3/z.parquet, not an input file")
+        refused(staged, [*parts, other], "describes day=3/z.parquet, which is not an input file")
 
 
 @pytest.mark.parametrize(
@@ -867,8 +871,8 @@ def test_a_run_id_that_is_no_name_is_refused(stars, tmp_path, run_id):
     ("keys", "message"),
     [
         (["ID"], "'ID' is not a column that all input files have .* there are b, day, "),
-        (["row"], "'row' is a column of the predictions themselves"),
-        (["probability_1"], "'probability_1' is a column of the predictions"),
+        (["row"], "'row' is the name of a column of the predictions"),
+        (["probability_1"], "'probability_1' is the name of a column"),
         (["id", "id"], "names 'id' twice"),
     ],
 )

@@ -1,16 +1,17 @@
-"""Prediction datasets on disk: what lies where, and which version is the current one.
+"""Prediction datasets on disk: their layout, and the record of the current version.
 
 ::
 
     OUT                     link to OUT.versions/RUN: what readers open, as plain Parquet
     OUT.versions/RUN/       part-RUN-FILE-CHUNK.parquet, and nothing else
-    OUT.versions/RUN.json   which part speaks of which input file, by which model
-    .OUT.lock               while a run writes; gone with its process
+    OUT.versions/RUN.json   the record: the input file of each part, the model, and more
+    .OUT.lock               held while a run writes, gone with its process
 
-``row`` is the number of the row within ``input_file``, counted from 0 with every row of the file:
-(input_file, row) joins predictions with the input, one to one. Names of parts hold the run id, so
-a reader that is overtaken by a new version finds that a file is gone, never a mixture. The version
-before the current one is kept, for readers that began with it; older ones are removed.
+``row`` is the number of the row within ``input_file``, counted from 0 over all rows of the file:
+(input_file, row) joins predictions to the input, one to one. The names of parts contain the run
+id, so a reader that is overtaken by a new version finds a file missing, never a mixture of
+versions. The version before the current one is kept for readers that began with it; older ones
+are removed.
 
 The record lies beside the parts, not among them, because some readers (Polars) refuse a directory
 with any other file in it.
@@ -30,38 +31,38 @@ from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.content import Contents, FileContent
 from gmm_dask.storage.predictions.parts import Part
 
-#: What is written; records of format 1 know no digests, so nothing of theirs is used again.
+#: The format written, and those read; format 1 has no digests, so its parts are not reused.
 FORMAT, READABLE = 2, (1, 2)
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
-#: Files of a version.
+#: Names of the files of a version.
 PART = re.compile(r"part-[A-Za-z0-9][A-Za-z0-9._-]*-\d{5,}-\d{6,}\.parquet")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A published version of a prediction dataset, as its record tells.
+    """A published version of a prediction dataset, as described by its record.
 
     Attributes
     ----------
     path
         ``OUT.versions/RUN``.
     run_id, created, host
-        Of the run that wrote it.
+        Id, time and host of the run that wrote it.
     model
         ``name``, ``version`` and ``sha256`` of the model.
     snapshot
         Digest of the input plan.
     settings
-        Choices, besides the model, that decide what the parts hold.
+        Choices, besides the model, that determine the content of the parts.
     files
-        What each input file held, by its path.
+        Content of each input file, by path.
     parts
-        In the order of the input.
+        The parts, in the order of the input.
     reused
-        How many of the parts were taken over from the version before.
+        Number of parts taken over from the version before.
     summary
-        What the run wanted to be kept: counts, drift.
+        Values that the run asked to keep, such as counts and drift.
     """
 
     path: Path
@@ -83,12 +84,12 @@ class Predictions:
 
 
 def read_predictions(out: str | Path) -> Predictions | None:
-    """Read the record of the version that ``OUT`` means; None if there is none.
+    """Read the record of the version that ``OUT`` links to; None if no version exists.
 
     Raises
     ------
     StorageError
-        The record is missing or damaged, or ``OUT`` is not what gmm-dask made; names it.
+        The record is missing or damaged, or gmm-dask did not make ``OUT``; the message names it.
     """
     places = PredictionPlaces.of(out)
     run_id = places.current_run()
@@ -98,7 +99,7 @@ def read_predictions(out: str | Path) -> Predictions | None:
     record = places.store.record(run_id)
     try:
         if record.pop("format") not in READABLE:
-            raise ValueError("another format; upgrade gmm-dask")
+            raise ValueError("unknown format; upgrade gmm-dask")
         files = {name: FileContent(*content) for name, content in record.pop("files").items()}
         parts = tuple(Part(*values) for values in record.pop("parts"))
         for part in parts:
@@ -112,7 +113,7 @@ def read_predictions(out: str | Path) -> Predictions | None:
 
 
 def _check_part(part: Part) -> None:
-    """Refuse what is no part: the next version links to the file of this name."""
+    """Refuse an invalid part, because the next version will link to the file of its name."""
     if not PART.fullmatch(part.name):
         raise ValueError(f"{part.name!r} is not the name of a part")
     if not all(isinstance(number, int) for number in (part.first, part.rows, part.size)):

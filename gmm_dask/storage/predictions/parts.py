@@ -1,4 +1,4 @@
-"""One part of a prediction dataset: its columns, and writing it from the rows of one chunk."""
+"""The parts of a prediction dataset: their columns, and writing one from the rows of a chunk."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from gmm_dask.storage.input.plan import InputPlan
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-#: What readers must hold at once, fixed so that parts do not depend on who wrote them.
+#: Rows that readers hold at once; fixed, so that parts do not depend on where they are written.
 ROW_GROUP_ROWS = 1 << 18
 
-_OURS = ("row", "input_file", "component", "log_density", "outlier")
+_RESERVED = ("row", "input_file", "component", "log_density", "outlier")
 _PROBABILITY = "probability_"
 
 
@@ -38,18 +38,18 @@ class Part:
     Attributes
     ----------
     name
-        Of the file; holds the run id, so that no two versions share a name.
+        Name of the file; contains the run id, so that no two versions share a name.
     input_file
-        The file of the input whose rows it speaks of, as the input plan names it.
+        Path of the input file whose rows it describes, as in the input plan.
     first, rows
-        Number of its first row within that file, and how many there are.
+        Number of its first row within that file, and its number of rows.
     size
         Bytes.
     digest
-        Of its bytes, taken while they were written (xxh3, 128 bits); None in a record of an
-        older format: whether it is damaged cannot be told.
+        Digest of its bytes, taken while they were written (xxh3, 128 bits). None in a record of
+        an older format: then damage cannot be detected.
     hint
-        Modification time and inode, which stay when a version takes it over by a hard link.
+        Modification time and inode; a hard link from another version keeps both.
     """
 
     name: str
@@ -62,34 +62,34 @@ class Part:
 
 
 def hint_of_part(path: Path) -> str:
-    """Return the hint of a part as it lies on the disk; raises ``OSError``."""
+    """Return the hint of a part on the disk; raises ``OSError``."""
     status = path.stat()
     return f"{status.st_mtime_ns} {status.st_ino}"
 
 
 def part_name(run_id: str, file: int, chunk: int) -> str:
-    """File name of a part: sorted by name, parts follow the order of the input."""
+    """Return the file name of a part; sorted by name, parts follow the order of the input."""
     return f"part-{run_id}-{file:05d}-{chunk:06d}.parquet"
 
 
 def order_of(name: str) -> tuple[int, int]:
-    """File and chunk number of a part, by its name."""
+    """Return the file number and chunk number in the name of a part."""
     file, chunk = name.removesuffix(".parquet").rsplit("-", 2)[1:]
     return int(file), int(chunk)
 
 
 def check_key_columns(plan: InputPlan, key_columns: Sequence[str]) -> None:
-    """Refuse key columns that the input does not have, or whose names predictions take.
+    """Refuse key columns that the input does not have, or whose names predictions use.
 
     Raises
     ------
     ConfigError
-        Names the column and what could be asked for.
+        A key column is refused; the message names it, and what to do.
     """
     for name in key_columns:
-        if name in _OURS or name.startswith(_PROBABILITY):
+        if name in _RESERVED or name.startswith(_PROBABILITY):
             raise ConfigError(
-                f"predict.key_columns: {name!r} is a column of the predictions themselves; "
+                f"predict.key_columns: {name!r} is the name of a column of the predictions; "
                 "rename it in the input, or leave it out"
             )
         if name not in plan.types:
@@ -108,16 +108,17 @@ class PartWriter:
     Attributes
     ----------
     stage
-        The version being written, at an absolute path that the workers see.
+        The version being written, at an absolute path that the workers can see.
     run_id
-        Of the run, part of each name.
+        Id of the run; part of each name.
     plan
-        The input that the chunks come from, and ``numbers``, for each of its files, the number
-        by which the part is named.
+        The input that the chunks come from.
+    numbers
+        For each file of ``plan``, the number that goes into the names of its parts.
     component_ids
-        What ``component`` holds, by label.
+        The value of ``component`` for each label.
     threshold
-        A row whose log-density is below it is an outlier.
+        The log-density below which a row is an outlier, nats.
     probabilities
         Whether responsibilities are written.
     """
@@ -137,27 +138,27 @@ class PartWriter:
         log_densities: FloatArray,
         responsibilities: FloatArray | None = None,
     ) -> Part:
-        """Write the part of one chunk; writing it again replaces it by the same.
+        """Write the part of one chunk; writing it again replaces it with the same content.
 
-        It is waited for when the dataset is published.
+        The part is certain to be on the disk only after the dataset is published.
 
         Parameters
         ----------
         rows
-            The chunk, read with ``split_files=True``: m source rows, of which some may have been
-            dropped (``rows.used``). Those have nulls in all columns but ``row``, ``input_file``
-            and the keys.
+            The chunk, read with ``split_files=True``: m source rows, some of which may have been
+            dropped (``rows.used``). Dropped rows have nulls in all columns but ``row``,
+            ``input_file`` and the keys.
         labels
             Most probable component of each used row, 0 … k−1.
         log_densities
             log p(x) of each used row, nats.
         responsibilities
-            (used rows, k), if ``probabilities``.
+            (used rows, k); required if ``probabilities``.
 
         Raises
         ------
         StorageError
-            The disk refuses; names the part.
+            The disk refuses; the message names the part.
         """
         if rows.file is None or rows.first_in_file is None:
             raise ValueError("predictions are written from chunks that were split by file")
@@ -192,12 +193,12 @@ class PartWriter:
         m = rows.source_rows
 
         def spread(values: npt.NDArray[Any]) -> pa.Array:
-            """Values of the used rows → one per source row, null where dropped."""
+            """Spread the values of used rows over all source rows, with nulls where dropped."""
             if rows.used is None:
                 return pa.array(values)
-            whole = np.zeros(m, values.dtype)
-            whole[rows.used] = values
-            return pa.array(whole, mask=~rows.used)
+            spread_values = np.zeros(m, values.dtype)
+            spread_values[rows.used] = values
+            return pa.array(spread_values, mask=~rows.used)
 
         file = pa.DictionaryArray.from_arrays(np.zeros(m, np.int32), [path])
         columns: dict[str, Any] = {"row": np.arange(first, first + m), "input_file": file}
@@ -215,7 +216,7 @@ class PartWriter:
 
 
 class _DigestingFile(io.RawIOBase):
-    """A file being written that knows how many bytes it was given, and their digest."""
+    """A file being written that counts its bytes and computes their digest."""
 
     def __init__(self, file: OutputFile) -> None:
         self._file = file
@@ -223,7 +224,7 @@ class _DigestingFile(io.RawIOBase):
         self.digest = xxhash.xxh3_128()
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True: the file can be written."""
         return True
 
     def write(self, block: Buffer, /) -> int:
@@ -235,10 +236,10 @@ class _DigestingFile(io.RawIOBase):
 
 
 def _options(schema: pa.Schema) -> dict[str, Any]:
-    """How a part is encoded; measured, 500,000 rows without keys: 18 ms, against 78 by default.
+    """Return how a part is encoded: 500,000 rows without keys take 18 ms, by default 78 ms.
 
-    A dictionary is tried only where values repeat, and bounds kept only where somebody could
-    look for them. Snappy costs nothing measurable on this, and halves keys that are text.
+    A dictionary is used only where values repeat, and bounds are kept only where a query could
+    use them. Snappy costs nothing measurable here, and halves the size of text keys.
     """
     texts = [
         field.name

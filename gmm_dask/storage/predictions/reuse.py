@@ -1,4 +1,4 @@
-"""Parts of the version before that are still right: found, and taken over by a new version."""
+"""Reuse of parts: finding those of the current version that are valid, and linking to them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reusable:
-    """What is used again for one input file: its parts, and what the file holds."""
+    """The parts that are reused for an input file, and the content of that file."""
 
     parts: tuple[Part, ...]
     content: FileContent
@@ -37,21 +37,21 @@ def reusable_parts(
     settings: Mapping[str, Any],
     key_columns: Sequence[str] = (),
 ) -> dict[str, Reusable]:
-    """Parts of the current version that are still right, by input file.
+    """Find the parts of the current version that are still valid, by input file.
 
-    A file's parts are right if the file holds what it held (`unchanged_files`), the same model
-    and settings wrote them, and all of them are there and hold what was written (`intact`).
-    Reads the footers of these parts; and what has another hint than then, file or part, whole.
+    A file's parts are valid if the file has not changed (`unchanged_files`), the same model and
+    settings wrote the parts, and all of them exist and hold what was written (`intact`). Reads
+    the footers of these parts, and the whole of each file or part whose hint has changed.
 
     Raises
     ------
     InputError
-        An input file with another hint cannot be read.
+        An input file whose hint has changed cannot be read.
     """
     try:
         current = read_predictions(out)
     except StorageError as error:
-        logger.warning("no parts are used again: %s", error)
+        logger.warning("no parts are reused: %s", error)
         return {}
     if current is None or current.model.get("sha256") != model_sha256:
         return {}
@@ -60,12 +60,16 @@ def reusable_parts(
     by_file: dict[str, list[Part]] = {}
     for part in current.parts:
         by_file.setdefault(part.input_file, []).append(part)
-    # The parts first: files whose parts are lost need not be read for their digests.
+    # Parts first: if a file's parts are lost, its digest need not be computed.
     known = {path: current.files[path] for path in by_file if path in current.files}
     paths = {file.path for file in plan.files}
     candidates = [part for path in known if path in paths for part in by_file[path]]
-    whole = intact(current.path, candidates)
-    known = {path: known[path] for path in known if all(p.name in whole for p in by_file[path])}
+    names = intact(current.path, candidates)
+    known = {
+        path: content
+        for path, content in known.items()
+        if all(part.name in names for part in by_file[path])
+    }
     return {
         path: Reusable(tuple(by_file[path]), content)
         for path, content in unchanged_files(plan, known, key_columns).items()
@@ -79,17 +83,17 @@ def take_over(
     run_id: str,
     plan: InputPlan,
 ) -> dict[str, tuple[Part, ...]]:
-    """Give parts of the current version a second name in the staged one."""
-    run = places.current_run()
-    if run is None:
+    """Link to reusable parts of the current version from the staged one, under new names."""
+    current_run = places.current_run()
+    if current_run is None:
         return {}
-    current = places.store.version(run)
+    current = places.store.version(current_run)
     numbers = {file.path: number for number, file in enumerate(plan.files)}
     taken: dict[str, tuple[Part, ...]] = {}
     for path, reusable in kept.items():
         renamed = []
         for part in reusable.parts:
-            # The new number of the file; the old one of the chunk, unique within the file.
+            # The file gets its new number; the chunk keeps its own, unique within the file.
             name = part_name(run_id, numbers[path], order_of(part.name)[1])
             stage.take(current, part.name, name)
             with storage_errors(stage.directory / name, "cannot be read"):

@@ -1,6 +1,6 @@
-"""Writing a prediction dataset: staged, verified, published; old parts used again.
+"""Writing a prediction dataset: it is staged, verified and published, and reuses old parts.
 
-What lies where: `gmm_dask.storage.predictions.dataset`.
+The layout is described in `gmm_dask.storage.predictions.dataset`.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class StagedPredictions:
     Attributes
     ----------
     places, run_id
-        Where, and by whom.
+        The places of the dataset, and the id of the run that writes it.
     plan
         The whole input.
     remaining
-        The input without the files whose parts are used again: what is to be read.
+        The input without the files whose parts are reused: the files to read.
     writer
-        For the chunks of ``remaining``.
+        Writes the parts for the chunks of ``remaining``.
     reused
-        The parts that are used again, by input file; they are in place already.
+        The parts that are reused, by input file; they are already in place.
     """
 
     def __init__(
@@ -72,33 +72,34 @@ class StagedPredictions:
 
     @property
     def path(self) -> Path:
-        """Where the version will lie."""
+        """Directory of the version once it is published."""
         return self.places.store.version(self.run_id).path
 
     def verify(self, parts: Iterable[Part]) -> tuple[Part, ...]:
-        """See that the version is whole: every row of the input once, every part readable.
+        """Check that the version is whole: each row of the input once, every part readable.
 
         Reads footers, no rows.
 
         Parameters
         ----------
         parts
-            What `PartWriter.write` returned.
+            The parts that `PartWriter.write` returned.
 
         Returns
         -------
         tuple of Part
-            All parts, those used again included, in the order of the input.
+            All parts, reused ones included, in the order of the input.
 
         Raises
         ------
         StorageError
-            Rows or parts are missing, or a part is not what was written; names the file.
+            Rows or parts are missing, or a part is not what was written; the message names the
+            file.
         """
-        # A chunk whose worker died may have been written twice: the same name, the same rows.
-        named = {part.name: part for part in parts}
-        named |= {part.name: part for kept in self.reused.values() for part in kept}
-        ordered = tuple(named[name] for name in sorted(named, key=order_of))
+        # A chunk whose worker died may have been written twice, with the same name and rows.
+        by_name = {part.name: part for part in parts}
+        by_name |= {part.name: part for kept in self.reused.values() for part in kept}
+        ordered = tuple(by_name[name] for name in sorted(by_name, key=order_of))
         check_coverage(self.plan, ordered, self.places.out)
         check_parts(self.writer.stage, ordered)
         return ordered
@@ -109,26 +110,26 @@ class StagedPredictions:
         summary: Mapping[str, Any] | None = None,
         digests: Sequence[str] = (),
     ) -> Path:
-        """Make this version the one that ``OUT`` means; returns its path.
+        """Make ``OUT`` link to this version; returns its path.
 
-        May be called again after a failure; what was done is not done twice.
+        May be called again after a failure; finished steps are not repeated.
 
         Parameters
         ----------
         parts
-            What `PartWriter.write` returned; verified first.
+            The parts that `PartWriter.write` returned; they are verified first.
         summary
-            Kept in the record.
+            Values to keep in the record.
         digests
-            Of the row groups of ``remaining``, as they were read (`Scanner.digests`). Without
-            them these files count as changed in the next run.
+            Digests of the row groups of ``remaining``, as they were read (`Scanner.digests`).
+            Without them these files count as changed in the next run.
 
         Raises
         ------
         ConflictError
-            ``OUT`` leads to another version than when this one was begun.
+            ``OUT`` links to another version than when this one was begun.
         StorageError
-            The version is not whole, or the disk refuses. ``OUT`` is what it was.
+            The version is not whole, or the disk refuses. ``OUT`` stays as it was.
         """
         if self._ended:
             return self.path
@@ -145,7 +146,7 @@ class StagedPredictions:
             "parts": [list(astuple(part)) for part in ordered],
         }
         self.writer.stage.seal((part.name for part in ordered), record=seal(record))
-        # A link that somebody removed is made again: nobody's predictions are replaced by that.
+        # A link that somebody removed is made again: that replaces nobody's predictions.
         before = self._before if self.places.store.pointer() else None
         self._version_writer.point(self.run_id.encode(), expecting=before)
         self._prune()
@@ -153,7 +154,7 @@ class StagedPredictions:
         return self.path
 
     def _prune(self) -> None:
-        """Keep the version before, for readers that began with it; remove older ones."""
+        """Remove all versions but this and the one before, which readers may still have open."""
         keep = {self.run_id} | ({self._before.content.decode()} if self._before else set())
         try:
             self._version_writer.prune(keep, PART)
@@ -161,10 +162,10 @@ class StagedPredictions:
             logger.warning("old predictions were not removed: %s", error)
 
     def abandon(self) -> None:
-        """Remove what was staged, unless it was published, and let the next run begin."""
+        """Remove what was staged, unless it was published, and release the lock."""
         if self._ended:
             return
-        # A publish that failed after its last step has published all the same.
+        # A publish that failed after its last step has still published.
         with suppress(StorageError):
             if not self._is_published():
                 self._version_writer.remove(self.run_id)
@@ -173,7 +174,7 @@ class StagedPredictions:
     def _is_published(self) -> bool:
         try:
             return self.places.current_run() == self.run_id
-        except StorageError:  # something else is there by now
+        except StorageError:  # something else is now in the link's place
             return False
 
     def _end(self) -> None:
@@ -204,34 +205,34 @@ def begin(
     reuse: bool = True,
     deadline: float = 0.0,
 ) -> StagedPredictions:
-    """Begin a version of a prediction dataset; until it is published ``OUT`` stays what it is.
+    """Begin a version of a prediction dataset; ``OUT`` stays as it is until publication.
 
     Parameters
     ----------
     out
-        What readers open: a link, which is made if it is not there.
+        The link that readers open; it is created if it does not exist.
     plan
         The input.
     model, model_name
-        Who predicts, by which name it is known.
+        The model that predicts, and the name to record for it.
     run_id
-        Part of all names; letters, digits and ``._-``.
+        Id of the run, part of all names; letters, digits and ``._-``.
     key_columns
-        Columns of the input that are copied.
+        Columns of the input to copy.
     probabilities
-        Whether responsibilities are written.
+        Whether to write responsibilities.
     reuse
-        Whether parts of the current version are used again for input files that hold what
-        they held (`reusable_parts`).
+        Whether to reuse parts of the current version for input files that have not changed
+        (`reusable_parts`).
     deadline
         Seconds to wait while another run writes to ``out``.
 
     Raises
     ------
     ConfigError
-        A key column is missing in the input, or its name is one of the predictions' own.
+        A key column is missing in the input, or predictions use its name.
     ConflictError
-        This run id is published already (`read_predictions` tells).
+        This run id is already published (`read_predictions` reads it).
     StorageError
         ``out`` is not a link that gmm-dask made, another run writes to it, or the disk refuses.
     """
@@ -239,7 +240,7 @@ def begin(
     if not RUN_ID.fullmatch(run_id):
         raise StorageError(f"run id {run_id!r}: use up to 100 letters, digits and . _ -")
     check_key_columns(plan, key_columns)
-    places.current_run()  # refuses what is not ours, before anything is made
+    places.current_run()  # refuses what gmm-dask did not write, before anything is created
     settings = _settings(plan, key_columns, probabilities)
     version_writer = places.store.open(deadline)
     try:
@@ -266,9 +267,9 @@ def begin(
 def _stage(places: PredictionPlaces, version_writer: Writer, run_id: str) -> StagedVersion:
     if places.current_run() == run_id:
         raise ConflictError(
-            f"{places.out}: run {run_id} is published already; give another run id, or read it"
+            f"{places.out}: run {run_id} is already published; give another run id, or read it"
         )
-    version_writer.remove(run_id)  # of a run that died before it was pointed to
+    version_writer.remove(run_id)  # left by a run that died before it pointed to its version
     return version_writer.stage(run_id)
 
 
@@ -280,7 +281,7 @@ def _part_writer(
     model: StoredModel,
     probabilities: bool,
 ) -> PartWriter:
-    """Make the writer for the files whose parts are not used again."""
+    """Make the writer for the files whose parts are not reused."""
     numbered = [
         (number, file)
         for number, file in enumerate(plan.files)
@@ -298,7 +299,7 @@ def _part_writer(
 
 
 def _settings(plan: InputPlan, key_columns: Sequence[str], probabilities: bool) -> dict[str, Any]:
-    """Everything besides model and file that decides what a part holds."""
+    """Return everything besides model and file that determines the content of a part."""
     return {
         "columns": [[column.name, column.type] for column in plan.columns],
         "nulls": plan.nulls,

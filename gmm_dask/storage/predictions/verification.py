@@ -1,4 +1,4 @@
-"""Whether a prediction dataset is whole: by the footers of its parts, and their digests."""
+"""Checks that a prediction dataset is whole, by the footers and digests of its parts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ _FOOTER_THREADS = 8
 
 
 def check_coverage(plan: InputPlan, parts: Iterable[Part], out: Path) -> None:
-    """See that the parts of each input file hold its rows once, without a gap.
+    """Check that the parts of each input file hold its rows once, without a gap.
 
     Raises
     ------
     StorageError
-        Names the input file and the row.
+        They do not; the message names the input file and the row.
     """
     by_file: dict[str, list[Part]] = {file.path: [] for file in plan.files}
     for part in parts:
         if part.input_file not in by_file:
-            raise StorageError(f"{out}: {part.name} is of {part.input_file}, not an input file")
+            raise StorageError(
+                f"{out}: {part.name} describes {part.input_file}, which is not an input file"
+            )
         by_file[part.input_file].append(part)
     for file in plan.files:
         row = 0
@@ -43,19 +45,19 @@ def check_coverage(plan: InputPlan, parts: Iterable[Part], out: Path) -> None:
         if row != file.rows:
             raise StorageError(
                 f"{out}: predictions of {file.path} do not hold its {file.rows:,} rows once each; "
-                f"they fail at row {row:,}; nothing was published, predict again"
+                f"the first fault is at row {row:,}; nothing was published, predict again"
             )
 
 
 def check_parts(stage: StagedVersion, parts: Sequence[Part]) -> None:
-    """See that a stage holds these parts and no others, readable and of one schema.
+    """Check that a stage holds exactly these parts, all readable and with the same schema.
 
-    Remains of workers that died are removed.
+    Files that dead workers left unfinished are removed.
 
     Raises
     ------
     StorageError
-        Names the part.
+        It does not; the message names the part.
     """
     directory = stage.directory
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
@@ -77,13 +79,13 @@ def check_parts(stage: StagedVersion, parts: Sequence[Part]) -> None:
 
 
 def intact(directory: Path, parts: Sequence[Part]) -> set[str]:
-    """Names of the parts that are there and hold what was written.
+    """Return the names of the parts that exist and hold what was written.
 
-    Reads the footer of each, and all bytes of those whose hints differ.
+    Reads the footer of each part, and all bytes of parts whose hints differ.
     """
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        answers = pool.map(lambda part: _is_intact(directory, part), parts)
-        return {part.name for part, answer in zip(parts, answers, strict=True) if answer}
+        checks = pool.map(lambda part: _is_intact(directory, part), parts)
+        return {part.name for part, is_intact in zip(parts, checks, strict=True) if is_intact}
 
 
 def _is_intact(directory: Path, part: Part) -> bool:
@@ -95,16 +97,16 @@ def _is_intact(directory: Path, part: Part) -> bool:
             return True
         with path.open("rb") as file:
             return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest() == part.digest
-    except OSError:  # gone or not to be read: the part is made again
+    except OSError:  # gone or unreadable: the part is written again
         return False
 
 
 def _schema(directory: Path, part: Part) -> pa.Schema | str:
-    """Schema of a part by its footer, or what is wrong with it."""
+    """Return the schema in a part's footer, or a phrase that says what is wrong with it."""
     path = directory / part.name
     try:
         status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a link lead elsewhere
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a link lead elsewhere
             return "is not a regular file"
         size = status.st_size
         with pq.ParquetFile(path) as file:
