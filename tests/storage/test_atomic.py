@@ -327,7 +327,7 @@ def test_a_lock_that_cannot_be_written_is_released(tmp_path, monkeypatch):
         ("dangling link", "it is a symbolic link"),
         ("hard link", "it has a second name"),
         ("hard link to nothing", "it has a second name"),
-        ("file", "it holds what gmm-dask did not write"),
+        ("file", "it holds content that gmm-dask did not write"),
         ("pipe", "it is not a regular file"),
         ("socket", "a socket or a device is in its place"),
         ("directory", "a directory is in its place"),

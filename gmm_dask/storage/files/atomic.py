@@ -1,11 +1,11 @@
-"""The one place where storage writes: files, directories and links appear whole or not at all.
+"""The only place where storage writes: files, directories and links appear whole or not at all.
 
-Every byte goes through `write_all`, every file is created by `OutputFile` or `open_lock_file`:
-a test that replaces one function fails any write of the package.
+Every byte goes through `write_all`, and every file is created by `OutputFile` or `open_lock_file`.
+So a test can make any write of the package fail by replacing one function.
 
-What is not finished has a name that begins with ``.partial-``, which readers of Parquet ignore.
-A process that was killed leaves such names behind; who next holds the lock of that directory
-removes them (`remove_stale`).
+Unfinished files have names that begin with ``.partial-``, which readers of Parquet ignore. A
+process that is killed leaves such files behind; the next holder of the directory's lock removes
+them (`remove_stale`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PARTIAL = ".partial-"
 
-_SYNC_THREADS = 16  # the disk joins the waits of all into few
+_SYNC_THREADS = 16  # the disk serves simultaneous waits together
 
 _ADVICE = {
     errno.ENOSPC: "no space is left on the disk; free some or choose another directory",
@@ -49,14 +49,14 @@ _ADVICE = {
 
 
 def storage_error(error: OSError, path: Path, doing: str = "cannot be written") -> StorageError:
-    """One line that names the path, what went wrong, and what to try."""
+    """Return an error of one line that names the path, what went wrong, and what to try."""
     reason = _ADVICE.get(error.errno or 0) or error.strerror or str(error)
     return StorageError(f"{path}: {doing}: {reason}")
 
 
 @contextmanager
 def storage_errors(path: Path, doing: str = "cannot be written") -> Iterator[None]:
-    """Turn an ``OSError`` of the block into a `StorageError` about ``path``."""
+    """Turn an ``OSError`` in the block into a `StorageError` about ``path``."""
     try:
         yield
     except StorageError:
@@ -66,19 +66,19 @@ def storage_errors(path: Path, doing: str = "cannot be written") -> Iterator[Non
 
 
 def write_all(descriptor: int, block: Buffer) -> None:
-    """Write every byte of ``block``: the only call of ``os.write`` in the package."""
+    """Write every byte of ``block``; no other function of the package calls ``os.write``."""
     rest = memoryview(block).cast("B")
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 
 
 class OutputFile(io.RawIOBase):
-    """A new file being written, as pyarrow and others take it.
+    """A new file being written, in the form that pyarrow and others accept.
 
     Parameters
     ----------
     path
-        Must not exist yet.
+        The file, which must not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,7 +87,7 @@ class OutputFile(io.RawIOBase):
         self._descriptor = os.open(path, flags, 0o666)
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True: the file can be written."""
         return True
 
     def write(self, block: Buffer, /) -> int:
@@ -109,8 +109,8 @@ class OutputFile(io.RawIOBase):
 def open_lock_file(path: Path) -> int:
     """Open a file that exists only to be locked; returns its descriptor.
 
-    Others may have put something in its place: a link is not followed (``OSError`` with ELOOP),
-    a pipe is not waited for, and what the file holds stays.
+    Something else may be in its place: a link is not followed (``OSError`` with ELOOP), a pipe is
+    not waited for, and the content of a file stays.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return os.open(path, flags, 0o666)
@@ -118,12 +118,13 @@ def open_lock_file(path: Path) -> int:
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[int]:
-    """Open a regular file for reading; gives its descriptor.
+    """Open a regular file for reading; yields its descriptor.
 
     Raises
     ------
     OSError
-        As the file system has it; also for a named pipe, socket or device, which is not waited for.
+        The file cannot be opened, or is a named pipe, a socket or a device, which is not waited
+        for.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -147,7 +148,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_files(paths: Iterable[Path]) -> None:
-    """Wait until files written without ``sync`` are on the disk, many at a time."""
+    """Wait until files that were written without ``sync`` are on the disk, many at a time."""
 
     def wait(path: Path) -> None:
         with storage_errors(path):
@@ -162,28 +163,28 @@ def sync_files(paths: Iterable[Path]) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Name beside ``path``, not in use, for what is to become it."""
+    """Return an unused name beside ``path`` for a file that will become it."""
     return path.with_name(f"{PARTIAL}{path.name}-{secrets.token_hex(4)}")
 
 
 @contextmanager
 def replacement(path: Path, sync: bool = True) -> Iterator[OutputFile]:
-    """Write a file that takes the place of ``path`` when the block ends.
+    """Write a file that replaces ``path`` when the block ends.
 
-    Until then, and when anything fails, ``path`` stays what it was and nothing else remains.
+    Until then ``path`` stays as it was. If anything fails, it stays so, and nothing else is left.
 
     Parameters
     ----------
     path
-        The file.
+        The file to replace or create.
     sync
-        Whether to wait for the disk; not in a staged directory, where `sync_files` does it for
+        Whether to wait for the disk. In a staged directory it is False: `sync_files` waits for
         all files at once.
 
     Raises
     ------
     StorageError
-        The disk is full, read-only, broken, ...; names ``path``.
+        The disk is full, read-only, broken, ...; the message names ``path``.
     """
     partial = partial_path(path)
     try:
@@ -202,20 +203,20 @@ def replacement(path: Path, sync: bool = True) -> Iterator[OutputFile]:
 
 
 def replace_file(path: Path, content: Buffer) -> None:
-    """Put ``content`` in the place of ``path``, whole or not at all; see `replacement`."""
+    """Replace the file ``path`` by ``content``, whole or not at all; see `replacement`."""
     with replacement(path) as file:
         file.write(content)
 
 
 def write_new_files(directory: Path, contents: Mapping[str, Buffer]) -> None:
-    """Write files into a directory that is still staged; whoever staged it cleans up."""
+    """Write files into a directory that is still staged; the caller cleans up after errors."""
     with ExitStack() as stack:
         files = []
         for name, content in contents.items():
             with storage_errors(directory / name):
                 files.append(stack.enter_context(OutputFile(directory / name)))
                 files[-1].write(content)
-        # All are written before the first is waited for: the disk then has one job, not many.
+        # Write all files before waiting for the first: the disk then has one job, not many.
         for file in files:
             with storage_errors(file.path):
                 file.sync()
@@ -228,7 +229,7 @@ def publish_directory(staged: Path, target: Path) -> None:
     Raises
     ------
     StorageError
-        ``target`` exists, or the disk refuses; then ``target`` is not there.
+        ``target`` exists already, or the disk refuses; then ``target`` is not created.
     """
     with storage_errors(target):
         sync_directory(staged)
@@ -241,18 +242,18 @@ def publish_directory(staged: Path, target: Path) -> None:
 
 
 def link_in_the_making(link: Path) -> Path:
-    """Name of a link until it takes its place; the longest of all names around it."""
+    """Return the name of a link until it takes its place: the longest name made from it."""
     return link.parent / f"{PARTIAL}link-{link.name}"
 
 
 def replace_link(link: Path, target: str) -> None:
-    """Make ``link`` a symbolic link to ``target``, in one step; a link there is replaced.
+    """Make ``link`` a symbolic link to ``target`` in one step, replacing an existing link.
 
-    Only for the holder of the lock that guards ``link``: the intermediate name is always the
-    same, so that what a killed process left is taken over.
+    Only the holder of the lock that guards ``link`` may call this. The intermediate name is
+    always the same, so that a link left by a killed process is removed.
     """
     partial = link_in_the_making(link)
-    with storage_errors(partial):  # somebody else may have put something there
+    with storage_errors(partial):  # something else may be in its place
         partial.unlink(missing_ok=True)
     with storage_errors(link):
         try:
@@ -266,7 +267,7 @@ def replace_link(link: Path, target: str) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Let a directory disappear in one step, then delete it: nobody reads half of it."""
+    """Hide a directory in one step, then delete it, so that nobody reads half of it."""
     removed = partial_path(path)
     with storage_errors(path, "cannot be removed"):
         path.rename(removed)
@@ -274,7 +275,7 @@ def remove_directory(path: Path) -> None:
 
 
 def remove_stale(directory: Path) -> None:
-    """Remove what killed processes left unfinished; only for the holder of the lock."""
+    """Remove what killed processes left unfinished; only the holder of the lock may call this."""
     with storage_errors(directory, "cannot be cleaned up"):
         for entry in directory.glob(f"{PARTIAL}*"):
             if entry.is_dir() and not entry.is_symlink():
@@ -284,12 +285,12 @@ def remove_stale(directory: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Create a directory with its parents and try it, before hours are spent on its content.
+    """Create a directory with its parents and test a write, before hours go into its content.
 
     Raises
     ------
     StorageError
-        It is a file, read-only, or there is no permission or space.
+        The path is a file or read-only, or permission or space is lacking.
     """
     with storage_errors(path):
         try:
@@ -302,7 +303,7 @@ def check_writable(path: Path) -> None:
 
 
 def _probe(directory: Path) -> None:
-    """Write a file without a name, which nothing can leave behind; else one with a name."""
+    """Write a nameless file, which cannot be left behind; if that is impossible, a named one."""
     content = b"can this be written?"
     try:
         descriptor = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)

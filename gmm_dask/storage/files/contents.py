@@ -1,4 +1,4 @@
-"""The files of a version: sealed, or being written."""
+"""The files of a version that is sealed, or is being written."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ class Version:
     Attributes
     ----------
     path
-        Its directory, which tools that read by path may open.
+        Its directory, for tools that read by path.
     """
 
     path: Path
 
     def exists(self) -> bool:
-        """Whether there is such a version."""
+        """Whether the version exists."""
         with storage_errors(self.path, "cannot be read"):
             return self.path.is_dir()
 
     def names(self) -> tuple[str, ...]:
-        """Names of its files."""
+        """Return the names of its files, sorted."""
         with storage_errors(self.path, "cannot be read"):
             return tuple(sorted(entry.name for entry in self.path.iterdir()))
 
     def size(self, name: str, error: type[StorageError] = StorageError) -> int:
-        """Bytes of a file; see `read`."""
+        """Return the size of a file in bytes; raises as `read` does."""
         path = self.path / name
         try:
             return path.stat().st_size
@@ -71,25 +71,25 @@ class Version:
         error: type[StorageError] = StorageError,
         largest: int = LARGEST_DOCUMENT,
     ) -> bytes:
-        """Content of a file.
+        """Return the content of a file.
 
         Raises
         ------
         StorageError
-            (of the class ``error``) It is missing, cannot be read, or has more than ``largest``
-            bytes, and is then not read at all.
+            (of the class ``error``) The file is missing or cannot be read, or it has more than
+            ``largest`` bytes; then nothing is read.
         """
         return read_whole(self.path / name, error, largest)
 
     def document(self, name: str, error: type[StorageError] = StorageError) -> Document:
-        """Content of a sealed JSON file; raises as `read` does, and where it is damaged."""
+        """Return the content of a sealed JSON file; raises as `read` does, and on damage."""
         return read_sealed(self.path / name, error)
 
 
 class StagedVersion:
     """A version that is being written; made by `Writer.stage`, picklable for workers.
 
-    A worker that has a copy calls `writing`; the rest is for the process that made it.
+    A worker with a copy may call `writing`; the other methods are for the process that made it.
     """
 
     def __init__(self, target: Path) -> None:
@@ -101,32 +101,32 @@ class StagedVersion:
 
     @property
     def directory(self) -> Path:
-        """Where the files are: for tools that read them by path before they are sealed.
+        """Directory of the files, for tools that read them by path before they are sealed.
 
-        An object store has no such place; there a footer is read by its key.
+        An object store has no such directory; a footer would be read by its key.
         """
         return self._target if self._sealed else self._partial
 
     def put(self, contents: Mapping[str, Buffer]) -> None:
-        """Write whole files; they are on the disk when this returns."""
+        """Write whole files by name; they are on the disk when this returns."""
         write_new_files(self.directory, contents)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[OutputFile]:
         """Write a file piece by piece, in any process; `seal` waits for the disk.
 
-        Written again, it takes the place of the first, which must have been the same.
+        A file that is written again replaces the first, and must have the same content.
         """
         with replacement(self.directory / name, sync=False) as file:
             yield file
 
     def take(self, version: Version, name: str, new_name: str) -> None:
-        """Take over a file of a sealed version: a hard link, or a copy where there are none.
+        """Take over a file of a sealed version by a hard link, or a copy if links are impossible.
 
         Raises
         ------
         StorageError
-            There is no such file in the version itself, or the disk refuses.
+            The version itself has no such file, or the disk refuses.
         """
         source, target = version.path / name, self.directory / new_name
         with storage_errors(target):
@@ -138,37 +138,37 @@ class StagedVersion:
             try:
                 target.hardlink_to(source)
             except OSError as error:
-                # File systems without hard links, or with too many links to one file already.
+                # The file system has no hard links, or the file has too many already.
                 if error.errno not in (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS):
                     raise
                 with source.open("rb") as old, self.writing(new_name) as new:
                     shutil.copyfileobj(old, new)
 
     def written(self) -> tuple[str, ...]:
-        """Names of the files that are whole; what dead workers left of others is removed."""
+        """Return the names of the whole files; removes what dead workers left unfinished."""
         remove_stale(self.directory)
         return Version(self.directory).names()
 
     def seal(self, names: Iterable[str] = (), record: Buffer | None = None) -> None:
-        """Let the version appear, whole; nothing is written to it any more.
+        """Make the version appear, whole; after that nothing is written to it.
 
-        May be called again after a failure: what was done is not done twice.
+        May be called again after a failure: finished steps are not repeated.
 
         Parameters
         ----------
         names
-            Files that were written by `writing` or taken over, to be waited for.
+            Files from `writing` or `take`, to wait for until they are on the disk.
         record
-            What is kept beside the version (`Versions.record`).
+            Content of the record beside the version (`Versions.record`).
 
         Raises
         ------
         StorageError
-            The disk refuses, or there is a version of this name.
+            The disk refuses, or a version of this name exists.
         """
         if not self._sealed:
             waiting = [self._partial / name for name in names]
-            if waiting:  # else all was waited for by `put`, and no thread is needed
+            if waiting:  # else `put` has waited for all files, and no thread is needed
                 sync_files(waiting)
             publish_directory(self._partial, self._target)
             self._sealed = True
@@ -176,10 +176,10 @@ class StagedVersion:
             replace_file(record_path(self._target), record)
 
     def discard(self) -> None:
-        """Remove what was staged, unless it was sealed."""
+        """Remove the staged files, unless the version was sealed."""
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
 def record_path(version: Path) -> Path:
-    """Where the record beside a version lies."""
+    """Return the path of the record beside a version."""
     return version.with_name(f"{version.name}.json")

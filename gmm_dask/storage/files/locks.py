@@ -1,4 +1,4 @@
-"""Locks on files: held by one process at a time, and gone with it, however it dies."""
+"""Locks on files: one process at a time holds a lock, and it ends with the process."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from gmm_dask.storage.files.atomic import (
     write_all,
 )
 
-# What a lock file begins with, if anything: a dead process may have left it.
+# A lock file is empty or begins with this, which a dead process may have left.
 _SIGNATURE = b'{"pid": '
 _LONGEST_SIGNATURE = 4096  # bytes
 _LONGEST_PAUSE = 0.05  # seconds between two attempts
 
 
 class HeldLock:
-    """A lock that this process holds, until `release`, the end of a ``with`` block, or death."""
+    """A lock that this process holds until `release`, the end of a ``with`` block, or its death."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
@@ -37,16 +37,16 @@ class HeldLock:
         self._process = os.getpid()
 
     def release(self) -> None:
-        """Let the next one in; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
-        # A forked child has a copy of this object; the lock is the parent's to give up.
+        # A forked child has a copy of this object, but only the parent may give up the lock.
         if self._process == os.getpid():
-            # Removed while it is held; see `_is_named`.
+            # Remove the file while the lock is held; see `_is_named`.
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
-        # What the lock guarded is done: an error of a network disk comes too late to matter.
+        # The guarded work is done, so an error of a network disk no longer matters.
         with suppress(OSError):
             os.close(descriptor)
 
@@ -63,22 +63,22 @@ class HeldLock:
 
 
 def acquire(path: Path, what: str, deadline: float = 60.0) -> HeldLock:
-    """Take the lock of a file, which is created for it and removed after it.
+    """Lock a file, which is created for the lock and removed after it.
 
     Parameters
     ----------
     path
         The lock file, in a directory that exists.
     what
-        What is locked, for the error: "model stars in models".
+        The thing that is locked, for the error: "model stars in models".
     deadline
-        Seconds to wait for the holder; 0 tries once.
+        Seconds to wait for the current holder; 0 tries once.
 
     Raises
     ------
     StorageError
-        Another process still holds it (its number, host and since when are named), or the
-        file cannot be created or locked, or something else is in its place, which stays.
+        Another process still holds the lock (the message names its number, host and start time);
+        or the file cannot be created or locked; or something else is in its place, which stays.
     """
     end = time.monotonic() + deadline
     pause = 0.001
@@ -96,7 +96,7 @@ def acquire(path: Path, what: str, deadline: float = 60.0) -> HeldLock:
 
 
 def _try(path: Path) -> HeldLock | None:
-    """Lock the file once; None if somebody else holds it."""
+    """Try once to lock the file; None if another process holds it."""
     with storage_errors(path, "cannot be locked"):
         while True:
             descriptor = _open(path)
@@ -112,7 +112,7 @@ def _try(path: Path) -> HeldLock | None:
                 if isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
                     raise StorageError(
                         f"{path}: cannot be locked: the file system has no file locks (flock); "
-                        "choose a directory on another one, or mount it with locks"
+                        "choose a directory on another file system, or mount it with locks"
                     ) from error
                 raise
             if current:
@@ -127,10 +127,10 @@ def _try(path: Path) -> HeldLock | None:
 
 
 def _is_named(descriptor: int, path: Path) -> bool:
-    """Whether the file that was locked is the one that the name means now.
+    """Whether the locked file is still the file at ``path``.
 
-    The last holder may have removed it between our opening and our locking: then ours is a lock
-    on nothing, and somebody else may hold the one that counts.
+    The last holder may have removed it after we opened it and before we locked it. Then our lock
+    guards nothing, and another process may hold the lock on a new file at ``path``.
     """
     try:
         return os.path.samestat(path.lstat(), os.fstat(descriptor))
@@ -148,14 +148,14 @@ def _open(path: Path) -> int:
 
 
 def _require_lock_file(descriptor: int, path: Path) -> None:
-    """Refuse what is in the place of the lock but none: to sign it would destroy it."""
+    """Refuse a file that is not a lock file, because signing it would destroy it."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise _foreign(path, "is not a regular file")
     if status.st_nlink > 1:
         raise _foreign(path, "has a second name (a hard link)")
     if status.st_size and not os.pread(descriptor, len(_SIGNATURE), 0) == _SIGNATURE:
-        raise _foreign(path, "holds what gmm-dask did not write")
+        raise _foreign(path, "holds content that gmm-dask did not write")
 
 
 def _foreign(path: Path, what: str) -> StorageError:

@@ -1,4 +1,4 @@
-"""Where a prediction dataset lies: the output as it was named, and what stands around it."""
+"""The places of a prediction dataset: the output as it was named, and the paths beside it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _LONGEST_NAME = 255  # bytes of a file name, on every file system in use
 
 @dataclass(frozen=True)
 class PredictionPlaces:
-    """The places around a prediction output; make it with `of`.
+    """The paths of a prediction dataset; made by `of`.
 
     Attributes
     ----------
     out
-        What readers open: a link to the current version. An absolute path.
+        The link to the current version, which readers open; an absolute path.
     """
 
     out: Path
 
     @classmethod
     def of(cls, output: str | Path) -> PredictionPlaces:
-        """Find the place of a name: links on the way are followed, one of the name itself is not.
+        """Find the places of an output; links above it are followed, the output's own link is not.
 
-        So it stays where it was meant when the working directory changes.
+        The paths are absolute, so they stay valid when the working directory changes.
 
         Raises
         ------
         ConfigError
-            It is not a local path.
+            The output is not a local path.
         """
         path = local_path(output)
         if path.name in ("", ".."):
@@ -45,28 +45,28 @@ class PredictionPlaces:
 
     @property
     def versions(self) -> Path:
-        """``OUT.versions``: the versions, each beside its record."""
+        """Directory ``OUT.versions``, with the versions and their records."""
         return self.out.parent / f"{self.out.name}.versions"
 
     @property
     def lock(self) -> Path:
-        """``.OUT.lock``, held while a run writes."""
+        """Lock file ``.OUT.lock``, held while a run writes."""
         return self.out.parent / f".{self.out.name}.lock"
 
     @property
     def store(self) -> Versions:
-        """Versions and pointer."""
+        """Versions and pointer of the dataset."""
         pointer = LinkPointer(self.out, self.versions)
         return Versions(self.versions, pointer, self.lock, f"prediction dataset {self.out}")
 
     def current_run(self) -> str | None:
-        """Id of the run whose version ``OUT`` leads to; None if there is none yet.
+        """Return the id of the run whose version ``OUT`` links to; None if ``OUT`` does not exist.
 
         Raises
         ------
         StorageError
             ``OUT`` is a file, a directory, or a link that gmm-dask did not make; or its name is
-            too long for those around it, which would be noticed at the end of the run only.
+            too long for the names made from it, which otherwise fails only at the end of the run.
         """
         surplus = len(os.fsencode(link_in_the_making(self.out).name)) - _LONGEST_NAME
         if surplus > 0:

@@ -15,15 +15,15 @@ from gmm_dask.storage.files.sealed import LARGEST_DOCUMENT, read_whole
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-#: What a version may be called; names that begin with a dot are not versions.
+#: Names that a version may have; a name that begins with a dot is not a version.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """The pointer as it was read; given back to `Writer.point` as what is expected there.
+    """The content of a pointer as it was read; `Writer.point` expects to find it unchanged.
 
-    An object store would keep the etag in it too.
+    For an object store it would also hold the etag.
     """
 
     content: bytes
@@ -37,7 +37,7 @@ class FilePointer:
     largest: int = LARGEST_DOCUMENT
 
     def read(self) -> bytes | None:
-        """Content of the file; None if there is none."""
+        """Return the content of the file; None if it does not exist."""
         try:
             return read_whole(self.path, largest=self.largest)
         except StorageError as error:
@@ -46,32 +46,32 @@ class FilePointer:
             raise
 
     def replace(self, content: Buffer) -> None:
-        """Put ``content`` in its place, in one step."""
+        """Replace the file by ``content``, in one step."""
         replace_file(self.path, content)
 
 
 @dataclass(frozen=True)
 class LinkPointer:
-    """A pointer that is a link to a version: what it points to opens by the link's own path.
+    """A pointer that is a link to a version, so that the link's path opens that version.
 
     Attributes
     ----------
     path
         The link.
     directory
-        The versions, beside the link.
+        The directory of the versions, beside the link.
     """
 
     path: Path
     directory: Path
 
     def read(self) -> bytes | None:
-        """Name of the version; None if there is no link.
+        """Return the name of the version; None if the link does not exist.
 
         Raises
         ------
         StorageError
-            A file, a directory or another link is in its place.
+            A file, a directory or a foreign link is in its place.
         """
         with storage_errors(self.path, "cannot be read"):
             if self.path.is_symlink():
@@ -93,5 +93,5 @@ class LinkPointer:
         return name.encode()
 
     def replace(self, content: Buffer) -> None:
-        """Let the link lead to the version named ``content``, in one step."""
+        """Make the link lead to the version named ``content``, in one step."""
         replace_link(self.path, f"{self.directory.name}/{bytes(content).decode()}")

@@ -1,8 +1,8 @@
-"""JSON documents that carry their own sha256, so that any changed byte is noticed.
+"""JSON documents that contain their sha256, so that any changed byte is noticed.
 
-The text is canonical (one way to write each value), the last key is ``sha256``, over the text
-without that key. This is a guard against damage, not a signature: who can write the file can
-seal it again.
+The text is canonical: each value is written in exactly one way. The last key is ``sha256``, taken
+over the text without that key. It guards against damage and is not a signature: anyone who can
+write the file can seal it again.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Document = dict[str, Any]
 
 
 def seal(content: Mapping[str, Any]) -> bytes:
-    """Canonical text of a document with its ``sha256`` added."""
+    """Return the canonical text of a document, with its ``sha256`` added."""
     document = dict(content)
     document["sha256"] = digest(document)
     return _text(document)
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """Hexadecimal sha256 of the canonical text of a document."""
+    """Return the hexadecimal sha256 of the canonical text of a document."""
     return hashlib.sha256(_text(content)).hexdigest()
 
 
@@ -43,7 +43,7 @@ def unseal(text: bytes, path: Path, kind: type[StorageError] = StorageError) -> 
     Raises
     ------
     StorageError
-        (of the class ``kind``) The text is truncated or changed; names ``path``.
+        (of the class ``kind``) The text is truncated or changed; the message names ``path``.
     """
     try:
         document = json.loads(text.decode("utf-8", "surrogatepass"))
@@ -67,12 +67,13 @@ def read_sealed(path: Path, kind: type[StorageError] = StorageError) -> Document
 def read_whole(
     path: Path, kind: type[StorageError] = StorageError, largest: int = LARGEST_DOCUMENT
 ) -> bytes:
-    """Read a file of at most ``largest`` bytes; of a larger one nothing is read.
+    """Read a file of at most ``largest`` bytes; nothing is read from a larger file.
 
     Raises
     ------
     StorageError
-        (of the class ``kind``) It is missing, cannot be read, or is larger; names ``path``.
+        (of the class ``kind``) The file is missing, unreadable or larger; the message names
+        ``path``.
     """
     try:
         with open_regular(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
@@ -85,21 +86,21 @@ def read_whole(
 
 
 def read_error(error: OSError, path: Path, kind: type[StorageError] = StorageError) -> StorageError:
-    """One line of the class ``kind`` that says why ``path`` was not read."""
+    """Return an error of the class ``kind`` that says in one line why ``path`` was not read."""
     if isinstance(error, FileNotFoundError):
         return kind(f"{path}: is missing; restore it, or use another version")
     return kind(str(storage_error(error, path, "cannot be read")))
 
 
 def plain(value: Any) -> Any:
-    """Return the JSON form of a value: numpy becomes numbers and lists.
+    """Return the JSON form of a value; numpy objects become numbers and lists.
 
-    A float that is not finite becomes null, because JSON has no word for it.
+    A float that is not finite becomes null, because JSON cannot express it.
 
     Raises
     ------
     ModelError
-        A value has no JSON form; names its type.
+        A value has no JSON form; the message names its type.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

@@ -1,11 +1,11 @@
 """Immutable versions and one pointer: the idea under models, predictions and checkpoints.
 
-A writer *stages* a version, *puts* files into it, *seals* it, *points* to it, and *prunes* what
-is no longer wanted. A sealed version never changes; the pointer is small, and is all that does.
-A reader reads the pointer, then the version that it names. It needs no lock and finds the old
-version or the new one, whole. A checkpoint is the least case: a pointer that is all there is.
+A writer *stages* a version, *puts* files into it, *seals* it, *points* to it, and *prunes* old
+versions. A sealed version never changes; only the pointer does, and it is small. A reader reads
+the pointer, then the version that it names. It needs no lock, and finds either the old version or
+the new one, whole. A checkpoint is the simplest case: a pointer that holds the content itself.
 
-Here these are directories of a POSIX file system::
+Here they are directories and files of a POSIX file system::
 
     DIRECTORY/NAME/       a version: appears by a rename, whole
     DIRECTORY/NAME.json   its record, where it has one beside it
@@ -13,10 +13,10 @@ Here these are directories of a POSIX file system::
     LOCK                  held by the writer, gone with its process
 
 An object store would be a second implementation of `Versions`, `Version`, `Writer` and
-`StagedVersion`:
-files are keys written once, a version is sealed by the key that is written last, and `point`
-replaces one key on the condition that its etag is the expected one. It takes no lock in `open`:
-two writers may stage at the same time, and the second to point gets the `ConflictError`.
+`StagedVersion`: files are keys that are written once, the last key to be written seals a version,
+and `point` replaces a key on the condition that its etag is the expected one. Its `open` would
+take no lock: two writers may stage at the same time, and the second to point gets the
+`ConflictError`.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ _logger = logging.getLogger(__name__)
 
 
 class Versions:
-    """The versions of one thing, and its pointer: what readers need, and the way to a `Writer`.
+    """The versions of one thing and their pointer, for reading; `open` makes a `Writer`.
 
     Parameters
     ----------
     directory
-        Holds the versions.
+        The directory that holds the versions.
     pointer
-        Says which is meant.
+        The file or link that says which version is meant.
     lock
-        Held by the writer.
+        The lock file that the writer holds.
     title
-        What is locked, for the error: "model stars in models".
+        The thing that is locked, for the error: "model stars in models".
     """
 
     def __init__(
@@ -72,24 +72,24 @@ class Versions:
         self._title = title
 
     def names(self) -> tuple[str, ...]:
-        """Names of the versions, and of what else has a name that a version could have."""
+        """Return all names in the directory that a version may have."""
         return names_in(self.directory)
 
     def version(self, name: str) -> Version:
-        """The sealed version of this name."""
+        """Return the sealed version of this name, which need not exist."""
         return Version(self.directory / name)
 
     def record(self, name: str) -> Document:
-        """What was kept beside a version, checked; raises `StorageError` if it is damaged."""
+        """Read the record beside a version; raises `StorageError` if it is damaged or missing."""
         return read_sealed(record_path(self.directory / name))
 
     def pointer(self) -> Pointer | None:
-        """Read the pointer; None if nothing was ever pointed to."""
+        """Read the pointer; None if it does not exist."""
         content = self._pointer.read()
         return None if content is None else Pointer(content)
 
     def pointed_at(self) -> float | None:
-        """When the pointer was last replaced, seconds since 1970; None if there is none."""
+        """Return when the pointer was last replaced, in seconds since 1970; None without one."""
         path = self._pointer.path
         with (
             storage_errors(path, "cannot be read"),
@@ -99,7 +99,7 @@ class Versions:
         return None
 
     def open(self, deadline: float = 0.0) -> Writer:
-        """Become the writer; the directory is made if it is not there.
+        """Become the writer, and create the directory if it does not exist.
 
         Parameters
         ----------
@@ -109,7 +109,8 @@ class Versions:
         Raises
         ------
         StorageError
-            Another process writes (it is named), or the directory cannot be written.
+            Another process is the writer (the message names it), or the directory cannot be
+            written.
         """
         check_writable(self._lock.parent)
         writer = Writer(self, self._pointer, acquire(self._lock, self._title, deadline))
@@ -124,7 +125,7 @@ class Versions:
 
 
 class Writer:
-    """Who may change versions and pointer, until `close` or the end of a ``with`` block."""
+    """The right to change versions and pointer, until `close` or the end of a ``with`` block."""
 
     def __init__(
         self, versions: Versions, pointer: FilePointer | LinkPointer, lock: HeldLock
@@ -136,9 +137,9 @@ class Writer:
         self._closed = False
 
     def stage(self, name: str) -> StagedVersion:
-        """Begin a version, in a folder where its name says so: "rejected/NAME".
+        """Begin a version; its name may put it into a folder: "rejected/NAME".
 
-        What is not sealed when the writer closes is discarded.
+        If it is not sealed when the writer closes, it is discarded.
         """
         target = self._versions.directory / name
         if target.parent != self._versions.directory:
@@ -148,30 +149,32 @@ class Writer:
         return self._stages[-1]
 
     def point(self, content: Buffer, expecting: Pointer | None) -> None:
-        """Replace the pointer, if it is what was expected, in one step.
+        """Replace the pointer in one step, if it is still the expected one.
 
         Parameters
         ----------
+        content
+            The new content of the pointer.
         expecting
-            The pointer as it was read; None: there was none.
+            The pointer as it was read; None if it did not exist.
 
         Raises
         ------
         ConflictError
-            It is another one now; it stays.
+            The pointer has changed; it stays.
         StorageError
-            The disk refuses; the pointer is what it was.
+            The disk refuses; the pointer stays as it was.
         """
-        # The lock keeps other writers out, not somebody's hand.
+        # The lock keeps other writers out, but not a person who edits the pointer by hand.
         if self._versions.pointer() != expecting:
             raise ConflictError(
                 f"{self._pointer.path}: was changed by somebody else in the meantime; "
-                "look at what it says now, and run again"
+                "check what it says now, and run again"
             )
         self.replace(content)
 
     def replace(self, content: Buffer) -> None:
-        """Replace the pointer, whatever it is: to repair it, or where each is as good."""
+        """Replace the pointer whatever its content, to repair it or where any may be replaced."""
         try:
             self._pointer.replace(content)
         except StorageError as error:
@@ -179,7 +182,7 @@ class Writer:
             if self._versions.pointer() != Pointer(bytes(content)):
                 raise
             _logger.warning(
-                "%s; what was written is in use, but a power failure now could undo it", error
+                "%s; the new content is in use, but a power failure now could undo it", error
             )
 
     def clear(self) -> None:
@@ -188,16 +191,25 @@ class Writer:
             self._pointer.path.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
-        """Remove a version that nothing points to, in one step; nothing if there is none."""
+        """Remove a version that nothing points to, in one step; does nothing without one."""
         version = self._versions.version(name)
-        # The record first: a version that is left without one is pruned by the next writer.
+        # The record first: a version left without its record is pruned by the next writer.
         with storage_errors(version.path, "cannot be removed"):
             record_path(version.path).unlink(missing_ok=True)
         if version.exists():
             remove_directory(version.path)
 
     def prune(self, keep: Container[str], files: re.Pattern[str]) -> None:
-        """Remove all versions but some; what holds a file of another name is no version."""
+        """Remove all versions except some.
+
+        Parameters
+        ----------
+        keep
+            Names of the versions to keep.
+        files
+            Pattern of the file names in a version; a directory with any other file is not a
+            version, and stays.
+        """
         for name in self._versions.names():
             version = self._versions.version(name)
             if name in keep or not version.exists():
@@ -206,13 +218,13 @@ class Writer:
                 self.remove(name)
 
     def close(self) -> None:
-        """Discard what was not sealed, remove an empty directory, and let the next writer in."""
+        """Discard what is not sealed, remove the directory if it is empty, release the lock."""
         if self._closed:
             return
         self._closed = True
         for stage in self._stages:
             stage.discard()
-        # While the lock is still held: the next writer makes the directory again.
+        # While the lock is still held; the next writer creates the directory again.
         with suppress(OSError):  # not empty
             self._versions.directory.rmdir()
         self._lock.release()
@@ -230,7 +242,7 @@ class Writer:
 
 
 def names_in(directory: Path) -> tuple[str, ...]:
-    """Names in a directory that versions could have; none if there is no directory."""
+    """Return the names in a directory that versions may have; empty if it does not exist."""
     try:
         names = [entry.name for entry in directory.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
