@@ -29,6 +29,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from gmm_dask.arrays import NamedArrays
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.pointers import FilePointer
 from gmm_dask.storage.files.sealed import plain
@@ -41,7 +42,6 @@ CHECKPOINTS, STATE = ".checkpoints", "state"
 #: Age in seconds at which a checkpoint counts as forgotten and is removed.
 FORGOTTEN = 30 * 24 * 3600.0
 
-Arrays = dict[str, npt.NDArray[Any]]
 
 _FIRST_LINE = re.compile(rb"gmm-dask checkpoint 1 ([0-9a-f]{64})\n")
 _FIRST_BYTES = len(b"gmm-dask checkpoint 1 \n") + 64
@@ -80,7 +80,7 @@ class Checkpoint:
         # Any state on the disk belongs to this fit, so replacing it loses nothing.
         self._writer.replace(f"gmm-dask checkpoint 1 {sha256}\n".encode() + content)
 
-    def load(self) -> tuple[Arrays, dict[str, Any]] | None:
+    def load(self) -> tuple[NamedArrays, dict[str, Any]] | None:
         """Return the arrays and metadata saved last; None if no usable checkpoint exists.
 
         A checkpoint that is damaged or belongs to another fit is not used; a warning names it.
@@ -96,7 +96,7 @@ class Checkpoint:
         logger.warning("%s; it is not used, the fit starts from the beginning", problem)
         return None
 
-    def _decode(self, text: bytes) -> tuple[Arrays, dict[str, Any]]:
+    def _decode(self, text: bytes) -> tuple[NamedArrays, dict[str, Any]]:
         """Decode the content of a file; raises ``ValueError`` if it cannot be used."""
         first = _FIRST_LINE.fullmatch(text[:_FIRST_BYTES])
         content = text[_FIRST_BYTES:]

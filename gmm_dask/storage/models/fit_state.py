@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gmm_dask.arrays import NamedArrays
 from gmm_dask.chunked.defects import Defects
 from gmm_dask.chunked.fit_records import FitState
 from gmm_dask.chunked.survey import Draw, Moments, Survey
@@ -19,7 +20,6 @@ from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
 
-Arrays = dict[str, npt.NDArray[Any]]
 Meta = dict[str, Any]
 
 _PARAMETERS = ("weights", "means", "covariances", "precisions_cholesky")
@@ -28,9 +28,9 @@ _MOMENTS = ("mean", "squares", "minimum", "maximum")
 _DRAW = ("priorities", "numbers", "weights")
 
 
-def encode(state: FitState) -> tuple[Arrays, Meta]:
+def encode(state: FitState) -> tuple[NamedArrays, Meta]:
     """Split a state into arrays by name and metadata that JSON can hold."""
-    arrays: Arrays = {}
+    arrays: NamedArrays = {}
     meta: Meta = {
         "scans": state.scans,
         "fresh": list(state.fresh),
@@ -41,6 +41,7 @@ def encode(state: FitState) -> tuple[Arrays, Meta]:
         ],
         "search": state.search and {**asdict(state.search), "log_likelihoods": None},
         "iteration": state.em and state.em.iteration,
+        "digests": len(state.digests),
         "candidates": [
             _encode_candidate(candidate, f"candidate.{number}", arrays)
             for number, candidate in enumerate(state.em.candidates if state.em else ())
@@ -73,7 +74,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
         )
         em = EMState(candidates, meta["iteration"])
     fingerprints = arrays.get("fingerprints")
-    digests = arrays.get("digests", ())
+    digests = arrays["digests"] if meta["digests"] else ()
     likelihoods = arrays["search.log_likelihoods"].tolist() if search else []
     return FitState(
         _decode_survey(meta["survey"], arrays),
@@ -90,7 +91,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
     )
 
 
-def _encode_parameters(parameters: MixtureParameters, prefix: str, arrays: Arrays) -> str:
+def _encode_parameters(parameters: MixtureParameters, prefix: str, arrays: NamedArrays) -> str:
     for name in _PARAMETERS:
         arrays[f"{prefix}.{name}"] = getattr(parameters, name)
     return parameters.covariance_type
@@ -102,7 +103,7 @@ def _decode_parameters(
     return MixtureParameters(covariance_type, *(arrays[f"{prefix}.{name}"] for name in _PARAMETERS))
 
 
-def _encode_candidate(candidate: Candidate, prefix: str, arrays: Arrays) -> Meta:
+def _encode_candidate(candidate: Candidate, prefix: str, arrays: NamedArrays) -> Meta:
     history = candidate.history
     for name in _HISTORY:
         # (iterations,), or (iterations, k) weights and (iterations, k, d) means
@@ -140,7 +141,7 @@ def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[
     )
 
 
-def _encode_survey(survey: Survey, arrays: Arrays) -> Meta:
+def _encode_survey(survey: Survey, arrays: NamedArrays) -> Meta:
     for name in _MOMENTS:
         arrays[f"moments.{name}"] = getattr(survey.moments, name)
     for name in _DRAW:
