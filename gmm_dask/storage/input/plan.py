@@ -217,18 +217,18 @@ def plan_input(section: InputSection) -> InputPlan:
     wanted = [*section.columns, *([section.sample_weight] if section.sample_weight else [])]
     _check_names(section, wanted)
     root, paths = find_files(section.path)
-    sources = _read_sources(root, paths)
+    file_schemas = _read_schemas(root, paths)
     partitions = _partition_types(paths)
-    schemas = _Schemas(sources, partitions)
+    schemas = _Schemas(file_schemas, partitions)
     columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
-    rows = sum(source.file.rows for source in sources)
+    rows = sum(file_schema.file.rows for file_schema in file_schemas)
     if not rows:
         raise TooFewRowsError(
-            f"{section.path}: {len(sources):,} file(s), but not one row; is the writer finished?"
+            f"{section.path}: {len(paths):,} file(s), but not one row; is the writer finished?"
         )
     return InputPlan(
         root,
-        tuple(source.file for source in sources),
+        tuple(file_schema.file for file_schema in file_schemas),
         tuple(columns[name] for name in section.columns),
         columns[section.sample_weight] if section.sample_weight else None,
         section.nulls,
@@ -251,29 +251,29 @@ def _check_names(section: InputSection, wanted: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _FileSchema:
     """A file of the input and its schema, from its footer."""
 
     file: InputFile
     schema: pa.Schema
 
 
-def _read_sources(root: str, paths: Sequence[str]) -> list[_Source]:
+def _read_schemas(root: str, paths: Sequence[str]) -> list[_FileSchema]:
     """Read all footers, many at a time: most of the time is spent waiting for a remote disk."""
 
-    def read_turn(start: int) -> list[_Source]:
-        return [_read_source(root, path) for path in paths[start : start + _FOOTERS_PER_TURN]]
+    def read_turn(start: int) -> list[_FileSchema]:
+        return [_read_schema(root, path) for path in paths[start : start + _FOOTERS_PER_TURN]]
 
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         turns = pool.map(read_turn, range(0, len(paths), _FOOTERS_PER_TURN))
-        return [source for turn in turns for source in turn]
+        return [file_schema for turn in turns for file_schema in turn]
 
 
-def _read_source(root: str, path: str) -> _Source:
+def _read_schema(root: str, path: str) -> _FileSchema:
     try:
-        with open_file(root, path) as stream:
-            hint = hint_of(root, path, stream)
-            footer = read_footer(stream, path)
+        with open_file(root, path) as source:
+            hint = hint_of(root, path, source)
+            footer = read_footer(source, path)
         metadata = footer.parse(path)
         schema = footer.schema(metadata)
     except InputError:
@@ -284,32 +284,34 @@ def _read_source(root: str, path: str) -> _Source:
         ) from error
     groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     file = InputFile(path, footer.size, groups, footer.digest, hint)
-    return _Source(file, schema)
+    return _FileSchema(file, schema)
 
 
 class _Schemas:
     """The schemas of all files, compared with each other."""
 
-    def __init__(self, sources: Sequence[_Source], partitions: Mapping[str, pa.DataType]) -> None:
+    def __init__(
+        self, file_schemas: Sequence[_FileSchema], partitions: Mapping[str, pa.DataType]
+    ) -> None:
         self.partitions = partitions
         # Thousands of files share a few schemas: each is checked once, in its first file.
-        self.distinct: list[tuple[set[str], _Source]] = []
+        self.distinct: list[tuple[set[str], _FileSchema]] = []
         # Arrow's look-up by name passes over all columns each time.
         self.stored: list[dict[str, list[pa.DataType]]] = []
-        for source in sources:
-            keys = set(source.file.partitions)
+        for file_schema in file_schemas:
+            keys = set(file_schema.file.partitions)
             if not any(
-                keys == known_keys and source.schema.equals(known.schema)
+                keys == known_keys and file_schema.schema.equals(known.schema)
                 for known_keys, known in self.distinct
             ):
-                self.distinct.append((keys, source))
-                self.stored.append(_types_by_name(source.schema))
+                self.distinct.append((keys, file_schema))
+                self.stored.append(_types_by_name(file_schema.schema))
 
     def column(self, name: str, conversion: str | None) -> Column:
         """Find a column in every file, and check that its types agree."""
         common, first = None, ""
-        for (keys, source), stored in zip(self.distinct, self.stored, strict=True):
-            path = source.file.path
+        for (keys, file_schema), stored in zip(self.distinct, self.stored, strict=True):
+            path = file_schema.file.path
             kind = self._type(stored, keys, name, path)
             if (problem := problem_of(kind, conversion)) is not None:
                 raise SchemaError(f"{path}: column {name!r} {problem}")

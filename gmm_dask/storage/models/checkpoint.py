@@ -106,8 +106,8 @@ class Checkpoint:
             raise ValueError("is damaged (its sha256 does not fit)")
         try:
             header = int.from_bytes(content[:8], "little")
-            entry = json.loads(content[8 : 8 + header])["__metadata__"]["checkpoint"]
-            metadata = json.loads(entry)
+            encoded = json.loads(content[8 : 8 + header])["__metadata__"]["checkpoint"]
+            metadata = json.loads(encoded)
             fit_key, meta = metadata["fit_key"], metadata["meta"]
             arrays = safetensors.numpy.load(content)
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:

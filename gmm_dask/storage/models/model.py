@@ -202,10 +202,10 @@ def verify_files(version: Version) -> None:
     """
     run = _read_document(version, RUN)
     with _understanding(version.path / RUN, "does not list the files of a model"):
-        for name, entry in run["files"].items():
+        for name, properties in run["files"].items():
             if not _FILE_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is not a file name")
-            _read_exactly(version, name, entry, largest=entry["bytes"])
+            _read_exactly(version, name, properties, largest=properties["bytes"])
 
 
 def read_file(version: Version, name: str) -> bytes:
@@ -218,9 +218,9 @@ def read_file(version: Version, name: str) -> bytes:
     """
     run = _read_document(version, RUN)
     with _understanding(version.path / RUN, "does not list the files of a model"):
-        entry = run["files"].get(name)
-        if entry is not None:
-            return _read_exactly(version, name, entry, largest=entry["bytes"])
+        properties = run["files"].get(name)
+        if properties is not None:
+            return _read_exactly(version, name, properties, largest=properties["bytes"])
     raise ModelError(f"{version.path}: has no file {name}; it was stored by an older gmm-dask")
 
 
@@ -247,9 +247,11 @@ def _read_document(version: Version, name: str) -> Document:
     return document
 
 
-def _read_exactly(version: Version, name: str, entry: Mapping[str, Any], largest: int) -> bytes:
-    """Read a file if its size and sha256 are those of its entry, and the size is plausible."""
-    expected, sha256 = int(entry["bytes"]), str(entry["sha256"])
+def _read_exactly(
+    version: Version, name: str, properties: Mapping[str, Any], largest: int
+) -> bytes:
+    """Read a file if its size and sha256 are the listed ones, and the size is plausible."""
+    expected, sha256 = int(properties["bytes"]), str(properties["sha256"])
     size = version.size(name, ModelError)
     if size != expected:
         problem = f"{size:,} bytes instead of {expected:,}"
