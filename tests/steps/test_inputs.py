@@ -353,7 +353,7 @@ AT_PREDICTION = {
     unknown_key: (ConfigError, "predict.key_columns: 'nubmer' is not a column that all input"),
     reserved_key: (
         ConfigError,
-        "predict.key_columns: 'row' is a column of the predictions",
+        "predict.key_columns: 'row' is the name of a column of the predictions",
     ),
     null_in_a_batch: (
         NonFiniteError,
