@@ -124,7 +124,7 @@ def alone(function: Callable[[str], Fit], name: str) -> Fit:
 
 
 def in_rounds(name: str, rounds: int) -> tuple[list[Fit], list[Fit]]:
-    """Fits of a set by scikit-learn and by us, equally many."""
+    """The fits of a set by both libraries; each fitted it equally often."""
     functions = (fit_scikit_learn, fit_ours)
     fits: tuple[list[Fit], list[Fit]] = ([], [])
     for turn in range(rounds):
