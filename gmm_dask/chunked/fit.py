@@ -40,7 +40,7 @@ from gmm_dask.mixture.initialization import (
     seeded,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import SearchSummary, effort_for, search, worth_searching
+from gmm_dask.mixture.search import SearchSummary, count_runs, search, worth_searching
 from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.statistics import StatisticsBatch, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
@@ -141,12 +141,11 @@ def _add_starts(
     if options.spec.start.complete:
         start = (*start, given_start(options.spec))
     elif not start or search_too:
-        k = options.spec.n_components
-        sample = _drop_weightless(state.survey.sample, k)
-        if options.search_rows is None or not worth_searching(sample.X.shape[0], k):
-            fresh_starts = _make_plain_starts(sample, options)
-        else:
+        sample = _drop_weightless(state.survey.sample, options.spec.n_components)
+        if _searches(sample, options):
             fresh_starts, summary = _search(scanner.notify, sample, options, state.survey.in_memory)
+        else:
+            fresh_starts = _make_plain_starts(sample, options)
     return replace(
         state,
         starts=(*fresh_starts, *start),
@@ -154,6 +153,13 @@ def _add_starts(
         search=summary,
         scans=scanner.scans,
     )
+
+
+def _searches(sample: Sample, options: FitOptions) -> bool:
+    """Whether to search; without a single iteration, the start itself is what the caller wants."""
+    m, d = sample.X.shape
+    wanted = options.search_rows is not None and options.em.max_iter > 0
+    return wanted and worth_searching(m, d, options.spec)
 
 
 def _drop_weightless(sample: Sample, k: int) -> Sample:
@@ -182,7 +188,7 @@ def _search(
     notify: Notify, sample: Sample, options: FitOptions, whole: bool
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     m, d = sample.X.shape
-    runs = effort_for(m, options.spec.n_components, d, options.n_init).runs + whole
+    runs = count_runs(m, d, options.spec.n_components, options.n_init, whole)
     notify(StageStarted(Stage.SEARCH, runs, "runs", f"on {m:,} rows"))
     starts, summary = search(
         sample,
