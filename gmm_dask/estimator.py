@@ -76,8 +76,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     weights_, means_, covariances_, precisions_, precisions_cholesky_
-        The parameters, shaped as in scikit-learn. The heaviest component comes first, unless
-        the start was given.
+        The parameters, shaped as in scikit-learn; float64, also for float32 rows. The heaviest
+        component comes first, unless the start was given.
     converged_, n_iter_, lower_bound_, lower_bounds_
         Whether the polish converged, its number of iterations, and the mean log-likelihood before
         its last and before each M-step, nats per row.
