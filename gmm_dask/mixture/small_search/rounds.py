@@ -12,11 +12,14 @@ import numpy.typing as npt
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.small_search.climbers import Climbers, SmallSample
 from gmm_dask.mixture.small_search.moves import make_moves
-from gmm_dask.mixture.small_search.seeds import climb_starts
+from gmm_dask.mixture.small_search.seeds import climb_as_scikit_learn, climb_starts
 from gmm_dask.mixture.spec import EMOptions
 
 #: Starts, and the runs that remain after each of two rounds.
 STARTS, REMAINING, FINALISTS = 32, 16, 4
+#: From this number of components on, the start that scikit-learn would make is among the finalists.
+#: It needs a call of k-means, which is long beside a search for fewer.
+_WORTH_KMEANS = 6
 #: A round; then finalists come to rest, are moved, and finish.
 _ROUND, _REST, _FINISH = EMOptions(1e-6, 8), EMOptions(1e-4, 60), EMOptions(1e-5, 300)
 #: Rounds of moves at the most. In each, all moves are glanced at, and a few go on.
@@ -43,25 +46,31 @@ def climb_rounds(sample: SmallSample, random_state: int, keep: int) -> tuple[Cli
     failed
         Starts that broke down.
     """
-    climbers, kinds = climb_starts(sample, max(STARTS, keep), _ROUND, seeded(random_state))
-    failed = int(np.count_nonzero(climbers.broken))
+    started, kinds = climb_starts(sample, max(STARTS, keep), _ROUND, seeded(random_state))
+    climbers = started
     for remaining in (REMAINING, FINALISTS):
-        chosen = _thin_out(sample, climbers, kinds, remaining, keep)
+        chosen = _thin_out(sample, climbers, kinds, remaining)
         climbers, kinds = sample.climb(climbers.take(chosen), _ROUND), kinds[chosen]
+    if sample.spec.n_components >= _WORTH_KMEANS:
+        climbers = climbers.join(climb_as_scikit_learn(sample, _ROUND, seeded(random_state)))
     climbers = sample.climb(climbers, _REST)
     climbers = climbers.take(sample.rank(climbers))
     if not climbers.broken[0]:
         climbers = _improve_by_moves(sample, climbers)
+    if keep > len(climbers):  # whose search must not end lower than that of fewer
+        others = started.take(sample.rank(started)[: keep - len(climbers)])
+        climbers = climbers.join(sample.climb(others, _REST))
     climbers = sample.climb(climbers, _FINISH)
+    failed = int(np.count_nonzero(started.broken))
     return climbers.take(sample.rank(climbers)), failed
 
 
 def _thin_out(
-    sample: SmallSample, climbers: Climbers, kinds: npt.NDArray[np.intp], remaining: int, keep: int
+    sample: SmallSample, climbers: Climbers, kinds: npt.NDArray[np.intp], remaining: int
 ) -> npt.NDArray[np.intp]:
     """Choose the runs that remain: the best of each kind, and the best of all.
 
-    Of runs that reached the same likelihood one remains, unless more are needed for ``keep``.
+    Of runs that reached the same likelihood one remains.
     """
     order = sample.rank(climbers)
     repeats = _repeats(climbers, order)
@@ -70,8 +79,7 @@ def _thin_out(
     follows[firsts] = False
     places = np.lexsort((follows, repeats))
     distinct = len(order) - int(np.count_nonzero(repeats))
-    places = places[: max(keep, min(remaining, distinct))]
-    return order[np.sort(places)]
+    return order[np.sort(places[: min(remaining, distinct)])]
 
 
 def _improve_by_moves(sample: SmallSample, finalists: Climbers) -> Climbers:

@@ -1,6 +1,6 @@
 """The starts of a search on a small sample, made together.
 
-No k-means is run: a call of it takes as long as some hundred iterations of EM on a hundred rows.
+They need no k-means: a call of it takes as long as some hundred iterations on a hundred rows.
 """
 
 from __future__ import annotations
@@ -33,14 +33,10 @@ def climb_starts(
     kinds
         Number of the kind of each.
     """
-    k, method = sample.spec.n_components, sample.spec.start.init_params
-    if method != "kmeans":
-        responsibilities = [
-            INITIALIZATIONS[method](sample.rows, sample.row_weights, k, random_state).T
-            for _ in range(starts)
-        ]
-        tiles = sample.in_tiles(np.stack(responsibilities))
-        return sample.climb_from(tiles, options), np.zeros(starts, np.intp)
+    k = sample.spec.n_components
+    if sample.spec.start.init_params != "kmeans":
+        climbers = _climb_by_method(sample, starts, options, random_state)
+        return climbers, np.zeros(starts, np.intp)
     third = starts // 3
     standardised = sample.rows / deviations(sample.variances)
     labels = np.concatenate(
@@ -54,6 +50,23 @@ def climb_starts(
     wide = sample.climb(_wide_starts(sample, third, random_state), options)
     kinds = np.repeat([STANDARDISED, RAW, WIDE], [starts - 2 * third, third, third])
     return narrow.join(wide), kinds
+
+
+def climb_as_scikit_learn(
+    sample: SmallSample, options: EMOptions, random_state: np.random.RandomState
+) -> Climbers:
+    """Make the start that scikit-learn makes for the same random state, and run it."""
+    return _climb_by_method(sample, 1, options, random_state)
+
+
+def _climb_by_method(
+    sample: SmallSample, starts: int, options: EMOptions, random_state: np.random.RandomState
+) -> Climbers:
+    """Make starts by the method asked for, one after another, and run them."""
+    initialize = INITIALIZATIONS[sample.spec.start.init_params]
+    rows, weights, k = sample.rows, sample.row_weights, sample.spec.n_components
+    responsibilities = [initialize(rows, weights, k, random_state).T for _ in range(starts)]
+    return sample.climb_from(sample.in_tiles(np.stack(responsibilities)), options)
 
 
 def _label_by_seeds(
