@@ -13,11 +13,14 @@ from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 from gmm_dask.printable import printable
+from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
 
 #: Columns of the data shown per component; a manifest has them all.
 SHOWN_COLUMNS = 6
+#: The most components whose clusters are listed in a line.
+LISTED_COMPONENTS = 20
 
 _MARKUP = re.compile(r"[\\`*_\[\]<>|~&]")
 
@@ -84,6 +87,8 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         ("log-likelihood", f"{manifest.log_likelihood:.6g} nats per row"),
         ("BIC", f"{manifest.bic:,.1f}"),
     ]
+    if manifest.clusters is not None:
+        facts.append(("clusters", clusters_words(manifest.clusters, model.component_ids)))
     if path is not None:
         facts.append(("model", str(path)))
         facts.extend(("picture", str(picture)) for picture in sorted(path.glob("*.png")))
@@ -96,6 +101,18 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     return Summary(
         f"{_name(model)}: {k} {kind} components of {d} columns", facts, header, table, notes
     )
+
+
+def clusters_words(clusters: Clusters, component_ids: Sequence[int]) -> str:
+    """Say how many clusters are suggested, and of which components each is made."""
+    k, n = len(component_ids), clusters.n_clusters
+    words = f"{n} from {k} component{'s' if k > 1 else ''}"
+    if n == k or k > LISTED_COMPONENTS:
+        return words
+    members: dict[int, list[int]] = {}
+    for component, cluster in sorted(zip(component_ids, clusters.cluster_ids, strict=True)):
+        members.setdefault(cluster, []).append(component)
+    return f"{words}: " + ", ".join("+".join(map(str, ids)) for ids in members.values())
 
 
 def _name(model: StoredModel) -> str:

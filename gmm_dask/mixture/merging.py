@@ -28,6 +28,10 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
+from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.initialization import seeded
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.starts import Sample
 
 #: Overlap of two equal Gaussians whose means are 2 σ apart, nats: up to here they have one mode.
 ONE_HUMP = 0.3563
@@ -157,6 +161,14 @@ def merge_components(
     return MergeTree(
         m, tuple(merges), tuple(entropies), tuple(joined), _suggest_n_clusters(overlaps)
     )
+
+
+def merge_on_sample(parameters: MixtureParameters, sample: Sample) -> MergeTree:
+    """Merge the components of a mixture by the rows of a sample, at most `rows_to_merge`(k)."""
+    chosen = sample.head(rows_to_merge(parameters.n_components), seeded(0))
+    responsibilities = assign(parameters, chosen.X, responsibilities=True).responsibilities
+    assert responsibilities is not None
+    return merge_components(responsibilities, chosen.sample_weight)
 
 
 def assign_clusters(responsibilities: FloatArray, clusters: npt.ArrayLike) -> IndexArray:

@@ -22,6 +22,7 @@ from gmm_dask.errors import ConflictError, ModelError, StorageError, ValuesChang
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.matching import Match, match, matched_ids
+from gmm_dask.mixture.merging import merge_on_sample
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions
 from gmm_dask.steps.inputs import mixture_spec
@@ -29,6 +30,7 @@ from gmm_dask.steps.manifest import compose_manifest, fit_key
 from gmm_dask.storage.input.content import contents_of, encode_contents, unchanged_files
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.checkpoint import Checkpoint, open_checkpoint, remove_forgotten
+from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.fit_state import decode, encode
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import Registry
@@ -237,7 +239,7 @@ def evaluate(
 
     No scan is needed if the sample of the survey holds all rows. A current model of other
     columns is not evaluated and none of its components is matched, but their ids are not used
-    again.
+    again. The merge tree comes from rows of the survey's sample.
     """
     result = fitted.result
     mixtures = [result.parameters]
@@ -255,7 +257,9 @@ def evaluate(
         next_id = _next_component_id(run, current)
         ids = matched_ids(matches, k, current.component_ids, next_id)
         next_id = max(next_id, max(ids) + 1)
-    manifest = compose_manifest(run, plan, scanner, result, summaries[0], next_id)
+    tree = merge_on_sample(result.parameters, result.survey.sample)
+    clusters = Clusters.of(tree, ids)
+    manifest = compose_manifest(run, plan, scanner, result, summaries[0], next_id, clusters)
     model = StoredModel(result.parameters, plan.names, ids, manifest)
     # Imported here: matplotlib takes half a second that a prediction need not spend.
     from gmm_dask.report.pictures import fit_pictures

@@ -16,6 +16,7 @@ from gmm_dask.chunked.survey import Survey
 from gmm_dask.config import RunConfig
 from gmm_dask.mixture.criteria import aic, bic
 from gmm_dask.storage.input.plan import InputPlan
+from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.manifest import Feature, Manifest, Search
 
 #: Probabilities of the log-density's quantiles in a manifest.
@@ -47,6 +48,7 @@ def compose_manifest(
     result: FitResult,
     densities: DensitySummary,
     next_component_id: int,
+    clusters: Clusters,
 ) -> Manifest:
     """Compose the manifest of a fitted model.
 
@@ -56,6 +58,8 @@ def compose_manifest(
         Densities of all rows under the model.
     next_component_id
         The least component id that was never used.
+    clusters
+        The merge tree.
     """
     best, survey, parameters = result.best, result.survey, result.parameters
     return Manifest(
@@ -89,6 +93,7 @@ def compose_manifest(
         machine=platform.machine(),
         fit_key=fit_key(run, plan),
         next_component_id=next_component_id,
+        clusters=clusters,
     )
 
 

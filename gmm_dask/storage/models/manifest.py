@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 from gmm_dask.storage.files.sealed import Document, plain
+from gmm_dask.storage.models.clusters import Clusters
 
 Record = TypeVar("Record")
 
@@ -87,6 +88,8 @@ class Manifest:
         Digest of configuration, snapshot and package version.
     next_component_id
         The lowest component id that has never been used.
+    clusters
+        The merge tree; None if an older gmm-dask stored the model.
     """
 
     configuration: Mapping[str, Any]
@@ -118,6 +121,7 @@ class Manifest:
     machine: str
     fit_key: str
     next_component_id: int
+    clusters: Clusters | None = None
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""
@@ -126,6 +130,7 @@ class Manifest:
                 **vars(self),
                 "search": self.search and vars(self.search),
                 "features": {name: vars(feature) for name, feature in self.features.items()},
+                "clusters": self.clusters and vars(self.clusters),
             }
         )
         return document
@@ -140,7 +145,7 @@ class Manifest:
             The content is not a manifest.
         """
         search, quantiles = content["search"], content["quantiles"]
-        features = content["features"]
+        features, clusters = content["features"], content.get("clusters")
         return _record(
             cls,
             {
@@ -148,6 +153,7 @@ class Manifest:
                 "search": None if search is None else _record(Search, search),
                 "quantiles": {float(share): value for share, value in quantiles.items()},
                 "features": {name: _record(Feature, values) for name, values in features.items()},
+                "clusters": None if clusters is None else Clusters.from_json(clusters),
             },
         )
 
