@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
 
 from gmm_dask import cluster_values
 from gmm_dask.addresses import local_path
@@ -106,6 +106,9 @@ class PredictSection(Section):
         default_factory=list, description="input columns to copy to the predictions"
     )
     probabilities: bool = Field(False, description="also write the responsibilities")
+    cluster: StrictBool | Positive = Field(
+        False, description="also write the cluster: true for the suggested number of them, or 2, 3…"
+    )
     on_drift: Literal["warn", "fail"] = "warn"
     max_log_likelihood_drop: NonNegative = Field(
         0.5, description="nats per row that the mean may lie below that of the training rows"

@@ -13,6 +13,7 @@ from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 from gmm_dask.printable import printable
+from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
@@ -142,6 +143,9 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
         ("input files", f"{files:,} read, {predicted.reused:,} unchanged"),
         ("predictions", f"{output.predictions}: {outcome.total_rows:,} rows, as in the input"),
     ]
+    if outcome.run.predict.cluster:
+        ids = choose_clusters(outcome.run, model) or ()
+        facts.append(("clusters", f"{len(set(ids))}, in the column cluster"))
     title = f"predictions for {outcome.run.input.path}"
     if predicted.drift is None:
         return Summary(title, facts)

@@ -40,7 +40,8 @@ def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
     Raises
     ------
     ConfigError
-        An output lies in the input, or ``fit.*_init`` cannot be used.
+        An output lies in the input, ``fit.*_init`` cannot be used, or ``predict.cluster`` is more
+        than ``model.n_components``.
     InputError
         The input cannot be used, or has fewer rows than components.
     StorageError
@@ -61,6 +62,11 @@ def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
                 f"{run.model.n_components}; fit fewer components or give more rows"
             )
         check_start(mixture_spec(run), len(plan.names))
+        if run.predict.cluster > run.model.n_components:
+            raise ConfigError(
+                f"predict.cluster = {run.predict.cluster}: a cluster has one component or more, "
+                f"and model.n_components is {run.model.n_components}; ask for fewer clusters"
+            )
         _check_output(local_path(run.output.models) / run.output.name)
     return plan
 
