@@ -26,6 +26,7 @@ from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.errors import ConfigError, SchemaError
+from gmm_dask.estimator_clusters import merge_components, predict_clusters
 from gmm_dask.mixture.assignment import Assignment, assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic
@@ -89,6 +90,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         How many times all rows were read.
     n_features_in_, feature_names_in_
         As in scikit-learn.
+    merge_tree_
+        Which components make one cluster; only after `merge_components`.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -222,6 +225,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Schwarz's criterion on X; lower is better. One scan."""
         log_likelihood, rows = self._log_likelihood(X)
         return bic(self._parameters(), log_likelihood, rows)
+
+    merge_components, predict_clusters = merge_components, predict_clusters
 
     def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""
@@ -377,8 +382,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.precisions_ = parameters.covariance.precisions(parameters.precisions_cholesky)
 
     def _take_result(self, result: FitResult) -> None:
-        if hasattr(self, "component_ids_"):  # of the published model that this one was loaded from
-            del self.component_ids_
+        # What was said of the components before: by `merge_components`, or by a published model.
+        for name in ("merge_tree_", "component_ids_"):
+            self.__dict__.pop(name, None)
         self._take_parameters(result.parameters)
         self.converged_ = result.best.status is Status.CONVERGED
         self.n_iter_ = result.best.n_iter
