@@ -21,6 +21,7 @@ separate or all are one cluster.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +90,7 @@ class MergeTree:
     @property
     def overlaps(self) -> FloatArray:
         """Overlap of the two clusters of each merge, nats, from 0 to log 2, (k − 1,)."""
-        return _overlaps(np.array(self.entropies), np.array(self.shares))
+        return overlaps_of(self.entropies, self.shares)
 
     def cut(self, n_clusters: int | None = None) -> IndexArray:
         """Return the cluster of each component, 0 … n_clusters − 1 by their first ones, (k,).
@@ -157,7 +158,7 @@ def merge_components(
         entropies.append(float(terms[live].sum()))
     # One cluster has every row: what is left there is rounding.
     entropies = [*(max(entropy, 0.0) for entropy in entropies[:-1]), 0.0]
-    overlaps = _overlaps(np.array(entropies), np.array(joined))
+    overlaps = overlaps_of(entropies, joined)
     return MergeTree(
         m, tuple(merges), tuple(entropies), tuple(joined), _suggest_n_clusters(overlaps)
     )
@@ -169,6 +170,12 @@ def merge_on_sample(parameters: MixtureParameters, sample: Sample) -> MergeTree:
     responsibilities = assign(parameters, chosen.X, responsibilities=True).responsibilities
     assert responsibilities is not None
     return merge_components(responsibilities, chosen.sample_weight)
+
+
+def overlaps_of(entropies: Sequence[float], shares: Sequence[float]) -> FloatArray:
+    """Return the overlap of each merge, nats, (k − 1,); arguments as the fields of `MergeTree`."""
+    falls, weights = np.maximum(-np.diff(entropies), 0.0), np.asarray(shares)
+    return np.divide(falls, weights, out=np.zeros_like(falls), where=weights > 0.0)
 
 
 def assign_clusters(responsibilities: FloatArray, clusters: npt.ArrayLike) -> IndexArray:
@@ -206,11 +213,6 @@ def _gains(
     apart = terms[np.ix_(others, rows)] + terms[a, rows]
     joined = weights[rows] * _entropy_terms(shares[np.ix_(others, rows)] + shares[a, rows])
     return np.asarray((apart - joined).sum(axis=1))
-
-
-def _overlaps(entropies: FloatArray, shares: FloatArray) -> FloatArray:
-    falls = np.maximum(-np.diff(entropies), 0.0)
-    return np.divide(falls, shares, out=np.zeros_like(falls), where=shares > 0.0)
 
 
 def _suggest_n_clusters(overlaps: FloatArray) -> int:

@@ -271,6 +271,7 @@ def evaluate(
         result.parameters,
         result.best.lower_bounds,
         ids,
+        clusters,
     )
     snapshot = json.dumps(plan.to_json(), separators=(",", ":")).encode()
     return Evaluation(

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ModelError
-from gmm_dask.mixture.merging import IndexArray, MergeTree
+from gmm_dask.mixture.merging import IndexArray, MergeTree, overlaps_of
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -42,6 +43,11 @@ class Clusters:
     shares: tuple[float, ...]
     n_clusters: int
     cluster_ids: tuple[int, ...]
+
+    @property
+    def overlaps(self) -> FloatArray:
+        """Overlap of the two clusters of each merge, nats, from 0 to log 2, (k − 1,)."""
+        return overlaps_of(self.entropies, self.shares)
 
     @classmethod
     def of(cls, tree: MergeTree, component_ids: Sequence[int]) -> Clusters:
