@@ -101,6 +101,18 @@ def test_equal_merges_are_made_in_the_order_of_the_components():
     assert tree.n_clusters == 4
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_merges_that_differ_by_rounding_alone_are_equal(seed):
+    """Components 2 and 3 share as many rows as 0 and 1, alike, but summed in another order."""
+    random = np.random.default_rng(seed)
+    shares = random.uniform(size=200)
+    responsibilities = np.zeros((400, 4))
+    responsibilities[:200, :2] = np.column_stack([shares, 1.0 - shares])
+    shuffled = random.permutation(shares)
+    responsibilities[200:, 2:] = np.column_stack([shuffled, 1.0 - shuffled])
+    assert merge_components(responsibilities).merges == ((0, 1), (2, 3), (0, 2))
+
+
 def test_a_component_without_rows_is_no_reason_to_merge():
     responsibilities = np.column_stack([draw_responsibilities(40, 2, 8, 0.01), np.zeros(40)])
     tree = merge_components(responsibilities)
