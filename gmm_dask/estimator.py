@@ -27,7 +27,7 @@ from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.errors import ConfigError, SchemaError
 from gmm_dask.estimator_clusters import merge_components, predict_clusters
-from gmm_dask.mixture.assignment import Assignment, assign
+from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic
 from gmm_dask.mixture.em import Status
@@ -196,21 +196,15 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Any:
         """Index of the most probable component of each row, (n,) int64."""
-        if isinstance(X, da.Array):
-            return predict_array(self._check_array(X), self._parameters(), "labels")
-        return self._assign(X).labels.astype(np.int64)
+        return self._predict(X, "labels")
 
     def predict_proba(self, X: Any) -> Any:
         """Responsibilities: p(component | row), (n, k)."""
-        if isinstance(X, da.Array):
-            return predict_array(self._check_array(X), self._parameters(), "responsibilities")
-        return self._assign(X, responsibilities=True).responsibilities
+        return self._predict(X, "responsibilities")
 
     def score_samples(self, X: Any) -> Any:
         """Log p(x) of each row, nats, (n,)."""
-        if isinstance(X, da.Array):
-            return predict_array(self._check_array(X), self._parameters(), "log_densities")
-        return self._assign(X).log_densities
+        return self._predict(X, "log_densities")
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log p(x), nats per row; a dask array is computed at once, in one scan."""
@@ -288,7 +282,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _check_array(self, X: da.Array) -> da.Array:
-        check_is_fitted(self)
         if X.ndim != 2 or X.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X has {X.shape[-1] if X.ndim == 2 else X.ndim} features, but GaussianMixture "
@@ -296,13 +289,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             )
         return X
 
-    def _assign(self, X: Any, responsibilities: bool = False) -> Assignment:
+    def _predict(self, X: Any, what: str) -> Any:
+        """Predict what `predict_array` names: lazily for a dask array, else at once."""
         parameters = self._parameters()
+        if isinstance(X, da.Array):
+            return predict_array(self._check_array(X), parameters, what)
         _require_numbers(X)
         rows: RowsArray = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        return assign(
-            parameters, rows, responsibilities=responsibilities, threads=available_cores()
-        )
+        shares = what == "responsibilities"
+        assigned = assign(parameters, rows, responsibilities=shares, threads=available_cores())
+        predicted = getattr(assigned, what)
+        return predicted.astype(np.int64) if what == "labels" else predicted
 
     def _options(self) -> FitOptions:
         seed = self.random_state
