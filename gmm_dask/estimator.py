@@ -15,18 +15,20 @@ from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.array import array_chunks, predict_array
+from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, evaluate
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
-from gmm_dask.errors import ConfigError, SchemaError
+from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import merge_components, predict_clusters
+from gmm_dask.input_checks import columns_of, rows_in_memory
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic
@@ -39,6 +41,7 @@ from gmm_dask.mixture.spec import (
     MixtureSpec,
     Start,
 )
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.verbosity import progress_printer
 
 logger = logging.getLogger("gmm_dask")
@@ -294,10 +297,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         parameters = self._parameters()
         if isinstance(X, da.Array):
             return predict_array(self._check_array(X), parameters, what)
-        _require_numbers(X)
-        rows: RowsArray = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        rows = rows_in_memory(self, X, reset=False)
         shares = what == "responsibilities"
         assigned = assign(parameters, rows, responsibilities=shares, threads=available_cores())
+        if not assigned.finite:
+            require_usable(rows, columns_of(self), NullPolicy.ERROR, "row {:,}".format)
         predicted = getattr(assigned, what)
         return predicted.astype(np.int64) if what == "labels" else predicted
 
@@ -339,32 +343,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 "client is for dask arrays: an array in memory is scanned by threads here; leave "
                 "it out, or give dask.array.from_array(X)"
             )
-        rows = self._rows(X)
+        rows = rows_in_memory(self, X, reset=True)
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(
                 sample_weight, rows, dtype=np.float64, ensure_non_negative=True
             )
-        names = getattr(self, "feature_names_in_", None)
-        columns = (
-            tuple(f"x{number}" for number in range(rows.shape[1]))
-            if names is None
-            else tuple(str(name) for name in names)
-        )
-        chunks = MemoryChunks(rows, weights, group_rows(rows.shape[0]), columns)
+        chunks = MemoryChunks(rows, weights, group_rows(rows.shape[0]), columns_of(self))
         return Scanner(chunks, Threads(), notify)
-
-    def _rows(self, X: Any) -> RowsArray:
-        """Return the rows of a fit as an array; the survey checks whether they are finite."""
-        if type(X) is np.ndarray and X.ndim == 2 and X.size and X.dtype in (np.float64, np.float32):
-            # Nothing needs conversion, and scikit-learn's checks take longer than a small scan.
-            self._set_unnamed_features(X.shape[1])
-            return X
-        _require_numbers(X)
-        rows: RowsArray = validate_data(
-            self, X, dtype=[np.float64, np.float32], ensure_all_finite=False
-        )
-        return rows
 
     def _set_unnamed_features(self, d: int) -> None:
         self.n_features_in_ = d
@@ -396,12 +382,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 ConvergenceWarning,
                 stacklevel=3,
             )
-
-
-def _require_numbers(X: Any) -> None:
-    """Refuse dates and text, which numpy would turn into numbers without a word."""
-    if isinstance(X, np.ndarray) and X.dtype.kind in "mMUS":
-        raise SchemaError(f"X has dtype {X.dtype}; only numbers can be clustered: convert it first")
 
 
 def _executor(client: Any) -> Executor:

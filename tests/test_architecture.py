@@ -17,6 +17,7 @@ LAYERS = [
         "gmm_dask.arrays",
         "gmm_dask.errors",
         "gmm_dask.events",
+        "gmm_dask.frames",
         "gmm_dask.nulls",
         "gmm_dask.printable",
     },
@@ -35,6 +36,7 @@ LAYERS = [
     {
         "gmm_dask.estimator",
         "gmm_dask.estimator_clusters",
+        "gmm_dask.input_checks",
         "gmm_dask.loading",
         "gmm_dask.verbosity",
         "gmm_dask.steps",
@@ -49,6 +51,7 @@ ONLY = {
     "rich": ("gmm_dask.pipelines",),
     "matplotlib": ("gmm_dask.report",),
     "pyarrow": ("gmm_dask.storage",),
+    "narwhals": ("gmm_dask.frames",),
     "dask": ("gmm_dask.chunked", "gmm_dask.storage", "gmm_dask.estimator", "gmm_dask.steps"),
     "distributed": ("gmm_dask.chunked.cluster",),
     "dask_jobqueue": ("gmm_dask.chunked.cluster",),
