@@ -23,12 +23,13 @@ from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, evaluate
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
+from gmm_dask.chunked.partitions import is_frame
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import merge_components, predict_clusters
-from gmm_dask.input_checks import columns_of, rows_in_memory
+from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic
@@ -51,7 +52,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture fitted by expectation maximization (EM) to any number of rows.
 
     Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
-    For a numpy array, methods return numpy arrays; for a dask array, lazy dask arrays.
+    Rows are array-like, a data frame of pandas, polars or pyarrow, a dask array, or a dask data
+    frame. For rows in memory, methods return numpy arrays; for dask's, lazy dask arrays. The
+    columns of a data frame count by name: a prediction refuses other names, or the same in another
+    order, as scikit-learn does.
 
     A fit scans the rows once for a survey, searches for a start on a sample, polishes it on all
     rows (usually 2 to 4 scans) and evaluates the result in one more. Data of up to ``search_rows``
@@ -157,22 +161,28 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X
-            (n, d), array-like or dask array, in chunks of any size.
+            (n, d), array-like or data frame; or a dask array or data frame, in chunks or
+            partitions of any size. Each scan reads one after the other, never all. Where dask
+            does not know how many rows they have, they are counted first, which is one scan more
+            (of one column, where a data frame's source can read that alone).
         sample_weight
-            (n,), ≥ 0; a row of weight 2 counts as two rows.
+            (n,), ≥ 0; a row of weight 2 counts as two rows. For dask's rows also a dask array or a
+            column of a dask data frame, in the same partitions.
         client
-            A `distributed.Client` whose workers scan a dask array; by default threads of this
-            process scan it.
+            A `distributed.Client` whose workers scan a dask array or data frame; by default threads
+            of this process scan it.
 
         Raises
         ------
         TooFewRowsError
             Fewer rows than components.
         NonFiniteError
-            X holds NaN or infinity.
+            X holds nulls, NaN or infinity; the message names the column and the first place.
+        SchemaError
+            A column holds no numbers, or two have the same name; or the weights do not fit.
         ConfigError
             ``warm_start`` is set, but the last fit had other components, features or covariances;
-            or ``client`` is given for an array in memory.
+            or ``client`` is given for rows in memory.
         NumericalError
             EM broke down from every start.
         """
@@ -210,7 +220,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return self._predict(X, "log_densities")
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Mean log p(x), nats per row; a dask array is computed at once, in one scan."""
+        """Mean log p(x), nats per row; dask's rows are computed at once, in one scan."""
         return float(self.score_samples(X).mean())
 
     def aic(self, X: Any) -> float:
@@ -284,19 +294,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             self.precisions_cholesky_,
         )
 
-    def _check_array(self, X: da.Array) -> da.Array:
-        if X.ndim != 2 or X.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {X.shape[-1] if X.ndim == 2 else X.ndim} features, but GaussianMixture "
-                f"is expecting {self.n_features_in_} features as input"
-            )
-        return X
-
     def _predict(self, X: Any, what: str) -> Any:
-        """Predict what `predict_array` names: lazily for a dask array, else at once."""
+        """Predict what `predict_array` names: lazily for what is lazy, else at once."""
         parameters = self._parameters()
-        if isinstance(X, da.Array):
-            return predict_array(self._check_array(X), parameters, what)
+        array = lazy_array(self, X, reset=False)
+        if array is not None:
+            return predict_array(array, parameters, what, columns_of(self), unit_of(X))
         rows = rows_in_memory(self, X, reset=False)
         shares = what == "responsibilities"
         assigned = assign(parameters, rows, responsibilities=shares, threads=available_cores())
@@ -329,19 +332,21 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _scanner(self, X: Any, sample_weight: Any, client: Any) -> Scanner:
         notify = progress_printer(self.verbose, self.verbose_interval)
-        if isinstance(X, da.Array):
+        array = lazy_array(self, X, reset=True, scheduler=client)
+        if array is not None:
             from gmm_dask.storage.input.reader import source_of
 
-            source = source_of(X) if sample_weight is None else None
-            chunks = source or array_chunks(X, sample_weight)
-            self._set_unnamed_features(len(chunks.columns))
-            # If the number of rows was unknown, they were counted by computing every block.
-            counted = source is None and any(np.isnan(X.chunks[0]))
+            source = source_of(array) if sample_weight is None else None
+            chunks = source or array_chunks(
+                array, sample_weight, columns_of(self), unit_of(X), scheduler=client
+            )
+            # Rows of an unknown number were counted.
+            counted = source is None and (is_frame(X) or any(np.isnan(X.chunks[0])))
             return Scanner(chunks, _executor(client), notify, scans=int(counted))
         if client is not None:
             raise ConfigError(
-                "client is for dask arrays: an array in memory is scanned by threads here; leave "
-                "it out, or give dask.array.from_array(X)"
+                "client is for dask arrays and frames: rows in memory are scanned by threads here; "
+                "leave it out, or give dask.array.from_array(X)"
             )
         rows = rows_in_memory(self, X, reset=True)
         weights = None
@@ -351,11 +356,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             )
         chunks = MemoryChunks(rows, weights, group_rows(rows.shape[0]), columns_of(self))
         return Scanner(chunks, Threads(), notify)
-
-    def _set_unnamed_features(self, d: int) -> None:
-        self.n_features_in_ = d
-        if hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
 
     def _take_parameters(self, parameters: MixtureParameters) -> None:
         self.weights_ = parameters.weights

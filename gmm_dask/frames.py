@@ -38,8 +38,8 @@ def require_numbers(X: Any, place: str = "") -> None:
     Raises
     ------
     SchemaError
-        A column holds no numbers, or two have the same name; or X is a lazy frame, whose rows
-        are not in memory.
+        A column holds no numbers, or two have the same name; or X has no columns, or is a lazy
+        frame, whose rows are not in memory.
     """
     if isinstance(X, np.ndarray):
         if X.dtype.kind in "mMUS":
@@ -62,6 +62,8 @@ def require_numbers(X: Any, place: str = "") -> None:
             "memory: collect() them first, or write them as Parquet and open it with read_parquet"
         )
     if isinstance(frame, nw.DataFrame):
+        if not frame.shape[1]:
+            raise SchemaError(f"{place}Found array with 0 feature(s): X has no columns")
         for column in frame.iter_columns():
             if not _holds_numbers(column):
                 raise SchemaError(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask.array as da
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from gmm_dask.arrays import RowsArray
+from gmm_dask.chunked.array import require_matrix
+from gmm_dask.chunked.partitions import count_rows, frame_array, is_frame, is_series
+from gmm_dask.errors import SchemaError
 from gmm_dask.frames import as_frame, require_numbers
 
 
@@ -47,6 +51,52 @@ def rows_in_memory(estimator: BaseEstimator, X: Any, *, reset: bool) -> RowsArra
         estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False
     )
     return rows
+
+
+def lazy_array(
+    estimator: BaseEstimator, X: Any, *, reset: bool, scheduler: Any = None
+) -> da.Array | None:
+    """Check the columns of rows that dask computes, and return the rows as an array.
+
+    Parameters
+    ----------
+    estimator
+        Its ``n_features_in_`` and ``feature_names_in_`` are set, or X is held to them.
+    X
+        (n, d) dask array or dask data frame; for anything else the result is None.
+    reset
+        Whether this is a fit. It needs to know how many rows each partition of a data frame has,
+        so they are counted.
+    scheduler
+        What counts them, as `dask.compute` takes it: a client, for example.
+
+    Raises
+    ------
+    SchemaError
+        X is not two-dimensional, or a column holds no numbers.
+    ValueError
+        The columns are not those of the fit, in scikit-learn's words.
+    """
+    if is_series(X):
+        raise SchemaError("Expected 2D array, got a column of a data frame; use X.to_frame()")
+    if is_frame(X):
+        empty = X._meta
+        require_numbers(empty)
+        # What scikit-learn makes of an empty frame says what it would make of the whole.
+        array = validate_data(
+            estimator, empty, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=0
+        )
+        return frame_array(X, array.dtype, count_rows(X, scheduler) if reset else None)
+    if isinstance(X, da.Array):
+        require_matrix(X)
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+        return X
+    return None
+
+
+def unit_of(X: Any) -> str:
+    """Return what the caller of `lazy_array` calls a block of its rows."""
+    return "partition" if is_frame(X) else "block"
 
 
 def columns_of(estimator: BaseEstimator) -> tuple[str, ...]:

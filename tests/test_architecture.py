@@ -52,7 +52,13 @@ ONLY = {
     "matplotlib": ("gmm_dask.report",),
     "pyarrow": ("gmm_dask.storage",),
     "narwhals": ("gmm_dask.frames",),
-    "dask": ("gmm_dask.chunked", "gmm_dask.storage", "gmm_dask.estimator", "gmm_dask.steps"),
+    "dask": (
+        "gmm_dask.chunked",
+        "gmm_dask.storage",
+        "gmm_dask.estimator",
+        "gmm_dask.input_checks",
+        "gmm_dask.steps",
+    ),
     "distributed": ("gmm_dask.chunked.cluster",),
     "dask_jobqueue": ("gmm_dask.chunked.cluster",),
     # The engine, and what asks a worker for its CPU.

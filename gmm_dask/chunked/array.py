@@ -1,4 +1,7 @@
-"""Dask arrays as sources of rows, and predictions as lazy dask arrays."""
+"""Dask arrays as sources of rows, and predictions as lazy dask arrays.
+
+A dask data frame is an array too, with a block for each partition (`gmm_dask.chunked.partitions`).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from dask.optimization import cull
 
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.defects import require_usable
+from gmm_dask.chunked.partitions import is_series, series_array
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.errors import SchemaError, TooFewRowsError
 from gmm_dask.mixture.assignment import assign
@@ -54,6 +58,8 @@ class ArrayChunks:
         Rows of each block.
     columns
         Names of the d features.
+    unit
+        What a block is to the caller: a "block" of an array, or a "partition" of a data frame.
     dtype
         Type of the values as read, float32 or float64.
     digest
@@ -67,6 +73,7 @@ class ArrayChunks:
     weight_blocks: tuple[Block, ...] | None
     sizes: tuple[int, ...]
     columns: tuple[str, ...]
+    unit: str
     dtype: np.dtype[np.floating]
     digest: str
     persisted: Mapping[Any, Any]
@@ -92,11 +99,22 @@ class ArrayChunks:
         return self.weight_blocks is not None
 
     def read(self, start: int, stop: int, digests: bool = False) -> Iterator[Rows]:
-        """Compute blocks one after the other, on the calling thread."""
+        """Compute blocks one after the other, on the calling thread.
+
+        Raises
+        ------
+        SchemaError
+            A block has another number of sample weights than of rows.
+        """
         for chunk in range(start, stop):
             weight = None
             if self.weight_blocks is not None:
                 weight = np.asarray(self._compute(self.weight_blocks[chunk]), dtype=np.float64)
+                if len(weight) != self.sizes[chunk]:
+                    raise SchemaError(
+                        f"{self.describe(chunk)}: {self.sizes[chunk]:,} rows have {len(weight):,} "
+                        "sample weights; take the weights from the rows' own frame"
+                    )
             values = as_rows(self._compute(self.blocks[chunk]))
             yield Rows(values, weight, chunk, self._first(chunk))
 
@@ -104,8 +122,8 @@ class ArrayChunks:
         """Say which block a chunk is, and which rows of the array."""
         first = self._first(chunk)
         if row is not None:
-            return f"block {chunk} row {first + row:,}"
-        return f"block {chunk} rows {first:,}–{first + self.sizes[chunk]:,}"
+            return f"{self.unit} {chunk} row {first + row:,}"
+        return f"{self.unit} {chunk} rows {first:,}–{first + self.sizes[chunk]:,}"
 
     def check(self) -> None:
         """Do nothing: only computing a graph shows whether its rows can be reached."""
@@ -139,8 +157,23 @@ def as_rows(block: Any) -> RowsArray:
     return values.astype(np.float64)
 
 
+def require_matrix(array: da.Array) -> None:
+    """Refuse a dask array that is not two-dimensional or not of numbers, as a `SchemaError`."""
+    if array.ndim != 2:
+        raise SchemaError(
+            f"Expected 2D array, got {array.ndim}D array instead; X is (n_samples, n_features): "
+            "use X.reshape(-1, 1) for one feature"
+        )
+    if array.dtype.kind not in "fiub":
+        raise SchemaError(f"X has dtype {array.dtype}; only numbers can be clustered")
+
+
 def array_chunks(
-    array: da.Array, sample_weight: Any = None, columns: tuple[str, ...] | None = None
+    array: da.Array,
+    sample_weight: Any = None,
+    columns: tuple[str, ...] | None = None,
+    unit: str = "block",
+    scheduler: Any = None,
 ) -> ArrayChunks:
     """Make a source of rows from a two-dimensional dask array.
 
@@ -151,28 +184,27 @@ def array_chunks(
     array
         (n, d), of numbers; blocks of columns are joined.
     sample_weight
-        (n,) numpy or dask array, or None.
+        (n,) numpy or dask array, column of a dask data frame, or None. If it does not know how
+        many rows its blocks have, each belongs to the rows of one block of the array.
     columns
         Names of the features; by default x0, x1, …
+    unit
+        What a block is to the caller: a "block" of an array, or a "partition" of a data frame.
+    scheduler
+        What counts the rows, as `dask.compute` takes it: a client, for example.
 
     Raises
     ------
     SchemaError
         The array is not two-dimensional or not numeric, or the weights do not fit it.
     """
-    if array.ndim != 2:
-        raise SchemaError(
-            f"Expected 2D array, got {array.ndim}D array instead; X is (n_samples, n_features): "
-            "use X.reshape(-1, 1) for one feature"
-        )
-    if array.dtype.kind not in "fiub":
-        raise SchemaError(f"X has dtype {array.dtype}; only numbers can be clustered")
+    require_matrix(array)
     if array.numblocks[1] > 1:
         array = array.rechunk({1: -1})
     sizes = array.chunks[0]
     if any(np.isnan(size) for size in sizes):
         lengths = (dask.delayed(len)(block) for block in array.to_delayed()[:, 0])
-        sizes = tuple(dask.compute(*lengths))
+        sizes = tuple(dask.compute(*lengths, scheduler=scheduler))
     d = int(array.shape[1])
     n = int(sum(sizes))
     if not d:
@@ -182,20 +214,39 @@ def array_chunks(
     blocks, persisted = _blocks(array)
     weight_blocks = None
     if sample_weight is not None:
-        weights = da.asarray(sample_weight)
-        if weights.ndim != 1 or weights.shape[0] != sum(sizes):
-            raise SchemaError(f"sample_weight has shape {weights.shape}; X has {sum(sizes):,} rows")
-        weight_blocks, persisted_weights = _blocks(weights.rechunk((sizes,)))
+        weight_blocks, persisted_weights = _blocks(_weights(sample_weight, sizes, unit))
         persisted |= persisted_weights
     return ArrayChunks(
         blocks,
         weight_blocks,
         tuple(int(size) for size in sizes),
         columns or tuple(f"x{number}" for number in range(d)),
+        unit,
         np.dtype(array.dtype if array.dtype in (np.float32, np.float64) else np.float64),
         tokenize(array.name, None if sample_weight is None else tokenize(sample_weight)),
         persisted,
     )
+
+
+def _weights(sample_weight: Any, sizes: tuple[int, ...], unit: str) -> da.Array:
+    """Return the sample weights in the blocks of their rows."""
+    if is_series(sample_weight):
+        weights = series_array(sample_weight)
+    elif isinstance(sample_weight, da.Array):
+        weights = sample_weight
+    else:
+        weights = da.asarray(np.asarray(sample_weight))
+    if weights.ndim == 1 and any(np.isnan(size) for size in weights.chunks[0]):
+        if weights.numblocks[0] != len(sizes):
+            raise SchemaError(
+                f"sample_weight has {weights.numblocks[0]:,} {unit}s and X has {len(sizes):,}; "
+                "take the weights from the rows' own frame, or let them know their sizes "
+                "(compute_chunk_sizes)"
+            )
+        return weights  # how many each block has is seen when it is read
+    if weights.ndim != 1 or weights.shape[0] != sum(sizes):
+        raise SchemaError(f"sample_weight has shape {weights.shape}; X has {sum(sizes):,} rows")
+    return weights.rechunk((sizes,))
 
 
 def _blocks(array: da.Array) -> tuple[tuple[Block, ...], dict[Any, Any]]:
@@ -218,7 +269,13 @@ def _is_future(node: Any) -> bool:
     return type(node).__module__.startswith("distributed")
 
 
-def predict_array(X: da.Array, parameters: MixtureParameters, what: str) -> da.Array:
+def predict_array(
+    X: da.Array,
+    parameters: MixtureParameters,
+    what: str,
+    columns: tuple[str, ...] | None = None,
+    unit: str = "block",
+) -> da.Array:
     """Predict labels, log-densities or responsibilities of a dask array's rows, lazily.
 
     Parameters
@@ -228,34 +285,43 @@ def predict_array(X: da.Array, parameters: MixtureParameters, what: str) -> da.A
     what
         What is returned: ``"labels"`` or ``"log_densities"``, (n,), the latter in nats, or
         ``"responsibilities"``, (n, k).
+    columns, unit
+        As in `array_chunks`, for the error of a row that cannot be predicted.
     """
     if X.ndim == 2 and X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
+    columns = columns or tuple(f"x{number}" for number in range(X.shape[1]))
+    predict = partial(_predict_block, parameters=parameters, what=what, columns=columns, unit=unit)
     if what == "responsibilities":
         k = parameters.n_components
-        return X.map_blocks(
-            _predict_block, parameters, what, dtype=np.float64, chunks=(X.chunks[0], (k,))
-        )
+        return X.map_blocks(predict, dtype=np.float64, chunks=(X.chunks[0], (k,)))
     dtype = np.int64 if what == "labels" else np.float64
-    return X.map_blocks(_predict_block, parameters, what, dtype=dtype, drop_axis=1)
+    return X.map_blocks(predict, dtype=dtype, drop_axis=1)
 
 
 def _predict_block(
-    block: Any, parameters: MixtureParameters, what: str, block_info: Any = None
+    block: Any,
+    parameters: MixtureParameters,
+    what: str,
+    columns: tuple[str, ...],
+    unit: str,
+    block_info: Any = None,
 ) -> FloatArray:
     """Predict a block; ``block_info`` is what dask knows of its place in the array."""
     values = as_rows(block)
     assigned = assign(parameters, values, responsibilities=what == "responsibilities")
     if not assigned.finite:
-        columns = tuple(f"x{number}" for number in range(values.shape[1]))
-        require_usable(values, columns, NullPolicy.ERROR, partial(_place_of, block_info))
+        place = partial(_place_of, unit, block_info)
+        require_usable(values, columns, NullPolicy.ERROR, place)
     predicted = getattr(assigned, what)
     return predicted.astype(np.int64) if what == "labels" else predicted
 
 
-def _place_of(block_info: Any, row: int) -> str:
+def _place_of(unit: str, block_info: Any, row: int) -> str:
     """Say which row of the array a row of a block is; rows of unknown chunks have no number."""
-    (first, _), _ = block_info[0]["array-location"] if block_info else ((np.nan, 0), (0, 0))
+    if not block_info:
+        return f"row {row:,} of its {unit}"
+    (first, _), _ = block_info[0]["array-location"]
     if np.isnan(first):
-        return f"row {row:,} of its block"
+        return f"row {row:,} of {unit} {block_info[0]['chunk-location'][0]}"
     return f"row {int(first) + row:,}"

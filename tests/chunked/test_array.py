@@ -208,7 +208,7 @@ def test_a_row_of_an_unknown_number_is_named_within_its_block(mixture: MixturePa
     bad[700, 2] = np.nan
     array = da.from_array(bad, chunks=(500, 4))
     predicted = predict_array(array[array[:, 0] < np.inf], mixture, "labels")
-    with pytest.raises(NonFiniteError, match="the first at row 200 of its block; leave"):
+    with pytest.raises(NonFiniteError, match="the first at row 200 of block 1; leave"):
         predicted.compute(scheduler="synchronous")
 
 

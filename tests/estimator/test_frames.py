@@ -171,6 +171,12 @@ def test_a_name_that_occurs_twice_is_refused(fitted: GaussianMixture, method: st
         getattr(fitted, method)(pa.table([*X.T], names=["a", "b", "a"]))
 
 
+def test_a_frame_without_columns_is_refused() -> None:
+    for frame in (pd.DataFrame(index=range(9)), pl.DataFrame(), pa.table({})):
+        with pytest.raises(SchemaError, match=r"0 feature\(s\): X has no columns"):
+            GaussianMixture(2).fit(frame)
+
+
 def test_a_lazy_frame_is_refused() -> None:
     with pytest.raises(SchemaError, match=r"X is a lazy frame of polars, .* collect\(\) them"):
         GaussianMixture(2).fit(pl.LazyFrame(COLUMNS))

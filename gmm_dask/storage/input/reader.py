@@ -122,6 +122,11 @@ def read_parquet(
     NonFiniteError
         When a block with a null (under ``nulls="error"``) or an infinity is computed.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(
+            f"read_parquet: path is a {type(path).__name__}; give the path of Parquet files (an "
+            "estimator takes arrays and data frames as they are)"
+        )
     tables = {
         "path": os.fspath(path),
         "columns": list(columns),
