@@ -29,6 +29,7 @@ from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import merge_components, predict_clusters
+from gmm_dask.frames import refuse_text
 from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
@@ -180,6 +181,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             X holds nulls, NaN or infinity; the message names the column and the first place.
         SchemaError
             A column holds no numbers, or two have the same name; or the weights do not fit.
+        InputError
+            X is shuffled or rechunked by messages between workers.
         ConfigError
             ``warm_start`` is set, but the last fit had other components, features or covariances;
             or ``client`` is given for rows in memory.
@@ -351,6 +354,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         rows = rows_in_memory(self, X, reset=True)
         weights = None
         if sample_weight is not None:
+            refuse_text(np.asarray(sample_weight).dtype, "sample_weight")
             weights = _check_sample_weight(
                 sample_weight, rows, dtype=np.float64, ensure_non_negative=True
             )

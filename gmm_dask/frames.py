@@ -30,8 +30,7 @@ def require_numbers(X: Any, place: str = "") -> None:
     Parameters
     ----------
     X
-        A data frame in memory. Anything else passes, but for a numpy array of dates or text, which
-        numpy would turn into numbers without a word.
+        A data frame in memory. Anything else passes, but for a numpy array of dates or text.
     place
         Where the rows are: "partition 3: ".
 
@@ -42,10 +41,7 @@ def require_numbers(X: Any, place: str = "") -> None:
         frame, whose rows are not in memory.
     """
     if isinstance(X, np.ndarray):
-        if X.dtype.kind in "mMUS":
-            raise SchemaError(
-                f"X has dtype {X.dtype}; only numbers can be clustered: convert it first"
-            )
+        refuse_text(X.dtype, "X")
         return
     try:
         frame = nw.from_native(X, pass_through=True)
@@ -70,6 +66,12 @@ def require_numbers(X: Any, place: str = "") -> None:
                     f"{place}column {column.name!r} is of type {_type_name(column)}, not a number; "
                     "choose numeric columns or encode it as numbers first"
                 )
+
+
+def refuse_text(dtype: np.dtype[Any], name: str) -> None:
+    """Refuse text and dates, as a `SchemaError`: numpy would turn them into numbers silently."""
+    if dtype.kind in "mMUS":
+        raise SchemaError(f"{name} has dtype {dtype}; only numbers can be used: convert it first")
 
 
 def _holds_numbers(column: Any) -> bool:

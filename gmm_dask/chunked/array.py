@@ -5,6 +5,7 @@ A dask data frame is an array too, with a block for each partition (`gmm_dask.ch
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
@@ -21,10 +22,16 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.partitions import is_series, series_array
 from gmm_dask.chunked.rows import Rows
-from gmm_dask.errors import SchemaError, TooFewRowsError
+from gmm_dask.errors import InputError, SchemaError, TooFewRowsError
+from gmm_dask.frames import refuse_text
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
+
+logger = logging.getLogger("gmm_dask")
+
+#: How often a scan may compute a task of the graph, on average, without a warning.
+MOST_REPETITIONS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +161,7 @@ def as_rows(block: Any) -> RowsArray:
     values = np.asarray(block)
     if values.dtype in (np.float32, np.float64):
         return values
+    refuse_text(values.dtype, "a block of X")
     return values.astype(np.float64)
 
 
@@ -165,7 +173,7 @@ def require_matrix(array: da.Array) -> None:
             "use X.reshape(-1, 1) for one feature"
         )
     if array.dtype.kind not in "fiub":
-        raise SchemaError(f"X has dtype {array.dtype}; only numbers can be clustered")
+        raise SchemaError(f"X has dtype {array.dtype}; only numbers can be used: convert it first")
 
 
 def array_chunks(
@@ -211,10 +219,10 @@ def array_chunks(
         raise SchemaError(f"Found array with 0 feature(s) (shape={(n, d)}); at least 1 is needed")
     if not n:
         raise TooFewRowsError(f"Found array with 0 sample(s) (shape={(n, d)}); give some rows")
-    blocks, persisted = _blocks(array)
+    blocks, persisted = _blocks(array, unit)
     weight_blocks = None
     if sample_weight is not None:
-        weight_blocks, persisted_weights = _blocks(_weights(sample_weight, sizes, unit))
+        weight_blocks, persisted_weights = _blocks(_weights(sample_weight, sizes, unit), unit)
         persisted |= persisted_weights
     return ArrayChunks(
         blocks,
@@ -236,6 +244,7 @@ def _weights(sample_weight: Any, sizes: tuple[int, ...], unit: str) -> da.Array:
         weights = sample_weight
     else:
         weights = da.asarray(np.asarray(sample_weight))
+    refuse_text(weights.dtype, "sample_weight")
     if weights.ndim == 1 and any(np.isnan(size) for size in weights.chunks[0]):
         if weights.numblocks[0] != len(sizes):
             raise SchemaError(
@@ -249,24 +258,40 @@ def _weights(sample_weight: Any, sizes: tuple[int, ...], unit: str) -> da.Array:
     return weights.rechunk((sizes,))
 
 
-def _blocks(array: da.Array) -> tuple[tuple[Block, ...], dict[Any, Any]]:
+def _blocks(array: da.Array, unit: str) -> tuple[tuple[Block, ...], dict[Any, Any]]:
     """Split an array's graph into blocks, and into what is persisted on a cluster, by name."""
     graph = dict(array.__dask_graph__())
+    if any(_is_of("distributed.shuffle", node) for node in graph.values()):
+        raise InputError(
+            f"X is shuffled or rechunked by messages between workers (p2p), so that no {unit} can "
+            "be computed alone; persist X first"
+        )
     persisted = {name: node for name, node in graph.items() if _is_future(node)}
     if not persisted:  # optimizing would lose the futures
         (array,) = dask.optimize(array)
         graph = dict(array.__dask_graph__())
-    blocks = []
+    blocks, tasks = [], 0
     for key in dask.core.flatten(array.__dask_keys__()):
         ancestors = cull(graph, [key])[0]
+        tasks += len(ancestors)
         needs = tuple(name for name in ancestors if name in persisted)
         subgraph = {name: node for name, node in ancestors.items() if name not in persisted}
         blocks.append(Block(subgraph, key, needs))
+    if tasks > MOST_REPETITIONS * len(graph):
+        logger.warning(
+            "each %s of X is computed from many others, by a shuffle, a sort or a sum over all "
+            "rows: every scan computes these again for each; persist X first",
+            unit,
+        )
     return tuple(blocks), persisted
 
 
 def _is_future(node: Any) -> bool:
-    return type(node).__module__.startswith("distributed")
+    return _is_of("distributed.client", node)
+
+
+def _is_of(module: str, node: Any) -> bool:
+    return type(node).__module__.startswith(module)
 
 
 def predict_array(

@@ -90,6 +90,12 @@ def _blockwise(
     with dask.config.set({"dataframe.shuffle.method": "tasks"}):
         frame = frame.simplify()
         keys, graph = frame.__dask_keys__(), dict(frame.__dask_graph__())
+    needed = set(keys).union(*(getattr(task, "dependencies", ()) for task in graph.values()))
+    if missing := len(needed - graph.keys()):  # dask 2026.8 persists some columns of Parquet so
+        raise SchemaError(
+            f"X cannot be computed: {missing} of the results that its graph needs are not in it; "
+            "if columns of Parquet files were persisted, persist the whole frame and take them then"
+        )
     name = f"partitions-{tokenize(frame, function)}"
     for number, key in enumerate(keys):
         graph[name, number, *(0 for _ in others)] = (function, key, number)

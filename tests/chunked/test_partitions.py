@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from gmm_dask import GaussianMixture
 from gmm_dask.chunked.array import array_chunks
 from gmm_dask.chunked.partitions import count_rows, frame_array, series_array
 from gmm_dask.chunked.scan import Executor, Scanner
-from gmm_dask.errors import SchemaError
+from gmm_dask.errors import InputError, SchemaError
 from gmm_dask.events import Stage
 from tests.row_sources import row_sums
 
@@ -98,12 +99,40 @@ def test_persisted_partitions_are_read_from_the_workers(
 
 
 @pytest.mark.parametrize("change", ["shuffle", "sort_values"])
-def test_shuffled_frames_are_read_though_a_client_is_current(client: Client, change: str) -> None:
+def test_shuffled_frames_are_read_though_a_client_is_current(
+    client: Client, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
     with client.as_current():  # dask would shuffle by messages between its workers
         frame = getattr(dd.from_pandas(FRAME, npartitions=8), change)("a")
         chunks = array_chunks(frame_array(frame, FLOAT64, count_rows(frame)))
     values = np.concatenate([rows.values for rows in chunks.read(0, len(chunks.rows))])
     np.testing.assert_array_equal(np.sort(values, axis=0), np.sort(FRAME, axis=0))
+    assert "every scan computes these again for each; persist X first" in caplog.text
+
+
+def test_a_sum_over_all_rows_in_each_block_is_told_and_a_plain_frame_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    frame = dd.from_pandas(FRAME, npartitions=20)
+    array_chunks(frame_array(frame[frame.a > 0] * 2.0, FLOAT64))
+    assert not caplog.text
+    array = da.from_array(FRAME.to_numpy(), chunks=(50, 3))
+    array_chunks(array - array.mean(axis=0))
+    assert "each block of X is computed from many others" in caplog.text
+
+
+def test_a_shuffle_by_messages_is_refused() -> None:
+    frame = dd.from_pandas(FRAME, npartitions=8).shuffle("a", shuffle_method="p2p")
+    with pytest.raises(InputError, match=r"by messages between workers \(p2p\).* persist X first"):
+        array_chunks(frame_array(frame, FLOAT64, (125,) * 8))
+
+
+def test_a_frame_that_dask_persists_in_part_is_refused(tmp_path: Path) -> None:
+    for number in range(6):
+        FRAME[100 * number : 100 * (number + 1)].to_parquet(tmp_path / f"{number}.parquet")
+    frame = dd.read_parquet(tmp_path)[["a"]].persist(scheduler="synchronous")
+    with pytest.raises(SchemaError, match=r"^X cannot be computed: [1-6] of the results"):
+        count_rows(frame)
 
 
 NUMBERS = [

@@ -171,6 +171,13 @@ def test_a_name_that_occurs_twice_is_refused(fitted: GaussianMixture, method: st
         getattr(fitted, method)(pa.table([*X.T], names=["a", "b", "a"]))
 
 
+def test_weights_of_text_are_refused() -> None:
+    with pytest.raises(
+        SchemaError, match="sample_weight has dtype <U1; only numbers can be used: conv"
+    ):
+        GaussianMixture(2).fit(X, sample_weight=np.array(["1"] * 200))
+
+
 def test_a_frame_without_columns_is_refused() -> None:
     for frame in (pd.DataFrame(index=range(9)), pl.DataFrame(), pa.table({})):
         with pytest.raises(SchemaError, match=r"0 feature\(s\): X has no columns"):
