@@ -55,8 +55,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
     Rows are array-like, a data frame of pandas, polars or pyarrow, a dask array, or a dask data
     frame. For rows in memory, methods return numpy arrays; for dask's, lazy dask arrays. The
-    columns of a data frame count by name: a prediction refuses other names, or the same in another
-    order, as scikit-learn does.
+    columns of a data frame, and of the array that `read_parquet` returns, count by name: other
+    names, or the same in another order, are refused by a prediction, as scikit-learn does.
 
     A fit scans the rows once for a survey, searches for a start on a sample, polishes it on all
     rows (usually 2 to 4 scans) and evaluates the result in one more. Data of up to ``search_rows``

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -22,6 +23,11 @@ def as_frame(X: Any) -> Any:
     if arrow and not nw.dependencies.is_into_dataframe(X):
         return nw.from_arrow(X, backend="pyarrow").to_native()
     return X
+
+
+def empty_frame(columns: Sequence[str]) -> Any:
+    """Return a table with these columns and no rows, for checks of their names."""
+    return nw.from_dict({name: [] for name in columns}, backend="pyarrow").to_native()
 
 
 def require_numbers(X: Any, place: str = "") -> None:

@@ -13,7 +13,7 @@ from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.array import require_matrix
 from gmm_dask.chunked.partitions import count_rows, frame_array, is_frame, is_series
 from gmm_dask.errors import SchemaError
-from gmm_dask.frames import as_frame, require_numbers
+from gmm_dask.frames import as_frame, empty_frame, require_numbers
 
 
 def rows_in_memory(estimator: BaseEstimator, X: Any, *, reset: bool) -> RowsArray:
@@ -63,7 +63,8 @@ def lazy_array(
     estimator
         Its ``n_features_in_`` and ``feature_names_in_`` are set, or X is held to them.
     X
-        (n, d) dask array or dask data frame; for anything else the result is None.
+        (n, d) dask array or dask data frame; for anything else the result is None. An array as
+        `read_parquet` returned it has the names of its columns.
     reset
         Whether this is a fit. It needs to know how many rows each partition of a data frame has,
         so they are counted.
@@ -88,8 +89,12 @@ def lazy_array(
         )
         return frame_array(X, array.dtype, count_rows(X, scheduler) if reset else None)
     if isinstance(X, da.Array):
+        from gmm_dask.storage.input.reader import source_of
+
         require_matrix(X)
-        validate_data(estimator, X, reset=reset, skip_check_array=True)
+        source = source_of(X)
+        named = X if source is None else empty_frame(source.columns)
+        validate_data(estimator, named, reset=reset, skip_check_array=True)
         return X
     return None
 
