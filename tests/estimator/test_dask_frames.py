@@ -81,16 +81,20 @@ def test_each_scan_reads_each_partition_once(
 ) -> None:
     readings: Counter[int] = Counter()
 
-    def read(number: int) -> pd.DataFrame:
+    def read(number: int, columns: list[str] | None = None) -> pd.DataFrame:
         readings[number] += 1
-        return frame[1_000 * number : 1_000 * (number + 1)]
+        narrow.append(columns == ["a"])
+        rows = frame[1_000 * number : 1_000 * (number + 1)]
+        return rows if columns is None else rows[columns]
 
+    narrow: list[bool] = []
     monkeypatch.setattr(threads, "free_memory", lambda: 1 << 30 if cached else 0)
     lazy_frame = dd.from_map(read, range(6), meta=frame[:0])
     model = GaussianMixture(**KEYWORDS).fit(lazy_frame)
     # Counted, and read; then from memory, or read again in every scan.
     times = 2 if cached else model.scans_
     assert readings == dict.fromkeys(range(6), times)
+    assert narrow == [True] * 6 + [False] * 6 * (times - 1)  # one column is enough to count
     readings.clear()
     labels = model.predict(lazy_frame)
     assert not readings
