@@ -218,7 +218,7 @@ def test_weights_of_other_partitions_are_refused() -> None:
     with pytest.raises(SchemaError, match=message):
         weights_of(chunks)
     with pytest.raises(SchemaError, match=r"^column 'a' is of type str"):
-        array_chunks(array, frame["a"].astype(str))
+        array_chunks(array, frame["a"].astype("string[pyarrow]"))
 
 
 def on_a_worker(number: int, here: int) -> pd.DataFrame:
