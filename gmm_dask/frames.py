@@ -30,25 +30,15 @@ def empty_frame(columns: Sequence[str]) -> Any:
     return nw.from_dict({name: [] for name in columns}, backend="pyarrow").to_native()
 
 
-def require_numbers(X: Any, place: str = "") -> None:
-    """Refuse columns that hold no numbers, by name; look at types, and at the values of objects.
-
-    Parameters
-    ----------
-    X
-        A data frame in memory. Anything else passes, but for a numpy array of dates or text.
-    place
-        Where the rows are: "partition 3: ".
+def open_frame(X: Any, place: str = "") -> nw.DataFrame[Any] | None:
+    """Return a data frame in memory as narwhals sees it; None if X is something else.
 
     Raises
     ------
     SchemaError
-        A column holds no numbers, or two have the same name; or X has no columns, or is a lazy
-        frame, whose rows are not in memory.
+        It has no columns, or two of the same name; or it is a lazy frame, whose rows are not in
+        memory.
     """
-    if isinstance(X, np.ndarray):
-        refuse_text(X.dtype, "X")
-        return
     try:
         frame = nw.from_native(X, pass_through=True)
     except DuplicateError as error:
@@ -63,15 +53,34 @@ def require_numbers(X: Any, place: str = "") -> None:
             f"X is a lazy frame of {frame.implementation.name.lower()}, whose rows are not in "
             "memory: collect() them first, or write them as Parquet and open it with read_parquet"
         )
-    if isinstance(frame, nw.DataFrame):
-        if not frame.shape[1]:
-            raise SchemaError(f"{place}Found array with 0 feature(s): X has no columns")
-        for column in frame.iter_columns():
-            if not _holds_numbers(column):
-                raise SchemaError(
-                    f"{place}column {column.name!r} is of type {_type_name(column)}, not a number; "
-                    "choose numeric columns or encode it as numbers first"
-                )
+    if not isinstance(frame, nw.DataFrame):
+        return None
+    if not frame.shape[1]:
+        raise SchemaError(f"{place}Found array with 0 feature(s): X has no columns")
+    return frame
+
+
+def require_numbers(frame: nw.DataFrame[Any] | None, place: str = "") -> None:
+    """Refuse columns that hold no numbers, by name; look at types, and at the values of objects.
+
+    Parameters
+    ----------
+    frame
+        What `open_frame` returned; None passes.
+    place
+        Where the rows are: "partition 3: ".
+
+    Raises
+    ------
+    SchemaError
+        A column holds no numbers.
+    """
+    for column in () if frame is None else frame.iter_columns():
+        if not _holds_numbers(column):
+            raise SchemaError(
+                f"{place}column {column.name!r} is of type {_type_name(column)}, not a number; "
+                "choose numeric columns or encode it as numbers first"
+            )
 
 
 def refuse_text(dtype: np.dtype[Any], name: str) -> None:

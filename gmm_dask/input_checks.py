@@ -7,13 +7,15 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_array, validate_data
 
 from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.array import require_matrix
 from gmm_dask.chunked.partitions import count_rows, frame_array, is_frame, is_series
 from gmm_dask.errors import SchemaError
-from gmm_dask.frames import as_frame, empty_frame, require_numbers
+from gmm_dask.frames import as_frame, empty_frame, open_frame, refuse_text, require_numbers
+
+FLOATS = [np.float64, np.float32]
 
 
 def rows_in_memory(estimator: BaseEstimator, X: Any, *, reset: bool) -> RowsArray:
@@ -46,9 +48,28 @@ def rows_in_memory(estimator: BaseEstimator, X: Any, *, reset: bool) -> RowsArra
             del estimator.feature_names_in_
         return X
     X = as_frame(X)
-    require_numbers(X)
+    if open_frame(X) is not None:
+        return _frame_rows(estimator, X, reset=reset)
+    if isinstance(X, np.ndarray):
+        refuse_text(X.dtype, "X")
     rows: RowsArray = validate_data(
-        estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False
+        estimator, X, reset=reset, dtype=FLOATS, ensure_all_finite=False
+    )
+    return rows
+
+
+def _frame_rows(estimator: BaseEstimator, X: Any, *, reset: bool, least_rows: int = 1) -> RowsArray:
+    """Check a data frame's names, then its types, and return its rows as an array."""
+    frame = open_frame(X)
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    require_numbers(frame)
+    rows: RowsArray = check_array(
+        X,
+        dtype=FLOATS,
+        ensure_all_finite=False,
+        ensure_min_samples=least_rows,
+        estimator=estimator,
+        input_name="X",
     )
     return rows
 
@@ -81,13 +102,9 @@ def lazy_array(
     if is_series(X):
         raise SchemaError("Expected 2D array, got a column of a data frame; use X.to_frame()")
     if is_frame(X):
-        empty = X._meta
-        require_numbers(empty)
         # What scikit-learn makes of an empty frame says what it would make of the whole.
-        array = validate_data(
-            estimator, empty, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=0
-        )
-        return frame_array(X, array.dtype, count_rows(X, scheduler) if reset else None)
+        empty = _frame_rows(estimator, X._meta, reset=reset, least_rows=0)
+        return frame_array(X, empty.dtype, count_rows(X, scheduler) if reset else None)
     if isinstance(X, da.Array):
         from gmm_dask.storage.input.reader import source_of
 

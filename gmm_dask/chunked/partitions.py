@@ -15,7 +15,7 @@ from dask.base import tokenize
 
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import SchemaError
-from gmm_dask.frames import require_numbers
+from gmm_dask.frames import open_frame, require_numbers
 
 
 def is_frame(X: Any) -> bool:
@@ -59,7 +59,7 @@ def frame_array(frame: Any, dtype: np.dtype[Any], rows: tuple[int, ...] | None =
 
 def series_array(series: Any) -> da.Array:
     """Make a lazy dask array, (n,) float64, of a `dask.dataframe.Series`; nulls become NaN."""
-    require_numbers(series._meta.to_frame())
+    require_numbers(open_frame(series._meta.to_frame()))
     return _blockwise(series, read_series, None, np.dtype(np.float64))
 
 
@@ -115,7 +115,7 @@ def read_partition(
                 "dask the columns that all partitions have (meta)"
             )
     partition = partition[list(columns)]
-    require_numbers(partition, place)
+    require_numbers(open_frame(partition, place), place)
     if dtype == np.float32 and not all(map(_is_narrow, partition.dtypes)):
         dtype = np.dtype(np.float64)
     return partition.to_numpy(dtype, na_value=np.nan)
@@ -123,7 +123,8 @@ def read_partition(
 
 def read_series(series: Any, number: int) -> FloatArray:
     """Return a partition of sample weights, (m,)."""
-    require_numbers(series.to_frame(), f"partition {number}: ")
+    place = f"partition {number}: "
+    require_numbers(open_frame(series.to_frame(), place), place)
     return series.to_numpy(np.float64, na_value=np.nan)
 
 

@@ -77,6 +77,13 @@ def test_other_columns_are_refused_by_name(
         getattr(fitted, method)(frame)
 
 
+def test_other_names_are_told_before_types(
+    make: Callable[[Columns], Any], fitted: GaussianMixture
+) -> None:
+    with pytest.raises(ValueError, match="unseen at fit time:\n- name"):
+        fitted.predict(make({**COLUMNS, "name": TEXT}))
+
+
 def test_names_on_one_side_only_are_a_warning(
     make: Callable[[Columns], Any], fitted: GaussianMixture
 ) -> None:
