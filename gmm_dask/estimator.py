@@ -333,9 +333,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             self.search_rows,
         )
 
-    def _scanner(self, X: Any, sample_weight: Any, client: Any) -> Scanner:
+    def _scanner(
+        self, X: Any, sample_weight: Any, client: Any = None, *, reset: bool = True
+    ) -> Scanner:
         notify = progress_printer(self.verbose, self.verbose_interval)
-        array = lazy_array(self, X, reset=True, scheduler=client)
+        array = lazy_array(self, X, reset=reset, scheduler=client)
         if array is not None:
             from gmm_dask.storage.input.reader import source_of
 
@@ -351,7 +353,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 "client is for dask arrays and frames: rows in memory are scanned by threads here; "
                 "leave it out, or give dask.array.from_array(X)"
             )
-        rows = rows_in_memory(self, X, reset=True)
+        rows = rows_in_memory(self, X, reset=reset)
         weights = None
         if sample_weight is not None:
             refuse_text(np.asarray(sample_weight).dtype, "sample_weight")

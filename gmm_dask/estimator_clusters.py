@@ -6,20 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from gmm_dask.chunked.array import array_chunks
-from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import survey_source
-from gmm_dask.chunked.threads import Threads
 from gmm_dask.mixture.merging import assign_clusters, merge_on_sample, rows_to_merge
-from gmm_dask.mixture.starts import Sample
 from gmm_dask.nulls import NullPolicy
 
 if TYPE_CHECKING:
     from gmm_dask.estimator import GaussianMixture
 
-SEED = 0  # of the rows drawn from a dask array: the same array, the same tree
+SEED = 0  # of the rows drawn: the same rows, the same tree
 
 
 def merge_components(self: GaussianMixture, X: Any, sample_weight: Any = None) -> GaussianMixture:
@@ -27,12 +23,12 @@ def merge_components(self: GaussianMixture, X: Any, sample_weight: Any = None) -
 
     A Gaussian is not a cluster: several may together describe one that is curved or skewed. They
     are joined two by two, always the two that are hardest to tell apart in sum (Baudry and others,
-    2010). At most 10,000 rows decide, a uniform sample of X; a dask array is scanned once for it.
+    2010). At most 10,000 rows decide, a uniform sample of X, for which X is scanned once.
 
     Parameters
     ----------
     X
-        (n, d), array-like or dask array: usually the rows of the fit.
+        (n, d), whatever `fit` takes: usually the rows of the fit.
     sample_weight
         (n,), ≥ 0; a row of weight 2 counts as two rows.
 
@@ -65,18 +61,9 @@ def merge_components(self: GaussianMixture, X: Any, sample_weight: Any = None) -
     array([1, 1, 0])
     """
     parameters = self._parameters()
-    if isinstance(X, da.Array):
-        chunks = array_chunks(self._check_array(X), sample_weight)
-        rows = rows_to_merge(parameters.n_components)
-        with Scanner(chunks, Threads()) as scanner:
-            sample = survey_source(scanner, rows, SEED, NullPolicy.ERROR).sample
-    else:
-        values = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(
-                sample_weight, values, dtype=np.float64, ensure_non_negative=True
-            )
-        sample = Sample(values, sample_weight)
+    rows = rows_to_merge(parameters.n_components)
+    with self._scanner(X, sample_weight, reset=False) as scanner:
+        sample = survey_source(scanner, rows, SEED, NullPolicy.ERROR).sample
     self.merge_tree_ = merge_on_sample(parameters, sample)
     return self
 
@@ -86,12 +73,12 @@ def predict_clusters(self: GaussianMixture, X: Any, n_clusters: int | None = Non
 
     That is the cluster with the highest sum of responsibilities; near a border it need not be that
     of the row's most probable component, which `predict` returns. Clusters are numbered from 0 in
-    the order of their first components. For a dask array the result is lazy.
+    the order of their first components. For dask arrays and frames the result is lazy.
 
     Parameters
     ----------
     X
-        (n, d), array-like or dask array.
+        (n, d), whatever `predict` takes.
     n_clusters
         From 1 to k; None: the number that ``merge_tree_`` suggests.
 
