@@ -19,6 +19,7 @@ import numpy as np
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.competition import Competition, thin_out
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
+from gmm_dask.mixture.covariance.matrices import ill_conditioned_error
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.small_search.climbers import SmallSample
@@ -240,10 +241,9 @@ def _search_small_sample(
             mixtures.append(small.parameters(climbers, index))
             log_likelihoods.append(float(climbers.log_likelihoods[index]))
     if not mixtures:
-        raise NumericalError(
-            f"every start of the search broke down: on {len(small.rows)} rows a covariance of each "
-            "is not positive definite; try fewer components, or a larger reg_covar"
-        )
+        component = max(int(climbers.outcomes[0, 4]), 0)
+        problem = ill_conditioned_error(component, "is not positive definite")
+        raise NumericalError(f"every start of the search broke down: {problem}")
     summary = SearchSummary(
         rows=len(small.rows),
         starts=max(STARTS, keep),

@@ -38,7 +38,7 @@ class Climbers:
         Of the last E-step, times the weights of the rows, (b, t, k, ROWS).
     outcomes
         The mean log-likelihood of the last E-step (nats), its change, the iterations of the last
-        climb, and how that ended, (b, 4).
+        climb, how that ended, and the component that broke it, (b, 5).
     """
 
     weights: FloatArray
@@ -134,7 +134,7 @@ class SmallSample:
         b, k = weights.shape
         responsibilities = np.zeros((b, len(self.tiles), k, ROWS))
         return Climbers(
-            weights, means, covariances, np.zeros((b, k)), responsibilities, np.zeros((b, 4))
+            weights, means, covariances, np.zeros((b, k)), responsibilities, np.zeros((b, 5))
         )
 
     def climb_from(self, responsibilities: FloatArray, options: EMOptions) -> Climbers:
@@ -148,7 +148,7 @@ class SmallSample:
             np.tile(self.pooled, (b, components)),
             np.zeros((b, k)),
             responsibilities,
-            np.zeros((b, 4)),
+            np.zeros((b, 5)),
         )
         return self._climb(climbers, True, options)
 
