@@ -29,7 +29,7 @@ from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import merge_components, predict_clusters
-from gmm_dask.frames import refuse_text
+from gmm_dask.frames import refuse_text_in
 from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
@@ -356,7 +356,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         rows = rows_in_memory(self, X, reset=reset)
         weights = None
         if sample_weight is not None:
-            refuse_text(np.asarray(sample_weight).dtype, "sample_weight")
+            refuse_text_in(np.asarray(sample_weight), "sample_weight")
             weights = _check_sample_weight(
                 sample_weight, rows, dtype=np.float64, ensure_non_negative=True
             )
