@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.mixture.criteria import Health
 from gmm_dask.mixture.em import Candidate, EMState
@@ -65,6 +67,8 @@ class FitState:
         Scans of the source so far.
     digests
         Of the row groups of the input's files, as the first scan read them.
+    frames
+        Parameters of the candidates at iterations of the polish, evenly spaced.
     """
 
     survey: Survey
@@ -75,6 +79,7 @@ class FitState:
     em: EMState | None = None
     scans: int = 0
     digests: tuple[str, ...] = ()
+    frames: tuple[Frame, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +105,9 @@ class FitResult:
         Scans of the source so far.
     warnings
         One sentence for each thing that the user should look at.
+    replay
+        Parameters of the winner by the number of M-steps done, evenly spaced, in the same order:
+        0 is ``initial``, the last is ``best``.
     """
 
     best: Candidate
@@ -110,6 +118,7 @@ class FitResult:
     health: Health
     scans: int
     warnings: tuple[str, ...]
+    replay: Mapping[int, MixtureParameters] = field(default_factory=dict)
 
     @property
     def in_memory(self) -> bool:

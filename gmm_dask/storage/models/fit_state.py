@@ -15,6 +15,7 @@ import numpy.typing as npt
 from gmm_dask.arrays import NamedArrays
 from gmm_dask.chunked.defects import Defects
 from gmm_dask.chunked.fit_records import FitState
+from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Draw, Moments, Survey
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -46,6 +47,13 @@ def encode(state: FitState) -> tuple[NamedArrays, Meta]:
             _encode_candidate(candidate, f"candidate.{number}", arrays)
             for number, candidate in enumerate(state.em.candidates if state.em else ())
         ],
+        "frames": {
+            str(frame.iteration): [
+                _encode_parameters(mixture, f"frame.{frame.iteration}.{number}", arrays)
+                for number, mixture in enumerate(frame.mixtures)
+            ]
+            for frame in state.frames
+        },
     }
     if state.search is not None:
         arrays["search.log_likelihoods"] = np.array(state.search.log_likelihoods)
@@ -88,6 +96,16 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
         em,
         meta["scans"],
         tuple(digest.tobytes().hex() for digest in digests),
+        tuple(
+            Frame(
+                int(iteration),
+                tuple(
+                    _decode_parameters(kind, f"frame.{iteration}.{number}", arrays)
+                    for number, kind in enumerate(kinds)
+                ),
+            )
+            for iteration, kinds in meta["frames"].items()
+        ),
     )
 
 
