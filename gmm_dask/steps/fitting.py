@@ -25,8 +25,10 @@ from gmm_dask.mixture.matching import Match, match, matched_ids
 from gmm_dask.mixture.merging import merge_on_sample
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions
+from gmm_dask.report.aggregates import Aggregates
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest, fit_key
+from gmm_dask.steps.reporting import count_for_report, describe_by_report
 from gmm_dask.storage.input.content import contents_of, encode_contents, unchanged_files
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.checkpoint import Checkpoint, open_checkpoint, remove_forgotten
@@ -53,10 +55,13 @@ class Fitted:
         The mixture, and how it came about.
     checkpoint_key
         Key of the checkpoint that is kept until the mixture is published or rejected.
+    seconds
+        Wall time of this step; where it resumed, without what came before.
     """
 
     result: FitResult
     checkpoint_key: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +84,8 @@ class Evaluation:
     files
         Files to store beside the model, by name: pictures, the input plan, and what its files
         held.
+    aggregates
+        What its report draws; None if that could not be counted.
     """
 
     model: StoredModel
@@ -88,6 +95,7 @@ class Evaluation:
     current_densities: DensitySummary | None
     matches: tuple[Match, ...]
     files: dict[str, bytes]
+    aggregates: Aggregates | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,7 @@ def fit(
         len(plan.names),
         len(plan.files),
     )
+    began = time.perf_counter()
     key = checkpoint_key(run, plan, start, search_too)
     with open_checkpoint(registry_of(run), key) as checkpoint:
         resume = _load_state(checkpoint, plan)
@@ -160,7 +169,7 @@ def fit(
             raise
     for sentence in result.warnings:
         logger.warning(sentence)
-    return Fitted(result, key)
+    return Fitted(result, key, time.perf_counter() - began)
 
 
 def _load_state(checkpoint: Checkpoint, plan: InputPlan) -> FitState | None:
@@ -286,7 +295,13 @@ def evaluate(
             "input_plan.json": snapshot,
             INPUT_CONTENT: encode_contents(contents_of(plan, scanner.digests)),
         },
+        count_for_report(result, registry_of(run), _seconds(fitted)),
     )
+
+
+def _seconds(fitted: Fitted) -> dict[str, float]:
+    search = fitted.result.search
+    return {"fit": fitted.seconds} | ({"of it search": search.seconds} if search else {})
 
 
 def _next_component_id(run: RunConfig, current: StoredModel) -> int:
@@ -325,7 +340,11 @@ def publish(
     registry = registry_of(run)
     try:
         number = registry.publish(
-            evaluation.model, run_id=run_id, based_on=based_on, extra=evaluation.files
+            evaluation.model,
+            run_id=run_id,
+            based_on=based_on,
+            extra=evaluation.files,
+            describe=describe_by_report(run.output.name, evaluation.aggregates),
         )
     except ConflictError:
         clear_checkpoint(run, evaluation)

@@ -1,0 +1,191 @@
+"""The report is one whole file that asks for nothing, whatever the names in it are."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from gmm_dask.report.page.document import report_page
+from gmm_dask.report.page.markup import Markup, element, join
+from gmm_dask.report.page.plot import ticks, write_alike
+from gmm_dask.report.page.subject import Batch
+from gmm_dask.report.page.verdict import judge
+from tests.report.subjects import subject_of
+
+EMPTY = {"meta", "input", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser sees: elements with their attributes, and the text of scripts."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.elements, self.open, self.texts, self.scripts = [], [], [], []
+        self.feed(content.decode())
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        assert len(dict(attrs)) == len(attrs)
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        (self.scripts if self.open and self.open[-1] == "script" else self.texts).append(data)
+
+    def find(self, tag, **attributes):
+        return [
+            found
+            for name, found in self.elements
+            if name == tag and attributes.items() <= found.items()
+        ]
+
+    @property
+    def text(self):
+        return " ".join(self.texts)
+
+
+def page_of(*subjects):
+    return Page(report_page(subjects))
+
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(1)>",
+    "\x1b[31mred\x00\u202e",
+    "n" * 300,
+    "<!--",
+    "&amp;{{x}}`${y}`",
+    "\ud800",
+]
+
+
+def test_names_from_the_data_are_text_and_nothing_else():
+    plain = page_of(subject_of(d=7))
+    hostile = page_of(subject_of(d=7, columns=HOSTILE))
+    shapes = [[(tag, set(found)) for tag, found in page.elements] for page in (plain, hostile)]
+    assert shapes[0] == shapes[1]
+    assert len(hostile.scripts) == 2
+    assert hostile.scripts[1] == plain.scripts[1]
+    assert "alert(1)" in hostile.text
+    assert "\x1b" not in hostile.text
+    assert r"\x1b[31mred" in hostile.text
+
+
+@pytest.mark.parametrize("d", [1, 2, 8])
+def test_a_page_asks_for_nothing_and_runs_its_own_script_only(d):
+    content = report_page([subject_of(d=d)])
+    page = Page(content)
+    (policy,) = page.find("meta", **{"http-equiv": "Content-Security-Policy"})
+    digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
+    assert policy["content"].startswith(f"default-src 'none'; script-src 'sha256-{digest}';")
+    addresses = [
+        value
+        for _, found in page.elements
+        for key, value in found.items()
+        if key in {"src", "href", "action", "data"}
+    ]
+    assert all(re.match(r"(data:image/png;base64,|#)", value) for value in addresses)
+    assert not [key for _, found in page.elements for key in found if key.startswith("on")]
+    assert b"url(" not in content
+    assert b"@import" not in content
+    assert len(content) < 2_000_000
+
+
+def test_the_same_subject_gives_the_same_bytes():
+    assert report_page([subject_of()]) == report_page([subject_of()])
+
+
+def test_the_frames_of_the_replay_are_in_one_element_of_json():
+    subject = subject_of(iterations=4)
+    page = page_of(subject)
+    (moves,) = json.loads(page.scripts[0])
+    assert [frame["iteration"] for frame in moves["frames"]] == [0, 1, 2, 3, 4]
+    assert moves["values"] == [*subject.model.manifest.history, -4.4]
+    (slider,) = page.find("input", type="range")
+    assert (slider["min"], slider["max"], slider["value"]) == ("0", "4", "4")
+
+
+def test_everything_drawn_has_a_name_for_those_who_do_not_see_it():
+    page = page_of(subject_of(d=3))
+    charts = page.find("svg", role="img")
+    assert len(charts) >= 6
+    assert all(chart["aria-label"] for chart in charts)
+    assert all(found["id"] for found in page.find("input", type="range"))
+    assert page.find("html")[0]["lang"] == "en"
+    headings = [tag for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == "h1"
+    assert headings.count("h1") == 1
+
+
+def test_a_version_of_an_older_gmm_dask_says_what_is_missing():
+    page = page_of(subject_of(known=False, d=3))
+    assert "holds no counts of its rows" in page.text
+    assert not page.find("input", type="range")
+    assert not page.find("image")
+    assert len(page.find("g", **{"class": "ellipse"})) == 3 * 3
+
+
+def test_several_versions_stand_beside_each_other_and_share_the_choice():
+    page = page_of(subject_of(version=1, ids=(0, 1, 2)), subject_of(version=2, ids=(0, 2, 5)))
+    assert len(page.find("article")) == 2
+    choices = [found["value"] for found in page.find("input", name="component")]
+    assert choices == ["", "0", "1", "2", "5"]
+    assert len({found["id"] for found in page.find("input", type="range")}) == 2
+
+
+LIMITS = {"log-likelihood drop": (0.01, 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sound", "words"),
+    [
+        ({}, True, "Converged after 5 iterations, all 3 components hold rows, none"),
+        ({"k": 1}, True, "Converged after 5 iterations, its one component holds rows."),
+        ({"iterations": 1}, True, "Converged after 1 iteration,"),
+        ({"status": "max_iter"}, False, "not converged after 5 iterations: raise fit.max_iter"),
+        ({"status": "ill_conditioned"}, False, "broke off because a covariance lost its rank"),
+        ({"collapsed": (1,), "ids": (4, 8, 9)}, False, "component 8 collapsed"),
+        ({"starved": (0, 2)}, False, "components 0 and 2 starved"),
+        ({"drift": (Batch("2026", 5, LIMITS),)}, True, "the batch since is within the limits"),
+        ({"drift": (Batch("2026", 5, {"a": (2.0, 1.0)}),)}, False, "the last batch has drifted"),
+    ],
+)
+def test_the_verdict_is_one_sentence(changes, sound, words):
+    verdict = judge(subject_of(**changes))
+    assert verdict.sound is sound
+    assert words in verdict.words
+    assert verdict.words.endswith(".")
+
+
+def test_markup_escapes_all_but_markup():
+    made = element("a", "<b>", Markup("<i>"), None, 1.50, href='"x"&', hidden=True, class_=None)
+    assert made == '<a href="&quot;x&quot;&amp;" hidden>&lt;b&gt;<i>1.5</a>'
+    assert join("a", "\x1b", 3) == "a\\x1b3"
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0.0, 0.5, 1.0], ["0.0", "0.5", "1.0"]),
+        ([-1000.0, 0.0, 2500.0], ["−1,000", "0", "2,500"]),
+        ([1e-9, 2e-9], ["1e−09", "2e−09"]),
+        ([1e8, 1.0000001e8], ["1e+08", "1.0000001e+08"]),
+        ([], []),
+    ],
+)
+def test_ticks_are_written_alike(values, texts):
+    assert write_alike(values) == texts
+
+
+@pytest.mark.parametrize("limits", [(0.0, 1.0), (-1e-12, 1e-12), (1e9, 1e9 + 1e-3), (5.0, 5e300)])
+def test_ticks_lie_between_the_limits_and_differ(limits):
+    chosen = ticks(limits, 5)
+    assert 1 <= len(chosen) <= 7
+    assert len({text for _, text in chosen}) == len(chosen)
