@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
-from gmm_dask.printable import printable
+from gmm_dask.printable import printable, spread
 from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.model import StoredModel
@@ -225,16 +224,6 @@ def state(model: StoredModel, component: int) -> str:
     manifest = model.manifest
     lost = {"collapsed": manifest.collapsed, "starved": manifest.starved}
     return ", ".join(word for word, components in lost.items() if component in components) or "ok"
-
-
-def spread(mean: float, deviation: float) -> str:
-    """Write mean ± deviation with two digits of the deviation: 0.524 ± 0.013, 1250 ± 31."""
-    if not deviation > 0 or not math.isfinite(deviation):
-        return f"{mean:.6g} ± {deviation:.2g}"
-    digits = 1 - math.floor(math.log10(deviation))
-    if not 0 <= digits <= 6:
-        return f"{mean:.6g} ± {deviation:.2g}"
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def markdown(summary: Summary) -> str:

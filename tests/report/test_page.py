@@ -6,14 +6,16 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
+from gmm_dask.report.page.cards import contrast
 from gmm_dask.report.page.document import report_page
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.plot import ticks, write_alike
 from gmm_dask.report.page.subject import Batch
 from gmm_dask.report.page.verdict import judge
-from tests.report.subjects import subject_of
+from tests.report.subjects import mixture_of, subject_of
 
 EMPTY = {"meta", "input", "br", "hr"}
 
@@ -146,9 +148,9 @@ LIMITS = {"log-likelihood drop": (0.01, 0.1)}
 @pytest.mark.parametrize(
     ("changes", "sound", "words"),
     [
-        ({}, True, "Converged after 5 iterations, all 3 components hold rows, none"),
-        ({"k": 1}, True, "Converged after 5 iterations, its one component holds rows."),
-        ({"iterations": 1}, True, "Converged after 1 iteration,"),
+        ({}, True, "Converged after 5 iterations; all 3 components hold rows, and none"),
+        ({"k": 1}, True, "Converged after 5 iterations; its one component holds rows."),
+        ({"iterations": 1}, True, "Converged after 1 iteration;"),
         ({"status": "max_iter"}, False, "not converged after 5 iterations: raise fit.max_iter"),
         ({"status": "ill_conditioned"}, False, "broke off because a covariance lost its rank"),
         ({"collapsed": (1,), "ids": (4, 8, 9)}, False, "component 8 collapsed"),
@@ -162,6 +164,54 @@ def test_the_verdict_is_one_sentence(changes, sound, words):
     assert verdict.sound is sound
     assert words in verdict.words
     assert verdict.words.endswith(".")
+
+
+def test_a_card_says_what_sets_a_component_apart_and_how_its_share_went():
+    before = [
+        {"version": 5, "created": "2026", "rows": 9, "weights": {"0": 0.5, "1": 0.5}},
+        {"version": 6, "created": "2026", "rows": 9, "weights": {"0": 0.25, "9": 0.75}},
+    ]
+    subject = subject_of(k=3, d=5, before=before)
+    page = page_of(subject)
+    weight = subject.model.parameters.weights[0]
+    change = f"{'+' if weight > 0.25 else '−'}{100 * abs(weight - 0.25):.1f} %"
+    assert f"{change} since version 6" in page.text
+    assert page.text.count("new in this version") == 1  # component 2
+    assert page.text.count("All 5 features") == 3
+
+
+def test_contrasts_are_those_of_rows_weighted_by_hand():
+    mixture = mixture_of(3, 4)
+    variances = np.diagonal(mixture.matrices, axis1=1, axis2=2)
+    for j, row in enumerate(contrast(mixture)):
+        rest = [i for i in range(3) if i != j]
+        shares = mixture.weights[rest] / mixture.weights[rest].sum()
+        mean = shares @ mixture.means[rest]
+        variance = shares @ (variances[rest] + mixture.means[rest] ** 2) - mean**2
+        pooled = np.sqrt((variances[j] + variance) / 2)
+        np.testing.assert_allclose(row, (mixture.means[j] - mean) / pooled)
+    assert not contrast(mixture_of(1, 2)).any()
+
+
+def test_the_log_likelihood_tells_search_and_polish_apart():
+    page = page_of(subject_of())
+    assert "search" in page.texts
+    (curve,) = [
+        found for found in page.find("svg") if found.get("aria-label", "").startswith("Mean log")
+    ]
+    assert "−9 nats per row at iteration 0, −4.4 at the last, iteration 5" in curve["aria-label"]
+    assert len(page.find("circle", **{"class": "ring"})) == 2
+    assert len(page.find("circle", **{"class": "point"})) == 6
+    assert "search" not in page_of(subject_of(search=None)).texts
+
+
+def test_kmeans_and_certainty_are_told_per_component():
+    page = page_of(subject_of(k=4, d=1))
+    assert "of the rows to another component" in page.text
+    assert len(page.find("span", **{"class": "bar"})) == 4
+    single = page_of(subject_of(k=1))
+    assert "How sure the assignment is" not in single.text
+    assert "k-means" not in single.text
 
 
 def test_markup_escapes_all_but_markup():

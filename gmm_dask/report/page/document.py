@@ -11,6 +11,9 @@ from importlib.resources import files
 from matplotlib.colors import to_hex
 
 from gmm_dask.report.aggregates import Json
+from gmm_dask.report.page.assignment import certainty_table, kmeans_table
+from gmm_dask.report.page.cards import cards
+from gmm_dask.report.page.curves import log_likelihood_chart
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.provenance import provenance
 from gmm_dask.report.page.scatter import legend, marginal_panels, pair_panels
@@ -137,6 +140,10 @@ def _version(number: int, subject: Subject) -> Markup:
     parts = [
         headline(subject, "h1" if number == 0 else "h2"),
         _section("Where the components lie", _features(number, subject)),
+        _section("The components", cards(subject)),
+        _section("How the log-likelihood rose", log_likelihood_chart(subject)),
+        _section("How sure the assignment is", certainty_table(subject)),
+        _section("k-means beside the mixture", kmeans_table(subject)),
         _section("Where this model comes from", provenance(subject)),
     ]
     return element(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,13 @@ class Plot:
         return "M" + "L".join(points)
 
     def frame(
-        self, x_label: str, y_label: str, *, x_whole: bool = False, y_ticks: int = 5
+        self,
+        x_label: str,
+        y_label: str,
+        *,
+        x_whole: bool = False,
+        x_first: float = -math.inf,
+        y_ticks: int = 5,
     ) -> Markup:
         """Draw grid, ticks and labels.
 
@@ -58,6 +65,8 @@ class Plot:
         ----------
         x_whole
             Whether only whole numbers have a meaning on the x axis.
+        x_first
+            Least value of the x axis that has a meaning.
         y_ticks
             Most intervals of the y axis; 0: none, where heights have no unit.
         """
@@ -65,6 +74,8 @@ class Plot:
         marks: list[Markup] = []
         x_ticks = ticks(self.x_limits, max(2, int(self.inner[0] // 70)), whole=x_whole)
         for value, label in x_ticks:
+            if value < x_first:
+                continue
             place = self.x(value)
             marks.append(element("line", class_="grid", x1=place, x2=place, y1=TOP, y2=bottom))
             marks.append(
@@ -157,3 +168,11 @@ def percent(share: float) -> str:
     if value < 0.1:
         return "< 0.1 %"
     return f"{value:.1f} %"
+
+
+def padded(low: float, high: float, share: float = 0.06) -> tuple[float, float]:
+    """Widen a range by a share of its width on both sides; a range of no width gets one."""
+    width = high - low
+    if not width > 0.0:
+        width = max(abs(high) * 1e-3, 1e-12)
+    return low - share * width, high + share * width

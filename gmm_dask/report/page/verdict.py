@@ -55,12 +55,12 @@ def _praise(subject: Subject) -> str:
     k = subject.model.parameters.n_components
     counted = "its one component holds rows" if k == 1 else f"all {k} components hold rows"
     times = "iteration" if manifest.n_iter == 1 else "iterations"
-    sentence = f"Converged after {manifest.n_iter} {times}, {counted}"
+    sentence = f"Converged after {manifest.n_iter} {times}; {counted}"
     if subject.drift:
         batches = len(subject.drift)
         within = "the batch since is" if batches == 1 else f"the last of {batches} batches is"
         return f"{sentence}, and {within} within the limits of drift."
-    return sentence + ", none of them collapsed." if k > 1 else sentence + "."
+    return sentence + ", and none has collapsed." if k > 1 else sentence + "."
 
 
 def headline(subject: Subject, level: str) -> Markup:
