@@ -13,7 +13,8 @@ from gmm_dask.report.page.cards import contrast
 from gmm_dask.report.page.document import report_page
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.plot import ticks, write_alike
-from gmm_dask.report.page.subject import Batch
+from gmm_dask.report.page.subject import Batch, Subject
+from gmm_dask.report.page.tree import heights_of, leaves_of
 from gmm_dask.report.page.verdict import judge
 from tests.report.subjects import mixture_of, subject_of
 
@@ -174,7 +175,7 @@ def test_a_card_says_what_sets_a_component_apart_and_how_its_share_went():
     subject = subject_of(k=3, d=5, before=before)
     page = page_of(subject)
     weight = subject.model.parameters.weights[0]
-    change = f"{'+' if weight > 0.25 else '−'}{100 * abs(weight - 0.25):.1f} %"
+    change = f"{'+' if weight > 0.25 else '−'}{100 * abs(weight - 0.25):.1f} points"
     assert f"{change} since version 6" in page.text
     assert page.text.count("new in this version") == 1  # component 2
     assert page.text.count("All 5 features") == 3
@@ -212,6 +213,96 @@ def test_kmeans_and_certainty_are_told_per_component():
     single = page_of(subject_of(k=1))
     assert "How sure the assignment is" not in single.text
     assert "k-means" not in single.text
+
+
+class Told(Subject):
+    """A subject whose manifest says more."""
+
+    def section(self, name):
+        return SECTIONS.get(name)
+
+
+def cell(n_components, covariance_type, bic, status="converged", **more):
+    criteria = dict.fromkeys(("log_likelihood", "bic", "icl", "aic"), bic)
+    return (
+        {"n_components": n_components, "covariance_type": covariance_type, "status": status}
+        | criteria
+        | more
+    )
+
+
+SECTIONS = {
+    "selection": {
+        "criterion": "icl",
+        "chosen": {"n_components": 2, "covariance_type": "tied"},
+        "cells": [
+            cell(1, "full", 50.0),
+            cell(2, "full", 10.0, "collapsed", reason="component 1 fell onto <b>"),
+            cell(3, "full", None, "ill_conditioned"),
+            cell(1, "tied", 40.0),
+            cell(2, "tied", 30.5),
+            cell(3, "tied", 31.0, "beaten"),
+        ],
+    },
+    "clusters": {
+        "merges": [[0, 2], [0, 1]],
+        "entropies": [0.5, 0.25, 0.0],
+        "n_clusters": 2,
+        "cluster_ids": [0, 1, 0],
+    },
+}
+
+
+def told(**changes):
+    subject = subject_of(**changes)
+    return Told(subject.name, subject.model, subject.known, subject.drift)
+
+
+def test_the_selection_is_drawn_with_its_best_three():
+    page = page_of(told())
+    assert "ICL chose 2 tied components among 6 mixtures; lower is better." in page.text
+    ranks = [text for text in page.texts if text in {"1", "2", "3"}]
+    assert {"1", "2", "3"} <= set(ranks)
+    assert len(page.find("circle", **{"class": "halo"})) == 3
+    assert "a component collapsed: component 1 fell onto <b>" in page.text
+    assert "given up early" in page.text
+    (chart,) = [svg for svg in page.find("svg") if svg.get("aria-label", "").startswith("ICL over")]
+    assert chart["aria-label"].endswith("the lowest is 2 tied components")
+
+
+def test_the_merge_tree_joins_what_belongs_together():
+    page = page_of(told())
+    assert "suggest 2 clusters. Components that belong together: 0 + 2." in page.text
+    branches = [path["class"] for path in page.find("path") if "branch" in path.get("class", "")]
+    assert branches == ["branch", "branch above"]
+    leaves = [found["data-id"] for found in page.find("text", **{"class": "leaf"})]
+    assert leaves == ["0", "2", "1"]
+    assert "2 joins 0" in page.text
+
+
+def test_branches_of_a_tree_never_cross():
+    merges = [(4, 9), (1, 4), (0, 7), (0, 1)]
+    leaves = leaves_of(merges, (9, 7, 4, 1, 0))
+    assert leaves == [0, 7, 1, 4, 9]
+    assert heights_of({"entropies": [1.0, 0.6, 0.7, 0.0]}) == [0.4, 0.4, 1.0]
+
+
+def test_drift_is_drawn_in_multiples_of_its_limits():
+    batches = tuple(
+        Batch(f"2026-01-0{day}T00:00:00", 100 * day, {"a <b>": (0.05 * day, 0.1), "b": (-1.0, 0.0)})
+        for day in (1, 2, 3)
+    )
+    page = page_of(subject_of(drift=batches))
+    assert "3 batches predicted with this model, 1 of them beyond a limit." in page.text
+    assert "0.15 of 0.1" in page.text
+    assert "a <b>" in page.text
+    assert "Drift since" not in page_of(subject_of()).text
+
+
+def test_a_version_without_selection_clusters_or_batches_has_no_such_sections():
+    text = page_of(subject_of()).text
+    assert "Which mixture" not in text
+    assert "Clusters made of" not in text
 
 
 def test_markup_escapes_all_but_markup():

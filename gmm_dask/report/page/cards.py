@@ -128,6 +128,8 @@ def _history(subject: Subject, identity: int, share: float) -> Markup | None:
     ]
     last_x, last_y = points[-1].split()
     change = share - shares[-2]
+    sign = "+" if change >= 0.0 else "−"
+    moved = f"{sign}{100.0 * abs(change):.1f} points" if abs(change) >= 5e-4 else "unchanged"
     words = f"share since version {before[0][0]}: from {percent(shares[0])} to {percent(share)}"
     return element(
         "p",
@@ -137,8 +139,7 @@ def _history(subject: Subject, identity: int, share: float) -> Markup | None:
             element("circle", class_="point", cx=last_x, cy=last_y, r="2.5"),
             role="img", viewBox="0 0 122 27", aria_label=words,
         ),
-        element("span", f"{'+' if change >= 0 else '−'}{percent(abs(change))} since version "
-                f"{before[-1][0]}"),
+        element("span", f"{moved} since version {before[-1][0]}"),
         class_="history",
         title=words,
     )  # fmt: skip

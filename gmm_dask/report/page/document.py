@@ -14,10 +14,13 @@ from gmm_dask.report.aggregates import Json
 from gmm_dask.report.page.assignment import certainty_table, kmeans_table
 from gmm_dask.report.page.cards import cards
 from gmm_dask.report.page.curves import log_likelihood_chart
+from gmm_dask.report.page.drift import drift_chart
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.provenance import provenance
 from gmm_dask.report.page.scatter import legend, marginal_panels, pair_panels
+from gmm_dask.report.page.selection import selection_chart
 from gmm_dask.report.page.subject import Subject
+from gmm_dask.report.page.tree import merge_tree
 from gmm_dask.report.page.verdict import headline
 from gmm_dask.report.palette import component_colors
 
@@ -142,8 +145,11 @@ def _version(number: int, subject: Subject) -> Markup:
         _section("Where the components lie", _features(number, subject)),
         _section("The components", cards(subject)),
         _section("How the log-likelihood rose", log_likelihood_chart(subject)),
+        _section("Which mixture", selection_chart(subject)),
+        _section("Clusters made of components", merge_tree(subject)),
         _section("How sure the assignment is", certainty_table(subject)),
         _section("k-means beside the mixture", kmeans_table(subject)),
+        _section("Drift since", drift_chart(subject)),
         _section("Where this model comes from", provenance(subject)),
     ]
     return element(
