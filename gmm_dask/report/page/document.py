@@ -8,8 +8,6 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 
-from matplotlib.colors import to_hex
-
 from gmm_dask.report.aggregates import Json
 from gmm_dask.report.page.assignment import certainty_table, kmeans_table
 from gmm_dask.report.page.cards import cards
@@ -22,7 +20,7 @@ from gmm_dask.report.page.selection import selection_chart
 from gmm_dask.report.page.subject import Subject
 from gmm_dask.report.page.tree import merge_tree
 from gmm_dask.report.page.verdict import headline
-from gmm_dask.report.palette import component_colors
+from gmm_dask.report.palette import color_codes
 
 #: Name of the file beside a model.
 REPORT = "report.html"
@@ -96,11 +94,8 @@ def _json(value: object) -> str:
 
 
 def _colors(ids: Sequence[int]) -> str:
-    colors = component_colors(ids)
-    return "\n" + "\n".join(
-        f'[data-id="{number}"]{{--c:{to_hex(color)}}}'
-        for number, color in zip(ids, colors, strict=True)
-    )
+    rules = zip(ids, color_codes(ids), strict=True)
+    return "\n" + "\n".join(f'[data-id="{number}"]{{--c:{code}}}' for number, code in rules)
 
 
 def _moves(subject: Subject) -> Json:

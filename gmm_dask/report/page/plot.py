@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matplotlib.ticker import MaxNLocator
-
 from gmm_dask.report.page.markup import Markup, element, join
 
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 12.0, 12.0, 40.0
@@ -123,10 +121,13 @@ def ticks(
 ) -> list[tuple[float, str]]:
     """Choose round values between the limits, and write them all to the same digit."""
     low, high = limits
-    locator = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], integer=whole)
-    values = [float(value) for value in locator.tick_values(low, high)]
-    slack = 1e-9 * (high - low)
-    values = [value for value in values if low - slack <= value <= high + slack]
+    width = high / most - low / most  # a difference of huge limits could overflow
+    decade = 10.0 ** math.floor(math.log10(width))
+    step = next(decade * size for size in (1, 2, 2.5, 5, 10) if decade * size >= width * (1 - 1e-9))
+    if whole:
+        step = max(1.0, float(math.ceil(step)))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    values = [count * step for count in range(first, last + 1)]
     return list(zip(values, write_alike(values), strict=True))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.image import imsave
+from PIL import Image
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.report.aggregates import Aggregates, Json, pairs_of
@@ -105,7 +105,7 @@ def heat_map(
     points[bins - 1 - cells % bins, cells // bins, :3] = color
     points[bins - 1 - cells % bins, cells // bins, 3] = np.rint(255 * strengths)
     buffer = io.BytesIO()
-    imsave(buffer, points, format="png", metadata={"Software": None})  # type: ignore[dict-item]
+    Image.fromarray(points).save(buffer, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
