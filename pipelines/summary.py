@@ -12,7 +12,9 @@ from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 from gmm_dask.printable import printable, spread
+from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps.predicting import choose_clusters
+from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
@@ -91,6 +93,7 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         facts.append(("clusters", clusters_words(manifest.clusters, model.component_ids)))
     if path is not None:
         facts.append(("model", str(path)))
+        facts.extend(("report", str(page)) for page in path.glob(REPORT))
         facts.extend(("picture", str(picture)) for picture in sorted(path.glob("*.png")))
     header, table = component_table(model, matches)
     k, d = model.parameters.means.shape
@@ -145,6 +148,8 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     if outcome.run.predict.cluster:
         ids = choose_clusters(outcome.run, model) or ()
         facts.append(("clusters", f"{len(set(ids))}, in the column cluster"))
+    if report_path(outcome.path).exists():
+        facts.append(("report", str(report_path(outcome.path))))
     title = f"predictions for {outcome.run.input.path}"
     if predicted.drift is None:
         return Summary(title, facts)

@@ -22,9 +22,6 @@ from gmm_dask.report.page.tree import merge_tree
 from gmm_dask.report.page.verdict import headline
 from gmm_dask.report.palette import color_codes
 
-#: Name of the file beside a model.
-REPORT = "report.html"
-
 
 def report_page(subjects: Sequence[Subject]) -> bytes:
     """Write a report on one version of a model, or on several beside each other.
@@ -89,7 +86,7 @@ def _policy(script: str) -> str:
 
 def _json(value: object) -> str:
     """Write JSON in which nothing can end the element that holds it."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, sort_keys=True)
     return text.replace("<", "\\u003c")
 
 

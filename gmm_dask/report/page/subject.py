@@ -10,6 +10,9 @@ from typing import Any
 from gmm_dask.report.aggregates import Aggregates, outline
 from gmm_dask.storage.models.model import StoredModel
 
+#: Name of the page beside a model.
+REPORT = "report.html"
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -28,6 +31,26 @@ class Batch:
     created: str
     rows: int
     checks: Mapping[str, tuple[float, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the batch as JSON."""
+        checks = {name: list(values) for name, values in self.checks.items()}
+        return {"created": self.created, "rows": self.rows, "checks": checks}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Batch:
+        """Read a batch back.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            The content is no batch.
+        """
+        checks = {
+            str(name): (float(value), float(limit))
+            for name, (value, limit) in content["checks"].items()
+        }
+        return cls(str(content["created"]), int(content["rows"]), checks)
 
     @property
     def passed(self) -> bool:
