@@ -101,11 +101,13 @@ def heat_map(
     strengths
         Opacity of each, between 0 and 1.
     """
-    points = np.zeros((bins, bins, 4), dtype=np.uint8)
-    points[bins - 1 - cells % bins, cells // bins, :3] = color
-    points[bins - 1 - cells % bins, cells // bins, 3] = np.rint(255 * strengths)
+    levels = np.zeros((bins, bins), dtype=np.uint8)
+    levels[bins - 1 - cells % bins, cells // bins] = np.rint(255 * strengths)
+    # A palette of one colour in 256 opacities: a byte for each point instead of four.
+    picture = Image.fromarray(levels)
+    picture.putpalette(256 * color)
     buffer = io.BytesIO()
-    Image.fromarray(points).save(buffer, format="png", optimize=True)
+    picture.save(buffer, format="png", transparency=bytes(range(256)))
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -187,9 +189,10 @@ def marginal_panels(
     panels = []
     for place, feature in enumerate(aggregates.features):
         counts = aggregates.histograms[place] if aggregates.histograms else ()
-        curves, grid = component_curves(aggregates.frames[-1], place)
         heights = _heights(counts)
-        tallest = _tallest(heights, curves)
+        frame = aggregates.frames[-1]
+        grid, total = mixture_curve(frame, place)
+        tallest = _tallest(heights, total)
         low, high = aggregates.limits[place]
         size = (640.0, 300.0) if wide else (320.0, 200.0)
         plot = Plot(*size, (low, high), (0.0, tallest))
@@ -197,20 +200,20 @@ def marginal_panels(
         paths = [
             element(
                 "path", class_="curve", data_id=ids[component], data_curve=f"{number} {place}",
-                d=curve_path(grid, curves[number], width, height, tallest),
+                d=curve_path(*component_curve(frame, number, place), width, height, tallest),
             )
             for number, component in enumerate(aggregates.components)
         ]  # fmt: skip
-        total = element(
+        sum_path = element(
             "path", class_="total", data_total=place,
-            d=curve_path(grid, curves.sum(axis=0), width, height, tallest),
+            d=curve_path(grid, total, width, height, tallest),
         )  # fmt: skip
         name = names[feature]
         panels.append(
             plot.picture(
                 f"{name}: histogram of the rows, and the densities of the components",
                 plot.frame(name, "density", y_ticks=0),
-                _clipped(plot, _bars(plot, heights), *paths, total),
+                _clipped(plot, _bars(plot, heights), *paths, sum_path),
                 class_="chart marginal",
                 data_tallest=f"{tallest:.6g}",
             )
@@ -224,9 +227,9 @@ def _heights(counts: Sequence[int]) -> FloatArray:
     return heights * len(heights) / max(heights.sum(), 1.0)
 
 
-def _tallest(heights: FloatArray, curves: FloatArray) -> float:
+def _tallest(heights: FloatArray, curve: FloatArray) -> float:
     """Height of a panel: a collapsed component is a needle and may be cut off."""
-    mixture = float(curves.sum(axis=0).max())
+    mixture = float(curve.max())
     if not len(heights):
         return 1.1 * mixture
     return 1.08 * max(float(heights.max()), min(mixture, 1.7 * float(heights.max())))
@@ -242,21 +245,25 @@ def _bars(plot: Plot, heights: FloatArray) -> Markup:
     return element("path", class_="bars", d=f"M0 {height:g}" + "".join(steps) + f"V{height:g}Z")
 
 
-def component_curves(frame: Json, feature: int) -> tuple[FloatArray, FloatArray]:
-    """Densities π N(x) of the components (c, g) on a grid (g,), in coordinates of the axis."""
-    means = np.array(frame["means"])[:, feature]
-    deviations = np.maximum(np.array(frame["deviations"])[:, feature], LEAST)
-    grid = curve_grid(means, deviations)
-    scores = (grid - means[:, None]) / deviations[:, None]
-    peaks = np.array(frame["weights"]) / (deviations * math.sqrt(2.0 * math.pi))
-    return peaks[:, None] * np.exp(-0.5 * scores**2), grid
+def component_curve(frame: Json, component: int, feature: int) -> tuple[FloatArray, FloatArray]:
+    """Density π N(x) of a component over ±4 σ: points of the axis, and heights in its units."""
+    mean, deviation = frame["means"][component][feature], frame["deviations"][component][feature]
+    deviation = max(deviation, LEAST)
+    scores = np.linspace(-4.0, 4.0, 33)
+    peak = frame["weights"][component] / (deviation * math.sqrt(2.0 * math.pi))
+    return mean + deviation * scores, peak * np.exp(-0.5 * scores**2)
 
 
-def curve_grid(means: FloatArray, deviations: FloatArray) -> FloatArray:
-    """Points of an axis, with more of them where a narrow component needs them."""
-    around = means[:, None] + deviations[:, None] * np.linspace(-3.0, 3.0, 13)
+def mixture_curve(frame: Json, feature: int) -> tuple[FloatArray, FloatArray]:
+    """Density of the mixture, with more points where a narrow component needs them."""
+    means = np.array(frame["means"])[:, feature, None]
+    deviations = np.maximum(np.array(frame["deviations"])[:, feature, None], LEAST)
+    around = means + deviations * np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
     grid = np.concatenate([np.linspace(0.0, 1.0, 121), around.ravel()])
-    return np.unique(grid[(grid >= 0.0) & (grid <= 1.0)])
+    grid = np.sort(grid[(grid >= 0.0) & (grid <= 1.0)])
+    peaks = np.array(frame["weights"])[:, None] / (deviations * math.sqrt(2.0 * math.pi))
+    heights = peaks * np.exp(-0.5 * ((grid - means) / deviations) ** 2)  # (c, g)
+    return grid, heights.sum(axis=0)
 
 
 def curve_path(

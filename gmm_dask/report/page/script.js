@@ -49,58 +49,69 @@
 
   // --- the replay
 
-  function moveEllipses(article, frame) {
-    for (const group of all("[data-move]", article)) {
-      const [component, pair, x, y] = group.dataset.move.split(" ").map(Number);
-      const { width, height } = group.parentNode.viewBox.baseVal;
+  // What moves in a version, and where to: read once, for a step must not take long.
+  function movers(article) {
+    const parts = (mark, name) => mark.dataset[name].split(" ").map(Number);
+    const size = (mark) => mark.parentNode.viewBox.baseVal;
+    return {
+      ellipses: all("[data-move]", article).map((mark) => [mark, size(mark), parts(mark, "move")]),
+      labels: all("[data-at]", article).map((mark) => [mark, size(mark), parts(mark, "at")]),
+      panels: all("[data-tallest]", article).map((panel) => ({
+        total: panel.querySelector("[data-total]"),
+        curves: all("[data-curve]", panel).map((mark) => [mark, parts(mark, "curve")[0]]),
+        tallest: Number(panel.dataset.tallest),
+      })),
+    };
+  }
+
+  function moveEllipses({ ellipses, labels }, frame) {
+    for (const [mark, { width, height }, [component, pair, x, y]] of ellipses) {
       const means = frame.means[component];
       const deviations = frame.deviations[component];
       const correlation = frame.correlations[component][pair];
-      const l = Math.max(deviations[x], LEAST);
-      const m = deviations[y] * correlation;
-      const n = Math.max(deviations[y] * Math.sqrt(Math.max(0, 1 - correlation ** 2)), LEAST);
-      const entries = [
-        width * l, -height * m, 0, -height * n, width * means[x], height * (1 - means[y]),
-      ];
-      group.setAttribute("transform", `matrix(${entries.map((e) => e.toFixed(2)).join(" ")})`);
+      const across = width * Math.max(deviations[x], LEAST);
+      const along = -height * deviations[y] * correlation;
+      const upright =
+        -height * Math.max(deviations[y] * Math.sqrt(Math.max(0, 1 - correlation ** 2)), LEAST);
+      const place = `${(width * means[x]).toFixed(2)} ${(height * (1 - means[y])).toFixed(2)}`;
+      const shape = `${across.toFixed(2)} ${along.toFixed(2)} 0 ${upright.toFixed(2)}`;
+      mark.setAttribute("transform", `matrix(${shape} ${place})`);
     }
-    for (const label of all("[data-at]", article)) {
-      const [component, x, y] = label.dataset.at.split(" ").map(Number);
-      const { width, height } = label.parentNode.viewBox.baseVal;
+    for (const [mark, { width, height }, [component, x, y]] of labels) {
       const means = frame.means[component];
-      const place = [width * means[x], height * (1 - means[y])].map((e) => e.toFixed(2));
-      label.setAttribute("transform", `translate(${place.join(" ")})`);
+      const place = `${(width * means[x]).toFixed(2)} ${(height * (1 - means[y])).toFixed(2)}`;
+      mark.setAttribute("transform", `translate(${place})`);
     }
   }
 
-  function drawCurves(panel, frame) {
-    const total = panel.querySelector("[data-total]");
+  function drawCurves({ total, curves, tallest }, frame) {
     const feature = Number(total.dataset.total);
     const { width, height } = total.parentNode.viewBox.baseVal;
-    const tallest = Number(panel.dataset.tallest);
     const means = frame.means.map((row) => row[feature]);
     const deviations = frame.deviations.map((row) => Math.max(row[feature], LEAST));
-    const grid = [];
-    for (let i = 0; i <= 120; i++) grid.push(i / 120);
-    means.forEach((mean, j) => {
-      for (let i = -6; i <= 6; i++) grid.push(mean + (i / 2) * deviations[j]);
-    });
-    const xs = grid.filter((x) => x >= 0 && x <= 1).sort((a, b) => a - b);
-    const sums = xs.map(() => 0);
-    const path = (heights) =>
+    const peaks = deviations.map((sd, j) => frame.weights[j] / (sd * Math.sqrt(2 * Math.PI)));
+    const path = (points) =>
       "M" +
-      xs.map((x, i) => {
-        const y = Math.max(height * (1 - heights[i] / tallest), -20);
+      points.map(([x, value]) => {
+        const y = Math.max(height * (1 - value / tallest), -20);
         return `${(width * x).toFixed(1)} ${y.toFixed(1)}`;
       }).join("L");
-    for (const curve of all("[data-curve]", panel)) {
-      const j = Number(curve.dataset.curve.split(" ")[0]);
-      const peak = frame.weights[j] / (deviations[j] * Math.sqrt(2 * Math.PI));
-      const heights = xs.map((x) => peak * Math.exp(-0.5 * ((x - means[j]) / deviations[j]) ** 2));
-      heights.forEach((value, i) => (sums[i] += value));
-      curve.setAttribute("d", path(heights));
+    for (const [curve, j] of curves) {
+      const scores = Array.from({ length: 33 }, (_, i) => i / 4 - 4);
+      const points = scores.map((z) => [
+        means[j] + deviations[j] * z, peaks[j] * Math.exp(-0.5 * z ** 2),
+      ]);
+      curve.setAttribute("d", path(points));
     }
-    total.setAttribute("d", path(sums));
+    const grid = Array.from({ length: 121 }, (_, i) => i / 120);
+    for (const [j, mean] of means.entries())
+      for (const z of [-2, -1, 0, 1, 2]) grid.push(mean + deviations[j] * z);
+    const points = grid.filter((x) => x >= 0 && x <= 1).sort((a, b) => a - b).map((x) => {
+      const density = (sum, peak, j) =>
+        sum + peak * Math.exp(-0.5 * ((x - means[j]) / deviations[j]) ** 2);
+      return [x, peaks.reduce(density, 0)];
+    });
+    total.setAttribute("d", path(points));
   }
 
   function prepareReplay(article) {
@@ -110,6 +121,7 @@
     const output = article.querySelector(".replay output");
     const play = article.querySelector(".play");
     const last = frames.length - 1;
+    const moving = movers(article);
     let timer = null;
 
     function describe(number) {
@@ -124,8 +136,8 @@
 
     function draw() {
       const number = Number(slider.value);
-      moveEllipses(article, frames[number]);
-      for (const panel of all("[data-tallest]", article)) drawCurves(panel, frames[number]);
+      moveEllipses(moving, frames[number]);
+      for (const panel of moving.panels) drawCurves(panel, frames[number]);
       describe(number);
     }
 
