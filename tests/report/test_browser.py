@@ -247,7 +247,7 @@ def test_the_background_is_chosen_by_keys(chrome, reports, keys):
         )
 
     assert visible() == ["rows"]
-    page.run("document.querySelector('input[name=layer]').focus()")
+    page.run("document.querySelector('.layers input').focus()")
     page.press(keys.ARROW_RIGHT)
     assert visible() == ["rows", "doubt"]
     page.press(keys.ARROW_RIGHT)
@@ -345,6 +345,9 @@ def test_versions_beside_each_other_follow_the_same_component(chrome, tmp_path, 
         ".map((version) => version.querySelectorAll('.ellipse.on').length)"
     )
     assert on == [1, 1]
+    # One background for both, chosen in either.
+    page.run("document.querySelector('input[name=layer-1][value=doubt]').click()")
+    assert page.run("return document.querySelector('input[name=layer-0]:checked').value") == "doubt"
     # Each has a replay of its own.
     before = page.drawn()
     page.run("document.getElementById('iteration-1').focus()")

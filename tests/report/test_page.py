@@ -138,6 +138,10 @@ def test_a_version_of_an_older_gmm_dask_says_what_is_missing():
 def test_several_versions_stand_beside_each_other_and_share_the_choice():
     page = page_of(subject_of(version=1, ids=(0, 1, 2)), subject_of(version=2, ids=(0, 2, 5)))
     assert len(page.find("article")) == 2
+    assert "stars: 2 versions beside each other" in page.text
+    assert len([tag for tag, _ in page.elements if tag == "h1"]) == 1
+    layers = [(found["name"], found["value"]) for found in page.find("input", type="radio")]
+    assert layers.count(("layer-0", "rows")) == layers.count(("layer-1", "rows")) == 1
     choices = [found["value"] for found in page.find("input", name="component")]
     assert choices == ["", "0", "1", "2", "5"]
     assert len({found["id"] for found in page.find("input", type="range")}) == 2

@@ -6,11 +6,11 @@ import numpy as np
 
 from gmm_dask.report.frame import first_drawn
 from gmm_dask.report.page.markup import Markup, element, join
-from gmm_dask.report.page.plot import BOTTOM, LEFT, TOP, Plot, number, padded
+from gmm_dask.report.page.plot import BOTTOM, TOP, Plot, number, padded
 from gmm_dask.report.page.subject import Subject
 from gmm_dask.report.page.tables import behind
 
-SIZE = (640.0, 280.0)
+SIZE = (480.0, 230.0)
 MOST_ROWS = 60  # of the table
 SEARCH_SHARE = 0.16  # of the axis, left of the polish
 
@@ -63,10 +63,10 @@ def _search(plot: Plot, begin: float, first: float, finalists: tuple[float, ...]
     if not finalists:
         return Markup("")
     right = plot.x(first) - 8.0
-    middle = (LEFT + right) / 2.0
+    middle = (plot.left + right) / 2.0
     return join(
         element(
-            "rect", class_="aside", x=LEFT, y=TOP, width=right - LEFT,
+            "rect", class_="aside", x=plot.left, y=TOP, width=right - plot.left,
             height=plot.height - TOP - BOTTOM,
         ),
         element(

@@ -11,6 +11,7 @@ from importlib.resources import files
 from gmm_dask.report.aggregates import Json
 from gmm_dask.report.page.assignment import certainty_table, kmeans_table
 from gmm_dask.report.page.cards import cards
+from gmm_dask.report.page.comparison import comparison
 from gmm_dask.report.page.curves import log_likelihood_chart
 from gmm_dask.report.page.drift import drift_chart
 from gmm_dask.report.page.markup import Markup, element, join
@@ -21,6 +22,9 @@ from gmm_dask.report.page.subject import Subject
 from gmm_dask.report.page.tree import merge_tree
 from gmm_dask.report.page.verdict import headline
 from gmm_dask.report.palette import color_codes
+
+#: A polish of so few iterations had a good start.
+FEW_ITERATIONS = 8
 
 
 def report_page(subjects: Sequence[Subject]) -> bytes:
@@ -54,9 +58,17 @@ def report_page(subjects: Sequence[Subject]) -> bytes:
             _choice(ids),
             element(
                 "main",
-                *(_version(number, subject) for number, subject in enumerate(subjects)),
+                comparison(subjects) if len(subjects) > 1 else None,
+                element(
+                    "div",
+                    *(
+                        _version(number, subject, "h1" if len(subjects) == 1 else "h2")
+                        for number, subject in enumerate(subjects)
+                    ),
+                    class_="several" if len(subjects) > 1 else None,
+                ),
                 id="report",
-                class_="several" if len(subjects) > 1 else None,
+                class_="wide" if len(subjects) > 1 else None,
             ),
             element(
                 "script",
@@ -130,10 +142,10 @@ def _choice(ids: Sequence[int]) -> Markup:
     )
 
 
-def _version(number: int, subject: Subject) -> Markup:
-    """Lay out the sections of one version."""
+def _version(number: int, subject: Subject, level: str) -> Markup:
+    """Lay out the sections of one version; its headline is of this level."""
     parts = [
-        headline(subject, "h1" if number == 0 else "h2"),
+        headline(subject, level),
         _section("Where the components lie", _features(number, subject)),
         _section("The components", cards(subject)),
         _section("How the log-likelihood rose", log_likelihood_chart(subject)),
@@ -169,7 +181,7 @@ def _features(number: int, subject: Subject) -> Markup:
     marginals = marginal_panels(aggregates, columns, ids, wide=len(aggregates.features) == 1)
     return join(
         _slider(number, subject),
-        legend(bool(aggregates.pairs) and bool(pairs), aggregates.kmeans is not None),
+        legend(number, bool(aggregates.pairs) and bool(pairs), aggregates.kmeans is not None),
         element(
             "div",
             element("div", *pairs, class_="pairs" + (" single" if single else ""))
@@ -206,10 +218,14 @@ def _notes(subject: Subject) -> Markup:
     d, k = model.parameters.n_features, model.parameters.n_components
     notes = []
     if aggregates.sample_rows:
-        notes.append(
-            f"Counted over {aggregates.sample_rows:,} rows, the darker the more (logarithmic). "
-            "Ellipses at 1, 2 and 3 σ. Outliers may lie outside the axes."
-        )
+        notes.append(f"Counted over {aggregates.sample_rows:,} rows; outliers may lie outside.")
+        if aggregates.pairs:
+            notes.append("Pairs: the stronger, the more rows (logarithmic), and 1, 2 and 3 σ.")
+        if model.manifest.search is not None and model.manifest.n_iter <= FEW_ITERATIONS:
+            notes.append(
+                "The search on a sample had come close already, so the replay of the polish is "
+                'short; fit.search_rows = "none" would show all of EM.'
+            )
     else:
         notes.append(
             "This version holds no counts of its rows, because an older gmm-dask wrote it: there "

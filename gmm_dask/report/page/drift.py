@@ -8,7 +8,7 @@ from gmm_dask.report.page.subject import Batch, Subject
 from gmm_dask.report.page.tables import behind
 from gmm_dask.report.palette import COLORS
 
-SIZE = (640.0, 260.0)
+SIZE = (480.0, 220.0)
 LARGEST = 5.0  # times the limit: more is drawn at the edge
 
 

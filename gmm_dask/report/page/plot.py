@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from gmm_dask.report.page.markup import Markup, element, join
 
-LEFT, RIGHT, TOP, BOTTOM = 62.0, 12.0, 12.0, 40.0
+RIGHT, TOP, BOTTOM = 12.0, 12.0, 40.0
 
 
 @dataclass(frozen=True)
@@ -21,22 +22,35 @@ class Plot:
         Of the whole chart, in units of the picture.
     x_limits, y_limits
         Values at the ends of the axes.
+    y_ticks
+        Most intervals of the y axis; 0: none, where heights have no unit.
     """
 
     width: float
     height: float
     x_limits: tuple[float, float]
     y_limits: tuple[float, float]
+    y_ticks: int = 5
+
+    @cached_property
+    def y_marks(self) -> list[tuple[float, str]]:
+        """Ticks of the y axis."""
+        return ticks(self.y_limits, self.y_ticks) if self.y_ticks else []
+
+    @cached_property
+    def left(self) -> float:
+        """Width left of the area: for a label, and for the longest tick on a phone."""
+        return 30.0 + 8.0 * max((len(text) for _, text in self.y_marks), default=0)
 
     @property
     def inner(self) -> tuple[float, float]:
         """Width and height of the area between the axes."""
-        return self.width - LEFT - RIGHT, self.height - TOP - BOTTOM
+        return self.width - self.left - RIGHT, self.height - TOP - BOTTOM
 
     def x(self, value: float) -> float:
         """Return the place of a value from the left."""
         low, high = self.x_limits
-        return LEFT + (value - low) / (high - low) * self.inner[0]
+        return self.left + (value - low) / (high - low) * self.inner[0]
 
     def y(self, value: float) -> float:
         """Return the place of a value from the top."""
@@ -55,7 +69,6 @@ class Plot:
         *,
         x_whole: bool = False,
         x_first: float = -math.inf,
-        y_ticks: int = 5,
     ) -> Markup:
         """Draw grid, ticks and labels.
 
@@ -65,12 +78,10 @@ class Plot:
             Whether only whole numbers have a meaning on the x axis.
         x_first
             Least value of the x axis that has a meaning.
-        y_ticks
-            Most intervals of the y axis; 0: none, where heights have no unit.
         """
         right, bottom = self.width - RIGHT, self.height - BOTTOM
         marks: list[Markup] = []
-        x_ticks = ticks(self.x_limits, max(2, int(self.inner[0] // 70)), whole=x_whole)
+        x_ticks = ticks(self.x_limits, max(2, int(self.inner[0] // 55)), whole=x_whole)
         for value, label in x_ticks:
             if value < x_first:
                 continue
@@ -81,19 +92,24 @@ class Plot:
                     "text", label, class_="tick", x=place, y=bottom + 14.0, text_anchor="middle"
                 )
             )
-        for value, label in ticks(self.y_limits, y_ticks) if y_ticks else ():
+        for value, label in self.y_marks:
             place = self.y(value)
-            marks.append(element("line", class_="grid", x1=LEFT, x2=right, y1=place, y2=place))
+            marks.append(element("line", class_="grid", x1=self.left, x2=right, y1=place, y2=place))
             marks.append(
                 element(
-                    "text", label, class_="tick", x=LEFT - 6.0, y=place + 3.5, text_anchor="end"
+                    "text",
+                    label,
+                    class_="tick",
+                    x=self.left - 6.0,
+                    y=place + 3.5,
+                    text_anchor="end",
                 )
             )
         middle = TOP + self.inner[1] / 2.0
         marks += [
             element(
                 "text", shorten(x_label, int(self.inner[0] / 7.0)), element("title", x_label),
-                class_="axis", x=LEFT + self.inner[0] / 2.0, y=self.height - 6.0,
+                class_="axis", x=self.left + self.inner[0] / 2.0, y=self.height - 6.0,
                 text_anchor="middle",
             ),
             element(
@@ -101,7 +117,7 @@ class Plot:
                 class_="axis", x=11.0, y=middle, text_anchor="middle",
                 transform=f"rotate(-90 11 {middle:.1f})",
             ),
-            element("path", class_="frame", d=f"M{LEFT} {TOP}V{bottom}H{right}"),
+            element("path", class_="frame", d=f"M{self.left} {TOP}V{bottom}H{right}"),
         ]  # fmt: skip
         return join(*marks)
 

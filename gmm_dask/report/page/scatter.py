@@ -18,7 +18,7 @@ from PIL import Image
 from gmm_dask.arrays import FloatArray
 from gmm_dask.report.aggregates import Aggregates, Json, pairs_of
 from gmm_dask.report.page.markup import Markup, element
-from gmm_dask.report.page.plot import LEFT, TOP, Plot
+from gmm_dask.report.page.plot import TOP, Plot
 
 SIGMAS = (1, 2, 3)
 #: Backgrounds of a pair of features: name, colour, and what it shows.
@@ -62,7 +62,7 @@ def _clipped(plot: Plot, *children: Markup) -> Markup:
     """Put children into a picture of its own, which is cut off at the axes."""
     width, height = plot.inner
     return element(
-        "svg", *children, x=LEFT, y=TOP, width=width, height=height,
+        "svg", *children, x=plot.left, y=TOP, width=width, height=height,
         viewBox=f"0 0 {width:g} {height:g}",
     )  # fmt: skip
 
@@ -194,8 +194,8 @@ def marginal_panels(
         grid, total = mixture_curve(frame, place)
         tallest = _tallest(heights, total)
         low, high = aggregates.limits[place]
-        size = (640.0, 300.0) if wide else (320.0, 200.0)
-        plot = Plot(*size, (low, high), (0.0, tallest))
+        size = (480.0, 210.0) if wide else (320.0, 200.0)
+        plot = Plot(*size, (low, high), (0.0, tallest), y_ticks=0)
         width, height = plot.inner
         paths = [
             element(
@@ -212,7 +212,7 @@ def marginal_panels(
         panels.append(
             plot.picture(
                 f"{name}: histogram of the rows, and the densities of the components",
-                plot.frame(name, "density", y_ticks=0),
+                plot.frame(name, "density"),
                 _clipped(plot, _bars(plot, heights), *paths, sum_path),
                 class_="chart marginal",
                 data_tallest=f"{tallest:.6g}",
@@ -275,8 +275,8 @@ def curve_path(
     return "M" + "L".join(points)
 
 
-def legend(layers: bool, kmeans: bool) -> Markup:
-    """Let the reader choose the background of the pairs."""
+def legend(version: int, layers: bool, kmeans: bool) -> Markup:
+    """Let the reader choose the background of the pairs; a choice in each version."""
     if not layers:
         return Markup("")
     shown = [layer for layer in LAYERS if layer[0] != "moved" or kmeans]
@@ -286,7 +286,13 @@ def legend(layers: bool, kmeans: bool) -> Markup:
         *(
             element(
                 "label",
-                element("input", type="radio", name="layer", value=name, checked=name == "rows"),
+                element(
+                    "input",
+                    type="radio",
+                    name=f"layer-{version}",
+                    value=name,
+                    checked=name == "rows",
+                ),
                 element("span", words),
             )
             for name, _, words in shown

@@ -34,7 +34,7 @@
 
   // --- what lies behind the ellipses
 
-  const layers = all('input[name="layer"]');
+  const layers = all(".layers input");
 
   function show() {
     const layer = layers.find((radio) => radio.checked)?.value ?? "rows";

@@ -11,7 +11,7 @@ from gmm_dask.report.page.subject import Subject
 from gmm_dask.report.page.tables import behind
 from gmm_dask.report.palette import COLORS
 
-SIZE = (640.0, 320.0)
+SIZE = (480.0, 270.0)
 BEST = 3  # cells that are labelled
 #: Ends after which a cell may be chosen.
 SOUND = ("converged", "max_iter", "beaten")

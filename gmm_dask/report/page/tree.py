@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gmm_dask.report.page.markup import Markup, element, join
-from gmm_dask.report.page.plot import BOTTOM, LEFT, RIGHT, TOP, Plot, number, padded, percent
+from gmm_dask.report.page.plot import BOTTOM, TOP, Plot, number, padded, percent
 from gmm_dask.report.page.subject import Subject
 from gmm_dask.report.page.tables import behind
 
@@ -69,7 +69,7 @@ def _tree(subject: Subject, clusters: Mapping[str, Any]) -> Markup:
     leaves = leaves_of(merges, subject.model.component_ids)
     heights = heights_of(clusters)
     top = heights[-1] or 1.0
-    width = max(320.0, LEFT + RIGHT + 26.0 * len(leaves))
+    width = max(320.0, 70.0 + 26.0 * len(leaves))
     plot = Plot(width, HEIGHT, (-0.6, len(leaves) - 0.4), (0.0, 1.06 * top))
     place = {leaf: (float(number_), 0.0) for number_, leaf in enumerate(leaves)}
     first_cut = len(leaves) - clusters["n_clusters"]  # merges below the cut
