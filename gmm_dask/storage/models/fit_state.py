@@ -96,7 +96,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
         em,
         meta["scans"],
         tuple(digest.tobytes().hex() for digest in digests),
-        tuple(
+        frames=tuple(
             Frame(
                 int(iteration),
                 tuple(
