@@ -11,10 +11,13 @@ import numpy as np
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.em import em_steps, start_em
 from gmm_dask.mixture.expectation import ExpectationOn
+from gmm_dask.mixture.merging import merge_on_sample
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
+from gmm_dask.mixture.starts import Sample
 from gmm_dask.report.aggregates import Json, aggregate
 from gmm_dask.report.page.subject import Batch, Subject
+from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.manifest import Feature, Publication
 from gmm_dask.storage.models.model import StoredModel
 from tests.storage.stored import some_manifest
@@ -71,6 +74,7 @@ def subject_of(
     rows = rows_of(mixture_of(k, d), n)
     replay = fitted(rows, mixture_of(k, d, seed=5), iterations)
     final = replay[iterations]
+    numbers = tuple(ids if ids is not None else range(k))
     names = tuple(columns or [f"column {feature}" for feature in range(d)])
     changed: Mapping[str, Any] = {
         "status": "converged",
@@ -81,6 +85,7 @@ def subject_of(
         "collapsed": (),
         "starved": (),
         "warnings": (),
+        "clusters": Clusters.of(merge_on_sample(final, Sample(rows, None)), numbers),
         "features": {
             name: Feature(
                 minimum=float(values.min()),
@@ -94,7 +99,7 @@ def subject_of(
     model = StoredModel(
         final,
         names,
-        tuple(ids if ids is not None else range(k)),
+        numbers,
         replace(some_manifest(), **{**changed, **manifest}),
         Publication(run_id="run-0", created="2026-01-02T03:04:05+00:00", host="h", version=version),
     )

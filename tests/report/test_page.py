@@ -206,7 +206,10 @@ def test_the_log_likelihood_tells_search_and_polish_apart():
     ]
     assert "−9 nats per row at iteration 0, −4.4 at the last, iteration 5" in curve["aria-label"]
     assert len(page.find("circle", **{"class": "ring"})) == 2
-    assert len(page.find("circle", **{"class": "point"})) == 6
+    iterations = [
+        point["data-iteration"] for _, point in page.elements if "data-iteration" in point
+    ]
+    assert iterations == ["0", "1", "2", "3", "4", "5"]
     assert "search" not in page_of(subject_of(search=None)).texts
 
 
@@ -276,7 +279,7 @@ def test_the_selection_is_drawn_with_its_best_three():
 
 def test_the_merge_tree_joins_what_belongs_together():
     page = page_of(told())
-    assert "suggest 2 clusters. Components that belong together: 0 + 2." in page.text
+    assert "2 clusters are suggested. Components that belong together: 0 + 2." in page.text
     branches = [path["class"] for path in page.find("path") if "branch" in path.get("class", "")]
     assert branches == ["branch", "branch above"]
     leaves = [found["data-id"] for found in page.find("text", **{"class": "leaf"})]
@@ -304,7 +307,8 @@ def test_drift_is_drawn_in_multiples_of_its_limits():
 
 
 def test_a_version_without_selection_clusters_or_batches_has_no_such_sections():
-    text = page_of(subject_of()).text
+    assert "Clusters made of" in page_of(subject_of()).text
+    text = page_of(subject_of(clusters=None)).text
     assert "Which mixture" not in text
     assert "Clusters made of" not in text
 

@@ -41,10 +41,10 @@ def _words(clusters: Mapping[str, Any], members: Mapping[int, list[int]]) -> str
         for components in members.values()
         if len(components) > 1
     ]
+    made = "One cluster is" if n == 1 else f"{n} clusters are"
     if not joined:
-        return f"The entropies suggest {n} clusters: each component is one of its own."
-    made = "one cluster" if n == 1 else f"{n} clusters"
-    return f"The entropies suggest {made}. Components that belong together: {'; '.join(joined)}."
+        return f"{made} suggested: each component is one of its own."
+    return f"{made} suggested. Components that belong together: {'; '.join(joined)}."
 
 
 def heights_of(clusters: Mapping[str, Any]) -> list[float]:
