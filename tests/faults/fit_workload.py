@@ -147,10 +147,10 @@ def look(run: RunConfig) -> list[Any]:
 
 
 def litter(root: Path) -> list[str]:
-    """What a finished run should not leave: all but models, predictions and their records."""
+    """What a finished run should not leave: all but models, predictions, records, reports."""
     expected = re.compile(
         r"models(/m(/\.checkpoints|/current\.json|/v\d{6}(/[a-z_]+\.(json|png|safetensors))?)?)?"
-        r"|predictions(\.versions(/\w+(\.json|/part-[\w-]+\.parquet)?)?)?"
+        r"|predictions(\.versions(/\w+(\.json|\.html|/part-[\w-]+\.parquet)?)?)?"
     )
     names = [path.relative_to(root).as_posix() for path in root.rglob("*")]
     return sorted(name for name in names if not expected.fullmatch(name))
