@@ -12,7 +12,7 @@ import pytest
 from gmm_dask.report.page.cards import contrast
 from gmm_dask.report.page.document import report_page
 from gmm_dask.report.page.markup import Markup, element, join
-from gmm_dask.report.page.plot import ticks, write_alike
+from gmm_dask.report.page.plot import Plot, ticks, write_alike
 from gmm_dask.report.page.subject import Batch, Subject
 from gmm_dask.report.page.tree import heights_of, leaves_of
 from gmm_dask.report.page.verdict import judge
@@ -338,3 +338,12 @@ def test_ticks_lie_between_the_limits_and_differ(limits):
     chosen = ticks(limits, 5)
     assert 1 <= len(chosen) <= 7
     assert len({text for _, text in chosen}) == len(chosen)
+
+
+@pytest.mark.parametrize("limits", [(1e8, 1e8 + 5), (-2e140, 3e140), (0.0, 1.0), (0.0, 12.0)])
+def test_ticks_of_the_x_axis_have_room_beside_each_other(limits):
+    plot = Plot(320.0, 200.0, limits, (0.0, 1.0), y_ticks=0)
+    drawn = Page(plot.picture("a chart", plot.frame("x", "y")).encode())
+    marks = [text for text in drawn.texts if re.match(r"[−0-9]", text)]
+    assert marks
+    assert sum(8 * len(text) + 8 for text in marks) <= plot.inner[0]

@@ -81,8 +81,7 @@ class Plot:
         """
         right, bottom = self.width - RIGHT, self.height - BOTTOM
         marks: list[Markup] = []
-        x_ticks = ticks(self.x_limits, max(2, int(self.inner[0] // 55)), whole=x_whole)
-        for value, label in x_ticks:
+        for value, label in self._x_marks(x_whole):
             if value < x_first:
                 continue
             place = self.x(value)
@@ -120,6 +119,16 @@ class Plot:
             element("path", class_="frame", d=f"M{self.left} {TOP}V{bottom}H{right}"),
         ]  # fmt: skip
         return join(*marks)
+
+    def _x_marks(self, whole: bool) -> list[tuple[float, str]]:
+        """Ticks of the x axis, as many as have room beside each other."""
+        width = self.inner[0]
+        most = max(2, int(width // 55))
+        marks = ticks(self.x_limits, most, whole=whole)
+        while most > 1 and sum(8.0 * len(text) + 8.0 for _, text in marks) > width:
+            most -= 1
+            marks = ticks(self.x_limits, most, whole=whole)
+        return marks
 
     def picture(
         self, label: str, *children: Markup, class_: str = "chart", **attributes: str
