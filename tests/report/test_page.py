@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gmm_dask.report.page.cards import contrast
-from gmm_dask.report.page.document import report_page
+from gmm_dask.report.page.document import _json, report_page
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.plot import Plot, ticks, write_alike
 from gmm_dask.report.page.subject import Batch, Subject
@@ -87,7 +87,10 @@ def test_a_page_asks_for_nothing_and_runs_its_own_script_only(d):
     page = Page(content)
     (policy,) = page.find("meta", **{"http-equiv": "Content-Security-Policy"})
     digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
-    assert policy["content"].startswith(f"default-src 'none'; script-src 'sha256-{digest}';")
+    assert policy["content"] == (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
     addresses = [
         value
         for _, found in page.elements
@@ -211,6 +214,8 @@ def test_the_log_likelihood_tells_search_and_polish_apart():
     ]
     assert iterations == ["0", "1", "2", "3", "4", "5"]
     assert "search" not in page_of(subject_of(search=None)).texts
+    far = page_of(subject_of(history=(-1e6, -9.0, -8.0, -7.0, -6.0)))
+    assert "Not drawn: the start, from −1,000,000 on." in far.text
 
 
 def test_kmeans_and_certainty_are_told_per_component():
@@ -347,3 +352,10 @@ def test_ticks_of_the_x_axis_have_room_beside_each_other(limits):
     marks = [text for text in drawn.texts if re.match(r"[−0-9]", text)]
     assert marks
     assert sum(8 * len(text) + 8 for text in marks) <= plot.inner[0]
+
+
+def test_json_in_the_page_cannot_end_its_element():
+    value = {"</script>": ["<!--", 1.5]}
+    text = _json(value)
+    assert "<" not in text
+    assert json.loads(text) == value

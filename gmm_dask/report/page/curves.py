@@ -96,10 +96,8 @@ def _words(subject: Subject, first: int) -> str:
             + " ended. From there the polish ran on all rows."
         )
     if first:
-        sentences.append(
-            f"Not drawn: the first {first} of the iterations, which began at "
-            f"{number(manifest.history[0], 3)}."
-        )
+        left_out = "the start" if first == 1 else f"the first {first} iterations"
+        sentences.append(f"Not drawn: {left_out}, from {number(manifest.history[0], 3)} on.")
     return " ".join(sentences)
 
 

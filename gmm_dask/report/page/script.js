@@ -126,7 +126,8 @@
 
     function describe(number) {
       const { iteration } = frames[number];
-      const value = String(Number(values[number].toPrecision(6))).replace("-", "−");
+      const digits = { maximumSignificantDigits: 6 };
+      const value = values[number].toLocaleString("en", digits).replace("-", "−");
       const words = `${iteration} of ${frames[last].iteration}: ${value} nats per row`;
       output.textContent = words;
       slider.setAttribute("aria-valuetext", "iteration " + words);
