@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from gmm_dask.arrays import FloatArray, RowsArray
-from gmm_dask.chunked.array import array_chunks, predict_array
+from gmm_dask.chunked.array import array_chunks, predict_array, sum_array
 from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, evaluate
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
@@ -26,9 +26,9 @@ from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.errors import ConfigError, SchemaError
-from gmm_dask.mixture.assignment import Assignment, assign
+from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.criteria import aic, bic
+from gmm_dask.mixture.criteria import aic, bic, icl
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import (
@@ -215,13 +215,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def aic(self, X: Any) -> float:
         """Akaike's criterion on X; lower is better. One scan."""
-        log_likelihood, _ = self._log_likelihood(X)
-        return aic(self._parameters(), log_likelihood)
+        return aic(self._parameters(), self._sums(X)[0])
 
     def bic(self, X: Any) -> float:
         """Schwarz's criterion on X; lower is better. One scan."""
-        log_likelihood, rows = self._log_likelihood(X)
-        return bic(self._parameters(), log_likelihood, rows)
+        return bic(self._parameters(), *self._sums(X)[:2])
+
+    def icl(self, X: Any) -> float:
+        """Integrated completed likelihood on X; lower is better. One scan.
+
+        It is BIC plus twice −Σ log r of the most probable component of each row, so that it
+        prefers components that are apart. R's mclust calls −1 times this ICL.
+        """
+        return icl(self._parameters(), *self._sums(X))
 
     def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""
@@ -246,14 +252,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         names: list[str] = super()._get_param_names()
         return names
 
-    def _log_likelihood(self, X: Any) -> tuple[float, int]:
-        """Log p(X), nats, and the number of rows, which a dask array may not know."""
-        densities = self.score_samples(X)
-        if not isinstance(densities, da.Array):
-            return float(densities.sum()), len(densities)
-        ones = densities.map_blocks(np.ones_like, dtype=densities.dtype)
-        log_likelihood, rows = da.compute(densities.sum(), ones.sum())
-        return float(log_likelihood), int(rows)
+    def _sums(self, X: Any) -> tuple[float, float, float]:
+        """Sum over rows: log p(x) in nats, 1, and −log r of the most probable component."""
+        if isinstance(X, da.Array):
+            return sum_array(self._check_array(X), self._parameters())
+        return sum_assignment(self._assign(X, certainties=True))
 
     def _last_parameters(self) -> tuple[MixtureParameters, ...]:
         """Return the parameters of the last fit, or nothing before the first.
@@ -291,13 +294,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             )
         return X
 
-    def _assign(self, X: Any, responsibilities: bool = False) -> Assignment:
+    def _assign(self, X: Any, **wanted: bool) -> Assignment:
         parameters = self._parameters()
         _require_numbers(X)
         rows: RowsArray = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        return assign(
-            parameters, rows, responsibilities=responsibilities, threads=available_cores()
-        )
+        return assign(parameters, rows, **wanted, threads=available_cores())
 
     def _options(self) -> FitOptions:
         seed = self.random_state

@@ -18,7 +18,7 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.errors import SchemaError, TooFewRowsError
-from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
 
@@ -240,17 +240,40 @@ def predict_array(X: da.Array, parameters: MixtureParameters, what: str) -> da.A
     return X.map_blocks(_predict_block, parameters, what, dtype=dtype, drop_axis=1)
 
 
+def sum_array(X: da.Array, parameters: MixtureParameters) -> tuple[float, float, float]:
+    """Sum over the rows of a dask array (n, d): log p(x) in nats, 1, and −log r.
+
+    r is the largest responsibility of a row. The array is computed once.
+    """
+    if X.numblocks[1] > 1:
+        X = X.rechunk({1: -1})
+    sums = X.map_blocks(_sum_block, parameters, dtype=np.float64, chunks=(1, 3))
+    log_likelihood, rows, uncertainty = sums.sum(axis=0).compute().tolist()
+    return log_likelihood, rows, uncertainty
+
+
+def _sum_block(block: Any, parameters: MixtureParameters, block_info: Any = None) -> FloatArray:
+    return np.array([sum_assignment(_assign_block(block, parameters, block_info, "certainties"))])
+
+
 def _predict_block(
     block: Any, parameters: MixtureParameters, what: str, block_info: Any = None
 ) -> FloatArray:
-    """Predict a block; ``block_info`` is what dask knows of its place in the array."""
+    predicted = getattr(_assign_block(block, parameters, block_info, what), what)
+    return predicted.astype(np.int64) if what == "labels" else predicted
+
+
+def _assign_block(
+    block: Any, parameters: MixtureParameters, block_info: Any, what: str
+) -> Assignment:
+    """Assign the rows of a block; ``block_info`` is what dask knows of its place in the array."""
     values = as_rows(block)
-    assigned = assign(parameters, values, responsibilities=what == "responsibilities")
+    wanted = {name: name == what for name in ("responsibilities", "certainties")}
+    assigned = assign(parameters, values, **wanted)
     if not assigned.finite:
         columns = tuple(f"x{number}" for number in range(values.shape[1]))
         require_usable(values, columns, NullPolicy.ERROR, partial(_place_of, block_info))
-    predicted = getattr(assigned, what)
-    return predicted.astype(np.int64) if what == "labels" else predicted
+    return assigned
 
 
 def _place_of(block_info: Any, row: int) -> str:

@@ -37,6 +37,9 @@ class DensitySummary:
         Number of rows, and the sum of their weights.
     log_likelihood
         Σ w log p(x), nats.
+    uncertainty
+        −Σ w log r of the most probable component of each row, nats: 0 where components are far
+        apart. ICL adds twice this to BIC.
     occupancy
         For each component, the weight of the rows to which it is the most probable, (k,).
     lowest, highest
@@ -51,6 +54,7 @@ class DensitySummary:
     rows: int
     weight: float
     log_likelihood: float
+    uncertainty: float
     occupancy: FloatArray
     lowest: float
     highest: float
@@ -64,6 +68,7 @@ class DensitySummary:
             self.rows + other.rows,
             self.weight + other.weight,
             self.log_likelihood + other.log_likelihood,
+            self.uncertainty + other.uncertainty,
             self.occupancy + other.occupancy,
             min(self.lowest, other.lowest),
             max(self.highest, other.highest),
@@ -143,7 +148,7 @@ def summarize_densities(
     Parameters
     ----------
     assigned
-        Labels and log-densities of the m rows.
+        Labels, log-densities and certainties of the m rows.
     sample_weight
         (m,), or None.
     k
@@ -151,18 +156,28 @@ def summarize_densities(
     ceiling
         Upper bound of its log-density, nats.
     """
+    assert assigned.certainties is not None
     occupancy, bins, sums = tally(
         assigned.labels,
         assigned.log_densities,
+        assigned.certainties,
         sample_weight,
         k,
         BINS,
         ceiling - DEPTH,
         DEPTH / BINS,
     )
-    weight, log_likelihood, lowest, highest = sums.tolist()
+    weight, log_likelihood, lowest, highest, uncertainty = sums.tolist()
     return DensitySummary(
-        len(assigned.labels), weight, log_likelihood, occupancy, lowest, highest, bins, ceiling
+        len(assigned.labels),
+        weight,
+        log_likelihood,
+        uncertainty,
+        occupancy,
+        lowest,
+        highest,
+        bins,
+        ceiling,
     )
 
 
@@ -173,7 +188,7 @@ def evaluate_rows(
     return EvaluationBatch(
         tuple(
             summarize_densities(
-                assign(mixture, rows.values, threads=threads),
+                assign(mixture, rows.values, certainties=True, threads=threads),
                 rows.sample_weight,
                 mixture.n_components,
                 density_ceiling(mixture),

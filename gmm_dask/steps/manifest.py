@@ -14,7 +14,7 @@ from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.config import RunConfig
-from gmm_dask.mixture.criteria import aic, bic
+from gmm_dask.mixture.criteria import aic, bic, icl
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.manifest import Feature, Manifest, Search
 
@@ -73,6 +73,7 @@ def compose_manifest(
         log_likelihood=densities.mean_log_likelihood,
         aic=aic(parameters, densities.log_likelihood),
         bic=bic(parameters, densities.log_likelihood, survey.weight),
+        icl=icl(parameters, densities.log_likelihood, survey.weight, densities.uncertainty),
         collapsed=tuple(np.flatnonzero(result.health.collapsed).tolist()),
         starved=tuple(np.flatnonzero(result.health.starved).tolist()),
         occupancy=tuple(densities.shares.tolist()),

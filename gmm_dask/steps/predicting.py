@@ -122,7 +122,12 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     """
     chunk = cast(ParquetRows, rows)
     parameters, plan = request.parameters, request.writer.plan
-    assigned = assign(parameters, chunk.values, responsibilities=request.writer.probabilities)
+    assigned = assign(
+        parameters,
+        chunk.values,
+        responsibilities=request.writer.probabilities,
+        certainties=True,
+    )
     if not assigned.finite:
         require_usable(
             chunk.values, plan.names, NullPolicy.ERROR, lambda row: _place(chunk, row, plan)

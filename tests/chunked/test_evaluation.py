@@ -63,6 +63,8 @@ def test_summaries_agree_with_scipy(weighted: bool, small_groups: int) -> None:
         assert summary.rows == len(X)
         assert summary.weight == pytest.approx(w.sum(), rel=1e-13)
         assert summary.mean_log_likelihood == pytest.approx(np.average(densities, weights=w))
+        certainties = joint.max(axis=1) - densities  # log r, nats
+        assert summary.uncertainty == pytest.approx(-(w * certainties).sum(), rel=1e-9)
         assert summary.lowest == pytest.approx(densities.min())
         assert summary.highest == pytest.approx(densities.max())
         assert summary.ceiling > densities.max()

@@ -61,8 +61,9 @@ class Manifest:
         How far the last M-step moved the means; None if there was no M-step.
     counts
         Weight in each component, (k,); None if there was no iteration.
-    log_likelihood, aic, bic
-        Criteria under the final parameters; ``log_likelihood`` is the mean, nats per row.
+    log_likelihood, aic, bic, icl
+        Criteria under the final parameters; ``log_likelihood`` is the mean, nats per row. ``icl``
+        is None in a manifest of an older version.
     collapsed, starved
         Components that lost their data.
     occupancy
@@ -103,6 +104,7 @@ class Manifest:
     log_likelihood: float
     aic: float
     bic: float
+    icl: float | None = None
     collapsed: tuple[int, ...]
     starved: tuple[int, ...]
     occupancy: tuple[float, ...]
