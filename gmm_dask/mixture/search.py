@@ -134,6 +134,7 @@ def search(
     keep: int,
     threads: int,
     whole: bool = False,
+    effort: SearchEffort | None = None,
     advanced: Callable[[int], None] = lambda done: None,
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     """Find the ``keep`` best mixtures for a sample, best first.
@@ -157,6 +158,8 @@ def search(
     whole
         Whether the sample holds all rows. Then the start that scikit-learn would make from them is
         among the finalists and runs to ``em.tol``, so that the search ends no lower than that.
+    effort
+        The extent of the search; by default `effort_for` chooses it.
     advanced
         Called with the number of runs done.
 
@@ -166,7 +169,7 @@ def search(
         Every start broke down.
     """
     began = time.perf_counter()
-    effort = effort_for(sample.X.shape[0], spec.n_components, sample.X.shape[1], keep)
+    effort = effort or effort_for(len(sample.X), spec.n_components, sample.X.shape[1], keep)
     variances = np.asarray(sample.X.var(axis=0, dtype=np.float64))  # (d,)
     rows = sample.head(effort.rounds[0].rows, seeded(random_state))
     starts = Starts(rows, variances, spec, random_state)

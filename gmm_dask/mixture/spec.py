@@ -14,8 +14,11 @@ from gmm_dask.arrays import FloatArray
 CovarianceName = Literal["full", "tied", "diag", "spherical"]
 InitializationName = Literal["kmeans", "k-means++", "random", "random_from_data"]
 
+CriterionName = Literal["bic", "icl", "aic"]
+
 COVARIANCE_NAMES: tuple[str, ...] = get_args(CovarianceName)
 INITIALIZATION_NAMES: tuple[str, ...] = get_args(InitializationName)
+CRITERION_NAMES: tuple[str, ...] = get_args(CriterionName)
 
 
 @dataclass(frozen=True, eq=False)
