@@ -32,7 +32,14 @@ LAYERS = [
     {"gmm_dask.storage.models"},
     {"gmm_dask.storage.predictions"},
     {"gmm_dask.report"},
-    {"gmm_dask.estimator", "gmm_dask.loading", "gmm_dask.verbosity", "gmm_dask.steps", "gmm_dask"},
+    {
+        "gmm_dask.estimator",
+        "gmm_dask.loading",
+        "gmm_dask.selection",
+        "gmm_dask.verbosity",
+        "gmm_dask.steps",
+        "gmm_dask",
+    },
     {"gmm_dask.pipelines"},
 ]
 # Who may import these, by the beginning of the module's name; nobody else may.

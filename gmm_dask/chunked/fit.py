@@ -177,7 +177,11 @@ def _add_starts(
 
 
 def make_starts(
-    notify: Notify, survey: Survey, options: FitOptions, effort: SearchEffort | None = None
+    notify: Notify,
+    survey: Survey,
+    options: FitOptions,
+    effort: SearchEffort | None = None,
+    rivals: Sequence[MixtureParameters] = (),
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary | None]:
     """Make first parameters from the sample: by a search, or plainly where that cannot pay.
 
@@ -185,12 +189,14 @@ def make_starts(
     ----------
     effort
         The extent of the search; by default that of a single fit.
+    rivals
+        Further starts that compete in the search.
     """
     k = options.spec.n_components
     sample = drop_weightless(survey.sample, k)
     if options.search_rows is None or not worth_searching(sample.X.shape[0], k):
         return _make_plain_starts(sample, options), None
-    return _search(notify, sample, options, survey.in_memory, effort)
+    return _search(notify, sample, options, survey.in_memory, effort, rivals)
 
 
 def drop_weightless(sample: Sample, k: int) -> Sample:
@@ -221,10 +227,11 @@ def _search(
     options: FitOptions,
     whole: bool,
     effort: SearchEffort | None,
+    rivals: Sequence[MixtureParameters],
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     m, d = sample.X.shape
     effort = effort or effort_for(m, options.spec.n_components, d, options.n_init)
-    runs = effort.runs + whole
+    runs = effort.runs + len(rivals) + whole
     notify(StageStarted(Stage.SEARCH, runs, "runs", f"on {m:,} rows"))
     starts, summary = search(
         sample,
@@ -235,6 +242,7 @@ def _search(
         threads=available_cores(),
         whole=whole,
         effort=effort,
+        rivals=rivals,
         advanced=lambda done: notify(StageAdvanced(Stage.SEARCH, done)),
     )
     best = summary.log_likelihoods[0]

@@ -9,14 +9,15 @@ result does not depend on the number of threads.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.competition import Competition, thin_out
+from gmm_dask.mixture.competition import Competition, Run, thin_out
+from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
@@ -28,6 +29,8 @@ from gmm_dask.mixture.threads import single_threaded
 PLAIN_ROWS = 2_000
 #: The most rows on which finalists run.
 FINAL_ROWS = 50_000
+#: Iterations of a further start before it competes: as many as the rounds give the others.
+RIVALS = EMOptions(0.0, 16)
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ def search(
     threads: int,
     whole: bool = False,
     effort: SearchEffort | None = None,
+    rivals: Sequence[MixtureParameters] = (),
     advanced: Callable[[int], None] = lambda done: None,
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     """Find the ``keep`` best mixtures for a sample, best first.
@@ -160,6 +164,8 @@ def search(
         among the finalists and runs to ``em.tol``, so that the search ends no lower than that.
     effort
         The extent of the search; by default `effort_for` chooses it.
+    rivals
+        Further starts, from neighbours in a selection, that compete after the rounds.
     advanced
         Called with the number of runs done.
 
@@ -181,6 +187,9 @@ def search(
             rows = sample.head(round_.rows, seeded(random_state))
             options = EMOptions(0.0, round_.iterations)
             runs = thin_out(competition.run(rows, runs, options), round_.keep)
+        if rivals:
+            others = [Run(StartKind.NEIGHBOUR, Candidate(parameters)) for parameters in rivals]
+            runs = competition.sort([*runs, *competition.run(rows, others, RIVALS)])
         if spec.start.free:  # moves would leave parameters that the caller fixed
             runs = competition.settle(rows, runs)
         runs = runs[: effort.finalists]
@@ -197,7 +206,7 @@ def search(
         raise NumericalError(f"every start of the search broke down: {competition.problem}")
     summary = SearchSummary(
         rows=sample.X.shape[0],
-        starts=effort.starts,
+        starts=effort.starts + len(rivals),
         failed=competition.failed,
         log_likelihoods=tuple(run.candidate.log_likelihood for run in best),
         iterations=competition.iterations,
