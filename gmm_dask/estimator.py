@@ -19,7 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.array import array_chunks, predict_array, sum_array
-from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, evaluate
+from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, DensitySummary, evaluate
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
 from gmm_dask.chunked.rows import MemoryChunks
@@ -181,10 +181,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             self.__dict__.clear()  # an earlier fit is what it was, its features too
             self.__dict__.update(attributes)
             raise
-        self._take_result(result)
-        self.scans_ = scanner.scans
-        self.log_likelihood_ = densities.mean_log_likelihood
-        self.low_density_threshold_ = densities.quantile(LOW_DENSITY_SHARE)
+        self._take_result(result, densities, scanner.scans)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -377,7 +374,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.precisions_cholesky_ = parameters.precisions_cholesky
         self.precisions_ = parameters.covariance.precisions(parameters.precisions_cholesky)
 
-    def _take_result(self, result: FitResult) -> None:
+    def _take_features(self, other: GaussianMixture) -> None:
+        """Take number and names of the features from a mixture that has seen the same rows."""
+        self._set_unnamed_features(other.n_features_in_)
+        if (names := getattr(other, "feature_names_in_", None)) is not None:
+            self.feature_names_in_ = names
+
+    def _take_result(self, result: FitResult, densities: DensitySummary, scans: int) -> None:
         if hasattr(self, "component_ids_"):  # of the published model that this one was loaded from
             del self.component_ids_
         self._take_parameters(result.parameters)
@@ -385,9 +388,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.n_iter_ = result.best.n_iter
         self.lower_bounds_ = list(result.best.lower_bounds)
         self.lower_bound_ = result.best.log_likelihood
+        self.scans_ = scans
+        self.log_likelihood_ = densities.mean_log_likelihood
+        self.low_density_threshold_ = densities.quantile(LOW_DENSITY_SHARE)
         for sentence in result.warnings:
             logger.warning(sentence)
-        if not self.converged_ and self.max_iter > 0:
+        if result.best.status is Status.MAX_ITER and self.max_iter > 0:
             warnings.warn(
                 f"EM did not converge in {self.max_iter} iterations over all rows. Try a larger "
                 "max_iter or tol, or check for degenerate data.",
