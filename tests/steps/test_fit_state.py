@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from gmm_dask import steps
 from gmm_dask.chunked.defects import Defects
-from gmm_dask.chunked.fit_records import FitState
+from gmm_dask.chunked.fit_records import CellSearch, FitState
 from gmm_dask.chunked.survey import Draw, Moments, Survey
 from gmm_dask.errors import StorageError
 from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
@@ -145,7 +145,14 @@ def states(draw):
         draw(st.none() | em),
         draw(st.integers(0, 99)),
         draw(st.lists(st.binary(min_size=16, max_size=16).map(bytes.hex), max_size=4).map(tuple)),
+        draw(st.lists(cell_searches(search), max_size=2).map(tuple)),
+        draw(st.integers(0, 99)),
     )
+
+
+def cell_searches(search):
+    starts = st.lists(st.sampled_from(KINDS).flatmap(parameters), max_size=2).map(tuple)
+    return st.builds(CellSearch, starts, st.none() | search, st.text(max_size=5))
 
 
 @pytest.fixture(scope="module")
