@@ -16,8 +16,7 @@ from gmm_dask.chunked.selection import select as select_rows
 from gmm_dask.chunked.selection_records import Choice, SelectionOptions
 from gmm_dask.errors import ConfigError
 from gmm_dask.estimator import GaussianMixture
-from gmm_dask.mixture.selection import Cell, check_criterion, make_cells
-from gmm_dask.mixture.spec import COVARIANCE_NAMES
+from gmm_dask.mixture.spec import COVARIANCE_NAMES, Cell, check_criterion, make_cells
 from gmm_dask.storage.models.selection_table import arrow_table
 
 #: Keywords of `GaussianMixture` that have no meaning where k and the covariance type vary.

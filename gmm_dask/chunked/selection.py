@@ -33,7 +33,8 @@ from gmm_dask.mixture.criteria import aic, bic, icl, n_parameters
 from gmm_dask.mixture.em import EMState
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary, worth_searching
-from gmm_dask.mixture.selection import Cell, Contest, cell_of
+from gmm_dask.mixture.selection import Contest, cell_of
+from gmm_dask.mixture.spec import Cell
 from gmm_dask.mixture.threads import single_threaded
 
 #: Criteria that differ by less than this share of themselves are equal.
@@ -282,7 +283,7 @@ def _row(fit: CellFit, densities: DensitySummary | None) -> CellRow:
     if fit.result is None or densities is None:
         status = CellStatus.TOO_FEW_ROWS if fit.too_few_rows else CellStatus.ILL_CONDITIONED
         return CellRow(*fit.cell, None, None, None, None, status.value, fit.problem)
-    parameters, health = fit.result.parameters, fit.result.health
+    health = fit.result.health
     status, reason = CellStatus(fit.result.best.status.value), ""
     for word, mask in (
         (CellStatus.STARVED, health.starved),
@@ -292,13 +293,23 @@ def _row(fit: CellFit, densities: DensitySummary | None) -> CellRow:
             status = word
             components = "component" if mask.sum() == 1 else "components"
             reason = f"{components} {', '.join(map(str, mask.nonzero()[0].tolist()))} {word}"
-    log_likelihood, weight = densities.log_likelihood, densities.weight
+    values = criteria(fit.result.parameters, densities)
     return CellRow(
         *fit.cell,
         densities.mean_log_likelihood,
-        bic(parameters, log_likelihood, weight),
-        icl(parameters, log_likelihood, weight, densities.uncertainty),
-        aic(parameters, log_likelihood),
+        values["bic"],
+        values["icl"],
+        values["aic"],
         status.value,
         reason,
     )
+
+
+def criteria(parameters: MixtureParameters, densities: DensitySummary) -> dict[str, float]:
+    """Return every criterion of a mixture by its name; lower is better."""
+    log_likelihood, weight = densities.log_likelihood, densities.weight
+    return {
+        "bic": bic(parameters, log_likelihood, weight),
+        "icl": icl(parameters, log_likelihood, weight, densities.uncertainty),
+        "aic": aic(parameters, log_likelihood),
+    }

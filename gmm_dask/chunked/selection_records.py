@@ -9,7 +9,7 @@ from typing import Any
 
 from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
-from gmm_dask.mixture.selection import Cell
+from gmm_dask.mixture.spec import Cell
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,8 +23,7 @@ from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.neighbours import converted, with_a_merge, with_a_split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import FINAL_ROWS, Round, SearchEffort, SearchSummary, effort_for
-from gmm_dask.mixture.selection import Cell
-from gmm_dask.mixture.spec import EMOptions, MixtureSpec
+from gmm_dask.mixture.spec import Cell, EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import Sample, StartKind
 from gmm_dask.mixture.threads import single_threaded
 

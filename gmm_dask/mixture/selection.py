@@ -6,18 +6,15 @@ the same scans.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
 from gmm_dask.arrays import FloatArray
-from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.criteria import aic, bic, health
 from gmm_dask.mixture.em import Candidate, EMState, Status
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.spec import COVARIANCE_NAMES, CRITERION_NAMES, EMOptions
+from gmm_dask.mixture.spec import Cell, EMOptions
 
 #: Cells that a reader compares, and that therefore all run to their end.
 PLACES = 3
@@ -27,47 +24,9 @@ GENEROUS = 10.0
 SETTLED = EMOptions.tol
 
 
-class Cell(NamedTuple):
-    """A number of components and a covariance type."""
-
-    n_components: int
-    covariance_type: str
-
-    def __str__(self) -> str:
-        return f"{self.n_components} {self.covariance_type}"
-
-
 def cell_of(parameters: MixtureParameters) -> Cell:
     """Return the cell that a mixture belongs to."""
     return Cell(parameters.n_components, parameters.covariance_type)
-
-
-def make_cells(n_components: Sequence[int], covariance_types: Sequence[str]) -> tuple[Cell, ...]:
-    """Return every pair once: by the number of components, ascending, then in the types' order.
-
-    Raises
-    ------
-    ConfigError
-        Nothing is to be compared, a number is below 1, or a covariance type is unknown.
-    """
-    for name, values in (("n_components", n_components), ("covariance_types", covariance_types)):
-        if not values:
-            raise ConfigError(f"{name} is empty; give at least one to choose from")
-    if min(n_components) < 1:
-        raise ConfigError(f"n_components holds {min(n_components)}; a mixture has at least 1")
-    unknown = [kind for kind in covariance_types if kind not in COVARIANCE_NAMES]
-    if unknown:
-        raise ConfigError(
-            f"covariance_types holds {unknown[0]!r}; there are {', '.join(COVARIANCE_NAMES)}"
-        )
-    types = tuple(dict.fromkeys(covariance_types))
-    return tuple(Cell(k, kind) for k in sorted({*map(int, n_components)}) for kind in types)
-
-
-def check_criterion(criterion: str) -> None:
-    """Refuse the name of a criterion that is unknown, by a `ConfigError`."""
-    if criterion not in CRITERION_NAMES:
-        raise ConfigError(f"criterion is {criterion!r}; there are {', '.join(CRITERION_NAMES)}")
 
 
 @dataclass(frozen=True, eq=False)

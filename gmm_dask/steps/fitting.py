@@ -6,8 +6,10 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,13 +19,14 @@ from gmm_dask.chunked.fit import LOOK_ROWS
 from gmm_dask.chunked.fit import fit as fit_rows
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.selection_records import SelectionTable
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ConflictError, ModelError, StorageError, ValuesChangedError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.matching import Match, match, matched_ids
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.spec import EMOptions
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest, fit_key
 from gmm_dask.storage.input.content import contents_of, encode_contents, unchanged_files
@@ -32,6 +35,7 @@ from gmm_dask.storage.models.checkpoint import Checkpoint, open_checkpoint, remo
 from gmm_dask.storage.models.fit_state import decode, encode
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import Registry
+from gmm_dask.storage.models.selection_table import SELECTION, parquet_bytes
 
 logger = logging.getLogger("gmm_dask")
 
@@ -74,6 +78,8 @@ class Evaluation:
         these are None if that model has other columns.
     matches
         Which component of the model is which of the current model.
+    selection
+        The table that the model was chosen from, if it was.
     files
         Files to store beside the model, by name: pictures, the input plan, and what its files
         held.
@@ -86,6 +92,7 @@ class Evaluation:
     current_densities: DensitySummary | None
     matches: tuple[Match, ...]
     files: dict[str, bytes]
+    selection: SelectionTable | None = None
 
 
 @dataclass(frozen=True)
@@ -97,10 +104,10 @@ class Published:
 
 
 def checkpoint_key(
-    run: RunConfig, plan: InputPlan, start: tuple[MixtureParameters, ...], search_too: bool
+    run: RunConfig, plan: InputPlan, start: tuple[MixtureParameters, ...], *others: object
 ) -> str:
-    """Digest of everything that decides a fit: its fit key and where it starts."""
-    parts = [fit_key(run, plan), *(parameters.digest for parameters in start), str(search_too)]
+    """Digest of everything that decides a fit: its fit key, where it starts, and what else does."""
+    parts = [fit_key(run, plan), *(parameters.digest for parameters in start), *map(str, others)]
     return hashlib.blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -132,33 +139,58 @@ def fit(
         As `gmm_dask.chunked.fit.fit`.
     """
     logger.info(
-        "fitting %d %s components to %s rows of %d columns in %d file(s)",
+        "fitting %s %s components to %s rows of %d columns in %d file(s)",
         run.model.n_components,
         run.model.covariance_type,
         f"{plan.rows:,}",
         len(plan.names),
         len(plan.files),
     )
-    key = checkpoint_key(run, plan, start, search_too)
+    model = run.model
+    # With [select], these are no part of the fit key.
+    cell = () if run.select is None else (model.n_components, model.covariance_type)
+    key = checkpoint_key(run, plan, start, search_too, *cell)
+
+    def fit_on(resume: FitState | None, save: Save) -> FitResult:
+        return fit_rows(
+            scanner, fit_options(run), start=start, search_too=search_too, resume=resume, save=save
+        )
+
+    result = with_checkpoint(run, plan, scanner, key, fit_on)
+    for sentence in result.warnings:
+        logger.warning(sentence)
+    return Fitted(result, key)
+
+
+Result = TypeVar("Result")
+Save = Callable[[FitState], None]
+
+
+def with_checkpoint(
+    run: RunConfig,
+    plan: InputPlan,
+    scanner: Scanner,
+    key: str,
+    work: Callable[[FitState | None, Save], Result],
+) -> Result:
+    """Do long work that goes on where it was interrupted, and that saves how far it is.
+
+    Parameters
+    ----------
+    key
+        Digest of everything that decides the result.
+    work
+        Given the state in which it was interrupted, if it was, and the function that saves one.
+    """
     with open_checkpoint(registry_of(run), key) as checkpoint:
         resume = _load_state(checkpoint, plan)
         try:
-            result = fit_rows(
-                scanner,
-                fit_options(run),
-                start=start,
-                search_too=search_too,
-                resume=resume,
-                save=_Saver(checkpoint, [file.hint for file in plan.files]),
-            )
+            return work(resume, _Saver(checkpoint, [file.hint for file in plan.files]))
         except ValuesChangedError:
             # Met by the first scan after the interruption: no later run could go on either.
             if resume is not None and scanner.scans == resume.scans:
                 checkpoint.clear()
             raise
-    for sentence in result.warnings:
-        logger.warning(sentence)
-    return Fitted(result, key)
 
 
 def _load_state(checkpoint: Checkpoint, plan: InputPlan) -> FitState | None:
@@ -213,11 +245,11 @@ class _Saver:
             self.seconds = self.last_end - began
 
 
-def fit_options(run: RunConfig) -> FitOptions:
-    """Return the options of a fit that a run file asks for."""
+def fit_options(run: RunConfig, spec: MixtureSpec | None = None) -> FitOptions:
+    """Return the options of a fit that a run file asks for, by default of its own mixture."""
     rows = run.fit.search_rows
     return FitOptions(
-        spec=mixture_spec(run),
+        spec=spec or mixture_spec(run),
         em=EMOptions(run.fit.tol, run.fit.max_iter),
         n_init=run.fit.n_init,
         random_state=run.fit.random_state,
@@ -239,23 +271,49 @@ def evaluate(
     columns is not evaluated and none of its components is matched, but their ids are not used
     again.
     """
+    mixtures = [fitted.result.parameters, *comparable(plan, current)]
+    densities, *of_current = evaluate_mixtures(scanner, mixtures, fitted.result.survey)
+    return compose_evaluation(run, plan, scanner, fitted, densities, current, of_current)
+
+
+def comparable(plan: InputPlan, current: StoredModel | None) -> tuple[MixtureParameters, ...]:
+    """Return the parameters of the current model, or nothing if it has other columns."""
+    same = current is not None and current.columns == plan.names
+    return (current.parameters,) if current is not None and same else ()
+
+
+def compose_evaluation(
+    run: RunConfig,
+    plan: InputPlan,
+    scanner: Scanner,
+    fitted: Fitted,
+    densities: DensitySummary,
+    current: StoredModel | None,
+    of_current: Sequence[DensitySummary],
+    selection: SelectionTable | None = None,
+) -> Evaluation:
+    """Compose a model, with its component ids, manifest and files, from what was measured.
+
+    Parameters
+    ----------
+    densities, of_current
+        Densities of all rows under the fitted mixture, and under the current model if that is
+        comparable.
+    selection
+        The table that the mixture was chosen from, if it was.
+    """
     result = fitted.result
-    mixtures = [result.parameters]
-    comparable = current is not None and current.columns == plan.names
-    if current is not None and comparable:
-        mixtures.append(current.parameters)
-    summaries = evaluate_mixtures(scanner, mixtures, result.survey)
     k = result.parameters.n_components
     matches: tuple[Match, ...] = ()
     ids = tuple(range(k))
     next_id = k
     if current is not None:
-        if comparable:
+        if of_current:
             matches = match(result.parameters, current.parameters)
         next_id = _next_component_id(run, current)
         ids = matched_ids(matches, k, current.component_ids, next_id)
         next_id = max(next_id, max(ids) + 1)
-    manifest = compose_manifest(run, plan, scanner, result, summaries[0], next_id)
+    manifest = compose_manifest(run, plan, scanner, result, densities, next_id, selection)
     model = StoredModel(result.parameters, plan.names, ids, manifest)
     # Imported here: matplotlib takes half a second that a prediction need not spend.
     from gmm_dask.report.pictures import fit_pictures
@@ -272,15 +330,17 @@ def evaluate(
     return Evaluation(
         model,
         fitted,
-        summaries[0],
+        densities,
         current,
-        summaries[1] if comparable else None,
+        of_current[0] if of_current else None,
         matches,
         {
             **pictures,
+            **({} if selection is None else {SELECTION: parquet_bytes(selection)}),
             "input_plan.json": snapshot,
             INPUT_CONTENT: encode_contents(contents_of(plan, scanner.digests)),
         },
+        selection,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, DensitySummary
 from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.selection_records import SelectionTable
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.config import RunConfig
 from gmm_dask.mixture.criteria import aic, bic, icl
@@ -27,15 +28,19 @@ RECORDED = ("gmm-dask", "numpy", "scipy", "numba", "scikit-learn", "pyarrow", "d
 def fit_key(run: RunConfig, plan: InputPlan) -> str:
     """Digest of what a run file says of a fit, of its input and of the package version.
 
-    The addresses of input and output are left out.
+    The addresses of input and output are left out. With ``[select]``, number of components and
+    covariance type are results and not part of it.
     """
+    chosen = set() if run.select is None else {"n_components", "covariance_type"}
     content = {
-        "model": run.model.model_dump(mode="json"),
+        "model": run.model.model_dump(mode="json", exclude=chosen),
         "fit": run.fit.model_dump(mode="json"),
         "input": run.input.model_dump(mode="json", exclude={"path"}),
         "snapshot": plan.digest,
         "version": version("gmm-dask"),
     }
+    if run.select is not None:
+        content["select"] = run.select.model_dump(mode="json")
     text = json.dumps(content, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -47,6 +52,7 @@ def compose_manifest(
     result: FitResult,
     densities: DensitySummary,
     next_component_id: int,
+    selection: SelectionTable | None = None,
 ) -> Manifest:
     """Compose the manifest of a fitted model.
 
@@ -56,10 +62,13 @@ def compose_manifest(
         Densities of all rows under the model.
     next_component_id
         The least component id that was never used.
+    selection
+        The table that the model was chosen from, if it was.
     """
+    sections = {"input", "model", "fit"} | ({"select"} if run.select is not None else set())
     best, survey, parameters = result.best, result.survey, result.parameters
     return Manifest(
-        configuration=run.model_dump(mode="json", include={"input", "model", "fit"}),
+        configuration=run.model_dump(mode="json", include=sections),
         snapshot=plan.digest,
         files=len(plan.files),
         rows=survey.rows,
@@ -81,6 +90,7 @@ def compose_manifest(
         low_density_threshold=densities.quantile(LOW_DENSITY_SHARE),
         scans=scanner.scans,
         search=_search(result),
+        selection=selection,
         features=_features(survey, plan),
         warnings=tuple(result.warnings),
         # With workers that differ from the client, the last bits may differ.

@@ -27,8 +27,8 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import NumericalError, TooFewRowsError
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.initialization import initial_parameters
-from gmm_dask.mixture.selection import Cell, Contest, make_cells, promised_gain
-from gmm_dask.mixture.spec import COVARIANCE_NAMES, EMOptions, MixtureSpec
+from gmm_dask.mixture.selection import Contest, promised_gain
+from gmm_dask.mixture.spec import COVARIANCE_NAMES, Cell, EMOptions, MixtureSpec, make_cells
 from tests.row_sources import DrawnRows, drawn
 
 TOL = 1e-3

@@ -11,8 +11,7 @@ from gmm_dask.mixture.initialization import initial_parameters
 from gmm_dask.mixture.neighbours import converted, with_a_merge, with_a_split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
-from gmm_dask.mixture.selection import Cell, make_cells
-from gmm_dask.mixture.spec import MixtureSpec
+from gmm_dask.mixture.spec import Cell, MixtureSpec, make_cells
 from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.test_covariance import TYPES, property_test, random_mixture, seeds, sizes

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
+from gmm_dask.chunked.selection_records import SelectionTable
 from gmm_dask.storage.files.sealed import Document, plain
 
 Record = TypeVar("Record")
@@ -47,7 +48,8 @@ class Manifest:
     Attributes
     ----------
     configuration
-        Sections input, model and fit of the run file, as JSON.
+        Sections input, model and fit of the run file, as JSON; with ``[select]`` that section too,
+        and in ``model`` what was chosen.
     snapshot
         Digest of the input plan.
     files, rows, rows_dropped, weight
@@ -76,6 +78,8 @@ class Manifest:
         Number of times that all rows were read.
     search
         Summary of the search; None if there was no search.
+    selection
+        The table that the model was chosen from; None if it was not chosen by this fit.
     features
         Statistics of each feature, by column.
     warnings
@@ -112,6 +116,7 @@ class Manifest:
     low_density_threshold: float
     scans: int
     search: Search | None
+    selection: SelectionTable | None = None
     features: Mapping[str, Feature]
     warnings: tuple[str, ...]
     mixed: tuple[str, ...]
@@ -127,6 +132,7 @@ class Manifest:
             {
                 **vars(self),
                 "search": self.search and vars(self.search),
+                "selection": self.selection and self.selection.to_json(),
                 "features": {name: vars(feature) for name, feature in self.features.items()},
             }
         )
@@ -142,12 +148,13 @@ class Manifest:
             The content is not a manifest.
         """
         search, quantiles = content["search"], content["quantiles"]
-        features = content["features"]
+        features, selection = content["features"], content.get("selection")
         return _record(
             cls,
             {
                 **content,
                 "search": None if search is None else _record(Search, search),
+                "selection": selection and SelectionTable.from_json(selection),
                 "quantiles": {float(share): value for share, value in quantiles.items()},
                 "features": {name: _record(Feature, values) for name, values in features.items()},
             },
