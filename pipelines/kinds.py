@@ -74,7 +74,7 @@ def _select() -> Steps[FitOutcome]:
 
 
 def _select_flow() -> Callable[..., Any]:
-    from gmm_dask.pipelines.select import select
+    from gmm_dask.pipelines.selecting import select
 
     return select
 

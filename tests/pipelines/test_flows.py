@@ -21,7 +21,7 @@ from gmm_dask.events import silent
 from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.fit import fit
 from gmm_dask.pipelines.predict import predict
-from gmm_dask.pipelines.select import select
+from gmm_dask.pipelines.selecting import select
 from gmm_dask.pipelines.tasks import TASKS
 from gmm_dask.storage.files import atomic
 from gmm_dask.storage.models.registry import Registry, load_model_at

@@ -1,4 +1,7 @@
-"""The select flow: fit every number of components and covariance type, publish the best."""
+"""The select flow: fit every number of components and covariance type, publish the best.
+
+A module named ``select`` would hide the standard library's from a script in this folder.
+"""
 
 from __future__ import annotations
 
