@@ -166,7 +166,9 @@ def _add_starts(
     if options.spec.start.complete:
         start = (*start, given_start(options.spec))
     elif not start or search_too:
-        fresh_starts, summary = make_starts(scanner.notify, state.survey, options)
+        fresh_starts, summary = make_starts(
+            scanner.notify, state.survey, options, available_cores()
+        )
     return replace(
         state,
         starts=(*fresh_starts, *start),
@@ -180,6 +182,8 @@ def make_starts(
     notify: Notify,
     survey: Survey,
     options: FitOptions,
+    threads: int,
+    *,
     effort: SearchEffort | None = None,
     rivals: Sequence[MixtureParameters] = (),
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary | None]:
@@ -187,6 +191,8 @@ def make_starts(
 
     Parameters
     ----------
+    threads
+        Threads that share the search; the result does not depend on their number.
     effort
         The extent of the search; by default that of a single fit.
     rivals
@@ -196,7 +202,7 @@ def make_starts(
     sample = drop_weightless(survey.sample, k)
     if options.search_rows is None or not worth_searching(sample.X.shape[0], k):
         return _make_plain_starts(sample, options), None
-    return _search(notify, sample, options, survey.in_memory, effort, rivals)
+    return _search(notify, sample, options, survey.in_memory, threads, effort, rivals)
 
 
 def drop_weightless(sample: Sample, k: int) -> Sample:
@@ -226,6 +232,7 @@ def _search(
     sample: Sample,
     options: FitOptions,
     whole: bool,
+    threads: int,
     effort: SearchEffort | None,
     rivals: Sequence[MixtureParameters],
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
@@ -239,7 +246,7 @@ def _search(
         options.em,
         random_state=options.random_state,
         keep=options.n_init,
-        threads=available_cores(),
+        threads=threads,
         whole=whole,
         effort=effort,
         rivals=rivals,

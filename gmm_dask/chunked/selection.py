@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from gmm_dask.chunked.conclusion import conclude
@@ -37,8 +38,8 @@ from gmm_dask.mixture.selection import Contest, cell_of
 from gmm_dask.mixture.spec import Cell
 from gmm_dask.mixture.threads import single_threaded
 
-#: Criteria that differ by less than this share of themselves are equal.
-TIE = 1e-9
+#: Criteria that differ by less are equal: a difference of 2 is already called weak evidence.
+TIE = 0.01
 
 
 def select(
@@ -110,34 +111,52 @@ def _search_cells(
 ) -> FitState:
     """Find starts for every cell: first from few components to many, then back.
 
-    On the way up a cell has fresh starts, and the neighbours that were searched before it; on the
-    way back it is challenged by those that were searched after it.
+    On the way up a cell has fresh starts and splits of its neighbour with fewer components; on the
+    way back it is challenged by merges of the one with more, and by the other covariance types.
+    Each turn is one number of components. Its cells see what was found before the turn, so that
+    threads can share them and the result does not depend on the threads.
     """
-    cells = options.cells
-    upward = range(len(cells))
-    turns = [(index, True) for index in upward]
+    ks = sorted({cell.n_components for cell in options.cells})
+    turns = [(k, True) for k in ks]
     if options.fit.search_rows is not None:  # else starts are polished as they are
-        turns += [(index, False) for index in reversed(upward)]
-    state = replace(state, cells=state.cells or (CellSearch(),) * len(cells))
+        turns += [(k, False) for k in reversed(ks)]
+    state = replace(state, cells=state.cells or (CellSearch(),) * len(options.cells))
     began = time.perf_counter()
     rows = len(state.survey.draw.numbers)
     scanner.notify(StageStarted(Stage.SEARCH, len(turns), "turns", f"on {rows:,} rows"))
-    for done, (index, upward_turn) in enumerate(turns):
-        if done >= state.turns:  # else it was done before an interruption
-            searches = list(state.cells)
-            take_turn = _search_cell if upward_turn else _challenge_cell
-            searches[index] = take_turn(state, options, cells[index], searches[index])
-            state = replace(state, cells=tuple(searches), turns=done + 1, scans=scanner.scans)
-            save(state)
-        scanner.notify(StageAdvanced(Stage.SEARCH, done + 1))
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for done, (k, upward) in enumerate(turns):
+            if done >= state.turns:  # else it was done before an interruption
+                state = _take_turn(state, options, k, upward, pool)
+                save(state)
+            scanner.notify(StageAdvanced(Stage.SEARCH, done + 1))
     seconds = time.perf_counter() - began
-    sentence = f"{len(cells)} cells on {rows:,} rows"
+    sentence = f"{len(options.cells)} cells on {rows:,} rows"
     scanner.notify(StageFinished(Stage.SEARCH, seconds, sentence))
     return state
 
 
+def _take_turn(
+    state: FitState, options: SelectionOptions, k: int, upward: bool, pool: ThreadPoolExecutor
+) -> FitState:
+    """Search the cells of one number of components, all at the same time."""
+    search = _search_cell if upward else _challenge_cell
+    places = [place for place, cell in enumerate(options.cells) if cell.n_components == k]
+    threads = max(available_cores() // len(places), 1)
+
+    def work(place: int) -> CellSearch:
+        # A BLAS that runs on OpenMP has a limit for each thread.
+        with single_threaded():
+            return search(state, options, options.cells[place], state.cells[place], threads)
+
+    cells = list(state.cells)
+    for place, result in zip(places, pool.map(work, places), strict=True):
+        cells[place] = result
+    return replace(state, cells=tuple(cells), turns=state.turns + 1)
+
+
 def _search_cell(
-    state: FitState, options: SelectionOptions, cell: Cell, search: CellSearch
+    state: FitState, options: SelectionOptions, cell: Cell, search: CellSearch, threads: int
 ) -> CellSearch:
     """Search with fresh starts, among which those from smaller neighbours compete."""
     fit, survey = _options_of(options, cell), state.survey
@@ -148,22 +167,25 @@ def _search_cell(
     try:
         rivals = _rivals(state, options, cell, grow=True)
         searched = worth_searching(m, cell.n_components) and fit.search_rows is not None
-        starts, summary = make_starts(silent, survey, fit, effort, rivals if searched else ())
+        starts, summary = make_starts(
+            silent, survey, fit, threads, effort=effort, rivals=rivals if searched else ()
+        )
         search = CellSearch(starts, summary)
     except TooFewRowsError as error:  # rows of weight 0 are no rows
         return CellSearch(problem=str(error))
     except NumericalError as error:
         search, searched = CellSearch(problem=str(error)), False
-    return search if searched else _compete(state, options, cell, search, rivals)
+    return search if searched else _compete(state, options, cell, search, rivals, threads)
 
 
 def _challenge_cell(
-    state: FitState, options: SelectionOptions, cell: Cell, search: CellSearch
+    state: FitState, options: SelectionOptions, cell: Cell, search: CellSearch, threads: int
 ) -> CellSearch:
-    """Let neighbours with more components, and those searched later, compete."""
+    """Let the neighbour with more components and the other covariance types compete."""
     if cell.n_components > state.survey.rows:
         return search
-    return _compete(state, options, cell, search, _rivals(state, options, cell, grow=False))
+    rivals = _rivals(state, options, cell, grow=False)
+    return _compete(state, options, cell, search, rivals, threads)
 
 
 def _rivals(
@@ -188,6 +210,7 @@ def _compete(
     cell: Cell,
     search: CellSearch,
     rivals: Sequence[MixtureParameters],
+    threads: int,
 ) -> CellSearch:
     """Let rivals challenge the starts that a cell has."""
     if not rivals:
@@ -202,7 +225,7 @@ def _compete(
         search.summary or SearchSummary(len(sample.X), 0, 0, (), 0, 0.0),
         random_state=fit.random_state,
         keep=fit.n_init,
-        threads=available_cores(),
+        threads=threads,
     )
     return CellSearch(starts, summary, "" if starts else search.problem)
 
@@ -274,7 +297,7 @@ def choose(
         )
     criterion = {row.cell: getattr(row, options.criterion) for row in eligible}
     lowest = min(criterion.values())
-    tied = [cell for cell, value in criterion.items() if value - lowest <= TIE * abs(lowest)]
+    tied = [cell for cell, value in criterion.items() if value - lowest <= TIE]
     chosen = min(tied, key=lambda cell: n_parameters(fits[cell].parameters))
     return Choice(SelectionTable(options.criterion, chosen, rows), fits, by_cell)
 

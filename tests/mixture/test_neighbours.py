@@ -124,12 +124,14 @@ def test_rivals_come_from_the_neighbours_that_there_are():
         starts = challengers(sample, MixtureSpec(k, kind), best, grow=grow, random_state=0)
         return [(rival.n_components, rival.covariance_type) for rival in starts]
 
-    assert rivals(2, "full", True) == [(2, "full")] * 2  # a split, and the tied one
+    assert rivals(3, "full", True) == [(3, "full")] * 2  # two splits
+    assert rivals(2, "full", True) == [(2, "full")]  # of one component
     assert rivals(2, "full", False) == [(2, "full")] * 3  # two merges, and the tied one
-    assert rivals(2, "tied", False) == [(2, "tied")] * 2  # the full one has competed already
-    assert rivals(5, "full", True) == []
+    assert rivals(2, "tied", False) == [(2, "tied")] * 3
+    assert rivals(3, "tied", False) == [(3, "tied")]  # the full one
+    assert rivals(5, "full", True) == rivals(5, "full", False) == []
     del best[Cell(1, "full")]
-    assert rivals(2, "full", True) == [(2, "full")]
+    assert rivals(2, "full", True) == []
 
 
 def test_a_better_rival_takes_the_place_and_a_worse_one_does_not():

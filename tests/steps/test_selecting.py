@@ -197,7 +197,7 @@ def test_a_selection_interrupted_anywhere_ends_with_the_same_bits(tmp_path, monk
     iterations = [event for event in events if isinstance(event, IterationFinished)]
     assert len(iterations) >= 3
     checkpoint = tmp_path / "models" / "boxes" / CHECKPOINTS / whole.checkpoint_key / "state"
-    points = [at_stage("search"), at_turn(5), at_turn(12), at_stage("polish")]
+    points = [at_stage("search"), at_turn(4), at_turn(8), at_stage("polish")]
     points += [at_iteration(event.iteration) for event in iterations]
     for until in points:
         checkpoint.unlink()
