@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +76,19 @@ class DensitySummary:
             self.bins + other.bins,
             self.ceiling,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the empty ends of the histogram: a selection has a summary for each cell."""
+        occupied = np.flatnonzero(self.bins)
+        first, last = (occupied[0], occupied[-1] + 1) if len(occupied) else (0, 0)
+        return {**vars(self), "bins": (int(first), self.bins[first:last])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Put the histogram back between its empty ends."""
+        first, occupied = state["bins"]
+        bins = np.zeros(BINS)
+        bins[first : first + len(occupied)] = occupied
+        self.__dict__.update(state, bins=bins)
 
     @property
     def mean_log_likelihood(self) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gmm_dask.arrays import RowsArray
+from gmm_dask.chunked import selection
 from gmm_dask.chunked.evaluation import evaluate
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
@@ -29,6 +30,7 @@ from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.initialization import initial_parameters
 from gmm_dask.mixture.selection import Contest, promised_gain
 from gmm_dask.mixture.spec import COVARIANCE_NAMES, Cell, EMOptions, MixtureSpec, make_cells
+from gmm_dask.nulls import NullPolicy
 from tests.row_sources import DrawnRows, drawn
 
 TOL = 1e-3
@@ -136,8 +138,6 @@ SMALL = SelectionOptions(make_cells([1, 2, 3], ["full", "diag"]), fit=replace(FI
 
 @pytest.fixture
 def reference(source: DrawnRows, small_groups: int) -> tuple[Any, ...]:
-    from gmm_dask.nulls import NullPolicy
-
     options = replace(SMALL, fit=replace(SMALL.fit, nulls=NullPolicy.DROP))
     return options, table_bits(selected(Scanner(source, Threads(1)), options))
 
@@ -165,8 +165,6 @@ def test_it_goes_on_from_any_state_and_ends_with_the_same_bits(
 def test_what_a_search_found_is_not_searched_again(
     source: DrawnRows, reference: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gmm_dask.chunked import selection
-
     options, _ = reference
     states: list[FitState] = []
     select(Scanner(source, Threads(2)), options, save=states.append)
@@ -255,12 +253,16 @@ def test_the_criterion_decides() -> None:
     assert chosen["icl"] == Cell(1, "tied")
 
 
-def test_where_cells_tie_the_fewest_parameters_win() -> None:
-    """In one dimension all types are equal where k = 1, and full and diag everywhere."""
+def test_where_cells_tie_the_fewest_parameters_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one dimension full and diag are equal, and the first of the two wins."""
     X = clouds(400, d=1)
-    table = selected(scanner_of(X), SelectionOptions(make_cells([1, 2], ["diag", "full"]))).table
+    options = SelectionOptions(make_cells([1, 2], ["diag", "full"]))
+    table = selected(scanner_of(X), options).table
     assert table.cells[2].bic == pytest.approx(table.cells[3].bic, abs=TIE)
     assert table.chosen.covariance_type == "diag"
+    monkeypatch.setattr(selection, "TIE", 1e9)  # now all tie
+    options = SelectionOptions(make_cells([1, 2], ["full", "spherical"]))
+    assert selected(scanner_of(clouds(400)), options).table.chosen == Cell(1, "spherical")
 
 
 def test_a_table_comes_back_from_json(X: RowsArray) -> None:
