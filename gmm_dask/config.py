@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -149,6 +150,15 @@ class RetrainSection(Section):
         0.05, description="nats per row that the candidate may lie below the current model"
     )
     min_rows: Positive = 1
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _is_a_rule(cls, rule: Any) -> Any:
+        """Say in one sentence what pydantic would say of each alternative."""
+        days = isinstance(rule, int | float) and not isinstance(rule, bool) and 0 < rule < inf
+        if not days and rule not in ("never", "always"):
+            raise ValueError(f"{rule!r}: give 'never', 'always' or a number of days above 0")
+        return rule
 
 
 class PredictSection(Section):

@@ -154,8 +154,12 @@ def test_two_numbers_are_a_range_and_others_a_list(tmp_path, numbers, ks):
         ({"select__n_components": [0, 2]}, r"select\.n_components\.0 = 0: input should be greater"),
         ({"select__criterion": "hic"}, r"select\.criterion = 'hic': input should be 'bic', 'icl'"),
         ({"select__covariance_types": ["round"]}, r"covariance_types\.0 = 'round'"),
-        ({"retrain__select": "often"}, r"retrain\.select"),
-        ({"retrain__select": 0}, r"retrain\.select"),
+        (
+            {"retrain__select": "often"},
+            r"retrain\.select = 'often': give 'never', 'always'",
+        ),
+        ({"retrain__select": 0}, r"retrain\.select = 0: give 'never', 'always' or a num"),
+        ({"retrain__select": True}, r"retrain\.select = True: give"),
     ],
 )
 def test_a_section_that_cannot_be_is_refused_by_its_key(tmp_path, keys, message):
