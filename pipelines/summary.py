@@ -13,11 +13,15 @@ from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 from gmm_dask.printable import printable
+from gmm_dask.steps.predicting import choose_clusters
+from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
 
 #: Columns of the data shown per component; a manifest has them all.
 SHOWN_COLUMNS = 6
+#: The most components whose clusters are listed in a line.
+LISTED_COMPONENTS = 20
 
 _MARKUP = re.compile(r"[\\`*_\[\]<>|~&]")
 
@@ -88,6 +92,8 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         ("log-likelihood", f"{manifest.log_likelihood:.6g} nats per row"),
         ("BIC", f"{manifest.bic:,.1f}"),
     ]
+    if manifest.clusters is not None:
+        facts.append(("clusters", clusters_words(manifest.clusters, model.component_ids)))
     if path is not None:
         facts.append(("model", str(path)))
         facts.extend(("picture", str(picture)) for picture in sorted(path.glob("*.png")))
@@ -104,6 +110,18 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         facts.append(("chosen by", manifest.selection.legend))
     title = f"{_name(model)}: {k} {kind} components of {d} columns"
     return Summary(title, facts, header, table, notes, comparison)
+
+
+def clusters_words(clusters: Clusters, component_ids: Sequence[int]) -> str:
+    """Say how many clusters are suggested, and of which components each is made."""
+    k, n = len(component_ids), clusters.n_clusters
+    words = f"{n} from {k} component{'s' if k > 1 else ''}"
+    if n == k or k > LISTED_COMPONENTS:
+        return words
+    members: dict[int, list[int]] = {}
+    for component, cluster in sorted(zip(component_ids, clusters.cluster_ids, strict=True)):
+        members.setdefault(cluster, []).append(component)
+    return f"{words}: " + ", ".join("+".join(map(str, ids)) for ids in members.values())
 
 
 def _name(model: StoredModel) -> str:
@@ -133,6 +151,9 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
         ("input files", f"{files:,} read, {predicted.reused:,} unchanged"),
         ("predictions", f"{output.predictions}: {outcome.total_rows:,} rows, as in the input"),
     ]
+    if outcome.run.predict.cluster:
+        ids = choose_clusters(outcome.run, model) or ()
+        facts.append(("clusters", f"{len(set(ids))}, in the column cluster"))
     title = f"predictions for {outcome.run.input.path}"
     if predicted.drift is None:
         return Summary(title, facts)

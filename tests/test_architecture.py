@@ -17,6 +17,7 @@ LAYERS = [
         "gmm_dask.arrays",
         "gmm_dask.errors",
         "gmm_dask.events",
+        "gmm_dask.frames",
         "gmm_dask.nulls",
         "gmm_dask.printable",
     },
@@ -34,6 +35,8 @@ LAYERS = [
     {"gmm_dask.report"},
     {
         "gmm_dask.estimator",
+        "gmm_dask.estimator_clusters",
+        "gmm_dask.input_checks",
         "gmm_dask.loading",
         "gmm_dask.selection",
         "gmm_dask.verbosity",
@@ -49,7 +52,14 @@ ONLY = {
     "rich": ("gmm_dask.pipelines",),
     "matplotlib": ("gmm_dask.report",),
     "pyarrow": ("gmm_dask.storage",),
-    "dask": ("gmm_dask.chunked", "gmm_dask.storage", "gmm_dask.estimator", "gmm_dask.steps"),
+    "narwhals": ("gmm_dask.frames",),
+    "dask": (
+        "gmm_dask.chunked",
+        "gmm_dask.storage",
+        "gmm_dask.estimator",
+        "gmm_dask.input_checks",
+        "gmm_dask.steps",
+    ),
     "distributed": ("gmm_dask.chunked.cluster",),
     "dask_jobqueue": ("gmm_dask.chunked.cluster",),
     # The engine, and what asks a worker for its CPU.

@@ -1,8 +1,12 @@
-"""Dask arrays as sources of rows, and predictions as lazy dask arrays."""
+"""Dask arrays as sources of rows, and predictions as lazy dask arrays.
+
+A dask data frame is an array too, with a block for each partition (`gmm_dask.chunked.partitions`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from itertools import accumulate
@@ -16,11 +20,18 @@ from dask.optimization import cull
 
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.defects import require_usable
+from gmm_dask.chunked.partitions import is_series, series_array
 from gmm_dask.chunked.rows import Rows
-from gmm_dask.errors import SchemaError, TooFewRowsError
+from gmm_dask.errors import InputError, SchemaError, TooFewRowsError
+from gmm_dask.frames import refuse_text
 from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
+
+logger = logging.getLogger("gmm_dask")
+
+#: How often a scan may compute a task of the graph, on average, without a warning.
+MOST_REPETITIONS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +65,8 @@ class ArrayChunks:
         Rows of each block.
     columns
         Names of the d features.
+    unit
+        What a block is to the caller: a "block" of an array, or a "partition" of a data frame.
     dtype
         Type of the values as read, float32 or float64.
     digest
@@ -67,6 +80,7 @@ class ArrayChunks:
     weight_blocks: tuple[Block, ...] | None
     sizes: tuple[int, ...]
     columns: tuple[str, ...]
+    unit: str
     dtype: np.dtype[np.floating]
     digest: str
     persisted: Mapping[Any, Any]
@@ -92,11 +106,22 @@ class ArrayChunks:
         return self.weight_blocks is not None
 
     def read(self, start: int, stop: int, digests: bool = False) -> Iterator[Rows]:
-        """Compute blocks one after the other, on the calling thread."""
+        """Compute blocks one after the other, on the calling thread.
+
+        Raises
+        ------
+        SchemaError
+            A block has another number of sample weights than of rows.
+        """
         for chunk in range(start, stop):
             weight = None
             if self.weight_blocks is not None:
                 weight = np.asarray(self._compute(self.weight_blocks[chunk]), dtype=np.float64)
+                if len(weight) != self.sizes[chunk]:
+                    raise SchemaError(
+                        f"{self.describe(chunk)}: {self.sizes[chunk]:,} rows have {len(weight):,} "
+                        "sample weights; take the weights from the rows' own frame"
+                    )
             values = as_rows(self._compute(self.blocks[chunk]))
             yield Rows(values, weight, chunk, self._first(chunk))
 
@@ -104,8 +129,8 @@ class ArrayChunks:
         """Say which block a chunk is, and which rows of the array."""
         first = self._first(chunk)
         if row is not None:
-            return f"block {chunk} row {first + row:,}"
-        return f"block {chunk} rows {first:,}–{first + self.sizes[chunk]:,}"
+            return f"{self.unit} {chunk} row {first + row:,}"
+        return f"{self.unit} {chunk} rows {first:,}–{first + self.sizes[chunk]:,}"
 
     def check(self) -> None:
         """Do nothing: only computing a graph shows whether its rows can be reached."""
@@ -136,11 +161,27 @@ def as_rows(block: Any) -> RowsArray:
     values = np.asarray(block)
     if values.dtype in (np.float32, np.float64):
         return values
+    refuse_text(values.dtype, "a block of X")
     return values.astype(np.float64)
 
 
+def require_matrix(array: da.Array) -> None:
+    """Refuse a dask array that is not two-dimensional or not of numbers, as a `SchemaError`."""
+    if array.ndim != 2:
+        raise SchemaError(
+            f"Expected 2D array, got {array.ndim}D array instead; X is (n_samples, n_features): "
+            "use X.reshape(-1, 1) for one feature"
+        )
+    if array.dtype.kind not in "fiub":
+        raise SchemaError(f"X has dtype {array.dtype}; only numbers can be used: convert it first")
+
+
 def array_chunks(
-    array: da.Array, sample_weight: Any = None, columns: tuple[str, ...] | None = None
+    array: da.Array,
+    sample_weight: Any = None,
+    columns: tuple[str, ...] | None = None,
+    unit: str = "block",
+    scheduler: Any = None,
 ) -> ArrayChunks:
     """Make a source of rows from a two-dimensional dask array.
 
@@ -151,74 +192,115 @@ def array_chunks(
     array
         (n, d), of numbers; blocks of columns are joined.
     sample_weight
-        (n,) numpy or dask array, or None.
+        (n,) numpy or dask array, column of a dask data frame, or None. If it does not know how
+        many rows its blocks have, each belongs to the rows of one block of the array.
     columns
         Names of the features; by default x0, x1, …
+    unit
+        What a block is to the caller: a "block" of an array, or a "partition" of a data frame.
+    scheduler
+        What counts the rows, as `dask.compute` takes it: a client, for example.
 
     Raises
     ------
     SchemaError
         The array is not two-dimensional or not numeric, or the weights do not fit it.
     """
-    if array.ndim != 2:
-        raise SchemaError(
-            f"Expected 2D array, got {array.ndim}D array instead; X is (n_samples, n_features): "
-            "use X.reshape(-1, 1) for one feature"
-        )
-    if array.dtype.kind not in "fiub":
-        raise SchemaError(f"X has dtype {array.dtype}; only numbers can be clustered")
+    require_matrix(array)
     if array.numblocks[1] > 1:
         array = array.rechunk({1: -1})
     sizes = array.chunks[0]
     if any(np.isnan(size) for size in sizes):
         lengths = (dask.delayed(len)(block) for block in array.to_delayed()[:, 0])
-        sizes = tuple(dask.compute(*lengths))
+        sizes = tuple(dask.compute(*lengths, scheduler=scheduler))
     d = int(array.shape[1])
     n = int(sum(sizes))
     if not d:
         raise SchemaError(f"Found array with 0 feature(s) (shape={(n, d)}); at least 1 is needed")
     if not n:
         raise TooFewRowsError(f"Found array with 0 sample(s) (shape={(n, d)}); give some rows")
-    blocks, persisted = _blocks(array)
+    blocks, persisted = _blocks(array, unit)
     weight_blocks = None
     if sample_weight is not None:
-        weights = da.asarray(sample_weight)
-        if weights.ndim != 1 or weights.shape[0] != sum(sizes):
-            raise SchemaError(f"sample_weight has shape {weights.shape}; X has {sum(sizes):,} rows")
-        weight_blocks, persisted_weights = _blocks(weights.rechunk((sizes,)))
+        weight_blocks, persisted_weights = _blocks(_weights(sample_weight, sizes, unit), unit)
         persisted |= persisted_weights
     return ArrayChunks(
         blocks,
         weight_blocks,
         tuple(int(size) for size in sizes),
         columns or tuple(f"x{number}" for number in range(d)),
+        unit,
         np.dtype(array.dtype if array.dtype in (np.float32, np.float64) else np.float64),
         tokenize(array.name, None if sample_weight is None else tokenize(sample_weight)),
         persisted,
     )
 
 
-def _blocks(array: da.Array) -> tuple[tuple[Block, ...], dict[Any, Any]]:
+def _weights(sample_weight: Any, sizes: tuple[int, ...], unit: str) -> da.Array:
+    """Return the sample weights in the blocks of their rows."""
+    if is_series(sample_weight):
+        weights = series_array(sample_weight)
+    elif isinstance(sample_weight, da.Array):
+        weights = sample_weight
+    else:
+        weights = da.asarray(np.asarray(sample_weight))
+    refuse_text(weights.dtype, "sample_weight")
+    if weights.ndim == 1 and any(np.isnan(size) for size in weights.chunks[0]):
+        if weights.numblocks[0] != len(sizes):
+            raise SchemaError(
+                f"sample_weight has {weights.numblocks[0]:,} {unit}s and X has {len(sizes):,}; "
+                "take the weights from the rows' own frame, or let them know their sizes "
+                "(compute_chunk_sizes)"
+            )
+        return weights  # how many each block has is seen when it is read
+    if weights.ndim != 1 or weights.shape[0] != sum(sizes):
+        raise SchemaError(f"sample_weight has shape {weights.shape}; X has {sum(sizes):,} rows")
+    return weights.rechunk((sizes,))
+
+
+def _blocks(array: da.Array, unit: str) -> tuple[tuple[Block, ...], dict[Any, Any]]:
     """Split an array's graph into blocks, and into what is persisted on a cluster, by name."""
     graph = dict(array.__dask_graph__())
+    if any(_is_of("distributed.shuffle", node) for node in graph.values()):
+        raise InputError(
+            f"X is shuffled or rechunked by messages between workers (p2p), so that no {unit} can "
+            "be computed alone; persist X first"
+        )
     persisted = {name: node for name, node in graph.items() if _is_future(node)}
     if not persisted:  # optimizing would lose the futures
         (array,) = dask.optimize(array)
         graph = dict(array.__dask_graph__())
-    blocks = []
+    blocks, tasks = [], 0
     for key in dask.core.flatten(array.__dask_keys__()):
         ancestors = cull(graph, [key])[0]
+        tasks += len(ancestors)
         needs = tuple(name for name in ancestors if name in persisted)
         subgraph = {name: node for name, node in ancestors.items() if name not in persisted}
         blocks.append(Block(subgraph, key, needs))
+    if tasks > MOST_REPETITIONS * len(graph):
+        logger.warning(
+            "each %s of X is computed from many others, by a shuffle, a sort or a sum over all "
+            "rows: every scan computes these again for each; persist X first",
+            unit,
+        )
     return tuple(blocks), persisted
 
 
 def _is_future(node: Any) -> bool:
-    return type(node).__module__.startswith("distributed")
+    return _is_of("distributed.client", node)
 
 
-def predict_array(X: da.Array, parameters: MixtureParameters, what: str) -> da.Array:
+def _is_of(module: str, node: Any) -> bool:
+    return type(node).__module__.startswith(module)
+
+
+def predict_array(
+    X: da.Array,
+    parameters: MixtureParameters,
+    what: str,
+    columns: tuple[str, ...] | None = None,
+    unit: str = "block",
+) -> da.Array:
     """Predict labels, log-densities or responsibilities of a dask array's rows, lazily.
 
     Parameters
@@ -228,57 +310,87 @@ def predict_array(X: da.Array, parameters: MixtureParameters, what: str) -> da.A
     what
         What is returned: ``"labels"`` or ``"log_densities"``, (n,), the latter in nats, or
         ``"responsibilities"``, (n, k).
+    columns, unit
+        As in `array_chunks`, for the error of a row that cannot be predicted.
     """
     if X.ndim == 2 and X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
+    columns = columns or tuple(f"x{number}" for number in range(X.shape[1]))
+    predict = partial(_predict_block, parameters=parameters, what=what, columns=columns, unit=unit)
     if what == "responsibilities":
         k = parameters.n_components
-        return X.map_blocks(
-            _predict_block, parameters, what, dtype=np.float64, chunks=(X.chunks[0], (k,))
-        )
+        return X.map_blocks(predict, dtype=np.float64, chunks=(X.chunks[0], (k,)))
     dtype = np.int64 if what == "labels" else np.float64
-    return X.map_blocks(_predict_block, parameters, what, dtype=dtype, drop_axis=1)
+    return X.map_blocks(predict, dtype=dtype, drop_axis=1)
 
 
-def sum_array(X: da.Array, parameters: MixtureParameters) -> tuple[float, float, float]:
+def sum_array(
+    X: da.Array, parameters: MixtureParameters, columns: tuple[str, ...], unit: str = "block"
+) -> tuple[float, float, float]:
     """Sum over the rows of a dask array (n, d): log p(x) in nats, 1, and −log r.
 
     r is the largest responsibility of a row. The array is computed once.
+
+    Parameters
+    ----------
+    columns, unit
+        As in `array_chunks`, for the error of a row that cannot be predicted.
     """
     if X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
-    sums = X.map_blocks(_sum_block, parameters, dtype=np.float64, chunks=(1, 3))
+    add_up = partial(_sum_block, parameters=parameters, columns=columns, unit=unit)
+    sums = X.map_blocks(add_up, dtype=np.float64, chunks=(1, 3))
     log_likelihood, rows, uncertainty = sums.sum(axis=0).compute().tolist()
     return log_likelihood, rows, uncertainty
 
 
-def _sum_block(block: Any, parameters: MixtureParameters, block_info: Any = None) -> FloatArray:
-    return np.array([sum_assignment(_assign_block(block, parameters, block_info, "certainties"))])
+def _sum_block(
+    block: Any,
+    parameters: MixtureParameters,
+    columns: tuple[str, ...],
+    unit: str,
+    block_info: Any = None,
+) -> FloatArray:
+    place = partial(_place_of, unit, block_info)
+    return np.array(
+        [sum_assignment(_assign_block(block, parameters, "certainties", columns, place))]
+    )
 
 
 def _predict_block(
-    block: Any, parameters: MixtureParameters, what: str, block_info: Any = None
+    block: Any,
+    parameters: MixtureParameters,
+    what: str,
+    columns: tuple[str, ...],
+    unit: str,
+    block_info: Any = None,
 ) -> FloatArray:
-    predicted = getattr(_assign_block(block, parameters, block_info, what), what)
+    """Predict a block; ``block_info`` is what dask knows of its place in the array."""
+    place = partial(_place_of, unit, block_info)
+    predicted = getattr(_assign_block(block, parameters, what, columns, place), what)
     return predicted.astype(np.int64) if what == "labels" else predicted
 
 
 def _assign_block(
-    block: Any, parameters: MixtureParameters, block_info: Any, what: str
+    block: Any,
+    parameters: MixtureParameters,
+    what: str,
+    columns: tuple[str, ...],
+    place: Callable[[int], str],
 ) -> Assignment:
-    """Assign the rows of a block; ``block_info`` is what dask knows of its place in the array."""
     values = as_rows(block)
     wanted = {name: name == what for name in ("responsibilities", "certainties")}
     assigned = assign(parameters, values, **wanted)
     if not assigned.finite:
-        columns = tuple(f"x{number}" for number in range(values.shape[1]))
-        require_usable(values, columns, NullPolicy.ERROR, partial(_place_of, block_info))
+        require_usable(values, columns, NullPolicy.ERROR, place)
     return assigned
 
 
-def _place_of(block_info: Any, row: int) -> str:
+def _place_of(unit: str, block_info: Any, row: int) -> str:
     """Say which row of the array a row of a block is; rows of unknown chunks have no number."""
-    (first, _), _ = block_info[0]["array-location"] if block_info else ((np.nan, 0), (0, 0))
+    if not block_info:
+        return f"row {row:,} of its {unit}"
+    (first, _), _ = block_info[0]["array-location"]
     if np.isnan(first):
-        return f"row {row:,} of its block"
+        return f"row {row:,} of {unit} {block_info[0]['chunk-location'][0]}"
     return f"row {int(first) + row:,}"

@@ -40,7 +40,13 @@ from gmm_dask.mixture.initialization import (
     seeded,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import SearchEffort, SearchSummary, effort_for, search, worth_searching
+from gmm_dask.mixture.search import (
+    SearchEffort,
+    SearchSummary,
+    count_runs,
+    search,
+    worth_searching,
+)
 from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.statistics import StatisticsBatch, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
@@ -196,13 +202,19 @@ def make_starts(
     effort
         The extent of the search; by default that of a single fit.
     rivals
-        Further starts that compete in the search.
+        Further starts that compete in the search; not in that on a small sample.
     """
-    k = options.spec.n_components
-    sample = drop_weightless(survey.sample, k)
-    if options.search_rows is None or not worth_searching(sample.X.shape[0], k):
+    sample = drop_weightless(survey.sample, options.spec.n_components)
+    if not searches(sample, options):
         return _make_plain_starts(sample, options), None
     return _search(notify, sample, options, survey.in_memory, threads, effort, rivals)
+
+
+def searches(sample: Sample, options: FitOptions) -> bool:
+    """Whether to search; without a single iteration, the start itself is what the caller wants."""
+    m, d = sample.X.shape
+    wanted = options.search_rows is not None and options.em.max_iter > 0
+    return wanted and worth_searching(m, d, options.spec)
 
 
 def drop_weightless(sample: Sample, k: int) -> Sample:
@@ -237,8 +249,7 @@ def _search(
     rivals: Sequence[MixtureParameters],
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     m, d = sample.X.shape
-    effort = effort or effort_for(m, options.spec.n_components, d, options.n_init)
-    runs = effort.runs + len(rivals) + whole
+    runs = count_runs(m, d, options.spec.n_components, options.n_init, whole)
     notify(StageStarted(Stage.SEARCH, runs, "runs", f"on {m:,} rows"))
     starts, summary = search(
         sample,

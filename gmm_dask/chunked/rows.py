@@ -1,8 +1,9 @@
 """Sources of rows: the data as chunks that can be read again and again.
 
-A source is a `RowChunks`: an array in memory, the blocks of a dask array
-(`gmm_dask.chunked.array`), or the files of an input plan (`gmm_dask.storage.input.reader`). It is
-small and picklable: a worker receives the recipe for reading, never the rows of a file.
+A source is a `RowChunks`: an array in memory, the blocks of a dask array or partitions of a dask
+data frame (`gmm_dask.chunked.array`), or the files of an input plan
+(`gmm_dask.storage.input.reader`). It is small and picklable: a worker receives the recipe for
+reading, never the rows of a file.
 """
 
 from __future__ import annotations

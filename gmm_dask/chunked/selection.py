@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.evaluation import DensitySummary
-from gmm_dask.chunked.fit import begin, drop_weightless, make_starts, polish, too_few_rows
+from gmm_dask.chunked.fit import begin, drop_weightless, make_starts, polish, searches, too_few_rows
 from gmm_dask.chunked.fit_records import CellSearch, FitOptions, FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.selection_records import (
@@ -33,7 +33,7 @@ from gmm_dask.mixture.cell_search import cell_effort, challenge, challengers
 from gmm_dask.mixture.criteria import aic, bic, icl, n_parameters
 from gmm_dask.mixture.em import EMState
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import SearchSummary, worth_searching
+from gmm_dask.mixture.search import SearchSummary, is_small
 from gmm_dask.mixture.selection import Contest, cell_of
 from gmm_dask.mixture.spec import Cell
 from gmm_dask.mixture.threads import single_threaded
@@ -162,11 +162,11 @@ def _search_cell(
     fit, survey = _options_of(options, cell), state.survey
     if cell.n_components > survey.rows:
         return CellSearch(problem=str(too_few_rows(survey.rows, cell.n_components)))
-    m, d = survey.sample.X.shape
+    m, d = _shape(state)
     effort = cell_effort(m, cell.n_components, d, fit.n_init)
     try:
         rivals = _rivals(state, options, cell, grow=True)
-        searched = worth_searching(m, cell.n_components) and fit.search_rows is not None
+        searched = searches(survey.sample, fit)
         starts, summary = make_starts(
             silent, survey, fit, threads, effort=effort, rivals=rivals if searched else ()
         )
@@ -176,6 +176,12 @@ def _search_cell(
     except NumericalError as error:
         search, searched = CellSearch(problem=str(error)), False
     return search if searched else _compete(state, options, cell, search, rivals, threads)
+
+
+def _shape(state: FitState) -> tuple[int, int]:
+    """Return rows and features of the sample."""
+    m, d = state.survey.sample.X.shape
+    return m, d
 
 
 def _challenge_cell(
@@ -191,9 +197,15 @@ def _challenge_cell(
 def _rivals(
     state: FitState, options: SelectionOptions, cell: Cell, grow: bool
 ) -> tuple[MixtureParameters, ...]:
-    """Make starts for a cell from the best of its neighbours so far."""
+    """Make starts for a cell from the best of its neighbours so far.
+
+    None where they cannot help: one Gaussian has one optimum, and the search on a small sample is
+    thorough. With more starts there, the highest likelihood is soon that of a thin component on a
+    few rows.
+    """
     fit = _options_of(options, cell)
-    if cell.n_components == 1 or fit.search_rows is None:  # one Gaussian has one optimum
+    small = is_small(*_shape(state), cell.n_components)
+    if cell.n_components == 1 or fit.search_rows is None or small:
         return ()
     best = {
         other: search.starts[0]

@@ -11,10 +11,11 @@ import numpy as np
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.acceleration import fit_accelerated
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import health, rank
 from gmm_dask.mixture.em import Candidate, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.moves import improve_by_moves
+from gmm_dask.mixture.moves import effort_of_moves, improve_by_moves
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import Sample, StartKind
@@ -160,7 +161,7 @@ class Competition:
         return self.sort(runs)
 
     def settle(self, rows: Sample, runs: list[Run]) -> list[Run]:
-        """Run EM until little changes, 30 iterations at most; then improve the best by moves.
+        """Run EM until little changes, 30 iterations at most; then improve the best ones by moves.
 
         A run that breaks down here stays as it was before. The result is sorted, best first.
         """
@@ -171,16 +172,16 @@ class Competition:
                 for before, after in zip(runs, resting, strict=True)
             ]
         )
-        if not ranked:
-            return []
-        first, *others = ranked
-        # Moves of all runs took a third of the search and gained nothing (benchmarks/RESULTS.md).
         expectation = self._expectation(rows)
-        better, iterations = improve_by_moves(
-            expectation, first.candidate, self.spec, self.variances
-        )
-        self.iterations += iterations
-        return [Run(first.kind, better), *others]
+        count = effort_of_moves(COVARIANCE_TYPES[self.spec.covariance_type]).runs
+        moved = []
+        for run in ranked[:count]:
+            better, iterations = improve_by_moves(
+                expectation, run.candidate, self.spec, self.variances
+            )
+            self.iterations += iterations
+            moved.append(Run(run.kind, better))
+        return [*self.sort(moved), *ranked[count:]]
 
     def _fit(self, rows: Sample, runs: list[Run], options: EMOptions) -> list[Run]:
         """Run EM for all runs together: small M-steps cost little more for many than for one."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray
+from gmm_dask.mixture.covariance import CovarianceType
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
 
@@ -94,14 +95,40 @@ def health(
         Of the features over all rows, (d,).
     """
     k, d = parameters.means.shape
-    least_variances = parameters.covariance.least_variances
-    collapsed = least_variances(parameters.covariances, deviations(variances), k) < COLLAPSE_SHARE
-    # reg_covar is part of every variance. Within one per cent of it, no other part is left.
-    collapsed |= least_variances(parameters.covariances, np.ones(d), k) <= 1.01 * reg_covar
+    collapsed = find_collapsed(
+        parameters.covariance, parameters.covariances, k, variances, reg_covar
+    )
     starved = np.zeros(k, dtype=bool)
     if counts is not None:
         starved = counts < parameters.covariance.least_rows(d)
     return Health(collapsed, starved)
+
+
+def find_collapsed(
+    covariance: CovarianceType,
+    covariances: FloatArray,
+    k: int,
+    variances: FloatArray,
+    reg_covar: float,
+) -> npt.NDArray[np.bool_]:
+    """Find the components of one or many mixtures whose covariance has collapsed.
+
+    Parameters
+    ----------
+    covariances
+        Of the type's shape for k components; other axes may come before.
+    variances
+        Of the features over all rows, (d,).
+
+    Returns
+    -------
+    collapsed
+        (…, k).
+    """
+    collapsed = covariance.find_narrow(covariances, deviations(variances), k, COLLAPSE_SHARE)
+    # reg_covar is part of every variance. Within one per cent of it, no other part is left.
+    natural = np.ones(len(variances))
+    return collapsed | covariance.find_narrow(covariances, natural, k, 1.01 * reg_covar)
 
 
 def deviations(variances: FloatArray) -> FloatArray:

@@ -11,22 +11,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.competition import Competition, Run, thin_out
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
+from gmm_dask.mixture.covariance.matrices import ill_conditioned_error
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.small_search.climbers import SmallSample
+from gmm_dask.mixture.small_search.rounds import STARTS, climb_rounds
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import TURNS, Sample, StartKind, Starts
 from gmm_dask.mixture.threads import single_threaded
 
-#: Up to this many rows a single start, as in scikit-learn, replaces the search, which would cost
-#: more than the fit.
-PLAIN_ROWS = 2_000
+#: A small sample has at most this many rows, components, and multiplications in a pass; see
+#: `gmm_dask.mixture.small_search`.
+SMALL_ROWS, SMALL_COMPONENTS, SMALL_PASS = 2_000, 10, 1_000_000
 #: The most rows on which finalists run.
 FINAL_ROWS = 50_000
 #: Iterations of a further start before it competes: as many as the rounds give the others.
@@ -84,9 +89,25 @@ class SearchEffort:
         return self.starts + sum(round_.keep for round_ in self.rounds[:-1]) + self.finalists
 
 
-def worth_searching(m: int, k: int) -> bool:
-    """Whether a search on m rows for k components can pay: one Gaussian has one optimum."""
-    return m > PLAIN_ROWS and k > 1
+def worth_searching(m: int, d: int, spec: MixtureSpec) -> bool:
+    """Whether a search on m rows of d features can pay.
+
+    One Gaussian has one optimum. With hardly more rows than the components need, most of them
+    starve whatever the start. And what the caller fixed leaves little to choose from few rows.
+    """
+    covariance, k = COVARIANCE_TYPES[spec.covariance_type], spec.n_components
+    least = k * covariance.least_rows(d) if covariance.by_component else k + d
+    return k > 1 and m >= 2 * least and (m > SMALL_ROWS or spec.start.free)
+
+
+def is_small(m: int, d: int, k: int) -> bool:
+    """Whether calls of numpy would take most of the time of a search on m rows."""
+    return m <= SMALL_ROWS and k <= SMALL_COMPONENTS and m * k * d * d <= SMALL_PASS
+
+
+def count_runs(m: int, d: int, k: int, keep: int, whole: bool) -> int:
+    """Return the number of runs that a search reports as it advances."""
+    return max(STARTS, keep) if is_small(m, d, k) else effort_for(m, k, d, keep).runs + whole
 
 
 def effort_for(m: int, k: int, d: int, keep: int) -> SearchEffort:
@@ -145,7 +166,8 @@ def search(
 
     With ``init_params="kmeans"``, the starts take turns between k-means on standardised features,
     seeds of k-means++, and random rows with wide covariances; the first is made as by scikit-learn.
-    With another method, all starts are made by that method.
+    With another method, all starts are made by that method. On a small sample, more seeds take the
+    place of k-means (`gmm_dask.mixture.small_search`).
 
     Parameters
     ----------
@@ -166,6 +188,7 @@ def search(
         The extent of the search; by default `effort_for` chooses it.
     rivals
         Further starts, from neighbours in a selection, that compete after the rounds.
+        Both are of no use on a small sample, whose search is quick.
     advanced
         Called with the number of runs done.
 
@@ -175,7 +198,12 @@ def search(
         Every start broke down.
     """
     began = time.perf_counter()
-    effort = effort or effort_for(len(sample.X), spec.n_components, sample.X.shape[1], keep)
+    m, d = sample.X.shape
+    if is_small(m, d, spec.n_components) and spec.start.free:
+        mixtures, summary = _search_small_sample(sample, spec, random_state, keep, began)
+        advanced(summary.starts)
+        return mixtures, summary
+    effort = effort or effort_for(m, spec.n_components, d, keep)
     variances = np.asarray(sample.X.var(axis=0, dtype=np.float64))  # (d,)
     rows = sample.head(effort.rounds[0].rows, seeded(random_state))
     starts = Starts(rows, variances, spec, random_state)
@@ -213,3 +241,28 @@ def search(
         seconds=time.perf_counter() - began,
     )
     return tuple(run.candidate.parameters for run in best[:keep]), summary
+
+
+def _search_small_sample(
+    sample: Sample, spec: MixtureSpec, random_state: int, keep: int, began: float
+) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
+    small = SmallSample(sample, spec)
+    climbers, failed = climb_rounds(small, random_state, keep)
+    mixtures, log_likelihoods = [], []
+    for index in np.flatnonzero(~climbers.broken).tolist():
+        with suppress(NumericalError):  # the last M-step led to a singular covariance
+            mixtures.append(small.parameters(climbers, index))
+            log_likelihoods.append(float(climbers.log_likelihoods[index]))
+    if not mixtures:
+        component = max(int(climbers.outcomes[0, 4]), 0)
+        problem = ill_conditioned_error(component, "is not positive definite")
+        raise NumericalError(f"every start of the search broke down: {problem}")
+    summary = SearchSummary(
+        rows=len(small.rows),
+        starts=max(STARTS, keep),
+        failed=failed,
+        log_likelihoods=tuple(log_likelihoods),
+        iterations=small.iterations,
+        seconds=time.perf_counter() - began,
+    )
+    return tuple(mixtures[:keep]), summary

@@ -14,7 +14,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report import densities, pairs
+from gmm_dask.report.entropy import entropy_figure
 from gmm_dask.report.view import LINE, QUIET, STYLE, View, add_heading
+from gmm_dask.storage.models.clusters import Clusters
 
 
 def fit_pictures(
@@ -24,6 +26,7 @@ def fit_pictures(
     final: MixtureParameters,
     lower_bounds: Sequence[float],
     component_ids: Sequence[int],
+    clusters: Clusters,
 ) -> dict[str, bytes]:
     """Draw a fit: the same arguments give the same bytes, and nothing is read or written.
 
@@ -39,19 +42,26 @@ def fit_pictures(
         Mean log-likelihood of each iteration, nats per row.
     component_ids
         Permanent ids of the components, (k,); they decide the colours.
+    clusters
+        Their merge tree.
 
     Returns
     -------
     dict
         ``log_likelihood.png``; ``components.png``, the rows under the 1-, 2- and 3-σ ellipses
         (d = 1: densities over a histogram); ``responsibilities.png``, the rows in the blend of
-        their components' colours. If there are more than six features, the six that separate
-        the components most are shown and the others named. Outliers may lie outside the axes.
+        their components' colours; ``entropy.png``, which components make one cluster (only if
+        there are two or more). If there are more than six features, the six that separate the
+        components most are shown and the others named. Outliers may lie outside the axes.
     """
     with style.context(["default", STYLE]):
         view = View.of(sample, columns, initial, final, component_ids)
         figures = densities if final.n_features == 1 else pairs
+        merging = {}
+        if final.n_components > 1:
+            merging = {"entropy.png": _png(entropy_figure(clusters))}
         return {
+            **merging,
             "log_likelihood.png": _png(log_likelihood_figure(lower_bounds)),
             "components.png": _png(figures.components_figure(view)),
             "responsibilities.png": _png(figures.responsibilities_figure(view)),

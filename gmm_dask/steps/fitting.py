@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -21,28 +18,27 @@ from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.selection_records import SelectionTable
 from gmm_dask.config import RunConfig
-from gmm_dask.errors import ConflictError, ModelError, StorageError, ValuesChangedError
+from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.matching import Match, match, matched_ids
+from gmm_dask.mixture.merging import merge_on_sample
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.steps.inputs import mixture_spec
-from gmm_dask.steps.manifest import compose_manifest, fit_key
-from gmm_dask.storage.input.content import contents_of, encode_contents, unchanged_files
+from gmm_dask.steps.manifest import compose_manifest
+from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
+from gmm_dask.storage.input.content import contents_of, encode_contents
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.models.checkpoint import Checkpoint, open_checkpoint, remove_forgotten
-from gmm_dask.storage.models.fit_state import decode, encode
+from gmm_dask.storage.models.checkpoint import open_checkpoint, remove_forgotten
+from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.models.registry import Registry
 from gmm_dask.storage.models.selection_table import SELECTION, parquet_bytes
 
 logger = logging.getLogger("gmm_dask")
 
 #: File beside a model that says what each input file held.
 INPUT_CONTENT = "input_content.json"
-#: Seconds of work that are worth a checkpoint: less is sooner done again than saved.
-SAVE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +99,6 @@ class Published:
     path: Path
 
 
-def checkpoint_key(
-    run: RunConfig, plan: InputPlan, start: tuple[MixtureParameters, ...], *others: object
-) -> str:
-    """Digest of everything that decides a fit: its fit key, where it starts, and what else does."""
-    parts = [fit_key(run, plan), *(parameters.digest for parameters in start), *map(str, others)]
-    return hashlib.blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
-
-
 def fit(
     run: RunConfig,
     plan: InputPlan,
@@ -162,89 +150,6 @@ def fit(
     return Fitted(result, key)
 
 
-Result = TypeVar("Result")
-Save = Callable[[FitState], None]
-
-
-def with_checkpoint(
-    run: RunConfig,
-    plan: InputPlan,
-    scanner: Scanner,
-    key: str,
-    work: Callable[[FitState | None, Save], Result],
-) -> Result:
-    """Do long work that goes on where it was interrupted, and that saves how far it is.
-
-    Parameters
-    ----------
-    key
-        Digest of everything that decides the result.
-    work
-        Given the state in which it was interrupted, if it was, and the function that saves one.
-    """
-    with open_checkpoint(registry_of(run), key) as checkpoint:
-        resume = _load_state(checkpoint, plan)
-        try:
-            return work(resume, _Saver(checkpoint, [file.hint for file in plan.files]))
-        except ValuesChangedError:
-            # Met by the first scan after the interruption: no later run could go on either.
-            if resume is not None and scanner.scans == resume.scans:
-                checkpoint.clear()
-            raise
-
-
-def _load_state(checkpoint: Checkpoint, plan: InputPlan) -> FitState | None:
-    """Return the state in which this fit was interrupted, if the input holds the same values.
-
-    A checkpoint of other values is removed: the fit starts from the beginning.
-    """
-    saved = checkpoint.load()
-    if saved is None:
-        return None
-    try:
-        state = decode(*saved)
-        contents = contents_of(plan, state.digests, saved[1]["hints"])
-    except (LookupError, TypeError, ValueError) as error:
-        logger.warning(
-            "%s: is not the state of a fit of this version (%s: %s); it is not used, the fit "
-            "starts from the beginning",
-            checkpoint.path,
-            type(error).__name__,
-            error,
-        )
-        return None
-    changed = sorted(contents.keys() - unchanged_files(plan, contents).keys())
-    if not changed:
-        return state
-    logger.warning(
-        "%s: %s does not hold the values that this interrupted fit has seen; its checkpoint is "
-        "removed, the fit starts from the beginning",
-        checkpoint.path,
-        changed[0] if len(changed) == 1 else f"{changed[0]} and {len(changed) - 1} more",
-    )
-    checkpoint.clear()
-    return None
-
-
-class _Saver:
-    """Saves a state of a fit if losing it would cost more than saving it."""
-
-    def __init__(self, checkpoint: Checkpoint, hints: list[str | None]) -> None:
-        self.checkpoint = checkpoint
-        self.hints = hints
-        self.last_end = time.monotonic()
-        self.seconds = 0.0  # that the last save took
-
-    def __call__(self, state: FitState) -> None:
-        began = time.monotonic()
-        # A large sample takes a while to write: at most a tenth of the time goes into saving.
-        if began - self.last_end >= SAVE_SECONDS * max(1.0, 10.0 * self.seconds):
-            arrays, meta = encode(state)
-            self.checkpoint.save(arrays, {**meta, "hints": self.hints})
-            self.last_end = time.monotonic()
-            self.seconds = self.last_end - began
-
-
 def fit_options(run: RunConfig, spec: MixtureSpec | None = None) -> FitOptions:
     """Return the options of a fit that a run file asks for, by default of its own mixture."""
     rows = run.fit.search_rows
@@ -269,7 +174,7 @@ def evaluate(
 
     No scan is needed if the sample of the survey holds all rows. A current model of other
     columns is not evaluated and none of its components is matched, but their ids are not used
-    again.
+    again. The merge tree comes from rows of the survey's sample.
     """
     mixtures = [fitted.result.parameters, *comparable(plan, current)]
     densities, *of_current = evaluate_mixtures(scanner, mixtures, fitted.result.survey)
@@ -313,7 +218,9 @@ def compose_evaluation(
         next_id = _next_component_id(run, current)
         ids = matched_ids(matches, k, current.component_ids, next_id)
         next_id = max(next_id, max(ids) + 1)
-    manifest = compose_manifest(run, plan, scanner, result, densities, next_id, selection)
+    tree = merge_on_sample(result.parameters, result.survey.sample)
+    clusters = Clusters.of(tree, ids)
+    manifest = compose_manifest(run, plan, scanner, result, densities, next_id, clusters, selection)
     model = StoredModel(result.parameters, plan.names, ids, manifest)
     # Imported here: matplotlib takes half a second that a prediction need not spend.
     from gmm_dask.report.pictures import fit_pictures
@@ -325,6 +232,7 @@ def compose_evaluation(
         result.parameters,
         result.best.lower_bounds,
         ids,
+        clusters,
     )
     snapshot = json.dumps(plan.to_json(), separators=(",", ":")).encode()
     return Evaluation(
@@ -411,8 +319,3 @@ def read_model(run: RunConfig) -> StoredModel:
         No version has been published, or the current one is damaged.
     """
     return registry_of(run).load()
-
-
-def registry_of(run: RunConfig) -> Registry:
-    """Return the registry of the model that a run file names."""
-    return Registry(run.output.models, run.output.name)

@@ -42,8 +42,8 @@ def inspect_input(run: RunConfig, for_fit: bool = True, selects: bool = False) -
     Raises
     ------
     ConfigError
-        An output lies in the input, ``fit.*_init`` cannot be used, or the run file does not say
-        which mixtures are wanted.
+        An output lies in the input, ``fit.*_init`` cannot be used, ``predict.cluster`` is more than
+        ``model.n_components``, or the run file does not say which mixtures are wanted.
     InputError
         The input cannot be used, or has fewer rows than components.
     StorageError
@@ -73,6 +73,11 @@ def _fewest_components(run: RunConfig, d: int, selects: bool) -> tuple[int, str]
     if not selects:
         spec = mixture_spec(run)
         check_start(spec, d)
+        if run.predict.cluster > spec.n_components:
+            raise ConfigError(
+                f"predict.cluster = {run.predict.cluster}: a cluster has one component or more, "
+                f"and model.n_components is {spec.n_components}; ask for fewer clusters"
+            )
         return spec.n_components, "model.n_components"
     if run.select is None:
         raise ConfigError(

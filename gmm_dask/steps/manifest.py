@@ -17,6 +17,7 @@ from gmm_dask.chunked.survey import Survey
 from gmm_dask.config import RunConfig
 from gmm_dask.mixture.criteria import aic, bic, icl
 from gmm_dask.storage.input.plan import InputPlan
+from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.manifest import Feature, Manifest, Search
 
 #: Probabilities of the log-density's quantiles in a manifest.
@@ -52,6 +53,7 @@ def compose_manifest(
     result: FitResult,
     densities: DensitySummary,
     next_component_id: int,
+    clusters: Clusters,
     selection: SelectionTable | None = None,
 ) -> Manifest:
     """Compose the manifest of a fitted model.
@@ -62,6 +64,8 @@ def compose_manifest(
         Densities of all rows under the model.
     next_component_id
         The least component id that was never used.
+    clusters
+        The merge tree.
     selection
         The table that the model was chosen from, if it was.
     """
@@ -100,6 +104,7 @@ def compose_manifest(
         machine=platform.machine(),
         fit_key=fit_key(run, plan),
         next_component_id=next_component_id,
+        clusters=clusters,
     )
 
 

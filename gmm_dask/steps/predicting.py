@@ -26,6 +26,7 @@ from gmm_dask.steps.inputs import open_executor
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
+from gmm_dask.storage.models.clusters import name_clusters
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.predictions.dataset import Predictions, read_predictions
 from gmm_dask.storage.predictions.parts import Part, PartWriter
@@ -125,7 +126,7 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     assigned = assign(
         parameters,
         chunk.values,
-        responsibilities=request.writer.probabilities,
+        responsibilities=request.writer.needs_responsibilities,
         certainties=True,
     )
     if not assigned.finite:
@@ -160,9 +161,10 @@ def open_predictions(
     Raises
     ------
     ConfigError
-        ``output.predictions`` is missing, or a key column cannot be used.
+        ``output.predictions`` is missing, a key column cannot be used, or more clusters are asked
+        for than the model has components.
     ModelError
-        The model has other columns than the input.
+        The model has other columns than the input, or no clusters although they are asked for.
     StorageError
         Another run writes there, or nothing can be written there.
     InputError
@@ -175,6 +177,7 @@ def open_predictions(
             f"model {run.output.name} was fitted to columns {', '.join(model.columns)}, but "
             f"input.columns are {', '.join(plan.names)}; name the same columns in the same order"
         )
+    cluster_ids = choose_clusters(run, model)
     if PredictionPlaces.of(run.output.predictions).current_run() == run_id:
         published = read_predictions(run.output.predictions)
         assert published is not None
@@ -188,6 +191,7 @@ def open_predictions(
         run_id=run_id,
         key_columns=run.predict.key_columns,
         probabilities=run.predict.probabilities,
+        cluster_ids=cluster_ids,
     ) as staged:
         if not staged.remaining.files:
             yield Prediction(staged, None, model)
@@ -203,6 +207,33 @@ def open_predictions(
             Scanner(chunks, executor, notify, once=True) as scanner,
         ):
             yield Prediction(staged, scanner, model)
+
+
+def choose_clusters(run: RunConfig, model: StoredModel) -> tuple[int, ...] | None:
+    """Return the id of each component's cluster, (k,), as ``predict.cluster`` asks; None without.
+
+    Raises
+    ------
+    ConfigError
+        More clusters are asked for than the model has components.
+    ModelError
+        An older gmm-dask stored the model, without clusters.
+    """
+    asked, clusters = run.predict.cluster, model.manifest.clusters
+    if asked is False:
+        return None
+    if clusters is None:
+        raise ModelError(
+            f"version {model.version} of model {run.output.name} has no clusters, because an older "
+            "gmm-dask stored it: fit again, retrain with --force, or set predict.cluster = false"
+        )
+    if asked is True:
+        return clusters.cluster_ids
+    try:
+        cut = clusters.tree(model.component_ids).cut(asked)
+    except ConfigError as error:
+        raise ConfigError(f"predict.cluster = {asked}: {error}") from error
+    return name_clusters(cut, model.component_ids)
 
 
 def predict(run: RunConfig, prediction: Prediction) -> Predicted:

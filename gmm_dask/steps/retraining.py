@@ -12,8 +12,9 @@ from gmm_dask.errors import ModelError
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.drift import Check
-from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, clear_checkpoint, registry_of
+from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, clear_checkpoint
 from gmm_dask.steps.manifest import fit_key
+from gmm_dask.steps.resuming import registry_of
 from gmm_dask.steps.selecting import is_selection_due, last_selection
 from gmm_dask.storage.files.contents import Version
 from gmm_dask.storage.input.content import Contents, decode_contents, unchanged_files

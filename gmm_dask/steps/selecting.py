@@ -21,14 +21,11 @@ from gmm_dask.mixture.spec import Cell, MixtureSpec, Start
 from gmm_dask.steps.fitting import (
     Evaluation,
     Fitted,
-    Save,
-    checkpoint_key,
     comparable,
     compose_evaluation,
     fit_options,
-    registry_of,
-    with_checkpoint,
 )
+from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
 

@@ -107,8 +107,9 @@ def test_weights_travel_with_their_rows(kind: str) -> None:
     [
         (da.ones(10), None, r"Expected 2D array, got 1D array instead; .* use X\.reshape\(-1, 1\)"),
         (da.ones((2, 2, 2)), None, "Expected 2D array, got 3D array instead"),
-        (da.from_array(np.array([["a"]])), None, "X has dtype <U1; only numbers can be clustered"),
+        (da.from_array(np.array([["a"]])), None, "X has dtype <U1; only numbers can be used"),
         (da.ones((10, 2)) * 1j, None, "X has dtype complex128; only numbers"),
+        (da.ones((10, 2)), np.array(["1"] * 10), "sample_weight has dtype <U1; only numbers"),
         (da.ones((10, 2)), np.ones(9), r"sample_weight has shape \(9,\); X has 10 rows"),
         (da.ones((10, 2)), da.ones((10, 1)), r"sample_weight has shape \(10, 1\); X has 10 rows"),
     ],
@@ -124,6 +125,25 @@ def test_a_block_of_another_length_than_the_array_says_is_an_error() -> None:
         InputChangedError, match=r"block 0 rows 0–500: 499 rows were read, 500 were"
     ):
         Scanner(array_chunks(array), Threads(1)).reduce(row_sums, 1.0, Stage.SURVEY)
+
+
+def test_a_block_of_text_is_refused_though_the_array_says_numbers() -> None:
+    array = da.from_array(X, chunks=(500, 4)).map_blocks(
+        lambda block: block.astype(str), dtype=float
+    )
+    with pytest.raises(
+        SchemaError, match="a block of X has dtype <U32; only numbers can be used: conv"
+    ):
+        Scanner(array_chunks(array), Threads(1)).reduce(row_sums, 1.0, Stage.SURVEY)
+
+
+@pytest.mark.parametrize("weights", [np.ones(999), np.ones(1001)], ids=len)
+def test_a_block_of_other_weights_than_rows_is_refused(weights: np.ndarray) -> None:
+    array = da.from_array(X, chunks=(1000, 4))
+    given = da.ones(1000, chunks=1000).map_blocks(lambda block: weights, dtype=float)
+    message = f"block 0 rows 0–1,000: 1,000 rows have {len(weights):,} sample weights; take the"
+    with pytest.raises(SchemaError, match=message):
+        Scanner(array_chunks(array, given), Threads(1)).reduce(row_sums, 1.0, Stage.SURVEY)
 
 
 def test_a_graph_that_gives_other_values_the_second_time_is_an_error() -> None:
@@ -208,7 +228,7 @@ def test_a_row_of_an_unknown_number_is_named_within_its_block(mixture: MixturePa
     bad[700, 2] = np.nan
     array = da.from_array(bad, chunks=(500, 4))
     predicted = predict_array(array[array[:, 0] < np.inf], mixture, "labels")
-    with pytest.raises(NonFiniteError, match="the first at row 200 of its block; leave"):
+    with pytest.raises(NonFiniteError, match="the first at row 200 of block 1; leave"):
         predicted.compute(scheduler="synchronous")
 
 

@@ -141,5 +141,13 @@ def test_parquet_comes_with_known_chunks_and_its_own_reader(
     model = GaussianMixture(**KEYWORDS).fit(array)
     np.testing.assert_allclose(model.means_, fitted.means_, rtol=1e-12)
     np.testing.assert_array_equal(model.predict(array).compute(), fitted.predict(X))
+    assert list(model.feature_names_in_) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="must be in the same order as they were in fit"):
+        model.score(read_parquet(tmp_path, columns=["b", "a", "c"]))
+    with pytest.raises(ValueError, match=r"unseen at fit time:\n- b|yet now missing:\n- b"):
+        model.predict(read_parquet(tmp_path, columns=["a", "c"]))
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        model.predict(array[:10])  # which columns it has is not known any more
     shifted = GaussianMixture(**KEYWORDS).fit(array + 0)  # no longer read from the files
+    assert not hasattr(shifted, "feature_names_in_")
     np.testing.assert_allclose(shifted.means_, fitted.means_, rtol=1e-12)

@@ -355,7 +355,7 @@ def test_float32_values_whose_squares_leave_its_range() -> None:
     "strange", [np.array([["1.5"], ["2"]]), np.array([[1], [2]], "datetime64[s]")]
 )
 def test_dates_and_text_are_no_numbers(strange: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"X has dtype .*; only numbers can be clustered"):
+    with pytest.raises(ValueError, match=r"X has dtype .*; only numbers can be used"):
         GaussianMixture().fit(strange)
 
 

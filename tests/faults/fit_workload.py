@@ -125,7 +125,7 @@ def in_child(run: RunConfig, run_id: str, report: Path, chosen: int | None = Non
     if child == 0:
         code = 1
         try:
-            steps.fitting.SAVE_SECONDS = 0.0  # after every step, however short
+            steps.resuming.SAVE_SECONDS = 0.0  # after every step, however short
             pictures.fit_pictures = lambda *arguments: {"picture.png": b"picture"}
             points = Points(chosen)
             run_all(run, run_id, points)

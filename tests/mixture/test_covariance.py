@@ -49,16 +49,22 @@ scales = st.sampled_from([1e-12, 1e-3, 1.0, 1e12])
 @pytest.mark.parametrize("covariance_type", TYPES)
 @property_test
 @given(size=sizes, seed=seeds, scale=scales)
-def test_the_least_variance_is_the_smallest_eigenvalue(covariance_type, size, seed, scale):
+def test_narrow_is_judged_by_the_smallest_eigenvalue(covariance_type, size, seed, scale):
     k, d = size
     random = np.random.default_rng(seed)
     covariance = COVARIANCE_TYPES[covariance_type]
     covariances = random_covariances(covariance_type, k, d, random, scale)
     units = np.exp(random.normal(size=d))
     scaled = covariance.matrices(covariances, k, d) / np.outer(units, units)
-    least = covariance.least_variances(covariances, units, k)
-    assert least.shape == (k,)
-    np.testing.assert_allclose(least, np.linalg.eigvalsh(scaled)[:, 0], rtol=1e-8)
+    smallest = np.linalg.eigvalsh(scaled)[:, 0]  # (k,)
+    for c in range(k):
+        for factor, narrow in ((1.0 - 1e-6, False), (1.0 + 1e-6, True)):
+            least = factor * smallest[c]
+            found = covariance.find_narrow(covariances, units, k, least)
+            assert found.shape == (k,)
+            assert found[c] == narrow
+            both = covariance.find_narrow(np.stack([covariances] * 2), units, k, least)
+            np.testing.assert_array_equal(both, [found, found])
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

@@ -19,7 +19,7 @@ from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters
 from gmm_dask.mixture.moves import improve_by_moves, split
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import PLAIN_ROWS, effort_for, search, worth_searching
+from gmm_dask.mixture.search import count_runs, search, worth_searching
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.starts import Sample, StartKind
 
@@ -104,7 +104,7 @@ def test_progress_counts_every_run(X, whole):
     counts = []
     run(X, 6, whole=whole, advanced=counts.append)
     assert counts == sorted(set(counts))
-    assert counts[-1] == effort_for(len(X), 6, 4, 1).runs + whole
+    assert counts[-1] == count_runs(len(X), 4, 6, 1, whole)
 
 
 def competition_on(X):
@@ -166,15 +166,28 @@ def test_weights_count_as_rows(X):
     assert (np.abs(mixture.means) < 20).all()
 
 
-def test_small_data_and_one_component_are_not_searched():
-    assert not worth_searching(PLAIN_ROWS, 3)
-    assert worth_searching(PLAIN_ROWS + 1, 2)
-    assert not worth_searching(10**9, 1)
+def test_what_leaves_no_choice_is_not_searched():
+    fixed = MixtureSpec(3, start=Start(means=np.zeros((3, 2))))
+    assert worth_searching(100, 2, MixtureSpec(3))
+    assert not worth_searching(10**9, 2, MixtureSpec(1))
+    assert not worth_searching(17, 2, MixtureSpec(3))  # three full covariances need nine rows
+    assert worth_searching(18, 2, MixtureSpec(3))
+    assert not worth_searching(2_000, 2, fixed)
+    assert worth_searching(2_001, 2, fixed)
 
 
-def test_small_data_takes_the_path_of_scikit_learn():
+def test_without_iterations_the_start_is_that_of_scikit_learn():
+    X = iris()
+    settings = {"n_components": 3, "max_iter": 0, "random_state": 0}
+    reference = Reference(**settings).fit(X)
+    fitted = GaussianMixture(**settings).fit(X)
+    order = np.argsort(-reference.weights_)
+    np.testing.assert_allclose(fitted.means_, reference.means_[order], rtol=1e-12)
+
+
+def test_without_a_search_a_fit_takes_the_path_of_scikit_learn():
     reference = Reference(3, random_state=0).fit(iris())
-    fitted = GaussianMixture(3, random_state=0).fit(iris())
+    fitted = GaussianMixture(3, random_state=0, search_rows=None).fit(iris())
     assert fitted.n_iter_ == reference.n_iter_
     assert fitted.lower_bound_ == pytest.approx(reference.lower_bound_, rel=1e-9)
 

@@ -124,6 +124,18 @@ def test_a_run_file_that_does_not_say_what_to_choose_from_is_refused(run_file):
     )
 
 
+def test_clusters_of_components(run_file):
+    five = ("--direct", "--set", "model.n_components=5")
+    assert "clusters        3 from 5 components: " in gmm_dask("fit", run_file, *five).stdout
+    asking = ("predict", run_file, "--direct", "--set")
+    message = refused(gmm_dask(*asking, "predict.cluster=6"))
+    assert (
+        message == "predict.cluster = 6: 6 clusters cannot be made of 5 components; ask for 1 to 5"
+    )
+    predicted = gmm_dask(*asking, "predict.cluster=2")
+    assert "clusters     2, in the column cluster" in predicted.stdout
+
+
 def test_models_elsewhere_are_refused_by_name(run_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())

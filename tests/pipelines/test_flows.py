@@ -22,6 +22,7 @@ from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.fit import fit
 from gmm_dask.pipelines.predict import predict
 from gmm_dask.pipelines.selecting import select
+from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.pipelines.tasks import TASKS
 from gmm_dask.storage.files import atomic
 from gmm_dask.storage.models.registry import Registry, load_model_at
@@ -78,6 +79,20 @@ def test_predictions_are_row_for_row_with_the_input(run, prefect_server):
     assert found["number"].equals(given["number"])
     assert found["component"].null_count == given["height"].null_count == outcome.predicted.dropped
     assert outcome.total_rows == ROWS
+
+
+def test_a_cluster_is_written_beside_each_component(tmp_path, prefect_server):
+    run = read_run(write_run(tmp_path), "model.n_components=5", "predict.cluster=true")
+    directly("fit", run)
+    outcome = predict(run)
+    table = ds.dataset(run.output.predictions).to_table()
+    assert table["cluster"].null_count == table["component"].null_count == 30
+    assert set(table["cluster"].drop_null().to_pylist()) == set(
+        outcome.model.manifest.clusters.cluster_ids
+    )
+    assert dict(predict_summary(outcome).facts)["clusters"] == "3, in the column cluster"
+    again = predict(run)
+    assert (again.predicted.reused, again.total_rows) == (3, ROWS)
 
 
 def test_the_server_shows_what_ran_on_what(run, client):

@@ -11,14 +11,18 @@ import pytest
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from PIL import Image
 
+from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.merging import merge_components
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report import densities, pairs
 from gmm_dask.report.frame import ellipse, feature_limits, separating_features
 from gmm_dask.report.palette import COLORS, component_colors
 from gmm_dask.report.pictures import first_drawn, fit_pictures, log_likelihood_figure
 from gmm_dask.report.view import View, format_percent, make_printable
+from gmm_dask.storage.models.clusters import Clusters
 
-NAMES = {"log_likelihood.png", "components.png", "responsibilities.png"}
+ALONE = {"log_likelihood.png", "components.png", "responsibilities.png"}  # of one component
+NAMES = ALONE | {"entropy.png"}
 
 
 def mixture(k, d, seed=0, covariance_type="full"):
@@ -49,6 +53,11 @@ def columns_of(parameters):
     return [f"column {j}" for j in range(parameters.n_features)]
 
 
+def clusters_of(final, n=300):
+    assigned = assign(final, rows_of(final, n), responsibilities=True)
+    return Clusters.of(merge_components(assigned.responsibilities), range(final.n_components))
+
+
 def pictures_of(final, n=300, bounds=(-5.0, -4.2, -4.1), initial=None, **changed):
     arguments = {
         "sample": rows_of(final, n),
@@ -57,6 +66,7 @@ def pictures_of(final, n=300, bounds=(-5.0, -4.2, -4.1), initial=None, **changed
         "final": final,
         "lower_bounds": bounds,
         "component_ids": range(final.n_components),
+        "clusters": clusters_of(final),
     }
     return fit_pictures(**(arguments | changed))
 
@@ -81,7 +91,7 @@ def panels_of(figure):
 )
 def test_every_picture_decodes_and_has_ink(k, d, covariance_type):
     pictures = pictures_of(mixture(k, d, covariance_type=covariance_type))
-    assert set(pictures) == NAMES
+    assert set(pictures) == (NAMES if k > 1 else ALONE)
     for png in pictures.values():
         with Image.open(io.BytesIO(png)) as image:
             image.load()
@@ -330,7 +340,7 @@ def test_likelihood_of_any_number_of_iterations(n_points):
     if n_points >= 3:
         (gains,) = figure.axes[1].get_lines()
         np.testing.assert_allclose(gains.get_ydata(), np.diff(bounds))
-    assert set(pictures_of(mixture(1, 1), bounds=bounds)) == NAMES
+    assert set(pictures_of(mixture(1, 1), bounds=bounds)) == ALONE
 
 
 def test_a_start_far_below_is_mentioned_and_not_drawn():
@@ -371,7 +381,7 @@ def test_tiny_and_constant_samples(rows):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert set(pictures_of(final, sample=np.array(rows), bounds=[1.0])) == NAMES
+        assert set(pictures_of(final, sample=np.array(rows), bounds=[1.0])) == ALONE
 
 
 def test_colours_stay_with_ids_and_differ():

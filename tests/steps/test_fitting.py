@@ -12,6 +12,8 @@ from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
 from gmm_dask.errors import ConflictError, ModelError, NumericalError
 from gmm_dask.events import IterationFinished, Stage, StageStarted, silent
+from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.merging import merge_components
 from gmm_dask.storage.input.reader import ParquetChunks
 from gmm_dask.storage.models.checkpoint import open_checkpoint
 from gmm_dask.storage.models.registry import Registry
@@ -85,7 +87,8 @@ def test_rows_are_conserved(tmp_path, kind, search_rows, weight):
 def test_the_manifest_describes_the_fit(run):
     fitted = run_fit(run)
     manifest = fitted.manifest
-    assert all(value is not None for value in manifest.to_json().values())
+    missing = [key for key, value in manifest.to_json().items() if value is None]
+    assert missing == ["selection"]  # this model was not chosen from a table
     assert manifest.status == "converged"
     assert manifest.n_iter == len(manifest.history)
     assert np.all(np.diff(manifest.history) > 0)
@@ -366,3 +369,31 @@ def test_a_scan_frees_what_it_has_decoded(tmp_path):
         assert len(scanner.lanes) == 12
         scanner.reduce(lambda rows, argument: rows.source_rows, None, Stage.SURVEY)
     assert max(allocated) - before < 2 * file_bytes
+
+
+def test_the_merge_tree_is_that_of_the_rows_where_the_sample_holds_them_all(tmp_path):
+    write_days(tmp_path)
+    run = make_run(tmp_path, model__n_components=5, input__sample_weight="share")
+    fitted = run_fit(run)
+    model, table = fitted.evaluation.model, pq.read_table(run.input.path)
+    complete = np.array(table["height"].is_valid())
+    rows = np.column_stack([table[name].to_numpy() for name in model.columns])[complete]
+    shares = assign(model.parameters, rows, responsibilities=True).responsibilities
+    tree = merge_components(shares, table["share"].to_numpy()[complete])
+    stored = model.manifest.clusters.tree(model.component_ids)
+    assert stored.merges == tree.merges
+    assert stored.rows == 1470
+    np.testing.assert_allclose(stored.entropies, tree.entropies, atol=1e-12)
+    assert model.manifest.clusters.n_clusters == 3  # as many as the rows were drawn from
+
+
+def test_the_merge_tree_does_not_depend_on_threads_nor_on_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr("gmm_dask.mixture.merging.rows_to_merge", lambda k: 1000)
+    write_days(tmp_path, **DAYS)
+    run = make_run(tmp_path, model__n_components=5, **SMALL_SEARCH)
+    trees = [
+        run_fit(run, f"fit-{n}", cluster=ThreadsCluster(threads=n)).manifest.clusters
+        for n in (1, 3)
+    ]
+    assert trees[0] == trees[1]
+    assert trees[0].rows == 1000

@@ -215,7 +215,8 @@ def test_without_the_record_everything_is_predicted_again(run, tmp_path):
 
 def test_permanent_ids_are_written(run):
     model = steps.read_model(run)
-    renamed = replace(model, component_ids=(7, 3, 11), run={}, path=None)
+    manifest = replace(model.manifest, clusters=None)
+    renamed = replace(model, component_ids=(7, 3, 11), manifest=manifest, run={}, path=None)
     Registry(run.output.models, run.output.name).publish(renamed, run_id="renamed")
     run_predict(run)
     table = read_predictions(run)

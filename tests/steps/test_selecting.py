@@ -194,7 +194,7 @@ def at_turn(number):
 
 
 def test_a_selection_interrupted_anywhere_ends_with_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setattr(steps.fitting, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 0.0)
     write_days(tmp_path, rows=2_000)
     run = make_selecting_run(tmp_path, **SMALL)
     whole, events = select(run)
@@ -213,7 +213,7 @@ def test_a_selection_interrupted_anywhere_ends_with_the_same_bits(tmp_path, monk
 
 
 def test_no_checkpoint_remains_and_another_selection_does_not_use_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(steps.fitting, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 0.0)
     write_days(tmp_path, rows=2_000)
     run = make_selecting_run(tmp_path, **SMALL)
     with pytest.raises(StopError):

@@ -9,6 +9,7 @@ import numpy as np
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.storage.files.atomic import write_new_files
 from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.manifest import Feature, Manifest, Publication, Search
 from gmm_dask.storage.models.model import StoredModel, model_files, read_model, verify_files
 
@@ -66,6 +67,14 @@ def some_manifest(**changes: Any) -> Manifest:
         "machine": "x86_64",
         "fit_key": "f00d",
         "next_component_id": 8,
+        "clusters": Clusters(
+            rows=900,
+            merges=((4, 7), (0, 4)),
+            entropies=(0.375, 0.0625, 0.0),
+            shares=(0.75, 1.0),
+            n_clusters=2,
+            cluster_ids=(4, 0, 4),
+        ),
     }
     return Manifest(**(said | changes))
 

@@ -97,14 +97,14 @@ class CovarianceType(ABC):
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Return the covariances of features divided by ``scale`` (d,), of the type's shape."""
 
-    def least_variances(self, covariances: FloatArray, scale: FloatArray, k: int) -> FloatArray:
-        """Return the smallest eigenvalue of each covariance of scaled features, (k,).
+    @abstractmethod
+    def find_narrow(
+        self, covariances: FloatArray, scale: FloatArray, k: int, least: float
+    ) -> npt.NDArray[np.bool_]:
+        """Tell which components have a variance of at most ``least`` in any direction, (…, k).
 
-        The features are divided by ``scale`` (d,).
+        The features are divided by ``scale`` (d,). Axes before those of the type's shape are kept.
         """
-        matrices = self.matrices(covariances, k, len(scale))  # (k, d, d)
-        smallest = np.linalg.eigvalsh(matrices / (scale[:, None] * scale))[:, 0]
-        return np.asarray(smallest, np.float64)
 
     def reorder(self, values: FloatArray, order: npt.NDArray[np.intp]) -> FloatArray:
         """Return covariances, factors or precisions with the components in another order."""

@@ -68,9 +68,12 @@ class Diag(CovarianceType):
         """Compute σ² / s²."""
         return covariances / np.square(scale)
 
-    def least_variances(self, covariances: FloatArray, scale: FloatArray, k: int) -> FloatArray:
-        """Return the smallest σ² / s², (k,)."""
-        return self.scaled(covariances, scale).min(axis=1)
+    def find_narrow(
+        self, covariances: FloatArray, scale: FloatArray, k: int, least: float
+    ) -> npt.NDArray[np.bool_]:
+        """Compare the smallest σ² / s² of each component, (…, k)."""
+        narrow: npt.NDArray[np.bool_] = self.scaled(covariances, scale).min(axis=-1) <= least
+        return narrow
 
     def estimate(
         self,

@@ -12,6 +12,7 @@ from gmm_dask.mixture.covariance.matrices import (
     add_to_diagonals,
     cancelled_matrices,
     lower_factors,
+    narrow_matrices,
     upper_factors,
     upper_factors_of_precisions,
 )
@@ -68,6 +69,12 @@ class Full(CovarianceType):
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute Σᵢⱼ / sᵢsⱼ."""
         return covariances / (scale[:, None] * scale)
+
+    def find_narrow(
+        self, covariances: FloatArray, scale: FloatArray, k: int, least: float
+    ) -> npt.NDArray[np.bool_]:
+        """Compare the smallest eigenvalues of Σᵢⱼ / sᵢsⱼ, (…, k)."""
+        return narrow_matrices(self.scaled(covariances, scale), least)
 
     def estimate(
         self,

@@ -122,6 +122,15 @@ def lower_factors(precisions_cholesky: FloatArray) -> FloatArray:
     return inverse_of_lower(precisions_cholesky.mT)
 
 
+def narrow_matrices(matrices: FloatArray, least: float) -> npt.NDArray[np.bool_]:
+    """Tell which of (…, d, d) symmetric matrices have an eigenvalue of at most ``least``, (…)."""
+    d = matrices.shape[-1]
+    shifted = np.array(matrices).reshape(-1, d, d)
+    add_to_diagonals(shifted, -least)
+    _, definite = cholesky(shifted)  # A − least·I is definite if all eigenvalues are above it
+    return ~definite.reshape(matrices.shape[:-2])
+
+
 def upper_factors_of_precisions(precisions: FloatArray) -> FloatArray:
     """Compute U with P = U Uᵀ of each of (m, d, d) given precisions.
 

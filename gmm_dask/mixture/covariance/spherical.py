@@ -68,9 +68,12 @@ class Spherical(CovarianceType):
         """Compute σ² / s², averaged over features."""
         return covariances * np.mean(1.0 / np.square(scale))
 
-    def least_variances(self, covariances: FloatArray, scale: FloatArray, k: int) -> FloatArray:
-        """Return σ² / s² for the largest s, (k,)."""
-        return covariances / np.square(scale.max())
+    def find_narrow(
+        self, covariances: FloatArray, scale: FloatArray, k: int, least: float
+    ) -> npt.NDArray[np.bool_]:
+        """Compare σ² / s² for the largest s, (…, k)."""
+        narrow: npt.NDArray[np.bool_] = covariances / np.square(scale.max()) <= least
+        return narrow
 
     def estimate(
         self,

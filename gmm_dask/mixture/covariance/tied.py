@@ -12,6 +12,7 @@ from gmm_dask.mixture.covariance.matrices import (
     add_to_diagonals,
     cancelled_matrices,
     lower_factors,
+    narrow_matrices,
     upper_factors,
     upper_factors_of_precisions,
 )
@@ -70,6 +71,13 @@ class Tied(CovarianceType):
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute Σᵢⱼ / sᵢsⱼ."""
         return covariances / (scale[:, None] * scale)
+
+    def find_narrow(
+        self, covariances: FloatArray, scale: FloatArray, k: int, least: float
+    ) -> npt.NDArray[np.bool_]:
+        """Compare the smallest eigenvalue of Σᵢⱼ / sᵢsⱼ, the same for each component, (…, k)."""
+        narrow = narrow_matrices(self.scaled(covariances, scale), least)  # (…)
+        return np.repeat(narrow[..., None], k, axis=-1)
 
     def estimate(
         self,

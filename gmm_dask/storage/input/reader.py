@@ -93,7 +93,8 @@ def read_parquet(
 
     Only footers are read now, except with ``nulls="drop"``: then one scan counts the rows that
     stay. An estimator of this package that is given the array itself, not a slice of it or a
-    result computed from it, reads the files directly (`source_of`).
+    result computed from it, reads the files directly (`source_of`) and holds it to the names of
+    its columns.
 
     A block is a run of row chunks that can be read without decoding anything twice. A row group
     of more than 512 MiB becomes several blocks, each of which decodes it from its beginning.
@@ -122,6 +123,11 @@ def read_parquet(
     NonFiniteError
         When a block with a null (under ``nulls="error"``) or an infinity is computed.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(
+            f"read_parquet: path is a {type(path).__name__}; give the path of Parquet files (an "
+            "estimator takes arrays and data frames as they are)"
+        )
     tables = {
         "path": os.fspath(path),
         "columns": list(columns),

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from gmm_dask.chunked.selection_records import SelectionTable
 from gmm_dask.storage.files.sealed import Document, plain
+from gmm_dask.storage.models.clusters import Clusters
 
 Record = TypeVar("Record")
 
@@ -92,6 +93,8 @@ class Manifest:
         Digest of configuration, snapshot and package version.
     next_component_id
         The lowest component id that has never been used.
+    clusters
+        The merge tree; None if an older gmm-dask stored the model.
     """
 
     configuration: Mapping[str, Any]
@@ -125,6 +128,7 @@ class Manifest:
     machine: str
     fit_key: str
     next_component_id: int
+    clusters: Clusters | None = None
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""
@@ -134,6 +138,7 @@ class Manifest:
                 "search": self.search and vars(self.search),
                 "selection": self.selection and self.selection.to_json(),
                 "features": {name: vars(feature) for name, feature in self.features.items()},
+                "clusters": self.clusters and vars(self.clusters),
             }
         )
         return document
@@ -149,6 +154,7 @@ class Manifest:
         """
         search, quantiles = content["search"], content["quantiles"]
         features, selection = content["features"], content.get("selection")
+        clusters = content.get("clusters")
         return _record(
             cls,
             {
@@ -157,6 +163,7 @@ class Manifest:
                 "selection": selection and SelectionTable.from_json(selection),
                 "quantiles": {float(share): value for share, value in quantiles.items()},
                 "features": {name: _record(Feature, values) for name, values in features.items()},
+                "clusters": None if clusters is None else Clusters.from_json(clusters),
             },
         )
 

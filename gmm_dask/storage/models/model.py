@@ -83,6 +83,8 @@ class StoredModel:
         if len(ids) != k or len(set(ids)) != k:
             raise ModelError(f"component ids {list(ids)} are not {k} different numbers")
         object.__setattr__(self, "component_ids", ids)
+        if self.manifest.clusters is not None:
+            self.manifest.clusters.tree(ids)  # raises if it is another's
 
     @property
     def document(self) -> Document:

@@ -16,6 +16,7 @@ import xxhash
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
+from gmm_dask.mixture.merging import assign_clusters
 from gmm_dask.storage.files.atomic import OutputFile, storage_errors
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.parquet_rows import ParquetRows
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ROW_GROUP_ROWS = 1 << 18
 
 _RESERVED = ("row", "input_file", "component", "log_density", "outlier")
+_CLUSTER = "cluster"  # reserved only where it is written: it is a likely name of a key
 _PROBABILITY = "probability_"
 
 
@@ -78,16 +80,22 @@ def order_of(name: str) -> tuple[int, int]:
     return int(file), int(chunk)
 
 
-def check_key_columns(plan: InputPlan, key_columns: Sequence[str]) -> None:
+def check_key_columns(plan: InputPlan, key_columns: Sequence[str], clusters: bool = False) -> None:
     """Refuse key columns that the input does not have, or whose names predictions use.
+
+    Parameters
+    ----------
+    clusters
+        Whether clusters are written.
 
     Raises
     ------
     ConfigError
         A key column is refused; the message names it, and what to do.
     """
+    reserved = (*_RESERVED, _CLUSTER) if clusters else _RESERVED
     for name in key_columns:
-        if name in _RESERVED or name.startswith(_PROBABILITY):
+        if name in reserved or name.startswith(_PROBABILITY):
             raise ConfigError(
                 f"predict.key_columns: {name!r} is the name of a column of the predictions; "
                 "rename it in the input, or leave it out"
@@ -121,6 +129,8 @@ class PartWriter:
         The log-density below which a row is an outlier, nats.
     probabilities
         Whether responsibilities are written.
+    cluster_ids
+        Id of the cluster of each component, (k,), if clusters are written.
     """
 
     stage: StagedVersion
@@ -130,6 +140,12 @@ class PartWriter:
     component_ids: tuple[int, ...]
     threshold: float
     probabilities: bool
+    cluster_ids: tuple[int, ...] | None = None
+
+    @property
+    def needs_responsibilities(self) -> bool:
+        """Whether responsibilities must be given to `write`."""
+        return self.probabilities or self.cluster_ids is not None
 
     def write(
         self,
@@ -153,7 +169,7 @@ class PartWriter:
         log_densities
             log p(x) of each used row, nats.
         responsibilities
-            (used rows, k); required if ``probabilities``.
+            (used rows, k); required if `needs_responsibilities`.
 
         Raises
         ------
@@ -162,12 +178,14 @@ class PartWriter:
         """
         if rows.file is None or rows.first_in_file is None:
             raise ValueError("predictions are written from chunks that were split by file")
+        if self.needs_responsibilities and responsibilities is None:
+            raise ValueError("clusters or probabilities need responsibilities, but none were given")
         path = self.plan.files[rows.file].path
         name = part_name(self.run_id, self.numbers[rows.file], rows.chunk)
         table = self._table(rows, path, rows.first_in_file, labels, log_densities, responsibilities)
         with self.stage.writing(name) as file:
             digesting = _DigestingFile(file)
-            pq.write_table(table, digesting, **_options(table.schema))
+            pq.write_table(table, digesting, **_options(table.schema, self.cluster_ids is not None))
         written = self.stage.directory / name
         with storage_errors(written, "cannot be read"):
             hint = hint_of_part(written)
@@ -205,11 +223,14 @@ class PartWriter:
         if rows.keys is not None:
             columns |= dict(zip(rows.keys.column_names, rows.keys.columns, strict=True))
         columns["component"] = spread(np.array(self.component_ids, np.int32)[labels])
+        if self.cluster_ids is not None:
+            assert responsibilities is not None
+            clusters = assign_clusters(responsibilities, self.cluster_ids)
+            columns[_CLUSTER] = spread(clusters.astype(np.int32))
         columns["log_density"] = spread(log_densities)
         columns["outlier"] = spread(log_densities < self.threshold)
         if self.probabilities:
-            if responsibilities is None:
-                raise ValueError("probabilities are to be written, but none were given")
+            assert responsibilities is not None
             for j, number in enumerate(self.component_ids):
                 columns[f"{_PROBABILITY}{number}"] = spread(responsibilities[:, j])
         return pa.table(columns)
@@ -235,7 +256,7 @@ class _DigestingFile(io.RawIOBase):
         return written
 
 
-def _options(schema: pa.Schema) -> dict[str, Any]:
+def _options(schema: pa.Schema, clusters: bool) -> dict[str, Any]:
     """Return how a part is encoded: 500,000 rows without keys take 18 ms, by default 78 ms.
 
     A dictionary is used only where values repeat, and bounds are kept only where a query could
@@ -253,7 +274,7 @@ def _options(schema: pa.Schema) -> dict[str, Any]:
         "row_group_size": ROW_GROUP_ROWS,
         "write_page_checksum": True,
         "compression": "snappy",
-        "use_dictionary": [*texts, "component"],
+        "use_dictionary": [*texts, "component", *([_CLUSTER] if clusters else [])],
         "column_encoding": {"row": "DELTA_BINARY_PACKED"},
         "write_statistics": [
             name

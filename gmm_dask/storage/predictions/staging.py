@@ -202,6 +202,7 @@ def begin(
     run_id: str,
     key_columns: Sequence[str] = (),
     probabilities: bool = False,
+    cluster_ids: tuple[int, ...] | None = None,
     reuse: bool = True,
     deadline: float = 0.0,
 ) -> StagedPredictions:
@@ -221,6 +222,8 @@ def begin(
         Columns of the input to copy.
     probabilities
         Whether to write responsibilities.
+    cluster_ids
+        Id of the cluster of each component, (k,), to write clusters; None: not to.
     reuse
         Whether to reuse parts of the current version for input files that have not changed
         (`reusable_parts`).
@@ -239,9 +242,9 @@ def begin(
     places = PredictionPlaces.of(out)
     if not RUN_ID.fullmatch(run_id):
         raise StorageError(f"run id {run_id!r}: use up to 100 letters, digits and . _ -")
-    check_key_columns(plan, key_columns)
+    check_key_columns(plan, key_columns, clusters=cluster_ids is not None)
     places.current_run()  # refuses what gmm-dask did not write, before anything is created
-    settings = _settings(plan, key_columns, probabilities)
+    settings = _settings(plan, key_columns, probabilities, cluster_ids)
     version_writer = places.store.open(deadline)
     try:
         stage = _stage(places, version_writer, run_id)
@@ -250,7 +253,7 @@ def begin(
             kept = reusable_parts(places.out, plan, model.sha256, settings, key_columns)
         reused = take_over(places, kept, stage, run_id, plan)
         known = {path: reusable.content for path, reusable in kept.items()}
-        writer = _part_writer(stage, run_id, plan, reused, model, probabilities)
+        writer = _part_writer(stage, run_id, plan, reused, model, probabilities, cluster_ids)
         record = {
             "format": FORMAT,
             "run_id": run_id,
@@ -280,6 +283,7 @@ def _part_writer(
     reused: Mapping[str, tuple[Part, ...]],
     model: StoredModel,
     probabilities: bool,
+    cluster_ids: tuple[int, ...] | None,
 ) -> PartWriter:
     """Make the writer for the files whose parts are not reused."""
     numbered = [
@@ -295,15 +299,23 @@ def _part_writer(
         model.component_ids,
         model.manifest.low_density_threshold,
         probabilities,
+        cluster_ids,
     )
 
 
-def _settings(plan: InputPlan, key_columns: Sequence[str], probabilities: bool) -> dict[str, Any]:
+def _settings(
+    plan: InputPlan,
+    key_columns: Sequence[str],
+    probabilities: bool,
+    cluster_ids: tuple[int, ...] | None,
+) -> dict[str, Any]:
     """Return everything besides model and file that determines the content of a part."""
-    return {
+    settings = {
         "columns": [[column.name, column.type] for column in plan.columns],
         "nulls": plan.nulls,
         "convert": dict(plan.convert),
         "key_columns": [[name, plan.types[name]] for name in key_columns],
         "probabilities": probabilities,
     }
+    # Left out where no clusters are written, so that parts of older versions are reused.
+    return settings if cluster_ids is None else {**settings, "cluster_ids": list(cluster_ids)}
