@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error
-from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, Kind, OutcomeT
+from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, SELECT, Kind, OutcomeT
 
 if TYPE_CHECKING:
     from gmm_dask.config import ClusterKind, RunConfig
@@ -76,6 +76,18 @@ def fit(
 ) -> None:
     """Fit the model of a run file and publish it as a new version."""
     _run(FIT, run_file, overrides, cluster_file, direct, debug)
+
+
+@app.command()
+def select(
+    run_file: RunFile,
+    overrides: Overrides = [],  # noqa: B006
+    cluster_file: ClusterFile = None,
+    direct: Direct = False,
+    debug: Debug = False,
+) -> None:
+    """Compare numbers of components and covariance types, and publish the best as a new version."""
+    _run(SELECT, run_file, overrides, cluster_file, direct, debug)
 
 
 @app.command()

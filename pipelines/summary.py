@@ -47,6 +47,8 @@ class Summary:
         The table; every row has as many cells as the header. Both may be empty.
     notes
         Sentences below the table.
+    comparison
+        The table of a selection, which stands before the other, its header first; may be empty.
 
     Names of columns and files come from data: what a terminal would obey is made visible.
     """
@@ -56,6 +58,7 @@ class Summary:
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     notes: Sequence[str] = ()
+    comparison: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         shown = {
@@ -64,6 +67,7 @@ class Summary:
             "header": [*map(printable, self.header)],
             "rows": [[*map(printable, cells)] for cells in self.rows],
             "notes": [*map(printable, self.notes)],
+            "comparison": [[*map(printable, cells)] for cells in self.comparison],
         }
         for field, texts in shown.items():
             object.__setattr__(self, field, texts)
@@ -101,9 +105,13 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     if d > SHOWN_COLUMNS:
         notes.append(f"{d - SHOWN_COLUMNS} further columns are not shown")
     kind = model.parameters.covariance_type
-    return Summary(
-        f"{_name(model)}: {k} {kind} components of {d} columns", facts, header, table, notes
-    )
+    comparison: list[list[str]] = []
+    if manifest.selection is not None:
+        compared, rows_of_cells = manifest.selection.grid()
+        comparison = [compared, *rows_of_cells]
+        facts.append(("chosen by", manifest.selection.legend))
+    title = f"{_name(model)}: {k} {kind} components of {d} columns"
+    return Summary(title, facts, header, table, notes, comparison)
 
 
 def clusters_words(clusters: Clusters, component_ids: Sequence[int]) -> str:
@@ -193,7 +201,7 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
         predictions = predict_summary(outcome.predictions)
         facts += predictions.facts[1:]
         notes += predictions.notes
-    return Summary(summary.title, facts, summary.header, summary.rows, notes)
+    return Summary(summary.title, facts, summary.header, summary.rows, notes, summary.comparison)
 
 
 def component_table(
@@ -235,12 +243,19 @@ def markdown(summary: Summary) -> str:
     """Write a summary as Markdown, for the server."""
     lines = [f"# {_literal(summary.title)}", ""]
     lines += [f"- **{_literal(name)}**: {_literal(text)}" for name, text in summary.facts]
-    if summary.rows:
-        lines += ["", _row(summary.header), "| " + " | ".join("---" for _ in summary.header) + " |"]
-        lines += [_row(cells) for cells in summary.rows]
+    for table in _tables(summary):
+        header, *rows = table
+        lines += ["", _row(header), "| " + " | ".join("---" for _ in header) + " |"]
+        lines += [_row(cells) for cells in rows]
     lines += [""] if summary.notes else []
     lines += [f"> {_literal(note)}" for note in summary.notes]
     return "\n".join(lines) + "\n"
+
+
+def _tables(summary: Summary) -> list[list[Sequence[str]]]:
+    """Return the tables that have rows, each with its header first."""
+    tables = [[*summary.comparison], [summary.header, *summary.rows]]
+    return [table for table in tables if len(table) > 1]
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -258,10 +273,9 @@ def print_summary(summary: Summary) -> None:
     width = max(len(name) for name, _ in summary.facts)
     for name, text in summary.facts:
         print(f"  {name:<{width}}  {text}")
-    if summary.rows:
+    for table in _tables(summary):
         print()
-        table = [summary.header, *summary.rows]
-        widths = [max(len(row[column]) for row in table) for column in range(len(summary.header))]
+        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
         for row in table:
             cells = (cell.rjust(size) for cell, size in zip(row, widths, strict=True))
             print("  " + "   ".join(cells))

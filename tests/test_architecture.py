@@ -38,6 +38,7 @@ LAYERS = [
         "gmm_dask.estimator_clusters",
         "gmm_dask.input_checks",
         "gmm_dask.loading",
+        "gmm_dask.selection",
         "gmm_dask.verbosity",
         "gmm_dask.steps",
         "gmm_dask",

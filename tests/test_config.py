@@ -81,5 +81,4 @@ def test_the_alternatives_of_a_value_are_no_keys():
     message = str(caught.value)
     assert "predict.cluster = 'yes': input should be a valid boolean" in message
     assert "predict.cluster = 'yes': input should be a valid integer" in message
-    assert "key model is missing" in message
     assert "key output is missing" in message

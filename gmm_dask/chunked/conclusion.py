@@ -10,7 +10,7 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.replay import replay_of
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import Survey, frequent_values
+from gmm_dask.chunked.survey import Survey
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.criteria import Health, health, rank
 from gmm_dask.mixture.em import Candidate
@@ -90,7 +90,8 @@ def _warnings(
                 f"reg_covar {reg_covar:g} is {reg_covar / variance:.2g} times the variance of "
                 f"column {column!r} and flattens it; try {variance * 1e-6:.1g}"
             )
-    for column, value, share in frequent_values(survey.sample, columns):
+    for feature, value, share in survey.frequent_values:
+        column = columns[feature]
         if judgement.collapsed.any() or _could_collapse(best.parameters, share):
             sentences.append(
                 f"{share:.1%} of the rows have column {column!r} = {value:g}; a component can "

@@ -1,4 +1,4 @@
-"""The options, the state and the result of a fit: three frozen dataclasses."""
+"""The options, the state and the result of a fit: frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -46,6 +46,25 @@ class FitOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class CellSearch:
+    """What the search has found so far for one cell of a selection.
+
+    Attributes
+    ----------
+    starts
+        The best so far; empty where every start broke down.
+    summary
+        What the search did; None without a search.
+    problem
+        Why every start broke down; empty otherwise.
+    """
+
+    starts: tuple[MixtureParameters, ...] = ()
+    summary: SearchSummary | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class FitState:
     """All that a fit has computed so far: a checkpoint holds it, and a fit can resume from it.
 
@@ -69,6 +88,10 @@ class FitState:
         Of the row groups of the input's files, as the first scan read them.
     frames
         Parameters of the candidates at iterations of the polish, evenly spaced.
+    cells
+        Of a selection: what has been found for each cell, in their order.
+    turns
+        Of a selection: turns of its search that are done.
     """
 
     survey: Survey
@@ -80,6 +103,8 @@ class FitState:
     scans: int = 0
     digests: tuple[str, ...] = ()
     frames: tuple[Frame, ...] = ()
+    cells: tuple[CellSearch, ...] = ()
+    turns: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gmm_dask.mixture.em import EMState
@@ -28,6 +28,10 @@ class Frame:
 
     iteration: int
     mixtures: tuple[MixtureParameters, ...]
+
+    def of(self, candidates: Sequence[int]) -> Frame:
+        """Return the frame of some of the candidates only."""
+        return Frame(self.iteration, tuple(self.mixtures[index] for index in candidates))
 
 
 def add_frame(frames: tuple[Frame, ...], em: EMState) -> tuple[Frame, ...]:

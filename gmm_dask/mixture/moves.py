@@ -120,7 +120,7 @@ def _moves(
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
     # The loss of likelihood when a component is dropped, as if no other component filled the gap.
     losses = -(weight @ np.log(np.maximum(1.0 - shares, 1e-12))) / weight.sum()  # (k,)
-    splits = [_split(X, shares[:, c] * weight, parameters, spec) for c in range(k)]
+    splits = [split(X, shares[:, c] * weight, parameters, spec) for c in range(k)]
     pairs = [
         (gain / weight.sum() - losses[dropped], dropped, c, halves)
         for c, (gain, halves) in enumerate(splits)
@@ -150,7 +150,7 @@ def _replace_components(
     )
 
 
-def _split(
+def split(
     X: RowsArray, share: FloatArray, parameters: MixtureParameters, spec: MixtureSpec
 ) -> tuple[float, MixtureParameters | None]:
     """Split a component in two; return the gain of log-likelihood (nats) and the two halves.

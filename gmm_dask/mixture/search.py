@@ -9,7 +9,7 @@ result does not depend on the number of threads.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.competition import Competition, thin_out
+from gmm_dask.mixture.competition import Competition, Run, thin_out
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.covariance.matrices import ill_conditioned_error
+from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.small_search.climbers import SmallSample
@@ -33,6 +34,8 @@ from gmm_dask.mixture.threads import single_threaded
 SMALL_ROWS, SMALL_COMPONENTS, SMALL_PASS = 2_000, 10, 1_000_000
 #: The most rows on which finalists run.
 FINAL_ROWS = 50_000
+#: Iterations of a further start before it competes: as many as the rounds give the others.
+RIVALS = EMOptions(0.0, 16)
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ def search(
     keep: int,
     threads: int,
     whole: bool = False,
+    effort: SearchEffort | None = None,
+    rivals: Sequence[MixtureParameters] = (),
     advanced: Callable[[int], None] = lambda done: None,
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     """Find the ``keep`` best mixtures for a sample, best first.
@@ -179,6 +184,11 @@ def search(
     whole
         Whether the sample holds all rows. Then the start that scikit-learn would make from them is
         among the finalists and runs to ``em.tol``, so that the search ends no lower than that.
+    effort
+        The extent of the search; by default `effort_for` chooses it.
+    rivals
+        Further starts, from neighbours in a selection, that compete after the rounds.
+        Both are of no use on a small sample, whose search is quick.
     advanced
         Called with the number of runs done.
 
@@ -193,7 +203,7 @@ def search(
         mixtures, summary = _search_small_sample(sample, spec, random_state, keep, began)
         advanced(summary.starts)
         return mixtures, summary
-    effort = effort_for(m, spec.n_components, d, keep)
+    effort = effort or effort_for(m, spec.n_components, d, keep)
     variances = np.asarray(sample.X.var(axis=0, dtype=np.float64))  # (d,)
     rows = sample.head(effort.rounds[0].rows, seeded(random_state))
     starts = Starts(rows, variances, spec, random_state)
@@ -205,6 +215,9 @@ def search(
             rows = sample.head(round_.rows, seeded(random_state))
             options = EMOptions(0.0, round_.iterations)
             runs = thin_out(competition.run(rows, runs, options), round_.keep)
+        if rivals:
+            others = [Run(StartKind.NEIGHBOUR, Candidate(parameters)) for parameters in rivals]
+            runs = competition.sort([*runs, *competition.run(rows, others, RIVALS)])
         if spec.start.free:  # moves would leave parameters that the caller fixed
             runs = competition.settle(rows, runs)
         runs = runs[: effort.finalists]
@@ -221,7 +234,7 @@ def search(
         raise NumericalError(f"every start of the search broke down: {competition.problem}")
     summary = SearchSummary(
         rows=sample.X.shape[0],
-        starts=effort.starts,
+        starts=effort.starts + len(rivals),
         failed=competition.failed,
         log_likelihoods=tuple(run.candidate.log_likelihood for run in best),
         iterations=competition.iterations,

@@ -130,7 +130,10 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     chunk = cast(ParquetRows, rows)
     parameters, plan = request.parameters, request.writer.plan
     assigned = assign(
-        parameters, chunk.values, responsibilities=request.writer.needs_responsibilities
+        parameters,
+        chunk.values,
+        responsibilities=request.writer.needs_responsibilities,
+        certainties=True,
     )
     if not assigned.finite:
         require_usable(

@@ -17,7 +17,7 @@ from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.em import fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters
-from gmm_dask.mixture.moves import _split, improve_by_moves
+from gmm_dask.mixture.moves import improve_by_moves, split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import count_runs, search, worth_searching
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
@@ -233,7 +233,7 @@ def test_a_cut_without_covariance_does_not_spoil_the_other_cut():
     sides = [random.normal(centre, 1, (300, 1)) for centre in (-5, 5)]
     X = np.asfortranarray(np.concatenate([np.zeros((800, 1)), *sides]))
     gaussian = MixtureParameters.from_covariances("full", [1.0], [[X.mean()]], [[[X.var()]]])
-    gain, halves = _split(X, np.ones(len(X)), gaussian, MixtureSpec(reg_covar=0.0))
+    gain, halves = split(X, np.ones(len(X)), gaussian, MixtureSpec(reg_covar=0.0))
     assert gain > 100
     assert halves.n_components == 2
 

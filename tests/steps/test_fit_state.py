@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from gmm_dask import steps
 from gmm_dask.chunked.defects import Defects
-from gmm_dask.chunked.fit_records import FitState
+from gmm_dask.chunked.fit_records import CellSearch, FitState
 from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Draw, Moments, Survey
 from gmm_dask.errors import StorageError
@@ -152,7 +152,14 @@ def states(draw):
             Frame(number, tuple(draw(parameters(kind)) for _ in starts or "1"))
             for number in draw(st.sets(st.integers(1, 99), max_size=2))
         ),
+        draw(st.lists(cell_searches(search), max_size=2).map(tuple)),
+        draw(st.integers(0, 99)),
     )
+
+
+def cell_searches(search):
+    starts = st.lists(st.sampled_from(KINDS).flatmap(parameters), max_size=2).map(tuple)
+    return st.builds(CellSearch, starts, st.none() | search, st.text(max_size=5))
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +213,7 @@ class StopError(Exception):
 
 @pytest.fixture
 def _saves_always(monkeypatch):
-    monkeypatch.setattr(steps.fitting, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 0.0)
 
 
 def at_stage(stage):
@@ -467,7 +474,7 @@ def test_the_same_fit_in_another_process_is_refused_before_anything_is_read(tmp_
 
 
 def test_a_quick_fit_saves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(steps.fitting, "SAVE_SECONDS", 3600.0)
+    monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 3600.0)
     saved = []
     monkeypatch.setattr(Checkpoint, "save", lambda self, *state: saved.append(state))
     write_days(tmp_path, **DAYS)
@@ -486,10 +493,10 @@ def test_at_most_a_tenth_of_the_time_goes_into_saving(tmp_path, monkeypatch):
             clock[0] += 0.5
             self.saves += 1
 
-    monkeypatch.setattr(steps.fitting.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(steps.fitting, "encode", lambda state: ({}, {}))
+    monkeypatch.setattr(steps.resuming.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(steps.resuming, "encode", lambda state: ({}, {}))
     slow = Slow()
-    save = steps.fitting._Saver(slow, [])
+    save = steps.resuming._Saver(slow, [])
     for _ in range(100):
         clock[0] += 0.9
         save(None)
