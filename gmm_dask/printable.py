@@ -29,6 +29,7 @@ def spread(mean: float, deviation: float) -> str:
     if not deviation > 0 or not math.isfinite(deviation):
         return f"{mean:.6g} ± {deviation:.2g}"
     digits = 1 - math.floor(math.log10(deviation))
+    mean = round(mean, digits) + 0.0 if digits <= 6 else mean  # not −0.00
     if -6 <= digits < 0:
         return f"{round(mean, digits):,.0f} ± {round(deviation, digits):,.0f}"
     if not 0 <= digits <= 6:

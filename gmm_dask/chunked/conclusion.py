@@ -33,10 +33,13 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
     if best.problem:
         raise NumericalError(f"every start broke down: {best.problem}")
     replay = replay_of(state.frames, order[0], initial, best.parameters, best.n_iter)
+    firsts = state.search.firsts if state.search else ()
+    first = firsts[order[0]] if order[0] < len(firsts) else None
     if state.fresh[order[0]]:
         places = component_order(best.parameters)
         replay = {number: mixture.reordered(places) for number, mixture in replay.items()}
         initial = initial.reordered(places)
+        first = first and first.reordered(places)
         best = replace(
             best,
             parameters=best.parameters.reordered(places),
@@ -57,6 +60,7 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         scanner.scans,
         tuple(_warnings(scanner.chunks.columns, state.survey, best, judgement, options)),
         replay,
+        first,
     )
 
 

@@ -133,6 +133,8 @@ class FitResult:
     replay
         Parameters of the winner by the number of M-steps done, evenly spaced, in the same order:
         0 is ``initial``, the last is ``best``.
+    first
+        The start of the search from which ``initial`` came, in the same order; None without one.
     """
 
     best: Candidate
@@ -144,6 +146,7 @@ class FitResult:
     scans: int
     warnings: tuple[str, ...]
     replay: Mapping[int, MixtureParameters] = field(default_factory=dict)
+    first: MixtureParameters | None = None
 
     @property
     def in_memory(self) -> bool:

@@ -121,8 +121,12 @@ def challenge(
     variances = np.asarray(sample.X.var(axis=0, dtype=np.float64))  # (d,)
     few = sample.head(_trial_rows(sample, spec.n_components), seeded(random_state))
     many = sample.head(FINAL_ROWS, seeded(random_state))
-    defending = [Run(StartKind.METHOD, Candidate(parameters)) for parameters in holders]
-    attacking = [Run(StartKind.NEIGHBOUR, Candidate(parameters)) for parameters in rivals]
+    firsts = summary.firsts or holders
+    defending = [
+        Run(StartKind.METHOD, Candidate(parameters), first)
+        for parameters, first in zip(holders, firsts, strict=True)
+    ]
+    attacking = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
     with single_threaded(), ThreadPoolExecutor(threads) as pool:
         competition = Competition(pool, threads, variances, spec, lambda done: None)
         ranked = competition.run(few, [*defending, *attacking], EMOptions(0.0, TRIAL_ITERATIONS))
@@ -144,7 +148,8 @@ def challenge(
         return tuple(holders), summary
     log_likelihoods = tuple(run.candidate.log_likelihood for run in best)
     parameters = tuple(run.candidate.parameters for run in best)
-    return parameters, replace(summary, log_likelihoods=log_likelihoods)
+    firsts = tuple(run.first for run in best)
+    return parameters, replace(summary, log_likelihoods=log_likelihoods, firsts=firsts)
 
 
 def _ahead(ranked: Sequence[Run], defending: int) -> list[Run]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,10 +29,26 @@ SAME = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The kind of a start, and the candidate that came of it so far."""
+    """A start, and what became of it.
+
+    Attributes
+    ----------
+    kind
+        How the start was made.
+    candidate
+        What came of it so far.
+    first
+        The start itself: parameters before any iteration.
+    """
 
     kind: StartKind
     candidate: Candidate
+    first: MixtureParameters
+
+    @classmethod
+    def begin(cls, kind: StartKind, first: MixtureParameters) -> Run:
+        """Begin a run before its first iteration."""
+        return cls(kind, Candidate(first), first)
 
 
 def thin_out(runs: list[Run], keep: int) -> list[Run]:
@@ -115,7 +131,7 @@ class Competition:
             if isinstance(outcome, NumericalError):
                 self._fail(str(outcome))
             else:
-                runs.append(Run(kinds[index], Candidate(outcome)))
+                runs.append(Run.begin(kinds[index], outcome))
         return runs
 
     def run(self, rows: Sample, runs: list[Run], options: EMOptions) -> list[Run]:
@@ -180,7 +196,7 @@ class Competition:
                 expectation, run.candidate, self.spec, self.variances
             )
             self.iterations += iterations
-            moved.append(Run(run.kind, better))
+            moved.append(replace(run, candidate=better))
         return [*self.sort(moved), *ranked[count:]]
 
     def _fit(self, rows: Sample, runs: list[Run], options: EMOptions) -> list[Run]:
@@ -191,7 +207,10 @@ class Competition:
     def _update(self, runs: list[Run], candidates: Sequence[Candidate]) -> list[Run]:
         """Return the runs with their new candidates; count the iterations of these."""
         self.iterations += sum(candidate.n_iter for candidate in candidates)
-        return [Run(run.kind, candidate) for run, candidate in zip(runs, candidates, strict=True)]
+        return [
+            replace(run, candidate=candidate)
+            for run, candidate in zip(runs, candidates, strict=True)
+        ]
 
     def _expectation(self, rows: Sample) -> ExpectationOn:
         return ExpectationOn(rows.X, rows.sample_weight, self.pool, self.threads)

@@ -20,7 +20,6 @@ from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.competition import Competition, Run, thin_out
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.covariance.matrices import ill_conditioned_error
-from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.small_search.climbers import SmallSample
@@ -139,6 +138,8 @@ class SearchSummary:
         EM iterations of all runs together.
     seconds
         Wall time.
+    firsts
+        For each mixture found, the start from which it came.
     """
 
     rows: int
@@ -147,6 +148,7 @@ class SearchSummary:
     log_likelihoods: tuple[float, ...]
     iterations: int
     seconds: float
+    firsts: tuple[MixtureParameters, ...] = ()
 
 
 def search(
@@ -216,7 +218,7 @@ def search(
             options = EMOptions(0.0, round_.iterations)
             runs = thin_out(competition.run(rows, runs, options), round_.keep)
         if rivals:
-            others = [Run(StartKind.NEIGHBOUR, Candidate(parameters)) for parameters in rivals]
+            others = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
             runs = competition.sort([*runs, *competition.run(rows, others, RIVALS)])
         if spec.start.free:  # moves would leave parameters that the caller fixed
             runs = competition.settle(rows, runs)
@@ -239,6 +241,7 @@ def search(
         log_likelihoods=tuple(run.candidate.log_likelihood for run in best),
         iterations=competition.iterations,
         seconds=time.perf_counter() - began,
+        firsts=tuple(run.first for run in best[:keep]),
     )
     return tuple(run.candidate.parameters for run in best[:keep]), summary
 
@@ -248,10 +251,11 @@ def _search_small_sample(
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     small = SmallSample(sample, spec)
     climbers, failed = climb_rounds(small, random_state, keep)
-    mixtures, log_likelihoods = [], []
+    mixtures, firsts, log_likelihoods = [], [], []
     for index in np.flatnonzero(~climbers.broken).tolist():
         with suppress(NumericalError):  # the last M-step led to a singular covariance
             mixtures.append(small.parameters(climbers, index))
+            firsts.append(small.first_parameters(climbers, index))
             log_likelihoods.append(float(climbers.log_likelihoods[index]))
     if not mixtures:
         component = max(int(climbers.outcomes[0, 4]), 0)
@@ -264,5 +268,6 @@ def _search_small_sample(
         log_likelihoods=tuple(log_likelihoods),
         iterations=small.iterations,
         seconds=time.perf_counter() - began,
+        firsts=tuple(firsts[:keep]),
     )
     return tuple(mixtures[:keep]), summary

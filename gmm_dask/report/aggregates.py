@@ -56,7 +56,8 @@ class Aggregates:
         Indices of the components drawn, from heavy to light, c of them.
     frames
         For each iteration kept: ``iteration``; ``weights`` (c,); ``means`` and ``deviations``
-        (c, f); ``correlations`` (c, f(f−1)/2), in the order of `pairs_of`.
+        (c, f); ``correlations`` (c, f(f−1)/2), in the order of `pairs_of`. Those from the start of
+        the search come first, and have ``sample_log_likelihood`` too, nats per row.
     bins
         Bins of each axis in ``pairs``.
     histograms
@@ -127,6 +128,7 @@ def aggregate(
     replay: Mapping[int, MixtureParameters],
     before: Sequence[Json] = (),
     seconds: Mapping[str, float] | None = None,
+    search: Sequence[tuple[MixtureParameters, float]] = (),
 ) -> Aggregates:
     """Count a sample of the rows under a mixture, in memory.
 
@@ -140,6 +142,9 @@ def aggregate(
         Its parameters by the number of M-steps done, in rising order.
     before, seconds
         See `Aggregates`.
+    search
+        Parameters on the way from the start of the search, and their mean log-likelihood over the
+        sample.
     """
     sample = sample[: max(2_000, MOST_RESPONSIBILITIES // final.n_components)]
     features = separating_features(final, MOST_FEATURES)
@@ -165,7 +170,10 @@ def aggregate(
         features=tuple(features),
         limits=tuple(limits),
         components=components,
-        frames=frames_of(kept or {0: final}, features, limits, components),
+        frames=(
+            *_search_frames(search, features, limits, components),
+            *frames_of(kept or {0: final}, features, limits, components),
+        ),
         bins=bins,
         histograms=tuple(
             _histogram(sample[:, feature], limit)
@@ -220,6 +228,31 @@ def _thinned(
         places = np.linspace(0, len(iterations) - 1, most).round().astype(int)
         iterations = [iterations[place] for place in places]
     return {iteration: replay[iteration] for iteration in iterations}
+
+
+def _search_frames(
+    search: Sequence[tuple[MixtureParameters, float]],
+    features: Sequence[int],
+    limits: Sequence[tuple[float, float]],
+    components: Sequence[int],
+) -> list[Json]:
+    way = dict(enumerate(parameters for parameters, _ in search))
+    kept = _thinned(way, len(components), len(features)) if way else {}
+    frames = frames_of(kept, features, limits, components)
+    return [
+        {**frame, "sample_log_likelihood": float(f"{search[frame['iteration']][1]:.8g}")}
+        for frame in frames
+    ]
+
+
+def is_of_search(frame: Json) -> bool:
+    """Whether a frame shows an iteration from the start of the search, not one of the polish."""
+    return "sample_log_likelihood" in frame
+
+
+def point_of(frame: Json) -> str:
+    """Return the name by which a frame and its point on a chart belong together."""
+    return f"{'search-' if is_of_search(frame) else ''}{frame['iteration']}"
 
 
 def drawn_components(final: MixtureParameters) -> tuple[int, ...]:

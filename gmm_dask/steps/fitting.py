@@ -258,7 +258,7 @@ def compose_evaluation(
             "input_plan.json": snapshot,
             INPUT_CONTENT: encode_contents(contents_of(plan, scanner.digests)),
         },
-        aggregates=count_for_report(result, registry_of(run), _seconds(fitted)),
+        aggregates=count_for_report(result, mixture_spec(run), registry_of(run), _seconds(fitted)),
         selection=selection,
     )
 

@@ -12,8 +12,10 @@ import numpy as np
 from gmm_dask.addresses import resolved
 from gmm_dask.chunked.fit import LOOK_ROWS
 from gmm_dask.chunked.fit_records import FitResult
+from gmm_dask.chunked.replay import SearchStep, climb_again
 from gmm_dask.errors import GmmDaskError, ModelError, StorageError
 from gmm_dask.mixture.initialization import seeded
+from gmm_dask.mixture.spec import MixtureSpec
 from gmm_dask.report.aggregates import AGGREGATES, Aggregates, Json, aggregate
 from gmm_dask.report.page.subject import REPORT, Batch, Subject
 from gmm_dask.steps.drift import Drift
@@ -34,16 +36,23 @@ COMPONENTS_BEFORE = 200
 
 
 def count_for_report(
-    result: FitResult, registry: Registry, seconds: dict[str, float]
+    result: FitResult, spec: MixtureSpec, registry: Registry, seconds: dict[str, float]
 ) -> Aggregates | None:
-    """Count the survey's sample for a report; None with a warning where that fails."""
+    """Count the survey's sample for a report; None with a warning where that fails.
+
+    EM runs again from the start that won the search, on at most 8,192 rows of the sample.
+    """
     try:
+        way: tuple[SearchStep, ...] = ()
+        if result.first is not None:
+            way = climb_again(result.first, result.survey.sample, spec)
         return aggregate(
             result.survey.sample.head(LOOK_ROWS, seeded(0)).X.astype(np.float64),
             result.parameters,
             result.replay,
             versions_before(registry),
             seconds,
+            [(step.parameters, step.log_likelihood) for step in way],
         )
     except Exception as error:
         _warn(error)

@@ -117,7 +117,8 @@ def run_of(X, means, variances, iterations):
     covariances = np.multiply.outer(np.asarray(variances), np.eye(d))
     start = MixtureParameters.from_covariances("full", np.full(k, 1 / k), means, covariances)
     spec, options = MixtureSpec(), EMOptions(0.0, iterations)
-    return Run(StartKind.KMEANS, fit_em(ExpectationOn(X, None), [start], spec, options)[0])
+    candidate = fit_em(ExpectationOn(X, None), [start], spec, options)[0]
+    return Run(StartKind.KMEANS, candidate, start)
 
 
 def test_a_finalist_goes_on_only_if_it_can_win(X):
@@ -156,6 +157,18 @@ def test_every_start_breaks_down_where_a_column_is_constant():
     X[:, 1] = 7.0
     with pytest.raises(NumericalError, match="every start of the search broke down: the covar"):
         run(X, 3, reg_covar=0.0)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_every_mixture_comes_with_its_start(X, whole):
+    mixtures, summary = run(X, 6, keep=3, whole=whole)
+    assert len(summary.firsts) == 3
+    for mixture, first, reached in zip(
+        mixtures, summary.firsts, summary.log_likelihoods, strict=False
+    ):
+        assert mixture.digest != first.digest
+        (again,) = fit_em(ExpectationOn(X, None), [first], MixtureSpec(6), EMOptions(0.0, 1))
+        assert again.log_likelihood < reached
 
 
 def test_weights_count_as_rows(X):

@@ -68,9 +68,13 @@ def subject_of(
     drift: tuple[Batch, ...] = (),
     version: int = 7,
     ids: Sequence[int] | None = None,
+    searched: int = 0,
     **manifest: Any,
 ) -> Subject:
-    """Make a subject from rows of a mixture, after some iterations from another mixture."""
+    """Make a subject from rows of a mixture, after some iterations from another mixture.
+
+    ``searched`` iterations before these are of the search.
+    """
     rows = rows_of(mixture_of(k, d), n)
     replay = fitted(rows, mixture_of(k, d, seed=5), iterations)
     final = replay[iterations]
@@ -103,5 +107,6 @@ def subject_of(
         replace(some_manifest(), **{**changed, **manifest}),
         Publication(run_id="run-0", created="2026-01-02T03:04:05+00:00", host="h", version=version),
     )
-    aggregates = aggregate(rows, final, replay, before, {"fit": 1.5}) if known else None
+    way = [(mixture_of(k, d, seed=6), -5.0 + 0.1 * step) for step in range(searched)]
+    aggregates = aggregate(rows, final, replay, before, {"fit": 1.5}, way) if known else None
     return Subject("stars", model, aggregates, drift)

@@ -171,6 +171,22 @@ def test_the_slider_replays_em_by_keys_and_ends_where_it_began(chrome, reports, 
     assert chrome.get_log("browser") == []
 
 
+def test_the_replay_of_a_searched_fit_begins_at_its_start(chrome, keys, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_bytes(report_page([subject_of(iterations=2, searched=4)]))
+    page = Opened(chrome, path)
+    (slider,) = page.all(".iteration")
+    final = page.drawn()
+    page.run("arguments[0].focus()", slider)
+    page.press(keys.HOME)
+    assert page.drawn() != final
+    assert slider.get_attribute("aria-valuetext").startswith("iteration search, 0 of 3: −5 nats")
+    assert page.run("return document.querySelector('.now').dataset.iteration") == "search-0"
+    page.press(keys.END)
+    assert page.run("return document.querySelector('.now').dataset.iteration") == "2"
+    assert chrome.get_log("browser") == []
+
+
 def _numbers(texts):
     """The numbers of transforms and paths."""
     return [float(number) for text in texts for number in re.findall(r"-?[\d.]+", text)]

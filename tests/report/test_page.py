@@ -113,9 +113,24 @@ def test_the_frames_of_the_replay_are_in_one_element_of_json():
     page = page_of(subject)
     (moves,) = json.loads(page.scripts[0])
     assert [frame["iteration"] for frame in moves["frames"]] == [0, 1, 2, 3, 4]
-    assert moves["values"] == [*subject.model.manifest.history, -4.4]
+    assert moves["points"] == ["0", "1", "2", "3", "4"]
+    assert moves["words"][0] == "0 of 4: −9 nats per row"
+    assert moves["words"][-1] == "4 of 4: −4.4 nats per row"
     (slider,) = page.find("input", type="range")
     assert (slider["min"], slider["max"], slider["value"]) == ("0", "4", "4")
+
+
+def test_the_replay_begins_at_the_start_of_the_search():
+    page = page_of(subject_of(iterations=2, searched=3))
+    (moves,) = json.loads(page.scripts[0])
+    assert moves["points"] == ["search-0", "search-1", "search-2", "0", "1", "2"]
+    assert moves["words"][1] == "search, 1 of 2: −4.9 nats per row of the sample"
+    assert moves["words"][3].startswith("0 of 2: −9 nats per row")
+    (slider,) = page.find("input", type="range")
+    assert (slider["max"], slider["value"]) == ("5", "5")
+    points = [point["data-iteration"] for _, point in page.elements if "data-iteration" in point]
+    assert sorted(points) == sorted(moves["points"])
+    assert "The replay begins where the search began" in page.text
 
 
 def test_everything_drawn_has_a_name_for_those_who_do_not_see_it():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from gmm_dask.errors import ModelError, StorageError
-from gmm_dask.report.aggregates import Aggregates
+from gmm_dask.report.aggregates import Aggregates, is_of_search
 from gmm_dask.report.page import document
 from gmm_dask.steps import fitting, reporting
 from gmm_dask.steps.reporting import batches_since, subject_of, write_report
@@ -38,7 +38,12 @@ def test_a_version_holds_its_report_and_what_it_is_made_of(tmp_path):
     aggregates = Aggregates.decode((path / "report.json").read_bytes())
     assert aggregates == fitted.evaluation.aggregates
     assert aggregates.sample_rows == fitted.manifest.rows
-    iterations = [frame["iteration"] for frame in aggregates.frames]
+    searched = [frame for frame in aggregates.frames if is_of_search(frame)]
+    assert [frame["iteration"] for frame in searched] == list(range(len(searched)))
+    polish = aggregates.frames[len(searched) :]
+    iterations = [frame["iteration"] for frame in polish]
+    assert searched
+    assert not any(map(is_of_search, polish))
     assert iterations == list(range(fitted.manifest.n_iter + 1))
     assert aggregates.seconds["fit"] > 0.0
     # Made again it is the same, and older versions are in the history of the next.

@@ -8,13 +8,14 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 
-from gmm_dask.report.aggregates import Json
+from gmm_dask.report.aggregates import Json, is_of_search, point_of
 from gmm_dask.report.page.assignment import certainty_table, kmeans_table
 from gmm_dask.report.page.cards import cards
 from gmm_dask.report.page.comparison import comparison
 from gmm_dask.report.page.curves import log_likelihood_chart
 from gmm_dask.report.page.drift import drift_chart
 from gmm_dask.report.page.markup import Markup, element, join
+from gmm_dask.report.page.plot import number as written
 from gmm_dask.report.page.provenance import provenance
 from gmm_dask.report.page.scatter import legend, marginal_panels, pair_panels
 from gmm_dask.report.page.selection import selection_chart
@@ -22,9 +23,6 @@ from gmm_dask.report.page.subject import Subject
 from gmm_dask.report.page.tree import merge_tree
 from gmm_dask.report.page.verdict import headline
 from gmm_dask.report.palette import color_codes
-
-#: A polish of so few iterations had a good start.
-FEW_ITERATIONS = 8
 
 
 def report_page(subjects: Sequence[Subject]) -> bytes:
@@ -111,10 +109,16 @@ def _moves(subject: Subject) -> Json:
     """Return what the script needs for the replay."""
     manifest, frames = subject.model.manifest, subject.aggregates.frames
     values = [*manifest.history[: manifest.n_iter], manifest.log_likelihood]
-    return {
-        "frames": frames,
-        "values": [values[min(frame["iteration"], len(values) - 1)] for frame in frames],
-    }
+    searched = [frame["iteration"] for frame in frames if is_of_search(frame)]
+    words = [
+        f"search, {frame['iteration']} of {searched[-1]}: "
+        f"{written(frame['sample_log_likelihood'], 6)} nats per row of the sample"
+        if is_of_search(frame)
+        else f"{frame['iteration']} of {frames[-1]['iteration']}: "
+        f"{written(values[min(frame['iteration'], len(values) - 1)], 6)} nats per row"
+        for frame in frames
+    ]
+    return {"frames": frames, "words": words, "points": [point_of(frame) for frame in frames]}
 
 
 def _choice(ids: Sequence[int]) -> Markup:
@@ -221,10 +225,11 @@ def _notes(subject: Subject) -> Markup:
         notes.append(f"Counted over {aggregates.sample_rows:,} rows; outliers may lie outside.")
         if aggregates.pairs:
             notes.append("Pairs: the stronger, the more rows (logarithmic), and 1, 2 and 3 σ.")
-        if model.manifest.search is not None and model.manifest.n_iter <= FEW_ITERATIONS:
+        if any(map(is_of_search, aggregates.frames)):
             notes.append(
-                "The search on a sample had come close already, so the replay of the polish is "
-                'short; fit.search_rows = "none" would show all of EM.'
+                "The replay begins where the search began that found this mixture, with EM run "
+                "again on rows of the sample. The search itself went on with more rows, and could "
+                "move components. Then follow the iterations over all rows."
             )
     else:
         notes.append(

@@ -115,7 +115,7 @@
   }
 
   function prepareReplay(article) {
-    const { frames, values } = versions[Number(article.dataset.version)];
+    const { frames, words, points } = versions[Number(article.dataset.version)];
     const slider = article.querySelector(".iteration");
     if (!slider) return;
     const output = article.querySelector(".replay output");
@@ -125,14 +125,10 @@
     let timer = null;
 
     function describe(number) {
-      const { iteration } = frames[number];
-      const digits = { maximumSignificantDigits: 6 };
-      const value = values[number].toLocaleString("en", digits).replace("-", "−");
-      const words = `${iteration} of ${frames[last].iteration}: ${value} nats per row`;
-      output.textContent = words;
-      slider.setAttribute("aria-valuetext", "iteration " + words);
+      output.textContent = words[number];
+      slider.setAttribute("aria-valuetext", "iteration " + words[number]);
       for (const point of all("[data-iteration]", article))
-        point.classList.toggle("now", Number(point.dataset.iteration) === iteration);
+        point.classList.toggle("now", point.dataset.iteration === points[number]);
     }
 
     function draw() {

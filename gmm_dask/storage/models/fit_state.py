@@ -6,7 +6,7 @@ Every float is in an array, because JSON cannot express infinity.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -134,7 +134,9 @@ def _encode_summary(summary: SearchSummary | None, prefix: str, arrays: NamedArr
     if summary is None:
         return None
     arrays[f"{prefix}.log_likelihoods"] = np.array(summary.log_likelihoods, dtype=np.float64)
-    return {**asdict(summary), "log_likelihoods": None}
+    firsts = _encode_starts(summary.firsts, f"{prefix}.first", arrays)
+    meta = asdict(replace(summary, firsts=()))
+    return {**meta, "log_likelihoods": None, "firsts": firsts}
 
 
 def _decode_summary(
@@ -143,7 +145,8 @@ def _decode_summary(
     if meta is None:
         return None
     log_likelihoods = arrays[f"{prefix}.log_likelihoods"].tolist()
-    return SearchSummary(**{**meta, "log_likelihoods": tuple(log_likelihoods)})
+    firsts = _decode_starts(meta["firsts"], f"{prefix}.first", arrays)
+    return SearchSummary(**{**meta, "log_likelihoods": tuple(log_likelihoods), "firsts": firsts})
 
 
 def _encode_cell(cell: CellSearch, prefix: str, arrays: NamedArrays) -> Meta:
