@@ -169,6 +169,38 @@ def inspect(
 
 
 @app.command()
+def report(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="models/NAME, or one version: .../v000007.")
+    ],
+    versions: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="VERSION", min=1, help="Several stand beside each other."),
+    ] = None,
+    predictions: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Its predictions, for the drift since.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: NAME-vN.html, in this folder.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report on any version of a model: one HTML file to open by a double click."""
+    with exit_codes(debug):
+        from gmm_dask.steps.reporting import write_report
+
+        page = write_report(model, versions or (), predictions, output)
+        typer.echo(page)
+        if open_:
+            import webbrowser
+
+            if not webbrowser.open(page.absolute().as_uri()):
+                print_error(f"no browser was found here; open {page} where there is one")
+                sys.exit(FAILED)
+
+
+@app.command()
 def use(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
     version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Its version.")],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ import numpy as np
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
-from gmm_dask.printable import printable
+from gmm_dask.printable import printable, spread
+from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps.predicting import choose_clusters
+from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
@@ -96,6 +97,7 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         facts.append(("clusters", clusters_words(manifest.clusters, model.component_ids)))
     if path is not None:
         facts.append(("model", str(path)))
+        facts.extend(("report", str(page)) for page in path.glob(REPORT))
         facts.extend(("picture", str(picture)) for picture in sorted(path.glob("*.png")))
     header, table = component_table(model, matches)
     k, d = model.parameters.means.shape
@@ -154,6 +156,8 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     if outcome.run.predict.cluster:
         ids = choose_clusters(outcome.run, model) or ()
         facts.append(("clusters", f"{len(set(ids))}, in the column cluster"))
+    if report_path(outcome.path).exists():
+        facts.append(("report", str(report_path(outcome.path))))
     title = f"predictions for {outcome.run.input.path}"
     if predicted.drift is None:
         return Summary(title, facts)
@@ -233,16 +237,6 @@ def state(model: StoredModel, component: int) -> str:
     manifest = model.manifest
     lost = {"collapsed": manifest.collapsed, "starved": manifest.starved}
     return ", ".join(word for word, components in lost.items() if component in components) or "ok"
-
-
-def spread(mean: float, deviation: float) -> str:
-    """Write mean ± deviation with two digits of the deviation: 0.524 ± 0.013, 1250 ± 31."""
-    if not deviation > 0 or not math.isfinite(deviation):
-        return f"{mean:.6g} ± {deviation:.2g}"
-    digits = 1 - math.floor(math.log10(deviation))
-    if not 0 <= digits <= 6:
-        return f"{mean:.6g} ± {deviation:.2g}"
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def markdown(summary: Summary) -> str:

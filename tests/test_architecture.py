@@ -51,6 +51,7 @@ ONLY = {
     "typer": ("gmm_dask.pipelines",),
     "rich": ("gmm_dask.pipelines",),
     "matplotlib": ("gmm_dask.report",),
+    "PIL": ("gmm_dask.report",),
     "pyarrow": ("gmm_dask.storage",),
     "narwhals": ("gmm_dask.frames",),
     "dask": (
@@ -125,6 +126,8 @@ HEAVY = {"numpy", "scipy", "numba", "dask", "pyarrow", "sklearn", "pydantic", "p
     [
         ("import gmm_dask", HEAVY),
         ("import gmm_dask.pipelines.command", HEAVY),
+        # A prediction makes a report, and need not wait for what draws pictures.
+        ("import gmm_dask.report.page.document", {"matplotlib", "sklearn", "prefect"}),
         # Predictions and the workers of a cluster get by without.
         (
             "import gmm_dask.steps",

@@ -8,6 +8,7 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
+from gmm_dask.chunked.replay import replay_of
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.errors import NumericalError
@@ -31,8 +32,10 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
     best, initial = em.candidates[order[0]], state.starts[order[0]]
     if best.problem:
         raise NumericalError(f"every start broke down: {best.problem}")
+    replay = replay_of(state.frames, order[0], initial, best.parameters, best.n_iter)
     if state.fresh[order[0]]:
         places = component_order(best.parameters)
+        replay = {number: mixture.reordered(places) for number, mixture in replay.items()}
         initial = initial.reordered(places)
         best = replace(
             best,
@@ -53,6 +56,7 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         judgement,
         scanner.scans,
         tuple(_warnings(scanner.chunks.columns, state.survey, best, judgement, options)),
+        replay,
     )
 
 

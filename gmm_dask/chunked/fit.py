@@ -18,6 +18,7 @@ import numpy as np
 
 from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
+from gmm_dask.chunked.replay import add_frame
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import Survey, survey_source
@@ -310,7 +311,8 @@ def polish(
         expectation = _expectation(scanner, state, stack)
         began = time.perf_counter()
         for em in em_steps(expectation, first, options.spec, options.em, compare):
-            state = replace(state, em=em, scans=scanner.scans)
+            frames = add_frame(state.frames, em)
+            state = replace(state, em=em, scans=scanner.scans, frames=frames)
             save(state)
             _notify_iteration(scanner.notify, em, state.survey.rows, time.perf_counter() - began)
             began = time.perf_counter()

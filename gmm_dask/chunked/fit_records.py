@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.mixture.criteria import Health
 from gmm_dask.mixture.em import Candidate, EMState
@@ -84,6 +86,8 @@ class FitState:
         Scans of the source so far.
     digests
         Of the row groups of the input's files, as the first scan read them.
+    frames
+        Parameters of the candidates at iterations of the polish, evenly spaced.
     cells
         Of a selection: what has been found for each cell, in their order.
     turns
@@ -98,6 +102,7 @@ class FitState:
     em: EMState | None = None
     scans: int = 0
     digests: tuple[str, ...] = ()
+    frames: tuple[Frame, ...] = ()
     cells: tuple[CellSearch, ...] = ()
     turns: int = 0
 
@@ -125,6 +130,9 @@ class FitResult:
         Scans of the source so far.
     warnings
         One sentence for each thing that the user should look at.
+    replay
+        Parameters of the winner by the number of M-steps done, evenly spaced, in the same order:
+        0 is ``initial``, the last is ``best``.
     """
 
     best: Candidate
@@ -135,6 +143,7 @@ class FitResult:
     health: Health
     scans: int
     warnings: tuple[str, ...]
+    replay: Mapping[int, MixtureParameters] = field(default_factory=dict)
 
     @property
     def in_memory(self) -> bool:

@@ -271,6 +271,7 @@ def _conclude_cell(
         fresh=tuple(state.fresh[place] for place in places),
         search=search.summary,
         em=EMState(tuple(em.candidates[place] for place in places), em.iteration),
+        frames=tuple(frame.of(places) for frame in state.frames),
     )
     try:
         return CellFit(cell, conclude(scanner, alone, _options_of(options, cell)))

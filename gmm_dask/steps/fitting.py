@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,10 @@ from gmm_dask.mixture.matching import Match, match, matched_ids
 from gmm_dask.mixture.merging import merge_on_sample
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
+from gmm_dask.report.aggregates import Aggregates
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest
+from gmm_dask.steps.reporting import count_for_report, describe_by_report
 from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
 from gmm_dask.storage.input.content import contents_of, encode_contents
 from gmm_dask.storage.input.plan import InputPlan
@@ -51,10 +54,13 @@ class Fitted:
         The mixture, and how it came about.
     checkpoint_key
         Key of the checkpoint that is kept until the mixture is published or rejected.
+    seconds
+        Wall time of this step; where it resumed, without what came before.
     """
 
     result: FitResult
     checkpoint_key: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +85,8 @@ class Evaluation:
     files
         Files to store beside the model, by name: pictures, the input plan, and what its files
         held.
+    aggregates
+        What its report draws; None if that could not be counted.
     """
 
     model: StoredModel
@@ -88,6 +96,7 @@ class Evaluation:
     current_densities: DensitySummary | None
     matches: tuple[Match, ...]
     files: dict[str, bytes]
+    aggregates: Aggregates | None = None
     selection: SelectionTable | None = None
 
 
@@ -134,6 +143,7 @@ def fit(
         len(plan.names),
         len(plan.files),
     )
+    began = time.perf_counter()
     model = run.model
     # With [select], these are no part of the fit key.
     cell = () if run.select is None else (model.n_components, model.covariance_type)
@@ -147,7 +157,7 @@ def fit(
     result = with_checkpoint(run, plan, scanner, key, fit_on)
     for sentence in result.warnings:
         logger.warning(sentence)
-    return Fitted(result, key)
+    return Fitted(result, key, time.perf_counter() - began)
 
 
 def fit_options(run: RunConfig, spec: MixtureSpec | None = None) -> FitOptions:
@@ -248,8 +258,14 @@ def compose_evaluation(
             "input_plan.json": snapshot,
             INPUT_CONTENT: encode_contents(contents_of(plan, scanner.digests)),
         },
-        selection,
+        aggregates=count_for_report(result, registry_of(run), _seconds(fitted)),
+        selection=selection,
     )
+
+
+def _seconds(fitted: Fitted) -> dict[str, float]:
+    search = fitted.result.search
+    return {"fit": fitted.seconds} | ({"of it search": search.seconds} if search else {})
 
 
 def _next_component_id(run: RunConfig, current: StoredModel) -> int:
@@ -288,7 +304,11 @@ def publish(
     registry = registry_of(run)
     try:
         number = registry.publish(
-            evaluation.model, run_id=run_id, based_on=based_on, extra=evaluation.files
+            evaluation.model,
+            run_id=run_id,
+            based_on=based_on,
+            extra=evaluation.files,
+            describe=describe_by_report(run.output.name, evaluation.aggregates),
         )
     except ConflictError:
         clear_checkpoint(run, evaluation)

@@ -14,6 +14,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.drift import Check
 from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, clear_checkpoint
 from gmm_dask.steps.manifest import fit_key
+from gmm_dask.steps.reporting import describe_by_report
 from gmm_dask.steps.resuming import registry_of
 from gmm_dask.steps.selecting import is_selection_due, last_selection
 from gmm_dask.storage.files.contents import Version
@@ -207,7 +208,11 @@ def _compare_criteria(evaluation: Evaluation, criterion: str, section: RetrainSe
 def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: str) -> Path:
     """Keep a refused candidate under ``rejected/``, for inspection, and return its path."""
     path = registry_of(run).reject(
-        evaluation.model, run_id=run_id, reason=decision.reason, extra=evaluation.files
+        evaluation.model,
+        run_id=run_id,
+        reason=decision.reason,
+        extra=evaluation.files,
+        describe=describe_by_report(run.output.name, evaluation.aggregates),
     )
     clear_checkpoint(run, evaluation)
     logger.warning("refused: %s; the candidate is kept in %s", decision.reason, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -40,11 +41,14 @@ class Selected:
     ----------
     checkpoint_key
         Key of the checkpoint that is kept until a mixture is published or rejected.
+    seconds
+        Of survey, search and polish in this process.
     """
 
     result: SelectionResult
     options: SelectionOptions
     checkpoint_key: str
+    seconds: float = 0.0
 
 
 def select(
@@ -86,7 +90,9 @@ def select(
     def select_on(resume: FitState | None, save: Save) -> SelectionResult:
         return select_rows(scanner, options, start=start, resume=resume, save=save)
 
-    return Selected(with_checkpoint(run, plan, scanner, key, select_on), options, key)
+    began = time.perf_counter()
+    result = with_checkpoint(run, plan, scanner, key, select_on)
+    return Selected(result, options, key, time.perf_counter() - began)
 
 
 def selection_options(run: RunConfig) -> SelectionOptions:
@@ -126,7 +132,7 @@ def evaluate_selection(
         with_cell(run, table.chosen),
         plan,
         scanner,
-        Fitted(choice.best, selected.checkpoint_key),
+        Fitted(choice.best, selected.checkpoint_key, selected.seconds),
         choice.densities[table.chosen],
         current,
         summaries[len(mixtures) :],

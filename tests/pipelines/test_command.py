@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import webbrowser
 from dataclasses import dataclass
 from inspect import signature
 from types import SimpleNamespace
@@ -146,6 +147,30 @@ def test_models_elsewhere_are_refused_by_name(run_file, tmp_path, monkeypatch):
         run = gmm_dask("fit", run_file, "--direct", "--set", f"output.{key}=s3://bucket/x")
         assert refused(run).startswith(f"{run_file}: output.{key} = {said}")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_report_is_written_for_any_versions_and_opened(run_file, tmp_path, monkeypatch):
+    for _ in range(2):
+        assert gmm_dask("fit", run_file, "--direct").returncode == 0
+    predicted = gmm_dask("predict", run_file, "--direct")
+    assert "report       " in predicted.stdout
+    monkeypatch.chdir(tmp_path)
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    shown = gmm_dask("report", "models/boxes", 1, 2, "--predictions", "predictions", "--open")
+    assert shown.stdout == "boxes-v1-v2.html\n"
+    page = tmp_path / "boxes-v1-v2.html"
+    assert opened == [page.as_uri()]
+    assert page.read_text().count("<article") == 2
+    assert "1 batch predicted with this model" in page.read_text()
+    monkeypatch.setattr(webbrowser, "open", lambda address: False)
+    alone = gmm_dask("report", "models/boxes", "--output", "x.html", "--open")
+    assert alone.returncode == 1
+    assert alone.stderr == "gmm-dask: no browser was found here; open x.html where there is one\n"
+    assert (tmp_path / "x.html").exists()
+    said = refused(gmm_dask("report", "models/boxes", 3))
+    assert said == "models/boxes: has no version 3; there are versions 1, 2"
+    assert refused(gmm_dask("report", "models/nothing")).endswith("models in models: boxes")
 
 
 @pytest.mark.parametrize("name", ["a.png", "input_plan.json", "manifest.json", "run.json"])

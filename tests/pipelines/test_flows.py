@@ -119,6 +119,7 @@ def test_the_run_holds_its_report_progress_and_the_librarys_log(run, client):
     assert artifacts["progress"].data == 100.0
     assert "| component | weight | height | width | state |" in artifacts["report"].data
     assert "converged" in artifacts["report"].data
+    assert f"{run.output.models}/boxes/v000001/report.html" in artifacts["report-page"].data
     assert f"({run.output.models}/boxes/v000001)" in artifacts["model"].data.replace("file://", "")
 
     log = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))

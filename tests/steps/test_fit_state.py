@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from gmm_dask import steps
 from gmm_dask.chunked.defects import Defects
 from gmm_dask.chunked.fit_records import CellSearch, FitState
+from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Draw, Moments, Survey
 from gmm_dask.errors import StorageError
 from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
@@ -40,6 +41,8 @@ def bits(value):
         }
     if isinstance(value, np.ndarray):
         return (value.dtype.str, value.shape, value.tobytes())
+    if isinstance(value, dict):
+        return {key: bits(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [bits(item) for item in value]
     if isinstance(value, float):
@@ -145,6 +148,10 @@ def states(draw):
         draw(st.none() | em),
         draw(st.integers(0, 99)),
         draw(st.lists(st.binary(min_size=16, max_size=16).map(bytes.hex), max_size=4).map(tuple)),
+        tuple(
+            Frame(number, tuple(draw(parameters(kind)) for _ in starts or "1"))
+            for number in draw(st.sets(st.integers(1, 99), max_size=2))
+        ),
         draw(st.lists(cell_searches(search), max_size=2).map(tuple)),
         draw(st.integers(0, 99)),
     )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from gmm_dask.arrays import NamedArrays
 from gmm_dask.chunked.defects import Defects
 from gmm_dask.chunked.fit_records import CellSearch, FitState
+from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Draw, Moments, Survey
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -43,6 +44,13 @@ def encode(state: FitState) -> tuple[NamedArrays, Meta]:
             _encode_candidate(candidate, f"candidate.{number}", arrays)
             for number, candidate in enumerate(state.em.candidates if state.em else ())
         ],
+        "frames": {
+            str(frame.iteration): [
+                _encode_parameters(mixture, f"frame.{frame.iteration}.{number}", arrays)
+                for number, mixture in enumerate(frame.mixtures)
+            ]
+            for frame in state.frames
+        },
         "cells": [
             _encode_cell(cell, f"cell.{number}", arrays) for number, cell in enumerate(state.cells)
         ],
@@ -82,7 +90,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
         em,
         meta["scans"],
         tuple(digest.tobytes().hex() for digest in digests),
-        tuple(
+        cells=tuple(
             CellSearch(
                 _decode_starts(cell["starts"], f"cell.{number}.start", arrays),
                 _decode_summary(cell["summary"], f"cell.{number}", arrays),
@@ -90,7 +98,17 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
             )
             for number, cell in enumerate(meta["cells"])
         ),
-        meta["turns"],
+        turns=meta["turns"],
+        frames=tuple(
+            Frame(
+                int(iteration),
+                tuple(
+                    _decode_parameters(kind, f"frame.{iteration}.{number}", arrays)
+                    for number, kind in enumerate(kinds)
+                ),
+            )
+            for iteration, kinds in meta["frames"].items()
+        ),
     )
 
 
