@@ -39,7 +39,7 @@ def cell_effort(m: int, k: int, d: int, keep: int) -> SearchEffort:
     """Choose the effort of the fresh starts for one cell: about half of a single fit's.
 
     Of 196 cells of seven sets, 3 ended below a single fit by more than the default ``tol``; of
-    single fits with another seed, 18 did.
+    single fits with another seed, 19 did (benchmarks/RESULTS.md).
     """
     full = effort_for(m, k, d, keep)
     first, second = full.rounds

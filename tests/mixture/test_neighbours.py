@@ -106,6 +106,7 @@ def test_the_first_split_is_that_of_the_component_of_two_clouds(covariance_type)
     assert three.n_components == 3
     assert three.weights.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(np.sort(three.means[:, 0]), [0.0, 8.0, 40.0], atol=0.6)
+    np.testing.assert_allclose(three.weights, 1 / 3, atol=0.01)
 
 
 def test_a_component_that_cannot_be_split_is_left_out():
