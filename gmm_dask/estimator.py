@@ -28,7 +28,7 @@ from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.errors import ConfigError
-from gmm_dask.estimator_clusters import merge_components, predict_clusters
+from gmm_dask.estimator_clusters import ClustersMixin
 from gmm_dask.frames import refuse_text
 from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import assign
@@ -49,7 +49,7 @@ from gmm_dask.verbosity import progress_printer
 logger = logging.getLogger("gmm_dask")
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(ClustersMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture fitted by expectation maximization (EM) to any number of rows.
 
     Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
@@ -235,8 +235,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Schwarz's criterion on X; lower is better. One scan."""
         log_likelihood, rows = self._log_likelihood(X)
         return bic(self._parameters(), log_likelihood, rows)
-
-    merge_components, predict_clusters = merge_components, predict_clusters
 
     def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""
