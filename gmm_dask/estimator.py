@@ -29,6 +29,7 @@ from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import ClustersMixin
+from gmm_dask.estimator_frames import FramesMixin
 from gmm_dask.frames import refuse_text
 from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import assign
@@ -49,7 +50,7 @@ from gmm_dask.verbosity import progress_printer
 logger = logging.getLogger("gmm_dask")
 
 
-class GaussianMixture(ClustersMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(ClustersMixin, FramesMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture fitted by expectation maximization (EM) to any number of rows.
 
     Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
