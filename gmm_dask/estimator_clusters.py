@@ -9,7 +9,13 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from gmm_dask.chunked.survey import survey_source
-from gmm_dask.mixture.merging import MergeTree, assign_clusters, merge_on_sample, rows_to_merge
+from gmm_dask.mixture.merging import (
+    IndexArray,
+    MergeTree,
+    assign_clusters,
+    merge_on_sample,
+    rows_to_merge,
+)
 from gmm_dask.nulls import NullPolicy
 
 if TYPE_CHECKING:
@@ -105,14 +111,18 @@ class ClustersMixin:
         ConfigError
             Fewer components than clusters.
         """
+        cut = self._cut(n_clusters)
+        responsibilities = self.predict_proba(X)
+        if isinstance(responsibilities, da.Array):
+            return responsibilities.map_blocks(assign_clusters, cut, dtype=np.int64, drop_axis=1)
+        return assign_clusters(responsibilities, cut)
+
+    def _cut(self, n_clusters: int | None) -> IndexArray:
+        """Return the cluster of each component, (k,); raises as `predict_clusters` does."""
         check_is_fitted(
             self,
             "merge_tree_",
             msg="This %(name)s has no clusters yet. Call 'merge_components' after 'fit', with the "
             "same rows.",
         )
-        cut = self.merge_tree_.cut(n_clusters)
-        responsibilities = self.predict_proba(X)
-        if isinstance(responsibilities, da.Array):
-            return responsibilities.map_blocks(assign_clusters, cut, dtype=np.int64, drop_axis=1)
-        return assign_clusters(responsibilities, cut)
+        return self.merge_tree_.cut(n_clusters)
