@@ -44,13 +44,14 @@ class ExchangeMixin:
 
         Examples
         --------
+        >>> import numpy as np
         >>> from gmm_dask import GaussianMixture
-        >>> X = [[0.0], [1.0], [8.0], [9.0]]
+        >>> X = np.array([[0.0], [1.0], [8.0], [9.0]])
         >>> gm = GaussianMixture(2, random_state=0).fit(X)
         >>> model = gm.to_sklearn()
-        >>> type(model).__module__
-        'sklearn.mixture._gaussian_mixture'
-        >>> abs(model.bic(gm.means_) - gm.bic(gm.means_)) < 1e-9
+        >>> type(model)
+        <class 'sklearn.mixture._gaussian_mixture.GaussianMixture'>
+        >>> bool(abs(model.bic(X) - gm.bic(X)) < 1e-9)
         True
         """
         from sklearn.mixture import GaussianMixture
@@ -68,8 +69,8 @@ class ExchangeMixin:
 
         It has the parameters, keywords and attributes of the model, and its `predict`,
         `score_samples`, `aic` and `bic` are equal to rounding. Parameters in float32, which
-        scikit-learn fits to rows in float32, become float64 without a change; with them
-        scikit-learn itself computes in float32, to about seven digits.
+        a newer scikit-learn fits to rows in float32, become float64 without a change; from them
+        scikit-learn itself computes in float32, to about six digits.
 
         Parameters
         ----------

@@ -95,7 +95,8 @@ def test_theirs_as_ours(covariance_type: str, k: int) -> None:
 @pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)
 def test_parameters_in_float32_become_float64_as_they_are(covariance_type: str) -> None:
     model = Theirs(4, covariance_type=covariance_type, random_state=0).fit(X.astype(np.float32))
-    assert model.means_.dtype == np.float32
+    for name in PARAMETERS:  # an older scikit-learn fits in float64
+        setattr(model, name, getattr(model, name).astype(np.float32))
     mixture = GaussianMixture.from_sklearn(model)
     for name in PARAMETERS:
         value = getattr(mixture, name)
@@ -119,6 +120,15 @@ def test_names_of_columns_are_kept_both_ways() -> None:
     with pytest.raises(ValueError, match="must be in the same order"):
         mixture.predict(frame[["b", "a", "c"]])
     assert list(mixture.predict_frame(frame, ["a"]).columns) == ["a", "component", "log_density"]
+
+
+def test_keywords_are_copied() -> None:
+    keywords = {"means_init": X[:2].copy(), "random_state": np.random.RandomState(0)}
+    mixture = GaussianMixture(2, **keywords).fit(X)
+    for other in (mixture.to_sklearn(), GaussianMixture.from_sklearn(Theirs(2, **keywords).fit(X))):
+        for name, value in keywords.items():
+            assert getattr(other, name) is not value
+        np.testing.assert_array_equal(other.means_init, X[:2])
 
 
 WITHOUT_US = """

@@ -92,7 +92,9 @@ def test_clusters_have_the_smallest_id_of_their_components(
     mixture.component_ids_ = np.array([7, 3, 11, 0, 5])  # as those of a published model
     ids = mixture.component_ids_
     for asked, n in ((True, None), (1, 1), (3, 3), (5, 5)):
-        result = columns_of(mixture.predict_frame(make(COLUMNS), ["id"], cluster=asked))
+        table = mixture.predict_frame(make(COLUMNS), ["id"], cluster=asked)
+        assert nw.from_native(table).schema["cluster"] == nw.Int32()
+        result = columns_of(table)
         assert list(result) == ["id", "component", "cluster", "log_density"]
         cut = mixture.merge_tree_.cut(n)
         names = np.array([ids[cut == number].min() for number in range(cut.max() + 1)])
