@@ -185,8 +185,9 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
                 "be found in a table: fit a data frame, or take predict and score_samples"
             )
         cluster_ids = None
-        if cluster is not False:
-            cut = self._cut(None if cluster is True else cluster)
+        suggested = isinstance(cluster, bool | np.bool_)  # True is no number, though it is 1
+        if cluster or not suggested:
+            cut = self._cut(None if suggested else cluster)
             cluster_ids = name_clusters(cut, component_ids)
         names = (keys,) if isinstance(keys, str) else tuple(keys)
         predicted = {"component", "log_density"} | ({"cluster"} if cluster_ids else set())

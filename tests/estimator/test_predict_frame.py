@@ -91,7 +91,7 @@ def test_clusters_have_the_smallest_id_of_their_components(
 ) -> None:
     mixture.component_ids_ = np.array([7, 3, 11, 0, 5])  # as those of a published model
     ids = mixture.component_ids_
-    for asked, n in ((True, None), (1, 1), (3, 3), (5, 5)):
+    for asked, n in ((True, None), (np.True_, None), (1, 1), (3, 3), (5, 5)):
         table = mixture.predict_frame(make(COLUMNS), ["id"], cluster=asked)
         assert nw.from_native(table).schema["cluster"] == nw.Int32()
         result = columns_of(table)
@@ -257,8 +257,10 @@ def test_what_the_mixture_does_not_know_is_refused(mixture: GaussianMixture) -> 
         nameless.predict_frame(FEATURES)
     with pytest.raises(NotFittedError, match="Call 'merge_components' after 'fit'"):
         nameless.fit(FEATURES).predict_frame(FEATURES, cluster=True)
-    with pytest.raises(ConfigError, match="9 clusters cannot be made of 5 components"):
-        mixture.predict_frame(FEATURES, cluster=9)
+    for n in (0, 9):
+        with pytest.raises(ConfigError, match=f"{n} clusters cannot be made of 5 components"):
+            mixture.predict_frame(FEATURES, cluster=n)
+    assert "cluster" not in mixture.predict_frame(FEATURES, cluster=np.False_)
 
 
 WITHOUT = """
