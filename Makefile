@@ -5,6 +5,7 @@
 #   make coverage       which lines the last `make test` has not run
 #   make test-slow      the other tests: slow ones, and faults with the smaller counts
 #   make test-faults    the fault tests with the larger counts
+#   make test-browser   reports in a real Chromium: apt-get install chromium chromium-driver
 #   make test-postgres  the deployment tests with Prefect's history in PostgreSQL
 #   make test-lowest    most fast tests with the oldest versions allowed
 #   make bench          the benchmarks, half an hour on two idle cores
@@ -24,8 +25,8 @@ RUN ?= configs/hipparcos.toml
 BENCHMARKS ?= kernel fit pipeline overhead memory startup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-slow test-faults test-postgres test-lowest bench lint format \
-	clean
+.PHONY: help demo test coverage test-slow test-faults test-browser test-postgres test-lowest \
+	bench lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,7 +40,7 @@ demo: $(DEMO)
 
 # Fails below the floor that pyproject.toml sets for the coverage.
 test: $(TEST)
-	$(BIN)/python -m coverage run -m pytest -m "not slow and not faults"
+	$(BIN)/python -m coverage run -m pytest -m "not slow and not faults and not browser"
 	$(BIN)/python -m coverage report --format=total
 
 coverage: $(TEST)
@@ -52,6 +53,9 @@ test-slow: $(TEST)
 
 test-faults: $(TEST)
 	GMM_DASK_FAULT_ROUNDS=large $(BIN)/python -m pytest -m faults
+
+test-browser: $(TEST)
+	$(BIN)/python -m pytest -m browser
 
 test-postgres: $(TEST)
 	tests/pipelines/postgres.sh
@@ -97,6 +101,6 @@ test-lowest: .venv/bin/python
 	.venv-lowest/bin/python -m pip install --quiet --requirement .venv-lowest/requirements.txt
 	.venv-lowest/bin/python -m pip install --quiet --no-deps --editable .
 	NUMBA_CACHE_DIR=$(CURDIR)/.venv-lowest/numba .venv-lowest/bin/python -m pytest \
-		-m "not slow and not faults" \
+		-m "not slow and not faults and not browser" \
 		--ignore=tests/docs \
 		-W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning

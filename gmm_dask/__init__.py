@@ -1,6 +1,6 @@
 """Gaussian mixtures by expectation maximization over chunks of rows, from Parquet of any size.
 
->>> from gmm_dask import GaussianMixture, read_parquet, load_model
+>>> from gmm_dask import GaussianMixture, select, read_parquet, load_model
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gmm_dask.estimator import GaussianMixture
     from gmm_dask.loading import load_model
+    from gmm_dask.selection import Selection, select
     from gmm_dask.storage.input.reader import read_parquet
 
-__all__ = ["GaussianMixture", "load_model", "read_parquet"]
+__all__ = ["GaussianMixture", "Selection", "load_model", "read_parquet", "select"]
 
 _MODULES = {
     "GaussianMixture": "gmm_dask.estimator",
+    "Selection": "gmm_dask.selection",
     "load_model": "gmm_dask.loading",
     "read_parquet": "gmm_dask.storage.input.reader",
+    "select": "gmm_dask.selection",
 }
 
 

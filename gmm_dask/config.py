@@ -1,28 +1,46 @@
 """Run files and cluster files: what they may say, checked before anything is read.
 
-A run file says *what* to do (``[input] [model] [fit] [retrain] [predict] [output]``), a cluster
-file says *where*. A key has scikit-learn's name if it has one there. An unknown key is refused,
-and the message gives its dotted path.
+A run file says *what* to do (``[input] [model] [select] [fit] [retrain] [predict] [output]``), a
+cluster file says *where*. A key has scikit-learn's name if it has one there. An unknown key is
+refused, and the message gives its dotted path.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from gmm_dask import cluster_values
 from gmm_dask.addresses import local_path
 from gmm_dask.errors import ConfigError
-from gmm_dask.mixture.spec import CovarianceName, EMOptions, InitializationName, MixtureSpec
+from gmm_dask.mixture.spec import (
+    Cell,
+    CovarianceName,
+    CriterionName,
+    EMOptions,
+    InitializationName,
+    MixtureSpec,
+    make_cells,
+)
 from gmm_dask.nulls import NullPolicy
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -52,11 +70,42 @@ class InputSection(Section):
 class ModelSection(Section):
     """``[model]``: the mixture."""
 
-    n_components: Positive = Field(description="k, the number of Gaussians")
+    n_components: Positive | None = Field(
+        None, description="k, the number of Gaussians; needed unless [select] chooses it"
+    )
     covariance_type: CovarianceName = "full"
     reg_covar: NonNegative = Field(
         MixtureSpec.reg_covar, description="added to the diagonal of covariances"
     )
+
+
+class SelectSection(Section):
+    """``[select]``: numbers of components and covariance types to choose from."""
+
+    n_components: list[Positive] = Field(
+        min_length=1,
+        description="two numbers are the first and the last; one, or three and more, are a list",
+    )
+    covariance_types: list[CovarianceName] = Field(list(get_args(CovarianceName)), min_length=1)
+    criterion: CriterionName = Field("bic", description="lower is better")
+    allow_collapsed: bool = Field(
+        False, description="whether a mixture with collapsed or starved components may be chosen"
+    )
+
+    @field_validator("n_components")
+    @classmethod
+    def _is_a_range(cls, numbers: list[int]) -> list[int]:
+        if len(numbers) == 2 and numbers[0] > numbers[1]:
+            raise ValueError(f"{numbers}: the first of two numbers is the least; swap them")
+        return numbers
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every number of components with every covariance type."""
+        numbers: Sequence[int] = self.n_components
+        if len(numbers) == 2:
+            numbers = range(numbers[0], numbers[1] + 1)
+        return make_cells(numbers, self.covariance_types)
 
 
 class FitSection(Section):
@@ -91,12 +140,26 @@ class RetrainSection(Section):
     start: Literal["scratch", "current", "both"] = Field(
         "both", description="from a search, from the current model, or one candidate from each"
     )
+    select: Literal["never", "always"] | Days = Field(
+        "never",
+        description="with [select]: keep the current model's k and covariance type, choose again "
+        "each time, or choose again when the last choice is that many days old",
+    )
     require_converged: bool = True
     allow_collapsed: bool = False
     max_log_likelihood_drop: NonNegative = Field(
         0.05, description="nats per row that the candidate may lie below the current model"
     )
     min_rows: Positive = 1
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _is_a_rule(cls, rule: Any) -> Any:
+        """Say in one sentence what pydantic would say of each alternative."""
+        days = isinstance(rule, int | float) and not isinstance(rule, bool) and 0 < rule < inf
+        if not days and rule not in ("never", "always"):
+            raise ValueError(f"{rule!r}: give 'never', 'always' or a number of days above 0")
+        return rule
 
 
 class PredictSection(Section):
@@ -145,11 +208,18 @@ class RunConfig(Section):
     """A run file."""
 
     input: InputSection
-    model: ModelSection
+    model: ModelSection = ModelSection()
+    select: SelectSection | None = None
     fit: FitSection = FitSection()
     retrain: RetrainSection = RetrainSection()
     predict: PredictSection = PredictSection()
     output: OutputSection
+
+    @model_validator(mode="after")
+    def _says_which_mixture(self) -> RunConfig:
+        if self.model.n_components is None and self.select is None:
+            raise ValueError("key model.n_components is missing")
+        return self
 
 
 class Deadlines(Section):
@@ -282,7 +352,7 @@ def check_config(kind: type[Config], tables: dict[str, Any], where: str) -> Conf
         return kind.model_validate(tables)
     except ValidationError as error:
         try:
-            problems = [_problem(detail) for detail in error.errors()]
+            problems = [_problem(detail, tables) for detail in error.errors()]
         except RecursionError:
             raise _too_deep(where) from None
         raise ConfigError(f"{where}: " + "; ".join(problems)) from error
@@ -296,11 +366,10 @@ def _too_deep(where: str | Path) -> ConfigError:
     )
 
 
-def _problem(detail: Any) -> str:
-    place = list(detail["loc"])
-    if place[:1] == ["cluster"] and len(place) > 2:
-        del place[1]  # the kind of cluster, which is not a key of the file
-    key = ".".join(str(part) for part in place)
+def _problem(detail: Any, tables: dict[str, Any]) -> str:
+    key = ".".join(_keys(detail["loc"], tables))
+    if not key:  # a check of the whole file
+        return str(detail["ctx"]["error"])
     if detail["type"] == "extra_forbidden":
         return f"unknown key {key}"
     if detail["type"] == "missing":
@@ -308,6 +377,20 @@ def _problem(detail: Any) -> str:
     if detail["type"] == "value_error":  # a check of ours, which names the value
         return f"{key} = {detail['ctx']['error']}"
     return f"{key} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _keys(place: tuple[int | str, ...], tables: dict[str, Any]) -> list[str]:
+    """Leave out of a place what is no key of the file: the alternatives of a union, by pydantic."""
+    keys = []
+    value: Any = tables
+    for part in place:
+        inside = part in value if isinstance(value, dict) else isinstance(part, int)
+        if inside and isinstance(value, dict | list):
+            value = value[part]  # type: ignore[index]
+        elif not isinstance(value, dict) or part != place[-1]:  # else a key that is missing
+            continue
+        keys.append(str(part))
+    return keys
 
 
 def _set(tables: dict[str, Any], override: str) -> None:

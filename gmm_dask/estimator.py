@@ -8,7 +8,6 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
@@ -18,9 +17,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from gmm_dask.arrays import FloatArray
-from gmm_dask.chunked.array import array_chunks, predict_array
+from gmm_dask.chunked.array import array_chunks, predict_array, sum_array
 from gmm_dask.chunked.defects import require_usable
-from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, evaluate
+from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, DensitySummary, evaluate
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
 from gmm_dask.chunked.partitions import is_frame
@@ -31,11 +30,11 @@ from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import ClustersMixin
 from gmm_dask.estimator_exchange import ExchangeMixin
 from gmm_dask.estimator_frames import FramesMixin
-from gmm_dask.frames import refuse_text
+from gmm_dask.frames import refuse_text_in
 from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
-from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.criteria import aic, bic
+from gmm_dask.mixture.criteria import aic, bic, icl
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import (
@@ -202,10 +201,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
             self.__dict__.clear()  # an earlier fit is what it was, its features too
             self.__dict__.update(attributes)
             raise
-        self._take_result(result)
-        self.scans_ = scanner.scans
-        self.log_likelihood_ = densities.mean_log_likelihood
-        self.low_density_threshold_ = densities.quantile(LOW_DENSITY_SHARE)
+        self._take_result(result, densities, scanner.scans)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -230,13 +226,19 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
 
     def aic(self, X: Any) -> float:
         """Akaike's criterion on X; lower is better. One scan."""
-        log_likelihood, _ = self._log_likelihood(X)
-        return aic(self._parameters(), log_likelihood)
+        return aic(self._parameters(), self._sums(X)[0])
 
     def bic(self, X: Any) -> float:
         """Schwarz's criterion on X; lower is better. One scan."""
-        log_likelihood, rows = self._log_likelihood(X)
-        return bic(self._parameters(), log_likelihood, rows)
+        return bic(self._parameters(), *self._sums(X)[:2])
+
+    def icl(self, X: Any) -> float:
+        """Integrated completed likelihood on X; lower is better. One scan.
+
+        It is BIC plus twice −Σ log r of the most probable component of each row, so that it
+        prefers components that are apart. R's mclust calls −1 times this ICL.
+        """
+        return icl(self._parameters(), *self._sums(X))
 
     def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""
@@ -261,14 +263,13 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         names: list[str] = super()._get_param_names()
         return names
 
-    def _log_likelihood(self, X: Any) -> tuple[float, int]:
-        """Log p(X), nats, and the number of rows, which a dask array may not know."""
-        densities = self.score_samples(X)
-        if not isinstance(densities, da.Array):
-            return float(densities.sum()), len(densities)
-        ones = densities.map_blocks(np.ones_like, dtype=densities.dtype)
-        log_likelihood, rows = da.compute(densities.sum(), ones.sum())
-        return float(log_likelihood), int(rows)
+    def _sums(self, X: Any) -> tuple[float, float, float]:
+        """Sum over rows: log p(x) in nats, 1, and −log r of the most probable component."""
+        parameters = self._parameters()
+        array = lazy_array(self, X, reset=False)
+        if array is not None:
+            return sum_array(array, parameters, columns_of(self), unit_of(X))
+        return sum_assignment(self._assign(X, certainties=True))
 
     def _last_parameters(self) -> tuple[MixtureParameters, ...]:
         """Return the parameters of the last fit, or nothing before the first.
@@ -303,13 +304,15 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         array = lazy_array(self, X, reset=False)
         if array is not None:
             return predict_array(array, parameters, what, columns_of(self), unit_of(X))
+        predicted = getattr(self._assign(X, responsibilities=what == "responsibilities"), what)
+        return predicted.astype(np.int64) if what == "labels" else predicted
+
+    def _assign(self, X: Any, **wanted: bool) -> Assignment:
         rows = rows_in_memory(self, X, reset=False)
-        shares = what == "responsibilities"
-        assigned = assign(parameters, rows, responsibilities=shares, threads=available_cores())
+        assigned = assign(self._parameters(), rows, **wanted, threads=available_cores())
         if not assigned.finite:
             require_usable(rows, columns_of(self), NullPolicy.ERROR, "row {:,}".format)
-        predicted = getattr(assigned, what)
-        return predicted.astype(np.int64) if what == "labels" else predicted
+        return assigned
 
     def _options(self) -> FitOptions:
         seed = self.random_state
@@ -356,7 +359,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         rows = rows_in_memory(self, X, reset=reset)
         weights = None
         if sample_weight is not None:
-            refuse_text(np.asarray(sample_weight).dtype, "sample_weight")
+            refuse_text_in(np.asarray(sample_weight), "sample_weight")
             weights = _check_sample_weight(
                 sample_weight, rows, dtype=np.float64, ensure_non_negative=True
             )
@@ -370,7 +373,13 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         self.precisions_cholesky_ = parameters.precisions_cholesky
         self.precisions_ = parameters.covariance.precisions(parameters.precisions_cholesky)
 
-    def _take_result(self, result: FitResult) -> None:
+    def _take_features(self, other: GaussianMixture) -> None:
+        """Take number and names of the features from a mixture that has seen the same rows."""
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(other, name):
+                setattr(self, name, getattr(other, name))
+
+    def _take_result(self, result: FitResult, densities: DensitySummary, scans: int) -> None:
         # What was said of the components before: by `merge_components`, or by a published model.
         for name in ("merge_tree_", "component_ids_"):
             self.__dict__.pop(name, None)
@@ -379,9 +388,12 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         self.n_iter_ = result.best.n_iter
         self.lower_bounds_ = list(result.best.lower_bounds)
         self.lower_bound_ = result.best.log_likelihood
+        self.scans_ = scans
+        self.log_likelihood_ = densities.mean_log_likelihood
+        self.low_density_threshold_ = densities.quantile(LOW_DENSITY_SHARE)
         for sentence in result.warnings:
             logger.warning(sentence)
-        if not self.converged_ and self.max_iter > 0:
+        if result.best.status is Status.MAX_ITER and self.max_iter > 0:
             warnings.warn(
                 f"EM did not converge in {self.max_iter} iterations over all rows. Try a larger "
                 "max_iter or tol, or check for degenerate data.",

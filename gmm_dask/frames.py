@@ -130,6 +130,18 @@ def refuse_text(dtype: np.dtype[Any], name: str) -> None:
         raise SchemaError(f"{name} has dtype {dtype}; only numbers can be used: convert it first")
 
 
+def refuse_text_in(array: np.ndarray[Any, Any], name: str) -> None:
+    """Refuse text and dates in an array, also where its dtype is object."""
+    refuse_text(array.dtype, name)
+    if array.dtype == np.dtype(object):
+        for place, value in np.ndenumerate(array):
+            if isinstance(value, str | bytes):
+                where = ", ".join(str(index) for index in place)
+                raise SchemaError(
+                    f"{name}[{where}] is {value!r}; only numbers can be used: convert it first"
+                )
+
+
 def _holds_numbers(column: Any) -> bool:
     kind = column.dtype
     if kind == nw.Categorical:

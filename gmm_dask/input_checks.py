@@ -13,7 +13,7 @@ from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.array import require_matrix
 from gmm_dask.chunked.partitions import count_rows, frame_array, is_frame, is_series
 from gmm_dask.errors import SchemaError
-from gmm_dask.frames import as_frame, empty_frame, open_frame, refuse_text, require_numbers
+from gmm_dask.frames import as_frame, empty_frame, open_frame, refuse_text_in, require_numbers
 
 FLOATS = [np.float64, np.float32]
 
@@ -50,8 +50,10 @@ def rows_in_memory(estimator: BaseEstimator, X: Any, *, reset: bool) -> RowsArra
     X = as_frame(X)
     if open_frame(X) is not None:
         return frame_rows(estimator, X, reset=reset)
+    if isinstance(X, list | tuple):
+        X = np.asarray(X)
     if isinstance(X, np.ndarray):
-        refuse_text(X.dtype, "X")
+        refuse_text_in(X, "X")
     rows: RowsArray = validate_data(
         estimator, X, reset=reset, dtype=FLOATS, ensure_all_finite=False
     )

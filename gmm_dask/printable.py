@@ -1,6 +1,8 @@
-"""Text that comes from data, made safe to print: names of columns and files can hold anything."""
+"""Text for people: names from data made safe to print, numbers with the digits that matter."""
 
 from __future__ import annotations
+
+import math
 
 
 def printable(text: str) -> str:
@@ -20,3 +22,16 @@ def _visible(character: str) -> str:
     if character in "\n\t":
         return " "
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def spread(mean: float, deviation: float) -> str:
+    """Write mean ± deviation with two digits of the deviation: 0.524 ± 0.013, 12,500 ± 310."""
+    if not deviation > 0 or not math.isfinite(deviation):
+        return f"{mean:.6g} ± {deviation:.2g}"
+    digits = 1 - math.floor(math.log10(deviation))
+    mean = round(mean, digits) + 0.0 if digits <= 6 else mean  # not −0.00
+    if -6 <= digits < 0:
+        return f"{round(mean, digits):,.0f} ± {round(deviation, digits):,.0f}"
+    if not 0 <= digits <= 6:
+        return f"{mean:.6g} ± {deviation:.2g}"
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"

@@ -13,6 +13,7 @@ from prefect.events import emit_event
 
 from gmm_dask.config import RunConfig
 from gmm_dask.pipelines.summary import Summary, markdown
+from gmm_dask.printable import printable
 from gmm_dask.steps import Decision, Published
 
 
@@ -24,6 +25,17 @@ def report(summary: Summary) -> None:
 def link(key: str, path: str | Path) -> None:
     """Attach the address of the run's ``model`` or ``predictions``."""
     create_link_artifact(Path(path).absolute().as_uri(), link_text=str(path), key=key)
+
+
+def link_page(path: Path) -> None:
+    """Attach the address of a report page as text: browsers follow no link from here to a file."""
+    if path.exists():
+        create_markdown_artifact(
+            "The report is one HTML file that needs no network. On a machine that has it, open\n\n"
+            f"```text\n{printable(str(path.absolute()))}\n```\n",
+            key="report-page",
+            description="the report to open in a browser",
+        )
 
 
 def report_decision(decision: Decision) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error
-from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, Kind, OutcomeT
+from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, SELECT, Kind, OutcomeT
 
 if TYPE_CHECKING:
     from gmm_dask.config import ClusterKind, RunConfig
@@ -76,6 +76,18 @@ def fit(
 ) -> None:
     """Fit the model of a run file and publish it as a new version."""
     _run(FIT, run_file, overrides, cluster_file, direct, debug)
+
+
+@app.command()
+def select(
+    run_file: RunFile,
+    overrides: Overrides = [],  # noqa: B006
+    cluster_file: ClusterFile = None,
+    direct: Direct = False,
+    debug: Debug = False,
+) -> None:
+    """Compare numbers of components and covariance types, and publish the best as a new version."""
+    _run(SELECT, run_file, overrides, cluster_file, direct, debug)
 
 
 @app.command()
@@ -154,6 +166,38 @@ def inspect(
         assert stored.path is not None
         verify_files(Version(stored.path))
         print_summary(model_summary(stored))
+
+
+@app.command()
+def report(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="models/NAME, or one version: .../v000007.")
+    ],
+    versions: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="VERSION", min=1, help="Several stand beside each other."),
+    ] = None,
+    predictions: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Its predictions, for the drift since.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: NAME-vN.html, in this folder.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report on any version of a model: one HTML file to open by a double click."""
+    with exit_codes(debug):
+        from gmm_dask.steps.reporting import write_report
+
+        page = write_report(model, versions or (), predictions, output)
+        typer.echo(page)
+        if open_:
+            import webbrowser
+
+            if not webbrowser.open(page.absolute().as_uri()):
+                print_error(f"no browser was found here; open {page} where there is one")
+                sys.exit(FAILED)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from gmm_dask.pipelines import watchdog
 from gmm_dask.pipelines.fit import fit as fit_flow
 from gmm_dask.pipelines.predict import predict as predict_flow
 from gmm_dask.pipelines.retrain import retrain as retrain_flow
+from gmm_dask.pipelines.selecting import select as select_flow
 from gmm_dask.pipelines.trouble import describe, tell
 
 P = ParamSpec("P")
@@ -62,6 +63,7 @@ def _unattended(flow: Flow[P, R]) -> Flow[P, R]:
 
 
 fit = _unattended(fit_flow)
+select = _unattended(select_flow)
 predict = _unattended(predict_flow)
 retrain = _unattended(retrain_flow)
 

@@ -66,6 +66,19 @@ def _fit_flow() -> Callable[..., Any]:
     return fit
 
 
+def _select() -> Steps[FitOutcome]:
+    from gmm_dask.pipelines.sequences import select
+    from gmm_dask.pipelines.summary import fit_summary
+
+    return Steps(select, fit_summary)
+
+
+def _select_flow() -> Callable[..., Any]:
+    from gmm_dask.pipelines.selecting import select
+
+    return select
+
+
 def _predict() -> Steps[PredictOutcome]:
     from gmm_dask.pipelines.sequences import predict
     from gmm_dask.pipelines.summary import predict_summary
@@ -98,5 +111,6 @@ def _prepare_a_fit() -> None:
 
 
 FIT = Kind(_fit, _fit_flow, _prepare_a_fit)
+SELECT = Kind(_select, _select_flow, _prepare_a_fit)
 PREDICT = Kind(_predict, _predict_flow)
 RETRAIN = Kind(_retrain, _retrain_flow, _prepare_a_fit)

@@ -7,10 +7,11 @@ from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import link, report
+from gmm_dask.pipelines.artifacts import link, link_page, report
 from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
+from gmm_dask.storage.files.contents import report_path
 
 
 @flow(name="predict", flow_run_name="predict {run.input.path} by {run.output.name}")
@@ -28,4 +29,5 @@ def predict(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequence
         outcome = sequences.predict(run, cluster, as_task, notify, run_id=str(flow_run.id))
     report(predict_summary(outcome))
     link("predictions", outcome.path)
+    link_page(report_path(outcome.path))
     return outcome

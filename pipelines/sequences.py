@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
 from gmm_dask import steps
+from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.events import Notify
+from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
 
 P = ParamSpec("P")
@@ -108,6 +110,18 @@ def fit(
     return FitOutcome(published, evaluation)
 
 
+def select(
+    run: RunConfig, cluster: ClusterKind, call: Call, notify: Notify, run_id: str
+) -> FitOutcome:
+    """Fit every number of components and covariance type, and publish the best."""
+    plan = call(steps.inspect_input, run, True, True)
+    with steps.open_scanner(run, plan, cluster, notify) as scanner:
+        selected = call(steps.select, run, plan, scanner, notify)
+        evaluation = call(steps.evaluate_selection, run, plan, scanner, selected)
+    published = call(steps.publish, run, evaluation, run_id)
+    return FitOutcome(published, evaluation)
+
+
 def predict(
     run: RunConfig, cluster: ClusterKind, call: Call, notify: Notify, run_id: str
 ) -> PredictOutcome:
@@ -129,20 +143,42 @@ def retrain(
     run_id: str,
     force: bool = False,
 ) -> RetrainOutcome:
-    """Fit again if anything is new, publish what passes the gate, predict by the model in use."""
-    plan = call(steps.inspect_input, run)
+    """Fit again if anything is new, publish what passes the gate, predict by the model in use.
+
+    With ``[select]``, the number of components and the covariance type are chosen again when that
+    is due, and are otherwise those of the current model.
+    """
+    plan = call(steps.inspect_input, run, True, run.select is not None)
     current = call(steps.read_current, run)
     if not force and steps.is_up_to_date(run, plan, current):
         outcome = RetrainOutcome(current)
     else:
-        start = steps.choose_start(run, plan, current)
         with steps.open_scanner(run, plan, cluster, notify) as scanner:
-            fitted = call(steps.fit, run, plan, scanner, notify, start.parameters, start.search_too)
-            evaluation = call(steps.evaluate, run, plan, scanner, fitted, current)
+            evaluation = _fit_again(run, plan, current, scanner, call, notify)
         outcome = _pass_gate(run, call, current, evaluation, run_id)
     if run.output.predictions is None or (current is None and outcome.published is None):
         return outcome
     return replace(outcome, predictions=predict(run, cluster, call, notify, run_id))
+
+
+def _fit_again(
+    run: RunConfig,
+    plan: InputPlan,
+    current: StoredModel | None,
+    scanner: Scanner,
+    call: Call,
+    notify: Notify,
+) -> steps.Evaluation:
+    """Fit the mixture that the run file asks for, or choose one again if that is due."""
+    if steps.is_selection_due(run, plan, current):
+        rival = steps.choose_rival(run, plan, current)
+        selected = call(steps.select, run, plan, scanner, notify, rival)
+        return call(steps.evaluate_selection, run, plan, scanner, selected, current)
+    if run.select is not None and current is not None:
+        run = steps.keep_cell(run, current)
+    start = steps.choose_start(run, plan, current)
+    fitted = call(steps.fit, run, plan, scanner, notify, start.parameters, start.search_too)
+    return call(steps.evaluate, run, plan, scanner, fitted, current)
 
 
 def _pass_gate(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ import numpy as np
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
-from gmm_dask.printable import printable
+from gmm_dask.printable import printable, spread
+from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps.predicting import choose_clusters
+from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
@@ -46,6 +47,8 @@ class Summary:
         The table; every row has as many cells as the header. Both may be empty.
     notes
         Sentences below the table.
+    comparison
+        The table of a selection, which stands before the other, its header first; may be empty.
 
     Names of columns and files come from data: what a terminal would obey is made visible.
     """
@@ -55,6 +58,7 @@ class Summary:
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     notes: Sequence[str] = ()
+    comparison: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         shown = {
@@ -63,6 +67,7 @@ class Summary:
             "header": [*map(printable, self.header)],
             "rows": [[*map(printable, cells)] for cells in self.rows],
             "notes": [*map(printable, self.notes)],
+            "comparison": [[*map(printable, cells)] for cells in self.comparison],
         }
         for field, texts in shown.items():
             object.__setattr__(self, field, texts)
@@ -92,6 +97,7 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         facts.append(("clusters", clusters_words(manifest.clusters, model.component_ids)))
     if path is not None:
         facts.append(("model", str(path)))
+        facts.extend(("report", str(page)) for page in path.glob(REPORT))
         facts.extend(("picture", str(picture)) for picture in sorted(path.glob("*.png")))
     header, table = component_table(model, matches)
     k, d = model.parameters.means.shape
@@ -99,9 +105,13 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     if d > SHOWN_COLUMNS:
         notes.append(f"{d - SHOWN_COLUMNS} further columns are not shown")
     kind = model.parameters.covariance_type
-    return Summary(
-        f"{_name(model)}: {k} {kind} components of {d} columns", facts, header, table, notes
-    )
+    comparison: list[list[str]] = []
+    if manifest.selection is not None:
+        compared, rows_of_cells = manifest.selection.grid()
+        comparison = [compared, *rows_of_cells]
+        facts.append(("chosen by", manifest.selection.legend))
+    title = f"{_name(model)}: {k} {kind} components of {d} columns"
+    return Summary(title, facts, header, table, notes, comparison)
 
 
 def clusters_words(clusters: Clusters, component_ids: Sequence[int]) -> str:
@@ -146,6 +156,8 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     if outcome.run.predict.cluster:
         ids = choose_clusters(outcome.run, model) or ()
         facts.append(("clusters", f"{len(set(ids))}, in the column cluster"))
+    if report_path(outcome.path).exists():
+        facts.append(("report", str(report_path(outcome.path))))
     title = f"predictions for {outcome.run.input.path}"
     if predicted.drift is None:
         return Summary(title, facts)
@@ -189,7 +201,7 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
         predictions = predict_summary(outcome.predictions)
         facts += predictions.facts[1:]
         notes += predictions.notes
-    return Summary(summary.title, facts, summary.header, summary.rows, notes)
+    return Summary(summary.title, facts, summary.header, summary.rows, notes, summary.comparison)
 
 
 def component_table(
@@ -227,26 +239,23 @@ def state(model: StoredModel, component: int) -> str:
     return ", ".join(word for word, components in lost.items() if component in components) or "ok"
 
 
-def spread(mean: float, deviation: float) -> str:
-    """Write mean ± deviation with two digits of the deviation: 0.524 ± 0.013, 1250 ± 31."""
-    if not deviation > 0 or not math.isfinite(deviation):
-        return f"{mean:.6g} ± {deviation:.2g}"
-    digits = 1 - math.floor(math.log10(deviation))
-    if not 0 <= digits <= 6:
-        return f"{mean:.6g} ± {deviation:.2g}"
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
-
-
 def markdown(summary: Summary) -> str:
     """Write a summary as Markdown, for the server."""
     lines = [f"# {_literal(summary.title)}", ""]
     lines += [f"- **{_literal(name)}**: {_literal(text)}" for name, text in summary.facts]
-    if summary.rows:
-        lines += ["", _row(summary.header), "| " + " | ".join("---" for _ in summary.header) + " |"]
-        lines += [_row(cells) for cells in summary.rows]
+    for table in _tables(summary):
+        header, *rows = table
+        lines += ["", _row(header), "| " + " | ".join("---" for _ in header) + " |"]
+        lines += [_row(cells) for cells in rows]
     lines += [""] if summary.notes else []
     lines += [f"> {_literal(note)}" for note in summary.notes]
     return "\n".join(lines) + "\n"
+
+
+def _tables(summary: Summary) -> list[list[Sequence[str]]]:
+    """Return the tables that have rows, each with its header first."""
+    tables = [[*summary.comparison], [summary.header, *summary.rows]]
+    return [table for table in tables if len(table) > 1]
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -264,10 +273,9 @@ def print_summary(summary: Summary) -> None:
     width = max(len(name) for name, _ in summary.facts)
     for name, text in summary.facts:
         print(f"  {name:<{width}}  {text}")
-    if summary.rows:
+    for table in _tables(summary):
         print()
-        table = [summary.header, *summary.rows]
-        widths = [max(len(row[column]) for row in table) for column in range(len(summary.header))]
+        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
         for row in table:
             cells = (cell.rjust(size) for cell, size in zip(row, widths, strict=True))
             print("  " + "   ".join(cells))

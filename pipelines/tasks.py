@@ -48,6 +48,8 @@ STEPS: list[tuple[Callable[..., Any], str, str, dict[str, Any]]] = [
     (steps.inspect_input, "inspect", "inspect {run.input.path}", RETRIES),
     (steps.fit, "fit", "fit {run.model.n_components} components", {}),
     (steps.evaluate, "evaluate", "evaluate {run.output.name}", {}),
+    (steps.select, "select", "select for {run.output.name}", {}),
+    (steps.evaluate_selection, "evaluate", "evaluate {run.output.name}", {}),
     (steps.publish, "publish", "publish {run.output.name}", RETRIES),
     (steps.read_model, "read model", "read model {run.output.name}", RETRIES),
     (steps.read_current, "read current model", "read current {run.output.name}", RETRIES),

@@ -40,6 +40,7 @@ LAYERS = [
         "gmm_dask.estimator_frames",
         "gmm_dask.input_checks",
         "gmm_dask.loading",
+        "gmm_dask.selection",
         "gmm_dask.verbosity",
         "gmm_dask.steps",
         "gmm_dask",
@@ -52,6 +53,7 @@ ONLY = {
     "typer": ("gmm_dask.pipelines",),
     "rich": ("gmm_dask.pipelines",),
     "matplotlib": ("gmm_dask.report",),
+    "PIL": ("gmm_dask.report",),
     "pyarrow": ("gmm_dask.storage",),
     "narwhals": ("gmm_dask.frames",),
     "dask": (
@@ -126,6 +128,8 @@ HEAVY = {"numpy", "scipy", "numba", "dask", "pyarrow", "sklearn", "pydantic", "p
     [
         ("import gmm_dask", HEAVY),
         ("import gmm_dask.pipelines.command", HEAVY),
+        # A prediction makes a report, and need not wait for what draws pictures.
+        ("import gmm_dask.report.page.document", {"matplotlib", "sklearn", "prefect"}),
         # Predictions and the workers of a cluster get by without.
         (
             "import gmm_dask.steps",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gmm_dask.config import RunConfig, read_config
+from gmm_dask.config import RunConfig, check_config, read_config
 from gmm_dask.errors import ConfigError
 
 RUN = """
@@ -72,3 +72,13 @@ def test_a_name_that_could_not_be_published_is_refused(tmp_path):
     (tmp_path / "run.toml").write_text(RUN)
     assert "output.name = " in refused(tmp_path / "run.toml", f"output.name={'x' * 129}")
     read_config(RunConfig, tmp_path / "run.toml", [f"output.name={'x' * 128}"])
+
+
+def test_the_alternatives_of_a_value_are_no_keys():
+    tables = {"input": {"path": "x", "columns": ["a"]}, "predict": {"cluster": "yes"}}
+    with pytest.raises(ConfigError) as caught:
+        check_config(RunConfig, tables, "run.toml")
+    message = str(caught.value)
+    assert "predict.cluster = 'yes': input should be a valid boolean" in message
+    assert "predict.cluster = 'yes': input should be a valid integer" in message
+    assert "key output is missing" in message

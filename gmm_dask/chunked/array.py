@@ -6,7 +6,7 @@ A dask data frame is an array too, with a block for each partition (`gmm_dask.ch
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from itertools import accumulate
@@ -24,7 +24,7 @@ from gmm_dask.chunked.partitions import is_series, series_array
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.errors import InputError, SchemaError, TooFewRowsError
 from gmm_dask.frames import refuse_text
-from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
 
@@ -324,6 +324,39 @@ def predict_array(
     return X.map_blocks(predict, dtype=dtype, drop_axis=1)
 
 
+def sum_array(
+    X: da.Array, parameters: MixtureParameters, columns: tuple[str, ...], unit: str = "block"
+) -> tuple[float, float, float]:
+    """Sum over the rows of a dask array (n, d): log p(x) in nats, 1, and −log r.
+
+    r is the largest responsibility of a row. The array is computed once.
+
+    Parameters
+    ----------
+    columns, unit
+        As in `array_chunks`, for the error of a row that cannot be predicted.
+    """
+    if X.numblocks[1] > 1:
+        X = X.rechunk({1: -1})
+    add_up = partial(_sum_block, parameters=parameters, columns=columns, unit=unit)
+    sums = X.map_blocks(add_up, dtype=np.float64, chunks=(1, 3))
+    log_likelihood, rows, uncertainty = sums.sum(axis=0).compute().tolist()
+    return log_likelihood, rows, uncertainty
+
+
+def _sum_block(
+    block: Any,
+    parameters: MixtureParameters,
+    columns: tuple[str, ...],
+    unit: str,
+    block_info: Any = None,
+) -> FloatArray:
+    place = partial(_place_of, unit, block_info)
+    return np.array(
+        [sum_assignment(_assign_block(block, parameters, "certainties", columns, place))]
+    )
+
+
 def _predict_block(
     block: Any,
     parameters: MixtureParameters,
@@ -333,13 +366,24 @@ def _predict_block(
     block_info: Any = None,
 ) -> FloatArray:
     """Predict a block; ``block_info`` is what dask knows of its place in the array."""
-    values = as_rows(block)
-    assigned = assign(parameters, values, responsibilities=what == "responsibilities")
-    if not assigned.finite:
-        place = partial(_place_of, unit, block_info)
-        require_usable(values, columns, NullPolicy.ERROR, place)
-    predicted = getattr(assigned, what)
+    place = partial(_place_of, unit, block_info)
+    predicted = getattr(_assign_block(block, parameters, what, columns, place), what)
     return predicted.astype(np.int64) if what == "labels" else predicted
+
+
+def _assign_block(
+    block: Any,
+    parameters: MixtureParameters,
+    what: str,
+    columns: tuple[str, ...],
+    place: Callable[[int], str],
+) -> Assignment:
+    values = as_rows(block)
+    wanted = {name: name == what for name in ("responsibilities", "certainties")}
+    assigned = assign(parameters, values, **wanted)
+    if not assigned.finite:
+        require_usable(values, columns, NullPolicy.ERROR, place)
+    return assigned
 
 
 def _place_of(unit: str, block_info: Any, row: int) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
+from gmm_dask.chunked.replay import replay_of
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import Survey, frequent_values
+from gmm_dask.chunked.survey import Survey
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.criteria import Health, health, rank
 from gmm_dask.mixture.em import Candidate
@@ -31,9 +32,14 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
     best, initial = em.candidates[order[0]], state.starts[order[0]]
     if best.problem:
         raise NumericalError(f"every start broke down: {best.problem}")
+    replay = replay_of(state.frames, order[0], initial, best.parameters, best.n_iter)
+    firsts = state.search.firsts if state.search else ()
+    first = firsts[order[0]] if order[0] < len(firsts) else None
     if state.fresh[order[0]]:
         places = component_order(best.parameters)
+        replay = {number: mixture.reordered(places) for number, mixture in replay.items()}
         initial = initial.reordered(places)
+        first = first and first.reordered(places)
         best = replace(
             best,
             parameters=best.parameters.reordered(places),
@@ -53,6 +59,8 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         judgement,
         scanner.scans,
         tuple(_warnings(scanner.chunks.columns, state.survey, best, judgement, options)),
+        replay,
+        first,
     )
 
 
@@ -86,7 +94,8 @@ def _warnings(
                 f"reg_covar {reg_covar:g} is {reg_covar / variance:.2g} times the variance of "
                 f"column {column!r} and flattens it; try {variance * 1e-6:.1g}"
             )
-    for column, value, share in frequent_values(survey.sample, columns):
+    for feature, value, share in survey.frequent_values:
+        column = columns[feature]
         if judgement.collapsed.any() or _could_collapse(best.parameters, share):
             sentences.append(
                 f"{share:.1%} of the rows have column {column!r} = {value:g}; a component can "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,9 @@ class DensitySummary:
         Number of rows, and the sum of their weights.
     log_likelihood
         Σ w log p(x), nats.
+    uncertainty
+        −Σ w log r of the most probable component of each row, nats: 0 where components are far
+        apart. ICL adds twice this to BIC.
     occupancy
         For each component, the weight of the rows to which it is the most probable, (k,).
     lowest, highest
@@ -51,6 +55,7 @@ class DensitySummary:
     rows: int
     weight: float
     log_likelihood: float
+    uncertainty: float
     occupancy: FloatArray
     lowest: float
     highest: float
@@ -64,12 +69,26 @@ class DensitySummary:
             self.rows + other.rows,
             self.weight + other.weight,
             self.log_likelihood + other.log_likelihood,
+            self.uncertainty + other.uncertainty,
             self.occupancy + other.occupancy,
             min(self.lowest, other.lowest),
             max(self.highest, other.highest),
             self.bins + other.bins,
             self.ceiling,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the empty ends of the histogram: a selection has a summary for each cell."""
+        occupied = np.flatnonzero(self.bins)
+        first, last = (occupied[0], occupied[-1] + 1) if len(occupied) else (0, 0)
+        return {**vars(self), "bins": (int(first), self.bins[first:last])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Put the histogram back between its empty ends."""
+        first, occupied = state["bins"]
+        bins = np.zeros(BINS)
+        bins[first : first + len(occupied)] = occupied
+        self.__dict__.update(state, bins=bins)
 
     @property
     def mean_log_likelihood(self) -> float:
@@ -143,7 +162,7 @@ def summarize_densities(
     Parameters
     ----------
     assigned
-        Labels and log-densities of the m rows.
+        Labels, log-densities and certainties of the m rows.
     sample_weight
         (m,), or None.
     k
@@ -151,18 +170,28 @@ def summarize_densities(
     ceiling
         Upper bound of its log-density, nats.
     """
+    assert assigned.certainties is not None
     occupancy, bins, sums = tally(
         assigned.labels,
         assigned.log_densities,
+        assigned.certainties,
         sample_weight,
         k,
         BINS,
         ceiling - DEPTH,
         DEPTH / BINS,
     )
-    weight, log_likelihood, lowest, highest = sums.tolist()
+    weight, log_likelihood, lowest, highest, uncertainty = sums.tolist()
     return DensitySummary(
-        len(assigned.labels), weight, log_likelihood, occupancy, lowest, highest, bins, ceiling
+        len(assigned.labels),
+        weight,
+        log_likelihood,
+        uncertainty,
+        occupancy,
+        lowest,
+        highest,
+        bins,
+        ceiling,
     )
 
 
@@ -173,7 +202,7 @@ def evaluate_rows(
     return EvaluationBatch(
         tuple(
             summarize_densities(
-                assign(mixture, rows.values, threads=threads),
+                assign(mixture, rows.values, certainties=True, threads=threads),
                 rows.sample_weight,
                 mixture.n_components,
                 density_ceiling(mixture),

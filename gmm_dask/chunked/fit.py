@@ -18,9 +18,10 @@ import numpy as np
 
 from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
+from gmm_dask.chunked.replay import add_frame
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import survey_source
+from gmm_dask.chunked.survey import Survey, survey_source
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import (
@@ -40,7 +41,13 @@ from gmm_dask.mixture.initialization import (
     seeded,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.search import SearchSummary, count_runs, search, worth_searching
+from gmm_dask.mixture.search import (
+    SearchEffort,
+    SearchSummary,
+    count_runs,
+    search,
+    worth_searching,
+)
 from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.statistics import StatisticsBatch, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
@@ -99,20 +106,40 @@ def fit(
         The workers are gone, or a deadline has passed.
     """
     with single_threaded():
-        state = resume or _survey(scanner, options, with_search=search_too or not start)
-        if resume is None:
-            save(state)
-        else:
-            logger.info("resuming after %d scans", resume.scans)
-            scanner.resume(resume.scans, resume.fingerprints, resume.digests)
+        state = begin(scanner, options, resume, save, with_search=search_too or not start)
         if not state.starts:
             state = _add_starts(scanner, state, options, tuple(start), search_too)
             save(state)
-        state = _polish(scanner, state, options, before, save)
+        state = polish(scanner, state, options, save, before)
     return conclude(scanner, state, options)
 
 
-def _survey(scanner: Scanner, options: FitOptions, with_search: bool) -> FitState:
+def begin(
+    scanner: Scanner,
+    options: FitOptions,
+    resume: FitState | None,
+    save: Callable[[FitState], None],
+    *,
+    with_search: bool = True,
+    least_rows: int | None = None,
+) -> FitState:
+    """Survey the rows, or go on where a fit of the same rows was interrupted.
+
+    Parameters
+    ----------
+    least_rows
+        Fewer complete rows are refused; by default the number of components.
+    """
+    if resume is not None:
+        logger.info("resuming after %d scans", resume.scans)
+        scanner.resume(resume.scans, resume.fingerprints, resume.digests)
+        return resume
+    state = _survey(scanner, options, with_search, least_rows or options.spec.n_components)
+    save(state)
+    return state
+
+
+def _survey(scanner: Scanner, options: FitOptions, with_search: bool, least_rows: int) -> FitState:
     k, d = options.spec.n_components, len(scanner.chunks.columns)
     check_start(options.spec, d)
     sample_rows = options.search_rows
@@ -121,12 +148,17 @@ def _survey(scanner: Scanner, options: FitOptions, with_search: bool) -> FitStat
     if not with_search or options.spec.start.complete:
         sample_rows = LOOK_ROWS
     survey = survey_source(scanner, max(sample_rows, k), options.random_state, options.nulls)
-    if survey.rows < k:
-        raise TooFewRowsError(
-            f"Expected n_samples >= n_components but got n_components = {k}, "
-            f"n_samples = {survey.rows}; fit fewer components or give more rows"
-        )
+    if survey.rows < least_rows:
+        raise too_few_rows(survey.rows, least_rows)
     return FitState(survey, scanner.fingerprints, scans=scanner.scans, digests=scanner.digests)
+
+
+def too_few_rows(rows: int, k: int) -> TooFewRowsError:
+    """Return the error of k components for fewer rows."""
+    return TooFewRowsError(
+        f"Expected n_samples >= n_components but got n_components = {k}, "
+        f"n_samples = {rows}; fit fewer components or give more rows"
+    )
 
 
 def _add_starts(
@@ -141,11 +173,9 @@ def _add_starts(
     if options.spec.start.complete:
         start = (*start, given_start(options.spec))
     elif not start or search_too:
-        sample = _drop_weightless(state.survey.sample, options.spec.n_components)
-        if _searches(sample, options):
-            fresh_starts, summary = _search(scanner.notify, sample, options, state.survey.in_memory)
-        else:
-            fresh_starts = _make_plain_starts(sample, options)
+        fresh_starts, summary = make_starts(
+            scanner.notify, state.survey, options, available_cores()
+        )
     return replace(
         state,
         starts=(*fresh_starts, *start),
@@ -155,14 +185,40 @@ def _add_starts(
     )
 
 
-def _searches(sample: Sample, options: FitOptions) -> bool:
+def make_starts(
+    notify: Notify,
+    survey: Survey,
+    options: FitOptions,
+    threads: int,
+    *,
+    effort: SearchEffort | None = None,
+    rivals: Sequence[MixtureParameters] = (),
+) -> tuple[tuple[MixtureParameters, ...], SearchSummary | None]:
+    """Make first parameters from the sample: by a search, or plainly where that cannot pay.
+
+    Parameters
+    ----------
+    threads
+        Threads that share the search; the result does not depend on their number.
+    effort
+        The extent of the search; by default that of a single fit.
+    rivals
+        Further starts that compete in the search; not in that on a small sample.
+    """
+    sample = drop_weightless(survey.sample, options.spec.n_components)
+    if not searches(sample, options):
+        return _make_plain_starts(sample, options), None
+    return _search(notify, sample, options, survey.in_memory, threads, effort, rivals)
+
+
+def searches(sample: Sample, options: FitOptions) -> bool:
     """Whether to search; without a single iteration, the start itself is what the caller wants."""
     m, d = sample.X.shape
     wanted = options.search_rows is not None and options.em.max_iter > 0
     return wanted and worth_searching(m, d, options.spec)
 
 
-def _drop_weightless(sample: Sample, k: int) -> Sample:
+def drop_weightless(sample: Sample, k: int) -> Sample:
     """Drop rows of weight 0, on which no start may be placed."""
     if sample.sample_weight is None or (sample.sample_weight > 0).all():
         return sample
@@ -185,7 +241,13 @@ def _make_plain_starts(sample: Sample, options: FitOptions) -> tuple[MixturePara
 
 
 def _search(
-    notify: Notify, sample: Sample, options: FitOptions, whole: bool
+    notify: Notify,
+    sample: Sample,
+    options: FitOptions,
+    whole: bool,
+    threads: int,
+    effort: SearchEffort | None,
+    rivals: Sequence[MixtureParameters],
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     m, d = sample.X.shape
     runs = count_runs(m, d, options.spec.n_components, options.n_init, whole)
@@ -196,8 +258,10 @@ def _search(
         options.em,
         random_state=options.random_state,
         keep=options.n_init,
-        threads=available_cores(),
+        threads=threads,
         whole=whole,
+        effort=effort,
+        rivals=rivals,
         advanced=lambda done: notify(StageAdvanced(Stage.SEARCH, done)),
     )
     best = summary.log_likelihoods[0]
@@ -224,20 +288,31 @@ def sum_batch(rows: Rows, batch: tuple[MixtureParameters, ...]) -> StatisticsBat
     )
 
 
-def _polish(
+def polish(
     scanner: Scanner,
     state: FitState,
     options: FitOptions,
-    before: float,
     save: Callable[[FitState], None],
+    before: float = -np.inf,
+    compare: Callable[[EMState], EMState] = lambda em: em,
 ) -> FitState:
+    """Run EM over all rows, one scan an iteration, until no candidate runs any more.
+
+    Parameters
+    ----------
+    before
+        As for `fit`.
+    compare
+        As for `em_steps`.
+    """
     first = state.em or start_em(state.starts, options.em, before)
     state = replace(state, em=first)
     with ExitStack() as stack:
         expectation = _expectation(scanner, state, stack)
         began = time.perf_counter()
-        for em in em_steps(expectation, first, options.spec, options.em):
-            state = replace(state, em=em, scans=scanner.scans)
+        for em in em_steps(expectation, first, options.spec, options.em, compare):
+            frames = add_frame(state.frames, em)
+            state = replace(state, em=em, scans=scanner.scans, frames=frames)
             save(state)
             _notify_iteration(scanner.notify, em, state.survey.rows, time.perf_counter() - began)
             began = time.perf_counter()

@@ -1,10 +1,12 @@
-"""The options, the state and the result of a fit: three frozen dataclasses."""
+"""The options, the state and the result of a fit: frozen dataclasses."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.mixture.criteria import Health
 from gmm_dask.mixture.em import Candidate, EMState
@@ -44,6 +46,25 @@ class FitOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class CellSearch:
+    """What the search has found so far for one cell of a selection.
+
+    Attributes
+    ----------
+    starts
+        The best so far; empty where every start broke down.
+    summary
+        What the search did; None without a search.
+    problem
+        Why every start broke down; empty otherwise.
+    """
+
+    starts: tuple[MixtureParameters, ...] = ()
+    summary: SearchSummary | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class FitState:
     """All that a fit has computed so far: a checkpoint holds it, and a fit can resume from it.
 
@@ -65,6 +86,12 @@ class FitState:
         Scans of the source so far.
     digests
         Of the row groups of the input's files, as the first scan read them.
+    frames
+        Parameters of the candidates at iterations of the polish, evenly spaced.
+    cells
+        Of a selection: what has been found for each cell, in their order.
+    turns
+        Of a selection: turns of its search that are done.
     """
 
     survey: Survey
@@ -75,6 +102,9 @@ class FitState:
     em: EMState | None = None
     scans: int = 0
     digests: tuple[str, ...] = ()
+    frames: tuple[Frame, ...] = ()
+    cells: tuple[CellSearch, ...] = ()
+    turns: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +130,11 @@ class FitResult:
         Scans of the source so far.
     warnings
         One sentence for each thing that the user should look at.
+    replay
+        Parameters of the winner by the number of M-steps done, evenly spaced, in the same order:
+        0 is ``initial``, the last is ``best``.
+    first
+        The start of the search from which ``initial`` came, in the same order; None without one.
     """
 
     best: Candidate
@@ -110,6 +145,8 @@ class FitResult:
     health: Health
     scans: int
     warnings: tuple[str, ...]
+    replay: Mapping[int, MixtureParameters] = field(default_factory=dict)
+    first: MixtureParameters | None = None
 
     @property
     def in_memory(self) -> bool:

@@ -173,6 +173,11 @@ class Survey:
         """Variance of each feature, (d,)."""
         return self.moments.squares / max(self.rows, 1)
 
+    @cached_property
+    def frequent_values(self) -> tuple[tuple[int, float, float], ...]:
+        """Values that 1 % or more of the sample share: feature, value, share; one a feature."""
+        return tuple(frequent_values(self.sample))
+
     @property
     def sample(self) -> Sample:
         """Values of the sample, (m, d) feature-major, and their weights."""
@@ -282,8 +287,8 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
     )
 
 
-def frequent_values(sample: Sample, columns: Sequence[str]) -> list[tuple[str, float, float]]:
-    """Find values that 1 % or more of the sample share: (column, value, share), one a column."""
+def frequent_values(sample: Sample) -> list[tuple[int, float, float]]:
+    """Find values that 1 % or more of the sample share: (feature, value, share), one a feature."""
     m = sample.X.shape[0]
     # In a small sample, a value that occurs a few times means nothing.
     least = max(20, -(-m // 100))
@@ -293,7 +298,7 @@ def frequent_values(sample: Sample, columns: Sequence[str]) -> list[tuple[str, f
     for column in np.flatnonzero(repeated).tolist():
         values, counts = np.unique(ordered[column], return_counts=True)
         most = int(counts.argmax())
-        frequent.append((columns[column], float(values[most]), float(counts[most] / m)))
+        frequent.append((column, float(values[most]), float(counts[most] / m)))
     return frequent
 
 

@@ -1,4 +1,4 @@
-"""The assignment of rows to components: labels, log-densities, responsibilities."""
+"""The assignment of rows to components: labels, log-densities, certainties, responsibilities."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Assignment:
         log p(x), nats, (n,).
     responsibilities
         p(component | x), (n, k), each row sums to 1; None unless requested.
+    certainties
+        The largest p(component | x) of each row, (n,); None unless requested.
     finite
         Whether all values were finite. Also False where a sum of values overflows float64.
     """
@@ -35,6 +37,7 @@ class Assignment:
     labels: npt.NDArray[np.int32]
     log_densities: FloatArray
     responsibilities: FloatArray | None
+    certainties: FloatArray | None = None
     finite: bool = True
 
 
@@ -43,6 +46,7 @@ def assign(
     X: RowsArray,
     *,
     responsibilities: bool = False,
+    certainties: bool = False,
     threads: int = 1,
 ) -> Assignment:
     """Evaluate a mixture on rows in memory.
@@ -51,7 +55,7 @@ def assign(
     ----------
     X
         (n, d) float32 or float64. The predictions for a row that is not finite have no meaning.
-    responsibilities
+    responsibilities, certainties
         Whether to return them.
     threads
         Threads that share the rows; the result does not depend on their number.
@@ -60,12 +64,18 @@ def assign(
     labels = np.empty(n, dtype=np.int32)
     log_densities = np.empty(n)
     probabilities = np.empty((n if responsibilities else 0, parameters.n_components))
+    largest = np.empty(n) if certainties else None
     step = max(-(-n // threads), LEAST_SLICE_ROWS)
 
     def assign_slice(start: int) -> bool:
         rows = slice(start, start + step)
         return engine.assign(
-            parameters, X[rows], labels[rows], log_densities[rows], probabilities[rows]
+            parameters,
+            X[rows],
+            labels[rows],
+            log_densities[rows],
+            probabilities[rows],
+            None if largest is None else largest[rows],
         )
 
     if n <= step:
@@ -73,4 +83,16 @@ def assign(
     else:
         with ThreadPoolExecutor(threads) as pool:
             finite = all(list(pool.map(assign_slice, range(0, n, step))))
-    return Assignment(labels, log_densities, probabilities if responsibilities else None, finite)
+    return Assignment(
+        labels, log_densities, probabilities if responsibilities else None, largest, finite
+    )
+
+
+def sum_assignment(assigned: Assignment) -> tuple[float, float, float]:
+    """Sum over rows: log p(x) in nats, 1, and −log r of the most probable component.
+
+    The rows must have been assigned with their certainties.
+    """
+    assert assigned.certainties is not None
+    uncertainty = -float(np.log(assigned.certainties).sum())
+    return float(assigned.log_densities.sum()), float(len(assigned.labels)), uncertainty

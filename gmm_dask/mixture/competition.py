@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.acceleration import fit_accelerated
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import health, rank
 from gmm_dask.mixture.em import Candidate, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.moves import improve_by_moves
+from gmm_dask.mixture.moves import effort_of_moves, improve_by_moves
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import Sample, StartKind
@@ -28,10 +29,26 @@ SAME = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The kind of a start, and the candidate that came of it so far."""
+    """A start, and what became of it.
+
+    Attributes
+    ----------
+    kind
+        How the start was made.
+    candidate
+        What came of it so far.
+    first
+        The start itself: parameters before any iteration.
+    """
 
     kind: StartKind
     candidate: Candidate
+    first: MixtureParameters
+
+    @classmethod
+    def begin(cls, kind: StartKind, first: MixtureParameters) -> Run:
+        """Begin a run before its first iteration."""
+        return cls(kind, Candidate(first), first)
 
 
 def thin_out(runs: list[Run], keep: int) -> list[Run]:
@@ -114,7 +131,7 @@ class Competition:
             if isinstance(outcome, NumericalError):
                 self._fail(str(outcome))
             else:
-                runs.append(Run(kinds[index], Candidate(outcome)))
+                runs.append(Run.begin(kinds[index], outcome))
         return runs
 
     def run(self, rows: Sample, runs: list[Run], options: EMOptions) -> list[Run]:
@@ -160,7 +177,7 @@ class Competition:
         return self.sort(runs)
 
     def settle(self, rows: Sample, runs: list[Run]) -> list[Run]:
-        """Run EM until little changes, 30 iterations at most; then improve the best by moves.
+        """Run EM until little changes, 30 iterations at most; then improve the best ones by moves.
 
         A run that breaks down here stays as it was before. The result is sorted, best first.
         """
@@ -171,16 +188,16 @@ class Competition:
                 for before, after in zip(runs, resting, strict=True)
             ]
         )
-        if not ranked:
-            return []
-        first, *others = ranked
-        # Moves of all runs took a third of the search and gained nothing (benchmarks/RESULTS.md).
         expectation = self._expectation(rows)
-        better, iterations = improve_by_moves(
-            expectation, first.candidate, self.spec, self.variances
-        )
-        self.iterations += iterations
-        return [Run(first.kind, better), *others]
+        count = effort_of_moves(COVARIANCE_TYPES[self.spec.covariance_type]).runs
+        moved = []
+        for run in ranked[:count]:
+            better, iterations = improve_by_moves(
+                expectation, run.candidate, self.spec, self.variances
+            )
+            self.iterations += iterations
+            moved.append(replace(run, candidate=better))
+        return [*self.sort(moved), *ranked[count:]]
 
     def _fit(self, rows: Sample, runs: list[Run], options: EMOptions) -> list[Run]:
         """Run EM for all runs together: small M-steps cost little more for many than for one."""
@@ -190,7 +207,10 @@ class Competition:
     def _update(self, runs: list[Run], candidates: Sequence[Candidate]) -> list[Run]:
         """Return the runs with their new candidates; count the iterations of these."""
         self.iterations += sum(candidate.n_iter for candidate in candidates)
-        return [Run(run.kind, candidate) for run, candidate in zip(runs, candidates, strict=True)]
+        return [
+            replace(run, candidate=candidate)
+            for run, candidate in zip(runs, candidates, strict=True)
+        ]
 
     def _expectation(self, rows: Sample) -> ExpectationOn:
         return ExpectationOn(rows.X, rows.sample_weight, self.pool, self.threads)

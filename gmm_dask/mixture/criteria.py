@@ -1,4 +1,4 @@
-"""Criteria for fitted mixtures: AIC, BIC, collapsed and starved components, ranking."""
+"""Criteria for fitted mixtures: AIC, BIC, ICL, collapsed and starved components, ranking."""
 
 from __future__ import annotations
 
@@ -37,6 +37,24 @@ def bic(parameters: MixtureParameters, log_likelihood: float, weight: float) -> 
     sum of their weights.
     """
     return -2.0 * log_likelihood + n_parameters(parameters) * float(np.log(weight))
+
+
+def icl(
+    parameters: MixtureParameters, log_likelihood: float, weight: float, uncertainty: float
+) -> float:
+    """Return the integrated completed likelihood as a criterion; lower is better.
+
+    BIC + 2·uncertainty: BIC of the rows together with their most probable components (Biernacki,
+    Celeux and Govaert, 2000). It is −ICL of R's mclust, whose criteria grow with the likelihood.
+
+    Parameters
+    ----------
+    log_likelihood, weight
+        As for `bic`.
+    uncertainty
+        −Σ w log r of the most probable component of each row, nats.
+    """
+    return bic(parameters, log_likelihood, weight) + 2.0 * uncertainty
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,9 @@ The loop calls a function ``expectation(parameters) -> statistics`` and does not
 are. For rows in memory, the function runs a kernel on an array; for chunks, it is a scan that
 serves every candidate at once. A checkpoint is a saved `EMState`; a fit resumes when `em_steps` is
 called with it.
+
+The candidates of a state may differ in covariance type and number of components: each goes by its
+own parameters. Of the specification, EM itself needs what the M-step adds: ``reg_covar``.
 """
 
 from __future__ import annotations
@@ -34,11 +37,15 @@ _SMALL = 2_048
 
 
 class Status(StrEnum):
-    """Whether a candidate still runs, and if not, why."""
+    """Whether a candidate still runs, and if not, why.
+
+    ``BEATEN``: in a selection, it can no longer end as the best (`gmm_dask.mixture.selection`).
+    """
 
     RUNNING = "running"
     CONVERGED = "converged"
     MAX_ITER = "max_iter"
+    BEATEN = "beaten"
     ILL_CONDITIONED = "ill_conditioned"
 
 
@@ -74,7 +81,7 @@ class Candidate:
     parameters
         After the latest M-step.
     status
-        Anything but ``RUNNING`` is final.
+        Anything but ``RUNNING`` and ``BEATEN`` is final.
     history
         One entry per iteration.
     counts
@@ -298,12 +305,23 @@ def start_em(
 
 
 def em_steps(
-    expectation: Expectation, state: EMState, spec: MixtureSpec, options: EMOptions
+    expectation: Expectation,
+    state: EMState,
+    spec: MixtureSpec,
+    options: EMOptions,
+    compare: Callable[[EMState], EMState] = lambda state: state,
 ) -> Iterator[EMState]:
     """Yield the state after each iteration, until no candidate runs any more.
 
     Each iteration calls ``expectation`` once, with the parameters of the running candidates: one
     scan of the rows, whatever the number of candidates.
+
+    Parameters
+    ----------
+    spec
+        Its ``reg_covar`` is added by the M-step.
+    compare
+        Called with the state after each iteration; may stop candidates by comparing them.
     """
     while state.running:
         running = state.running
@@ -313,7 +331,7 @@ def em_steps(
         candidates = list(state.candidates)
         for index, statistics, outcome in zip(running, sums, outcomes, strict=True):
             candidates[index] = advance(candidates[index], statistics, outcome, options)
-        state = EMState(tuple(candidates), state.iteration + 1)
+        state = compare(EMState(tuple(candidates), state.iteration + 1))
         yield state
 
 

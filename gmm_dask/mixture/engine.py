@@ -75,6 +75,7 @@ def assign(
     labels: npt.NDArray[np.int32],
     log_densities: FloatArray,
     responsibilities: FloatArray,
+    certainties: FloatArray | None = None,
 ) -> bool:
     """Predict rows in memory in one pass, into the given arrays, which may be strided.
 
@@ -88,6 +89,8 @@ def assign(
         Filled with log p(x), nats, (n,).
     responsibilities
         Filled with p(component | x), (n, k), unless it has no rows, (0, k).
+    certainties
+        Filled with the largest p(component | x) of each row, (n,); or None.
 
     Returns
     -------
@@ -102,6 +105,7 @@ def assign(
         writable(parameters.precisions_cholesky),
         vector_at(labels),
         vector_at(log_densities),
+        vector_at(certainties),
         rows_at(responsibilities),
     )
     return finite

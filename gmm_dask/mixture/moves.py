@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.covariance import CovarianceType
 from gmm_dask.mixture.criteria import rank
 from gmm_dask.mixture.em import Candidate, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
@@ -24,12 +25,44 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.statistics import sum_statistics
 
-#: Iterations for the halves of a split component, and for the whole mixture after a move.
-SPLIT_ITERATIONS, MOVE_ITERATIONS = 6, 12
-#: Moves of a candidate at the most, and mixtures that are tried for each.
-MOST_MOVES, TRIES = 4, 2
+#: Iterations for the halves of a split component.
+SPLIT_ITERATIONS = 6
 #: A row with a smaller share in a component is ignored when that is split.
 _LEAST_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class MoveEffort:
+    """The extent of moves.
+
+    Attributes
+    ----------
+    runs
+        Resting runs that are moved, the best first.
+    moves
+        Moves of a run at the most.
+    tries
+        Mixtures that are tried for each move.
+    iterations
+        EM iterations of the whole mixture after a move.
+    """
+
+    runs: int
+    moves: int
+    tries: int
+    iterations: int
+
+
+#: Moves of more runs took a third of the search and gained nothing (benchmarks/RESULTS.md).
+_BY_COMPONENT = MoveEffort(1, 4, 2, 12)
+#: After a move the shared covariance is wrong for every component, until more iterations have
+#: mended it. With less effort, fits of many clusters ended up to 0.06 nats lower.
+_SHARED = MoveEffort(2, 12, 6, 20)
+
+
+def effort_of_moves(covariance: CovarianceType) -> MoveEffort:
+    """Choose the effort by whether each component has its own covariance."""
+    return _BY_COMPONENT if covariance.by_component else _SHARED
 
 
 def improve_by_moves(
@@ -58,15 +91,16 @@ def improve_by_moves(
     iterations
         EM iterations of whole mixtures.
     """
-    options = EMOptions(0.0, MOVE_ITERATIONS)
+    effort = effort_of_moves(candidate.parameters.covariance)
+    options = EMOptions(0.0, effort.iterations)
     iterations = 0
-    for _ in range(MOST_MOVES):
+    for _ in range(effort.moves):
         # A move must gain more than plain EM could in as many iterations.
         bounds = candidate.lower_bounds
         pending = max(bounds[-1] - bounds[-2], 0.0) if len(bounds) > 1 else 0.0
-        least = candidate.log_likelihood + MOVE_ITERATIONS * pending + 1.0 / len(expectation.X)
+        least = candidate.log_likelihood + effort.iterations * pending + 1.0 / len(expectation.X)
         moves = _moves(expectation, candidate.parameters, spec)
-        trials = fit_em(expectation, [*islice(moves, TRIES)], spec, options)
+        trials = fit_em(expectation, [*islice(moves, effort.tries)], spec, options)
         iterations += sum(trial.n_iter for trial in trials)
         rivals = (candidate, *trials)
         best = rivals[rank(rivals, variances, spec.reg_covar)[0]]
@@ -86,7 +120,7 @@ def _moves(
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
     # The loss of likelihood when a component is dropped, as if no other component filled the gap.
     losses = -(weight @ np.log(np.maximum(1.0 - shares, 1e-12))) / weight.sum()  # (k,)
-    splits = [_split(X, shares[:, c] * weight, parameters, spec) for c in range(k)]
+    splits = [split(X, shares[:, c] * weight, parameters, spec) for c in range(k)]
     pairs = [
         (gain / weight.sum() - losses[dropped], dropped, c, halves)
         for c, (gain, halves) in enumerate(splits)
@@ -116,7 +150,7 @@ def _replace_components(
     )
 
 
-def _split(
+def split(
     X: RowsArray, share: FloatArray, parameters: MixtureParameters, spec: MixtureSpec
 ) -> tuple[float, MixtureParameters | None]:
     """Split a component in two; return the gain of log-likelihood (nats) and the two halves.

@@ -9,7 +9,7 @@ result does not depend on the number of threads.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.competition import Competition, thin_out
+from gmm_dask.mixture.competition import Competition, Run, thin_out
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
+from gmm_dask.mixture.covariance.matrices import ill_conditioned_error
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.small_search.climbers import SmallSample
@@ -32,6 +33,8 @@ from gmm_dask.mixture.threads import single_threaded
 SMALL_ROWS, SMALL_COMPONENTS, SMALL_PASS = 2_000, 10, 1_000_000
 #: The most rows on which finalists run.
 FINAL_ROWS = 50_000
+#: Iterations of a further start before it competes: as many as the rounds give the others.
+RIVALS = EMOptions(0.0, 16)
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ class SearchSummary:
         EM iterations of all runs together.
     seconds
         Wall time.
+    firsts
+        For each mixture found, the start from which it came.
     """
 
     rows: int
@@ -143,6 +148,7 @@ class SearchSummary:
     log_likelihoods: tuple[float, ...]
     iterations: int
     seconds: float
+    firsts: tuple[MixtureParameters, ...] = ()
 
 
 def search(
@@ -154,6 +160,8 @@ def search(
     keep: int,
     threads: int,
     whole: bool = False,
+    effort: SearchEffort | None = None,
+    rivals: Sequence[MixtureParameters] = (),
     advanced: Callable[[int], None] = lambda done: None,
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     """Find the ``keep`` best mixtures for a sample, best first.
@@ -178,6 +186,11 @@ def search(
     whole
         Whether the sample holds all rows. Then the start that scikit-learn would make from them is
         among the finalists and runs to ``em.tol``, so that the search ends no lower than that.
+    effort
+        The extent of the search; by default `effort_for` chooses it.
+    rivals
+        Further starts, from neighbours in a selection, that compete after the rounds.
+        Both are of no use on a small sample, whose search is quick.
     advanced
         Called with the number of runs done.
 
@@ -192,7 +205,7 @@ def search(
         mixtures, summary = _search_small_sample(sample, spec, random_state, keep, began)
         advanced(summary.starts)
         return mixtures, summary
-    effort = effort_for(m, spec.n_components, d, keep)
+    effort = effort or effort_for(m, spec.n_components, d, keep)
     variances = np.asarray(sample.X.var(axis=0, dtype=np.float64))  # (d,)
     rows = sample.head(effort.rounds[0].rows, seeded(random_state))
     starts = Starts(rows, variances, spec, random_state)
@@ -204,6 +217,9 @@ def search(
             rows = sample.head(round_.rows, seeded(random_state))
             options = EMOptions(0.0, round_.iterations)
             runs = thin_out(competition.run(rows, runs, options), round_.keep)
+        if rivals:
+            others = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
+            runs = competition.sort([*runs, *competition.run(rows, others, RIVALS)])
         if spec.start.free:  # moves would leave parameters that the caller fixed
             runs = competition.settle(rows, runs)
         runs = runs[: effort.finalists]
@@ -220,11 +236,12 @@ def search(
         raise NumericalError(f"every start of the search broke down: {competition.problem}")
     summary = SearchSummary(
         rows=sample.X.shape[0],
-        starts=effort.starts,
+        starts=effort.starts + len(rivals),
         failed=competition.failed,
         log_likelihoods=tuple(run.candidate.log_likelihood for run in best),
         iterations=competition.iterations,
         seconds=time.perf_counter() - began,
+        firsts=tuple(run.first for run in best[:keep]),
     )
     return tuple(run.candidate.parameters for run in best[:keep]), summary
 
@@ -234,16 +251,16 @@ def _search_small_sample(
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     small = SmallSample(sample, spec)
     climbers, failed = climb_rounds(small, random_state, keep)
-    mixtures, log_likelihoods = [], []
+    mixtures, firsts, log_likelihoods = [], [], []
     for index in np.flatnonzero(~climbers.broken).tolist():
         with suppress(NumericalError):  # the last M-step led to a singular covariance
             mixtures.append(small.parameters(climbers, index))
+            firsts.append(small.first_parameters(climbers, index))
             log_likelihoods.append(float(climbers.log_likelihoods[index]))
     if not mixtures:
-        raise NumericalError(
-            f"every start of the search broke down: on {len(small.rows)} rows a covariance of each "
-            "is not positive definite; try fewer components, or a larger reg_covar"
-        )
+        component = max(int(climbers.outcomes[0, 4]), 0)
+        problem = ill_conditioned_error(component, "is not positive definite")
+        raise NumericalError(f"every start of the search broke down: {problem}")
     summary = SearchSummary(
         rows=len(small.rows),
         starts=max(STARTS, keep),
@@ -251,5 +268,6 @@ def _search_small_sample(
         log_likelihoods=tuple(log_likelihoods),
         iterations=small.iterations,
         seconds=time.perf_counter() - began,
+        firsts=tuple(firsts[:keep]),
     )
     return tuple(mixtures[:keep]), summary

@@ -1,21 +1,26 @@
-"""The specification of a fit: the mixture wanted, its start, and when EM stops.
+"""The specification of a fit: the mixture wanted, its start, when EM stops; cells of a selection.
 
 The names and defaults of these hyperparameters are defined in this file alone: run files and the
-estimator take theirs from it, and a test checks that they agree. Imports numpy only.
+estimator take theirs from it, and a test checks that they agree. Imports numpy and the errors only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from gmm_dask.arrays import FloatArray
+from gmm_dask.errors import ConfigError
 
 CovarianceName = Literal["full", "tied", "diag", "spherical"]
 InitializationName = Literal["kmeans", "k-means++", "random", "random_from_data"]
 
+CriterionName = Literal["bic", "icl", "aic"]
+
 COVARIANCE_NAMES: tuple[str, ...] = get_args(CovarianceName)
 INITIALIZATION_NAMES: tuple[str, ...] = get_args(InitializationName)
+CRITERION_NAMES: tuple[str, ...] = get_args(CriterionName)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,3 +92,41 @@ class EMOptions:
 
     tol: float = 1e-3
     max_iter: int = 100
+
+
+class Cell(NamedTuple):
+    """A number of components and a covariance type."""
+
+    n_components: int
+    covariance_type: str
+
+    def __str__(self) -> str:
+        return f"{self.n_components} {self.covariance_type}"
+
+
+def make_cells(n_components: Sequence[int], covariance_types: Sequence[str]) -> tuple[Cell, ...]:
+    """Return every pair once: by the number of components, ascending, then in the types' order.
+
+    Raises
+    ------
+    ConfigError
+        Nothing is to be compared, a number is below 1, or a covariance type is unknown.
+    """
+    for name, values in (("n_components", n_components), ("covariance_types", covariance_types)):
+        if not values:
+            raise ConfigError(f"{name} is empty; give at least one to choose from")
+    if min(n_components) < 1:
+        raise ConfigError(f"n_components holds {min(n_components)}; a mixture has at least 1")
+    unknown = [kind for kind in covariance_types if kind not in COVARIANCE_NAMES]
+    if unknown:
+        raise ConfigError(
+            f"covariance_types holds {unknown[0]!r}; there are {', '.join(COVARIANCE_NAMES)}"
+        )
+    types = tuple(dict.fromkeys(covariance_types))
+    return tuple(Cell(k, kind) for k in sorted({*map(int, n_components)}) for kind in types)
+
+
+def check_criterion(criterion: str) -> None:
+    """Refuse the name of a criterion that is unknown, by a `ConfigError`."""
+    if criterion not in CRITERION_NAMES:
+        raise ConfigError(f"criterion is {criterion!r}; there are {', '.join(CRITERION_NAMES)}")

@@ -28,6 +28,7 @@ class StartKind(StrEnum):
     KMEANS = "k-means on standardised features"
     SEEDS = "nearest of the seeds of k-means++"
     WIDE = "random rows with wide covariances"
+    NEIGHBOUR = "a mixture of another cell of the selection, changed"
 
 
 #: The kinds that take turns where the caller asks for k-means.

@@ -1,4 +1,4 @@
-"""The frame of a picture: its features, their ranges, and the ellipses of components."""
+"""The frame of a picture: features and iterations drawn, ranges, ellipses of components."""
 
 from __future__ import annotations
 
@@ -79,3 +79,20 @@ def separating_features(parameters: MixtureParameters, most: int) -> list[int]:
     total = between + within
     share = np.divide(between, total, out=np.zeros_like(total), where=total > 0.0)
     return sorted(np.argsort(-share, kind="stable")[:most].tolist())
+
+
+def first_drawn(bounds: FloatArray) -> int:
+    """Index of the first iteration to draw.
+
+    A start far from the data can lie millions of nats below all later iterations, which would
+    then look like a flat line. So an iteration is left out if it lies more than 30 nats below the
+    last and the next one covers more than nine tenths of that distance. The last two are always
+    drawn.
+    """
+    first = 0
+    while first < len(bounds) - 2:
+        distance, remaining = bounds[-1] - bounds[first : first + 2]
+        if not (distance > 30.0 and remaining < 0.1 * distance):
+            break
+        first += 1
+    return first

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.colors import to_rgb
 
 from gmm_dask.arrays import FloatArray
 
@@ -22,10 +21,16 @@ COLORS = (
 
 
 def component_colors(component_ids: Sequence[int]) -> FloatArray:
-    """Colours of components by their ids, so that models show a component alike: RGB, (k, 3).
+    """Colours of components by their ids: RGB between 0 and 1, (k, 3); see `color_codes`."""
+    codes = color_codes(component_ids)
+    return np.array([[int(code[i : i + 2], 16) / 255.0 for i in (1, 3, 5)] for code in codes])
+
+
+def color_codes(component_ids: Sequence[int]) -> list[str]:
+    """Colours of components by their ids, so that models show a component alike: ``#rrggbb``.
 
     Id i has colour i modulo 30, or the next free colour if a lower id has that one. Beyond 30
-    components colours repeat. RGB values lie between 0 and 1.
+    components colours repeat.
     """
     n_colors = len(COLORS)
     color_of: dict[int, int] = {}
@@ -36,4 +41,4 @@ def component_colors(component_ids: Sequence[int]) -> FloatArray:
         color = min(free, key=lambda color: (color - preferred) % n_colors)
         free.discard(color)
         color_of[component_id] = color
-    return np.array([to_rgb(COLORS[color_of[component_id]]) for component_id in component_ids])
+    return [COLORS[color_of[component_id]] for component_id in component_ids]

@@ -15,6 +15,7 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report import densities, pairs
 from gmm_dask.report.entropy import entropy_figure
+from gmm_dask.report.frame import first_drawn
 from gmm_dask.report.view import LINE, QUIET, STYLE, View, add_heading
 from gmm_dask.storage.models.clusters import Clusters
 
@@ -102,23 +103,6 @@ def log_likelihood_figure(lower_bounds: Sequence[float]) -> Figure:
         bottom.yaxis.set_minor_formatter(NullFormatter())
     bottom.set_xlabel("iteration")
     return figure
-
-
-def first_drawn(bounds: FloatArray) -> int:
-    """Index of the first iteration to draw.
-
-    A start far from the data can lie millions of nats below all later iterations, which would
-    then look like a flat line. So an iteration is left out if it lies more than 30 nats below the
-    last and the next one covers more than nine tenths of that distance. The last two are always
-    drawn.
-    """
-    first = 0
-    while first < len(bounds) - 2:
-        distance, remaining = bounds[-1] - bounds[first : first + 2]
-        if not (distance > 30.0 and remaining < 0.1 * distance):
-            break
-        first += 1
-    return first
 
 
 def _describe(bounds: FloatArray, first: int) -> tuple[str, str]:

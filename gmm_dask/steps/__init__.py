@@ -1,4 +1,4 @@
-"""The steps of a fit, a prediction and a retrain: what a run reads, computes and writes."""
+"""The steps of every kind of run: what it reads, computes and writes."""
 
 from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.steps.fitting import Evaluation, Fitted, Published, evaluate, fit, publish, read_model
@@ -20,6 +20,14 @@ from gmm_dask.steps.retraining import (
     read_current,
     reject,
 )
+from gmm_dask.steps.selecting import (
+    Selected,
+    choose_rival,
+    evaluate_selection,
+    is_selection_due,
+    keep_cell,
+    select,
+)
 
 __all__ = [
     "Check",
@@ -31,12 +39,17 @@ __all__ = [
     "Prediction",
     "Published",
     "RetrainStart",
+    "Selected",
+    "choose_rival",
     "choose_start",
     "decide",
     "evaluate",
+    "evaluate_selection",
     "fit",
     "inspect_input",
+    "is_selection_due",
     "is_up_to_date",
+    "keep_cell",
     "open_predictions",
     "open_scanner",
     "predict",
@@ -45,5 +58,6 @@ __all__ = [
     "read_current",
     "read_model",
     "reject",
+    "select",
     "verify_predictions",
 ]

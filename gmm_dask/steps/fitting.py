@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,30 +17,31 @@ from gmm_dask.chunked.fit import LOOK_ROWS
 from gmm_dask.chunked.fit import fit as fit_rows
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.selection_records import SelectionTable
 from gmm_dask.config import RunConfig
-from gmm_dask.errors import ConflictError, ModelError, StorageError, ValuesChangedError
+from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.matching import Match, match, matched_ids
 from gmm_dask.mixture.merging import merge_on_sample
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.spec import EMOptions
+from gmm_dask.mixture.spec import EMOptions, MixtureSpec
+from gmm_dask.report.aggregates import Aggregates
 from gmm_dask.steps.inputs import mixture_spec
-from gmm_dask.steps.manifest import compose_manifest, fit_key
-from gmm_dask.storage.input.content import contents_of, encode_contents, unchanged_files
+from gmm_dask.steps.manifest import compose_manifest
+from gmm_dask.steps.reporting import count_for_report, describe_by_report
+from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
+from gmm_dask.storage.input.content import contents_of, encode_contents
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.models.checkpoint import Checkpoint, open_checkpoint, remove_forgotten
+from gmm_dask.storage.models.checkpoint import open_checkpoint, remove_forgotten
 from gmm_dask.storage.models.clusters import Clusters
-from gmm_dask.storage.models.fit_state import decode, encode
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.models.registry import Registry
+from gmm_dask.storage.models.selection_table import SELECTION, parquet_bytes
 
 logger = logging.getLogger("gmm_dask")
 
 #: File beside a model that says what each input file held.
 INPUT_CONTENT = "input_content.json"
-#: Seconds of work that are worth a checkpoint: less is sooner done again than saved.
-SAVE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +54,13 @@ class Fitted:
         The mixture, and how it came about.
     checkpoint_key
         Key of the checkpoint that is kept until the mixture is published or rejected.
+    seconds
+        Wall time of this step; where it resumed, without what came before.
     """
 
     result: FitResult
     checkpoint_key: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +80,13 @@ class Evaluation:
         these are None if that model has other columns.
     matches
         Which component of the model is which of the current model.
+    selection
+        The table that the model was chosen from, if it was.
     files
         Files to store beside the model, by name: pictures, the input plan, and what its files
         held.
+    aggregates
+        What its report draws; None if that could not be counted.
     """
 
     model: StoredModel
@@ -88,6 +96,8 @@ class Evaluation:
     current_densities: DensitySummary | None
     matches: tuple[Match, ...]
     files: dict[str, bytes]
+    aggregates: Aggregates | None = None
+    selection: SelectionTable | None = None
 
 
 @dataclass(frozen=True)
@@ -96,14 +106,6 @@ class Published:
 
     version: int
     path: Path
-
-
-def checkpoint_key(
-    run: RunConfig, plan: InputPlan, start: tuple[MixtureParameters, ...], search_too: bool
-) -> str:
-    """Digest of everything that decides a fit: its fit key and where it starts."""
-    parts = [fit_key(run, plan), *(parameters.digest for parameters in start), str(search_too)]
-    return hashlib.blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def fit(
@@ -134,92 +136,35 @@ def fit(
         As `gmm_dask.chunked.fit.fit`.
     """
     logger.info(
-        "fitting %d %s components to %s rows of %d columns in %d file(s)",
+        "fitting %s %s components to %s rows of %d columns in %d file(s)",
         run.model.n_components,
         run.model.covariance_type,
         f"{plan.rows:,}",
         len(plan.names),
         len(plan.files),
     )
-    key = checkpoint_key(run, plan, start, search_too)
-    with open_checkpoint(registry_of(run), key) as checkpoint:
-        resume = _load_state(checkpoint, plan)
-        try:
-            result = fit_rows(
-                scanner,
-                fit_options(run),
-                start=start,
-                search_too=search_too,
-                resume=resume,
-                save=_Saver(checkpoint, [file.hint for file in plan.files]),
-            )
-        except ValuesChangedError:
-            # Met by the first scan after the interruption: no later run could go on either.
-            if resume is not None and scanner.scans == resume.scans:
-                checkpoint.clear()
-            raise
+    began = time.perf_counter()
+    model = run.model
+    # With [select], these are no part of the fit key.
+    cell = () if run.select is None else (model.n_components, model.covariance_type)
+    key = checkpoint_key(run, plan, start, search_too, *cell)
+
+    def fit_on(resume: FitState | None, save: Save) -> FitResult:
+        return fit_rows(
+            scanner, fit_options(run), start=start, search_too=search_too, resume=resume, save=save
+        )
+
+    result = with_checkpoint(run, plan, scanner, key, fit_on)
     for sentence in result.warnings:
         logger.warning(sentence)
-    return Fitted(result, key)
+    return Fitted(result, key, time.perf_counter() - began)
 
 
-def _load_state(checkpoint: Checkpoint, plan: InputPlan) -> FitState | None:
-    """Return the state in which this fit was interrupted, if the input holds the same values.
-
-    A checkpoint of other values is removed: the fit starts from the beginning.
-    """
-    saved = checkpoint.load()
-    if saved is None:
-        return None
-    try:
-        state = decode(*saved)
-        contents = contents_of(plan, state.digests, saved[1]["hints"])
-    except (LookupError, TypeError, ValueError) as error:
-        logger.warning(
-            "%s: is not the state of a fit of this version (%s: %s); it is not used, the fit "
-            "starts from the beginning",
-            checkpoint.path,
-            type(error).__name__,
-            error,
-        )
-        return None
-    changed = sorted(contents.keys() - unchanged_files(plan, contents).keys())
-    if not changed:
-        return state
-    logger.warning(
-        "%s: %s does not hold the values that this interrupted fit has seen; its checkpoint is "
-        "removed, the fit starts from the beginning",
-        checkpoint.path,
-        changed[0] if len(changed) == 1 else f"{changed[0]} and {len(changed) - 1} more",
-    )
-    checkpoint.clear()
-    return None
-
-
-class _Saver:
-    """Saves a state of a fit if losing it would cost more than saving it."""
-
-    def __init__(self, checkpoint: Checkpoint, hints: list[str | None]) -> None:
-        self.checkpoint = checkpoint
-        self.hints = hints
-        self.last_end = time.monotonic()
-        self.seconds = 0.0  # that the last save took
-
-    def __call__(self, state: FitState) -> None:
-        began = time.monotonic()
-        # A large sample takes a while to write: at most a tenth of the time goes into saving.
-        if began - self.last_end >= SAVE_SECONDS * max(1.0, 10.0 * self.seconds):
-            arrays, meta = encode(state)
-            self.checkpoint.save(arrays, {**meta, "hints": self.hints})
-            self.last_end = time.monotonic()
-            self.seconds = self.last_end - began
-
-
-def fit_options(run: RunConfig) -> FitOptions:
-    """Return the options of a fit that a run file asks for."""
+def fit_options(run: RunConfig, spec: MixtureSpec | None = None) -> FitOptions:
+    """Return the options of a fit that a run file asks for, by default of its own mixture."""
     rows = run.fit.search_rows
     return FitOptions(
-        spec=mixture_spec(run),
+        spec=spec or mixture_spec(run),
         em=EMOptions(run.fit.tol, run.fit.max_iter),
         n_init=run.fit.n_init,
         random_state=run.fit.random_state,
@@ -241,25 +186,51 @@ def evaluate(
     columns is not evaluated and none of its components is matched, but their ids are not used
     again. The merge tree comes from rows of the survey's sample.
     """
+    mixtures = [fitted.result.parameters, *comparable(plan, current)]
+    densities, *of_current = evaluate_mixtures(scanner, mixtures, fitted.result.survey)
+    return compose_evaluation(run, plan, scanner, fitted, densities, current, of_current)
+
+
+def comparable(plan: InputPlan, current: StoredModel | None) -> tuple[MixtureParameters, ...]:
+    """Return the parameters of the current model, or nothing if it has other columns."""
+    same = current is not None and current.columns == plan.names
+    return (current.parameters,) if current is not None and same else ()
+
+
+def compose_evaluation(
+    run: RunConfig,
+    plan: InputPlan,
+    scanner: Scanner,
+    fitted: Fitted,
+    densities: DensitySummary,
+    current: StoredModel | None,
+    of_current: Sequence[DensitySummary],
+    selection: SelectionTable | None = None,
+) -> Evaluation:
+    """Compose a model, with its component ids, manifest and files, from what was measured.
+
+    Parameters
+    ----------
+    densities, of_current
+        Densities of all rows under the fitted mixture, and under the current model if that is
+        comparable.
+    selection
+        The table that the mixture was chosen from, if it was.
+    """
     result = fitted.result
-    mixtures = [result.parameters]
-    comparable = current is not None and current.columns == plan.names
-    if current is not None and comparable:
-        mixtures.append(current.parameters)
-    summaries = evaluate_mixtures(scanner, mixtures, result.survey)
     k = result.parameters.n_components
     matches: tuple[Match, ...] = ()
     ids = tuple(range(k))
     next_id = k
     if current is not None:
-        if comparable:
+        if of_current:
             matches = match(result.parameters, current.parameters)
         next_id = _next_component_id(run, current)
         ids = matched_ids(matches, k, current.component_ids, next_id)
         next_id = max(next_id, max(ids) + 1)
     tree = merge_on_sample(result.parameters, result.survey.sample)
     clusters = Clusters.of(tree, ids)
-    manifest = compose_manifest(run, plan, scanner, result, summaries[0], next_id, clusters)
+    manifest = compose_manifest(run, plan, scanner, result, densities, next_id, clusters, selection)
     model = StoredModel(result.parameters, plan.names, ids, manifest)
     # Imported here: matplotlib takes half a second that a prediction need not spend.
     from gmm_dask.report.pictures import fit_pictures
@@ -277,16 +248,24 @@ def evaluate(
     return Evaluation(
         model,
         fitted,
-        summaries[0],
+        densities,
         current,
-        summaries[1] if comparable else None,
+        of_current[0] if of_current else None,
         matches,
         {
             **pictures,
+            **({} if selection is None else {SELECTION: parquet_bytes(selection)}),
             "input_plan.json": snapshot,
             INPUT_CONTENT: encode_contents(contents_of(plan, scanner.digests)),
         },
+        aggregates=count_for_report(result, mixture_spec(run), registry_of(run), _seconds(fitted)),
+        selection=selection,
     )
+
+
+def _seconds(fitted: Fitted) -> dict[str, float]:
+    search = fitted.result.search
+    return {"fit": fitted.seconds} | ({"of it search": search.seconds} if search else {})
 
 
 def _next_component_id(run: RunConfig, current: StoredModel) -> int:
@@ -325,7 +304,11 @@ def publish(
     registry = registry_of(run)
     try:
         number = registry.publish(
-            evaluation.model, run_id=run_id, based_on=based_on, extra=evaluation.files
+            evaluation.model,
+            run_id=run_id,
+            based_on=based_on,
+            extra=evaluation.files,
+            describe=describe_by_report(run.output.name, evaluation.aggregates),
         )
     except ConflictError:
         clear_checkpoint(run, evaluation)
@@ -356,8 +339,3 @@ def read_model(run: RunConfig) -> StoredModel:
         No version has been published, or the current one is damaged.
     """
     return registry_of(run).load()
-
-
-def registry_of(run: RunConfig) -> Registry:
-    """Return the registry of the model that a run file names."""
-    return Registry(run.output.models, run.output.name)

@@ -25,7 +25,7 @@ from gmm_dask.storage.input.plan import InputPlan, plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
 
 
-def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
+def inspect_input(run: RunConfig, for_fit: bool = True, selects: bool = False) -> InputPlan:
     """Make the input plan from the footers, and refuse early what cannot work; reads no row.
 
     Whether outputs can be written is checked without creating them, so a refused run leaves
@@ -36,12 +36,14 @@ def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
     for_fit
         Whether a model will be fitted and stored. A prediction accepts any number of rows and
         only reads models.
+    selects
+        Whether ``[select]`` is to choose the number of components and the covariance type.
 
     Raises
     ------
     ConfigError
-        An output lies in the input, ``fit.*_init`` cannot be used, or ``predict.cluster`` is more
-        than ``model.n_components``.
+        An output lies in the input, ``fit.*_init`` cannot be used, ``predict.cluster`` is more than
+        ``model.n_components``, or the run file does not say which mixtures are wanted.
     InputError
         The input cannot be used, or has fewer rows than components.
     StorageError
@@ -56,19 +58,35 @@ def inspect_input(run: RunConfig, for_fit: bool = True) -> InputPlan:
         places.current_run()  # raises if not ours
         _check_output(places.out.parent)
     if for_fit:
-        if plan.rows < run.model.n_components:
+        k, key = _fewest_components(run, len(plan.names), selects)
+        if plan.rows < k:
             raise TooFewRowsError(
-                f"{run.input.path}: {plan.rows:,} rows are too few for model.n_components = "
-                f"{run.model.n_components}; fit fewer components or give more rows"
-            )
-        check_start(mixture_spec(run), len(plan.names))
-        if run.predict.cluster > run.model.n_components:
-            raise ConfigError(
-                f"predict.cluster = {run.predict.cluster}: a cluster has one component or more, "
-                f"and model.n_components is {run.model.n_components}; ask for fewer clusters"
+                f"{run.input.path}: {plan.rows:,} rows are too few for {key} = {k}; "
+                "fit fewer components or give more rows"
             )
         _check_output(local_path(run.output.models) / run.output.name)
     return plan
+
+
+def _fewest_components(run: RunConfig, d: int, selects: bool) -> tuple[int, str]:
+    """Check the mixtures that a run file asks for; return the fewest components, and their key."""
+    if not selects:
+        spec = mixture_spec(run)
+        check_start(spec, d)
+        if run.predict.cluster > spec.n_components:
+            raise ConfigError(
+                f"predict.cluster = {run.predict.cluster}: a cluster has one component or more, "
+                f"and model.n_components is {spec.n_components}; ask for fewer clusters"
+            )
+        return spec.n_components, "model.n_components"
+    if run.select is None:
+        raise ConfigError(
+            "section [select] is missing; say what to choose from: [select] n_components = [1, 12]"
+        )
+    for key in ("weights_init", "means_init", "precisions_init"):
+        if getattr(run.fit, key) is not None:
+            raise ConfigError(f"fit.{key} belongs to one number of components; leave it out")
+    return min(run.select.cells).n_components, "select.n_components"
 
 
 def mixture_spec(run: RunConfig) -> MixtureSpec:
@@ -77,8 +95,13 @@ def mixture_spec(run: RunConfig) -> MixtureSpec:
     Raises
     ------
     ConfigError
-        A ``fit.*_init`` is not an array of numbers.
+        A ``fit.*_init`` is not an array of numbers, or the number of components is not given.
     """
+    model = run.model
+    if model.n_components is None:
+        raise ConfigError(
+            "key model.n_components is missing; give it, or let `gmm-dask select` choose it"
+        )
 
     def read_array(key: str) -> FloatArray | None:
         values = getattr(run.fit, key)
@@ -92,7 +115,6 @@ def mixture_spec(run: RunConfig) -> MixtureSpec:
                 "give lists of one length, nested as the array's shape"
             ) from error
 
-    model = run.model
     start = Start(
         run.fit.init_params,
         read_array("weights_init"),

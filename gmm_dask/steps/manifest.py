@@ -12,9 +12,10 @@ import numpy as np
 from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, DensitySummary
 from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.selection_records import SelectionTable
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.config import RunConfig
-from gmm_dask.mixture.criteria import aic, bic
+from gmm_dask.mixture.criteria import aic, bic, icl
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.manifest import Feature, Manifest, Search
@@ -28,15 +29,19 @@ RECORDED = ("gmm-dask", "numpy", "scipy", "numba", "scikit-learn", "pyarrow", "d
 def fit_key(run: RunConfig, plan: InputPlan) -> str:
     """Digest of what a run file says of a fit, of its input and of the package version.
 
-    The addresses of input and output are left out.
+    The addresses of input and output are left out. With ``[select]``, number of components and
+    covariance type are results and not part of it.
     """
+    chosen = set() if run.select is None else {"n_components", "covariance_type"}
     content = {
-        "model": run.model.model_dump(mode="json"),
+        "model": run.model.model_dump(mode="json", exclude=chosen),
         "fit": run.fit.model_dump(mode="json"),
         "input": run.input.model_dump(mode="json", exclude={"path"}),
         "snapshot": plan.digest,
         "version": version("gmm-dask"),
     }
+    if run.select is not None:
+        content["select"] = run.select.model_dump(mode="json")
     text = json.dumps(content, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -49,6 +54,7 @@ def compose_manifest(
     densities: DensitySummary,
     next_component_id: int,
     clusters: Clusters,
+    selection: SelectionTable | None = None,
 ) -> Manifest:
     """Compose the manifest of a fitted model.
 
@@ -60,10 +66,13 @@ def compose_manifest(
         The least component id that was never used.
     clusters
         The merge tree.
+    selection
+        The table that the model was chosen from, if it was.
     """
+    sections = {"input", "model", "fit"} | ({"select"} if run.select is not None else set())
     best, survey, parameters = result.best, result.survey, result.parameters
     return Manifest(
-        configuration=run.model_dump(mode="json", include={"input", "model", "fit"}),
+        configuration=run.model_dump(mode="json", include=sections),
         snapshot=plan.digest,
         files=len(plan.files),
         rows=survey.rows,
@@ -77,6 +86,7 @@ def compose_manifest(
         log_likelihood=densities.mean_log_likelihood,
         aic=aic(parameters, densities.log_likelihood),
         bic=bic(parameters, densities.log_likelihood, survey.weight),
+        icl=icl(parameters, densities.log_likelihood, survey.weight, densities.uncertainty),
         collapsed=tuple(np.flatnonzero(result.health.collapsed).tolist()),
         starved=tuple(np.flatnonzero(result.health.starved).tolist()),
         occupancy=tuple(densities.shares.tolist()),
@@ -84,6 +94,7 @@ def compose_manifest(
         low_density_threshold=densities.quantile(LOW_DENSITY_SHARE),
         scans=scanner.scans,
         search=_search(result),
+        selection=selection,
         features=_features(survey, plan),
         warnings=tuple(result.warnings),
         # With workers that differ from the client, the last bits may differ.

@@ -23,6 +23,12 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
 from gmm_dask.steps.inputs import open_executor
+from gmm_dask.steps.reporting import (
+    MOST_BATCHES,
+    batch_of,
+    batches_since,
+    report_on_batches,
+)
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
@@ -124,7 +130,10 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     chunk = cast(ParquetRows, rows)
     parameters, plan = request.parameters, request.writer.plan
     assigned = assign(
-        parameters, chunk.values, responsibilities=request.writer.needs_responsibilities
+        parameters,
+        chunk.values,
+        responsibilities=request.writer.needs_responsibilities,
+        certainties=True,
     )
     if not assigned.finite:
         require_usable(
@@ -284,12 +293,17 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
     staged = prediction.staged
     if isinstance(staged, Predictions):
         return staged.path
+    batches = batches_since(run.output.predictions, prediction.model)
+    if predicted.drift is not None:
+        batches = (*batches, batch_of(predicted.drift, predicted.rows))[-MOST_BATCHES:]
     summary = {
         "rows": predicted.rows,
         "dropped": predicted.dropped,
         "drift": predicted.drift and asdict(predicted.drift),
+        "batches": [batch.to_json() for batch in batches],
     }
-    path = staged.publish(predicted.parts, summary, predicted.digests)
+    report = report_on_batches(run.output.name, prediction.model, batches)
+    path = staged.publish(predicted.parts, summary, predicted.digests, report)
     logger.info("published predictions in %s", run.output.predictions)
     return path
 

@@ -6,13 +6,17 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmm_dask.config import RunConfig
+from gmm_dask.chunked.selection import criteria
+from gmm_dask.config import RetrainSection, RunConfig
 from gmm_dask.errors import ModelError
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.drift import Check
-from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, clear_checkpoint, registry_of
+from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, clear_checkpoint
 from gmm_dask.steps.manifest import fit_key
+from gmm_dask.steps.reporting import describe_by_report
+from gmm_dask.steps.resuming import registry_of
+from gmm_dask.steps.selecting import is_selection_due, last_selection
 from gmm_dask.storage.files.contents import Version
 from gmm_dask.storage.input.content import Contents, decode_contents, unchanged_files
 from gmm_dask.storage.input.plan import InputPlan
@@ -78,6 +82,8 @@ def is_up_to_date(run: RunConfig, plan: InputPlan, current: StoredModel | None) 
         Such a file cannot be read.
     """
     if current is None or current.manifest.fit_key != fit_key(run, plan):
+        return False
+    if is_selection_due(run, plan, current) and last_selection(run, current) is None:
         return False
     known = _input_content(current)
     changed = {file.path for file in plan.files} - unchanged_files(plan, known).keys()
@@ -161,7 +167,9 @@ def decide(run: RunConfig, evaluation: Evaluation) -> Decision:
                 f"{defects} component(s) collapsed or starved",
             )
         )
-    if evaluation.current_densities is not None:
+    if evaluation.current_densities is not None and evaluation.selection is not None:
+        checks.append(_compare_criteria(evaluation, evaluation.selection.criterion, section))
+    elif evaluation.current_densities is not None:
         new = evaluation.densities.mean_log_likelihood
         old = evaluation.current_densities.mean_log_likelihood
         checks.append(
@@ -176,10 +184,35 @@ def decide(run: RunConfig, evaluation: Evaluation) -> Decision:
     return Decision(tuple(checks))
 
 
+def _compare_criteria(evaluation: Evaluation, criterion: str, section: RetrainSection) -> Check:
+    """Compare a chosen mixture with the current one, which may have other components.
+
+    Their log-likelihoods alone would favour more components. Where the cell is the same, the check
+    is that of a fit.
+    """
+    densities, of_current = evaluation.densities, evaluation.current_densities
+    assert evaluation.current is not None
+    assert of_current is not None
+    new = criteria(evaluation.model.parameters, densities)[criterion]
+    old = criteria(evaluation.current.parameters, of_current)[criterion]
+    rise = (new - old) / (2.0 * densities.weight)
+    return Check(
+        f"{criterion} rise",
+        rise,
+        section.max_log_likelihood_drop,
+        rise <= section.max_log_likelihood_drop,
+        f"{criterion} {new:,.1f}, {old:,.1f} under the current model: {rise:.5f} nats per row",
+    )
+
+
 def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: str) -> Path:
     """Keep a refused candidate under ``rejected/``, for inspection, and return its path."""
     path = registry_of(run).reject(
-        evaluation.model, run_id=run_id, reason=decision.reason, extra=evaluation.files
+        evaluation.model,
+        run_id=run_id,
+        reason=decision.reason,
+        extra=evaluation.files,
+        describe=describe_by_report(run.output.name, evaluation.aggregates),
     )
     clear_checkpoint(run, evaluation)
     logger.warning("refused: %s; the candidate is kept in %s", decision.reason, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import fields
 from typing import Any
 
@@ -10,8 +11,15 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from gmm_dask.chunked.evaluation import BINS, DEPTH, DensitySummary, density_ceiling, evaluate
-from gmm_dask.chunked.rows import MemoryChunks
+from gmm_dask.chunked.evaluation import (
+    BINS,
+    DEPTH,
+    DensitySummary,
+    density_ceiling,
+    evaluate,
+    evaluate_rows,
+)
+from gmm_dask.chunked.rows import MemoryChunks, Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import survey_source
 from gmm_dask.chunked.threads import Threads
@@ -48,6 +56,18 @@ def rows_of(source: DrawnRows) -> tuple[np.ndarray, np.ndarray | None]:
     return values, np.concatenate([rows.sample_weight for rows in chunks])
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_a_summary_is_sent_without_the_empty_ends_of_its_histogram(far: bool) -> None:
+    X = np.random.default_rng(0).normal(size=(5_000, 3))
+    X[0] += 100.0 * far  # below all bins
+    (summary,) = evaluate_rows(Rows(X, None, 0, 0), (mixture(),)).summaries
+    sent = pickle.dumps(summary)
+    assert far or len(sent) < BINS * 8 / 4
+    returned = pickle.loads(sent)
+    for field in fields(summary):
+        np.testing.assert_array_equal(getattr(returned, field.name), getattr(summary, field.name))
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_summaries_agree_with_scipy(weighted: bool, small_groups: int) -> None:
     source = drawn(12, 900, weighted=weighted)
@@ -63,6 +83,8 @@ def test_summaries_agree_with_scipy(weighted: bool, small_groups: int) -> None:
         assert summary.rows == len(X)
         assert summary.weight == pytest.approx(w.sum(), rel=1e-13)
         assert summary.mean_log_likelihood == pytest.approx(np.average(densities, weights=w))
+        certainties = joint.max(axis=1) - densities  # log r, nats
+        assert summary.uncertainty == pytest.approx(-(w * certainties).sum(), rel=1e-9)
         assert summary.lowest == pytest.approx(densities.min())
         assert summary.highest == pytest.approx(densities.max())
         assert summary.ceiling > densities.max()

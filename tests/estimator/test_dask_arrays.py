@@ -92,6 +92,7 @@ def test_results_are_lazy_and_equal_to_numpys(X: np.ndarray, fitted: GaussianMix
     assert fitted.score(array) == pytest.approx(fitted.score(X))
     assert fitted.bic(array) == pytest.approx(fitted.bic(X))
     assert fitted.aic(array) == pytest.approx(fitted.aic(X))
+    assert fitted.icl(array) == pytest.approx(fitted.icl(X))
 
 
 def test_refusals(X: np.ndarray, fitted: GaussianMixture) -> None:

@@ -37,6 +37,8 @@ def test_without_search_a_fit_is_scikit_learns(X: np.ndarray, covariance_type: s
     assert ours.score(X) == pytest.approx(peer.score(X), rel=1e-12)
     assert ours.bic(X) == pytest.approx(peer.bic(X), rel=1e-12)
     assert ours.aic(X) == pytest.approx(peer.aic(X), rel=1e-12)
+    entropy = -np.log(peer.predict_proba(X).max(axis=1)).sum()
+    assert ours.icl(X) == pytest.approx(peer.bic(X) + 2 * entropy, rel=1e-12)
     np.testing.assert_allclose(ours.predict_proba(X), peer.predict_proba(X)[:, order], atol=1e-9)
     np.testing.assert_array_equal(ours.predict(X), np.argsort(order)[peer.predict(X)])
     np.testing.assert_allclose(ours.score_samples(X), peer.score_samples(X), rtol=1e-9)
@@ -263,6 +265,7 @@ def test_criteria_take_what_predict_takes(X: np.ndarray) -> None:
     model = GaussianMixture(3, random_state=0).fit(X)
     assert model.bic(X.tolist()) == model.bic(X)
     assert model.aic(X.tolist()) == model.aic(X)
+    assert model.icl(X.tolist()) == model.icl(X)
 
 
 def test_load_model_gives_a_fitted_estimator(tmp_path: Path, X: np.ndarray) -> None:

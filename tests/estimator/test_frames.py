@@ -201,3 +201,28 @@ def test_names_that_are_numbers_are_no_names() -> None:
     assert not hasattr(model, "feature_names_in_")
     with pytest.raises(TypeError, match="only supported if all input features have string names"):
         model.fit(pd.DataFrame(X, columns=["a", 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (
+            [["1", "2"], ["3", "4"]] * 9,
+            "X has dtype <U1; only numbers can be used: convert it first",
+        ),
+        (np.array([[1, 2], [3, "4"]] * 9, dtype=object), r"X\[1, 1\] is '4'; only numbers"),
+    ],
+)
+def test_numbers_written_as_text_are_refused_in_any_array(X, message):
+    with pytest.raises(SchemaError, match=message):
+        GaussianMixture(2).fit(X)
+    mixture = GaussianMixture(2).fit(np.random.default_rng(0).normal(size=(50, 2)))
+    with pytest.raises(SchemaError, match=message):
+        mixture.predict(X)
+
+
+def test_an_object_array_of_numbers_is_one_of_numbers():
+    X = np.random.default_rng(0).normal(size=(50, 2))
+    expected = GaussianMixture(2, random_state=0).fit(X)
+    fitted = GaussianMixture(2, random_state=0).fit(X.astype(object))
+    np.testing.assert_array_equal(fitted.means_, expected.means_)

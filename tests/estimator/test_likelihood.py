@@ -123,6 +123,17 @@ def test_more_rows_than_the_search_samples(name):
     check([compare(name, X, rung.k, kind) for kind in TYPES])
 
 
+@pytest.mark.parametrize("seed", [2, 4])
+def test_many_clusters_under_a_tied_covariance(seed):
+    """A move leaves the shared covariance wrong for all components, until iterations mend it."""
+    random = np.random.default_rng(seed)
+    centres = random.uniform(0.0, 30.0, size=(31, 2))
+    X = np.concatenate(
+        [c + random.normal(size=(100, 2)) * random.uniform(0.5, 1.2) for c in centres]
+    )
+    check([compare("31 clusters", X, 10, "tied", n_init=10)])
+
+
 def test_small_sets_against_the_best_of_ten_starts():
     fits = []
     for name, rows in SMALL.items():

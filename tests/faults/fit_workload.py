@@ -1,9 +1,9 @@
 """A fit and a prediction that kill themselves at a chosen point, and then are run again.
 
-``python -m tests.faults.fit_workload WORK SEED COUNT`` runs both once undisturbed, counting the
-points: every event that a step tells, every write and every other change of the disk. Then, COUNT
-times, a child is killed by SIGKILL at a point drawn from the seed, and the same run is started
-again. One line of JSON each says what was found.
+``python -m tests.faults.fit_workload WORK SEED COUNT [select]`` runs both, or a selection in the
+place of the fit, once undisturbed, counting the points: every event that a step tells, every write
+and every other change of the disk. Then, COUNT times, a child is killed by SIGKILL at a point drawn
+from the seed, and the same run is started again. One line of JSON each says what was found.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def write_input(path: Path) -> None:
         pq.write_table(pa.table(columns), path / f"day={day}" / "part.parquet")
 
 
-def run_config(root: Path, **fit: Any) -> RunConfig:
+def run_config(root: Path, selects: bool = False, **fit: Any) -> RunConfig:
     """A run on the input beside ``root`` that writes below it."""
     tables: dict[str, dict[str, Any]] = {
         "input": {"path": str(root.parent / "input"), "columns": list("abcd"), "nulls": "drop"},
@@ -65,6 +65,8 @@ def run_config(root: Path, **fit: Any) -> RunConfig:
             "predictions": str(root / "predictions"),
         },
     }
+    if selects:
+        tables["select"] = {"n_components": [3, 5], "covariance_types": ["full", "diag"]}
     return check_config(RunConfig, tables, "run.toml")
 
 
@@ -92,14 +94,19 @@ class Points:
 
 
 def run_all(run: RunConfig, run_id: str, points: Points) -> None:
-    """A fit and a prediction by their steps; every scan reads the files."""
+    """A fit or selection, and a prediction, by their steps; every scan reads the files."""
     points.step = "inspect"
-    plan = steps.inspect_input(run)
+    plan = steps.inspect_input(run, True, run.select is not None)
     with Scanner(parquet_chunks(plan), Threads(2, memory=0), points.notify) as scanner:
         points.step = "fit"
-        fitted = steps.fit(run, plan, scanner, points.notify)
-        points.step = "evaluate"
-        evaluation = steps.evaluate(run, plan, scanner, fitted)
+        if run.select is None:
+            fitted = steps.fit(run, plan, scanner, points.notify)
+            points.step = "evaluate"
+            evaluation = steps.evaluate(run, plan, scanner, fitted)
+        else:
+            selected = steps.select(run, plan, scanner, points.notify)
+            points.step = "evaluate"
+            evaluation = steps.evaluate_selection(run, plan, scanner, selected)
     points.step = "publish"
     steps.publish(run, evaluation, run_id)
     points.step = "predict"
@@ -118,8 +125,9 @@ def in_child(run: RunConfig, run_id: str, report: Path, chosen: int | None = Non
     if child == 0:
         code = 1
         try:
-            steps.fitting.SAVE_SECONDS = 0.0  # after every step, however short
+            steps.resuming.SAVE_SECONDS = 0.0  # after every step, however short
             pictures.fit_pictures = lambda *arguments: {"picture.png": b"picture"}
+            steps.fitting.count_for_report = lambda *arguments: None  # type: ignore[attr-defined]
             points = Points(chosen)
             run_all(run, run_id, points)
             report.write_text(json.dumps([points.labels, points.stages]))
@@ -146,32 +154,32 @@ def look(run: RunConfig) -> list[Any]:
 
 
 def litter(root: Path) -> list[str]:
-    """What a finished run should not leave: all but models, predictions and their records."""
+    """What a finished run should not leave: all but models, predictions, records, reports."""
     expected = re.compile(
-        r"models(/m(/\.checkpoints|/current\.json|/v\d{6}(/[a-z_]+\.(json|png|safetensors))?)?)?"
-        r"|predictions(\.versions(/\w+(\.json|/part-[\w-]+\.parquet)?)?)?"
+        r"models(/m(/\.checkpoints|/current\.json|/v\d{6}(/[a-z_]+\.(json|png|safetensors|parquet))?)?)?"
+        r"|predictions(\.versions(/\w+(\.json|\.html|/part-[\w-]+\.parquet)?)?)?"
     )
     names = [path.relative_to(root).as_posix() for path in root.rglob("*")]
     return sorted(name for name in names if not expected.fullmatch(name))
 
 
-def main(work: Path, seed: int, count: int) -> None:
+def main(work: Path, seed: int, count: int, selects: bool) -> None:
     """Run undisturbed, then be killed ``count`` times; print what was found."""
     write_input(work / "input")
     before = work / "before"
     before.mkdir()
     report = work / "report.json"
     # What stands before each kill: version 1, of another fit.
-    assert in_child(run_config(before, max_iter=1), "old", report) == 0
+    assert in_child(run_config(before, selects, max_iter=1), "old", report) == 0
 
     def begin(name: str) -> RunConfig:
         shutil.copytree(before, work / name, symlinks=True)
-        return run_config(work / name)
+        return run_config(work / name, selects)
 
     whole = begin("whole")
     assert in_child(whole, "run", report) == 0
     labels, stages = json.loads(report.read_text())
-    said = {"old": look(run_config(before)), "new": look(whole), "stages": stages}
+    said = {"old": look(run_config(before, selects)), "new": look(whole), "stages": stages}
     print(json.dumps(said | {"litter": litter(work / "whole")}), flush=True)
     draw = random.Random(seed)
     for number in range(count):
@@ -191,4 +199,4 @@ def main(work: Path, seed: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), "select" in sys.argv[4:])

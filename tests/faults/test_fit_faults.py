@@ -15,12 +15,13 @@ LARGE = os.environ.get("GMM_DASK_FAULT_ROUNDS") == "large"
 KILLS, SEED, DEADLINE = (50, 2, 1200) if LARGE else (8, 1, 300)
 
 
-@pytest.fixture(scope="module")
-def findings(tmp_path_factory):
+@pytest.fixture(scope="module", params=["fit", "select"])
+def findings(request, tmp_path_factory):
     """What the workload found: of the undisturbed run, and of each that was killed."""
     work = tmp_path_factory.mktemp("kills")
+    command = [sys.executable, "-m", "tests.faults.fit_workload", work, str(SEED), str(KILLS)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.fit_workload", work, str(SEED), str(KILLS)],
+        [*command, request.param],
         cwd=ROOT,
         capture_output=True,
         text=True,

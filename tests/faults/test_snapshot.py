@@ -134,7 +134,7 @@ HARMFUL = {
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(steps.fitting, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 0.0)
     for day in (1, 2, 3):
         write(tmp_path / "input" / f"day={day}" / "part.parquet", day)
     tables = {

@@ -5,8 +5,9 @@ import pytest
 from sklearn.mixture import GaussianMixture as Reference
 
 from benchmarks.sets import iris
+from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.criteria import aic, bic, health, n_parameters, rank
+from gmm_dask.mixture.criteria import aic, bic, health, icl, n_parameters, rank
 from gmm_dask.mixture.em import Candidate, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
 
@@ -22,6 +23,19 @@ def test_criteria_equal_scikit_learns(covariance_type):
     assert n_parameters(parameters) == fitted._n_parameters()
     assert aic(parameters, total) == pytest.approx(fitted.aic(X))
     assert bic(parameters, total, len(X)) == pytest.approx(fitted.bic(X))
+
+
+def test_icl_adds_twice_the_uncertainty_of_the_most_probable_components():
+    """Against the definition of R's mclust, −(BIC + 2 Σ c log z), with z of scikit-learn."""
+    X = iris()
+    fitted = Reference(3, random_state=0).fit(X)
+    parameters = MixtureParameters.from_covariances(
+        "full", fitted.weights_, fitted.means_, fitted.covariances_
+    )
+    certainties = assign(parameters, X, certainties=True).certainties
+    expected = fitted.bic(X) - 2 * np.log(fitted.predict_proba(X).max(axis=1)).sum()
+    total, uncertainty = fitted.score(X) * len(X), -np.log(certainties).sum()
+    assert icl(parameters, total, len(X), uncertainty) == pytest.approx(expected)
 
 
 def mixture(*variances):

@@ -206,6 +206,16 @@ def test_predictions_go_to_strided_arrays(covariance_type):
     np.testing.assert_array_equal(columns.T, responsibilities)
 
 
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_certainties_are_the_largest_responsibilities(covariance_type):
+    rng = np.random.default_rng(6)
+    parameters = mixture(covariance_type, 4, 3, rng)
+    X = rows_of(parameters, 2 * ROWS + 9, rng)
+    assigned = assignment.assign(parameters, X, responsibilities=True, certainties=True)
+    np.testing.assert_array_equal(assigned.certainties, assigned.responsibilities.max(axis=1))
+    assert assignment.assign(parameters, X).certainties is None
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("covariance_type", TYPES)

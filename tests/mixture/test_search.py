@@ -17,7 +17,7 @@ from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.em import fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters
-from gmm_dask.mixture.moves import _split, improve_by_moves
+from gmm_dask.mixture.moves import improve_by_moves, split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import count_runs, search, worth_searching
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
@@ -117,7 +117,8 @@ def run_of(X, means, variances, iterations):
     covariances = np.multiply.outer(np.asarray(variances), np.eye(d))
     start = MixtureParameters.from_covariances("full", np.full(k, 1 / k), means, covariances)
     spec, options = MixtureSpec(), EMOptions(0.0, iterations)
-    return Run(StartKind.KMEANS, fit_em(ExpectationOn(X, None), [start], spec, options)[0])
+    candidate = fit_em(ExpectationOn(X, None), [start], spec, options)[0]
+    return Run(StartKind.KMEANS, candidate, start)
 
 
 def test_a_finalist_goes_on_only_if_it_can_win(X):
@@ -156,6 +157,18 @@ def test_every_start_breaks_down_where_a_column_is_constant():
     X[:, 1] = 7.0
     with pytest.raises(NumericalError, match="every start of the search broke down: the covar"):
         run(X, 3, reg_covar=0.0)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_every_mixture_comes_with_its_start(X, whole):
+    mixtures, summary = run(X, 6, keep=3, whole=whole)
+    assert len(summary.firsts) == 3
+    for mixture, first, reached in zip(
+        mixtures, summary.firsts, summary.log_likelihoods, strict=False
+    ):
+        assert mixture.digest != first.digest
+        (again,) = fit_em(ExpectationOn(X, None), [first], MixtureSpec(6), EMOptions(0.0, 1))
+        assert again.log_likelihood < reached
 
 
 def test_weights_count_as_rows(X):
@@ -233,7 +246,7 @@ def test_a_cut_without_covariance_does_not_spoil_the_other_cut():
     sides = [random.normal(centre, 1, (300, 1)) for centre in (-5, 5)]
     X = np.asfortranarray(np.concatenate([np.zeros((800, 1)), *sides]))
     gaussian = MixtureParameters.from_covariances("full", [1.0], [[X.mean()]], [[[X.var()]]])
-    gain, halves = _split(X, np.ones(len(X)), gaussian, MixtureSpec(reg_covar=0.0))
+    gain, halves = split(X, np.ones(len(X)), gaussian, MixtureSpec(reg_covar=0.0))
     assert gain > 100
     assert halves.n_components == 2
 

@@ -48,7 +48,7 @@ def test_a_climb_takes_the_steps_of_em(covariance_type, shape, seed, iterations,
     (candidate,) = fit_em(ExpectationOn(X, weights), [start], spec, options)
     sample = SmallSample(Sample(X, weights if weighted else None), spec)
     shares = sample.in_tiles((responsibilities * weights[:, None]).T[None])
-    climbers = sample.climb_from(shares, options)
+    climbers = sample.start_from(shares, options)
     parameters = sample.parameters(climbers, 0)
     scale = np.abs(candidate.parameters.covariances).max()
     assert climbers.log_likelihoods[0] == pytest.approx(candidate.log_likelihood, rel=1e-9)
@@ -68,7 +68,7 @@ def test_a_climb_goes_on_where_it_stopped(covariance_type):
 
     def climb_in_parts(*parts):
         sample = SmallSample(Sample(X, None), spec)
-        climbers = sample.climb_from(sample.in_tiles(responsibilities.T[None]), parts[0])
+        climbers = sample.start_from(sample.in_tiles(responsibilities.T[None]), parts[0])
         for options in parts[1:]:
             climbers = sample.climb(climbers, options)
         return climbers
@@ -90,9 +90,10 @@ def test_a_climb_says_how_it_ended():
         for covariance_type in TYPES if ending != BROKEN else ("full", "tied", "diag"):
             sample = SmallSample(Sample(X, None), MixtureSpec(3, covariance_type, reg_covar))
             shares = sample.in_tiles(responsibilities.T[None])
-            climbers = sample.climb_from(shares, options)
+            climbers = sample.start_from(shares, options)
             assert climbers.outcomes[0, 3] == ending
             assert climbers.broken[0] == (ending == BROKEN)
+            assert climbers.outcomes[0, 4] == (0 if ending == BROKEN else -1)
             assert (climbers.log_likelihoods[0] == -np.inf) == (ending == BROKEN)
 
 
@@ -101,7 +102,7 @@ def test_a_component_without_rows_is_no_breakdown(covariance_type):
     X, _, _ = draw(150, 2, 1, 0)
     sample = SmallSample(Sample(X, None), MixtureSpec(2, covariance_type))
     responsibilities = np.stack([np.ones(150), np.zeros(150)])[None]
-    climbers = sample.climb_from(sample.in_tiles(responsibilities), EMOptions(0.0, 5))
+    climbers = sample.start_from(sample.in_tiles(responsibilities), EMOptions(0.0, 5))
     assert climbers.outcomes[0, 3] == STOPPED
     assert np.isfinite(climbers.covariances).all()
     assert np.isfinite(climbers.means).all()
@@ -154,7 +155,8 @@ def test_a_move_keeps_the_weight_of_every_row(covariance_type):
         MixtureSpec(4, covariance_type),
     )
     climbers, _ = climb_starts(sample, 3, EMOptions(0.0, 20), np.random.RandomState(0))
-    moves = make_moves(sample, climbers)
+    moves, mixtures = make_moves(sample, climbers)
+    assert mixtures.tolist() == [0] * 18 + [1] * 18 + [2] * 18
     assert len(moves) == 3 * 3 * 3 * 2  # mixtures, components given up, those cut, cuts
     assert moves.min() >= -1e-12
     sums = moves.sum(axis=2)  # (moves, t, ROWS)
@@ -174,11 +176,12 @@ def test_moves_find_the_cluster_that_every_start_missed(covariance_type):
 
     def climb_from_labels(labels):
         one_hot = (labels[None, None] == np.arange(3)[None, :, None]).astype(float)
-        return sample.climb_from(sample.in_tiles(one_hot), EMOptions(1e-6, 200))
+        return sample.start_from(sample.in_tiles(one_hot), EMOptions(1e-6, 200))
 
     stuck, right = climb_from_labels(wrong), climb_from_labels(truth)
     assert right.log_likelihoods[0] > stuck.log_likelihoods[0] + 0.1
-    moved = sample.climb_from(make_moves(sample, stuck), EMOptions(1e-6, 200))
+    moves, mixtures = make_moves(sample, stuck)
+    moved = sample.climb_from(moves, EMOptions(1e-6, 200), stuck.firsts[mixtures])
     assert moved.log_likelihoods.max() == pytest.approx(right.log_likelihoods[0], abs=1e-3)
 
 
@@ -215,7 +218,10 @@ def test_as_many_mixtures_as_wanted_come_best_first():
 def test_every_start_breaks_down_where_a_column_is_constant():
     X = iris().copy()
     X[:, 1] = 7.0
-    with pytest.raises(NumericalError, match="every start of the search broke down: on 150 rows"):
+    with pytest.raises(
+        NumericalError,
+        match=r"every start .* broke down: the covariance of component \d is",
+    ):
         search(
             Sample(X, None),
             MixtureSpec(3, reg_covar=0.0),
@@ -239,3 +245,18 @@ def test_more_inits_end_no_lower():
         for n_init in (1, 10)
     ]
     assert reached[1] >= reached[0] - 1e-9
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_mixture_knows_the_start_from_which_it_came(covariance_type):
+    """EM from there, without moves, comes to a mixture of the same components or a lower one."""
+    X, spec = iris(), MixtureSpec(3, covariance_type)
+    (mixture,), summary = search(
+        Sample(X, None), spec, EMOptions(), random_state=0, keep=1, threads=1
+    )
+    (first,) = summary.firsts
+    assert first.covariance_type == covariance_type
+    assert np.abs(first.means - mixture.means).max() > 1e-3
+    again = fit_em(ExpectationOn(X, None), [first], spec, EMOptions(1e-6, 500))[0]
+    assert again.lower_bounds[0] < summary.log_likelihoods[0]
+    assert again.log_likelihood <= summary.log_likelihoods[0] + 1e-4

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import webbrowser
 from dataclasses import dataclass
 from inspect import signature
 from types import SimpleNamespace
@@ -92,6 +93,38 @@ def test_predict_inspect_and_use(run_file, tmp_path):
     assert "version 1" in predicted.stdout
 
 
+def test_select_prints_the_table_and_inspect_shows_it_again(run_file, tmp_path):
+    run_file.write_text(run_file.read_text().replace("n_components = 3", ""))
+    options = ("--direct", "--set", "select.n_components=[2, 4]", "--set", "fit.tol=1e-8")
+    selected = gmm_dask("select", run_file, *options)
+    assert selected.returncode == 0, selected.stderr
+    assert "boxes, version 1: 3 tied components of 2 columns" in selected.stdout
+    assert "12 cells on 2,970 rows" in selected.stderr
+    assert "chose 3 tied components by bic" in selected.stderr
+    shown = gmm_dask("inspect", tmp_path / "models" / "boxes").stdout
+    for text in (selected.stdout, shown):
+        lines = [line.split() for line in text.splitlines()]
+        table = lines[lines.index(["k", "full", "tied", "diag", "spherical"]) :]
+        assert [row[0] for row in table[1:4]] == ["2", "3", "4"]
+        assert table[2][2:4] == [table[2][2], "*1"]
+        assert sum(cell in ("*1", "*2", "*3") for row in table[1:4] for cell in row) == 3
+        assert "bic, lower is better, *1 *2 *3 the best" in text
+
+
+def test_a_run_file_that_does_not_say_what_to_choose_from_is_refused(run_file):
+    message = refused(gmm_dask("select", run_file, "--direct"))
+    assert message == (
+        "section [select] is missing; say what to choose from: [select] n_components = [1, 12]"
+    )
+    run_file.write_text(run_file.read_text().replace("n_components = 3", ""))
+    message = refused(gmm_dask("fit", run_file, "--direct"))
+    assert message == f"{run_file}: key model.n_components is missing"
+    message = refused(gmm_dask("fit", run_file, "--direct", "--set", "select.n_components=[1, 3]"))
+    assert message == (
+        "key model.n_components is missing; give it, or let `gmm-dask select` choose it"
+    )
+
+
 def test_clusters_of_components(run_file):
     five = ("--direct", "--set", "model.n_components=5")
     assert "clusters        3 from 5 components: " in gmm_dask("fit", run_file, *five).stdout
@@ -114,6 +147,30 @@ def test_models_elsewhere_are_refused_by_name(run_file, tmp_path, monkeypatch):
         run = gmm_dask("fit", run_file, "--direct", "--set", f"output.{key}=s3://bucket/x")
         assert refused(run).startswith(f"{run_file}: output.{key} = {said}")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_report_is_written_for_any_versions_and_opened(run_file, tmp_path, monkeypatch):
+    for _ in range(2):
+        assert gmm_dask("fit", run_file, "--direct").returncode == 0
+    predicted = gmm_dask("predict", run_file, "--direct")
+    assert "report       " in predicted.stdout
+    monkeypatch.chdir(tmp_path)
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    shown = gmm_dask("report", "models/boxes", 1, 2, "--predictions", "predictions", "--open")
+    assert shown.stdout == "boxes-v1-v2.html\n"
+    page = tmp_path / "boxes-v1-v2.html"
+    assert opened == [page.as_uri()]
+    assert page.read_text().count("<article") == 2
+    assert "1 batch predicted with this model" in page.read_text()
+    monkeypatch.setattr(webbrowser, "open", lambda address: False)
+    alone = gmm_dask("report", "models/boxes", "--output", "x.html", "--open")
+    assert alone.returncode == 1
+    assert alone.stderr == "gmm-dask: no browser was found here; open x.html where there is one\n"
+    assert (tmp_path / "x.html").exists()
+    said = refused(gmm_dask("report", "models/boxes", 3))
+    assert said == "models/boxes: has no version 3; there are versions 1, 2"
+    assert refused(gmm_dask("report", "models/nothing")).endswith("models in models: boxes")
 
 
 @pytest.mark.parametrize("name", ["a.png", "input_plan.json", "manifest.json", "run.json"])

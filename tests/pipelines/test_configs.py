@@ -40,6 +40,18 @@ def test_the_automation_knows_every_state_in_which_a_run_ends(automation):
     assert {f"prefect.flow-run.{name}" for name in ends} <= automation.trigger.expect
 
 
+def test_the_parameters_of_every_deployment_are_a_run():
+    deployments = yaml.safe_load((CONFIGS / "prefect.yaml").read_text())["deployments"]
+    runs = {
+        each["entrypoint"].rpartition(".")[2]: RunConfig.model_validate(each["parameters"]["run"])
+        for each in deployments
+        if "parameters" in each
+    }
+    assert set(runs) == {"fit", "select", "retrain", "predict"}
+    assert len(runs["select"].select.cells) == 48
+    assert runs["fit"].select is None
+
+
 def test_a_deployment_tells_of_what_the_automation_marks(automation):
     (action,) = automation.actions
     deployments = yaml.safe_load((CONFIGS / "prefect.yaml").read_text())["deployments"]

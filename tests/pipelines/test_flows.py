@@ -21,6 +21,7 @@ from gmm_dask.events import silent
 from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.fit import fit
 from gmm_dask.pipelines.predict import predict
+from gmm_dask.pipelines.selecting import select
 from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.pipelines.tasks import TASKS
 from gmm_dask.storage.files import atomic
@@ -45,6 +46,29 @@ def test_a_flow_and_a_direct_run_write_the_same_model(run, prefect_server):
     assert (outcome.published.version, plain.published.version) == (1, 2)
     assert model_files(outcome.published.path) == model_files(plain.published.path)
     assert load_model_at(outcome.published.path).manifest.rows == ROWS - 30
+
+
+@pytest.fixture
+def selecting_run(tmp_path):
+    return read_run(write_run(tmp_path), "select.n_components=[2, 4]")
+
+
+def test_a_select_flow_and_a_direct_selection_write_the_same_model(selecting_run, client):
+    state = select(selecting_run, return_state=True)
+    outcome, run_id = state.result(), state.state_details.flow_run_id
+    plain = directly("select", selecting_run)
+    assert (outcome.published.version, plain.published.version) == (1, 2)
+    assert model_files(outcome.published.path) == model_files(plain.published.path)
+    assert client.read_flow_run(run_id).name == f"select boxes on {selecting_run.input.path}"
+    of_run = ArtifactFilterFlowRunId(any_=[run_id])
+    found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
+    (report,) = (artifact.data for artifact in found if artifact.key == "report")
+    table = [line.split("|") for line in report.splitlines() if line.startswith("| ")]
+    assert [cell.strip() for cell in table[0][1:-1]] == ["k", "full", "tied", "diag", "spherical"]
+    assert [row[1].strip() for row in table[2:5]] == ["2", "3", "4"]
+    marked = [cell.split() for row in table[2:5] for cell in row if "\\*" in cell]
+    assert sorted(mark for _, mark in marked) == ["\\*1", "\\*2", "\\*3"]
+    assert "| component | weight | height | width | state |" in report
 
 
 def test_predictions_are_row_for_row_with_the_input(run, prefect_server):
@@ -95,6 +119,7 @@ def test_the_run_holds_its_report_progress_and_the_librarys_log(run, client):
     assert artifacts["progress"].data == 100.0
     assert "| component | weight | height | width | state |" in artifacts["report"].data
     assert "converged" in artifacts["report"].data
+    assert f"{run.output.models}/boxes/v000001/report.html" in artifacts["report-page"].data
     assert f"({run.output.models}/boxes/v000001)" in artifacts["model"].data.replace("file://", "")
 
     log = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))

@@ -58,3 +58,12 @@ def test_a_wheel_has_one_import_name(installed):
         "print(*{f.parts[0] for f in files('gmm-dask') if f.suffix == '.py'})"
     )
     assert run(installed / "python", "-c", program, cwd=installed).split() == ["gmm_dask"]
+
+
+def test_a_wheel_has_the_script_and_the_style_of_the_report(installed):
+    program = (
+        "from importlib.metadata import files; "
+        "print(*sorted(f.name for f in files('gmm-dask') if f.suffix in {'.js', '.css'}))"
+    )
+    found = run(installed / "python", "-c", program, cwd=installed).split()
+    assert found == ["script.js", "style.css"]

@@ -15,9 +15,9 @@ from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.merging import merge_components
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report import densities, pairs
-from gmm_dask.report.frame import ellipse, feature_limits, separating_features
+from gmm_dask.report.frame import ellipse, feature_limits, first_drawn, separating_features
 from gmm_dask.report.palette import COLORS, component_colors
-from gmm_dask.report.pictures import first_drawn, fit_pictures, log_likelihood_figure
+from gmm_dask.report.pictures import fit_pictures, log_likelihood_figure
 from gmm_dask.report.view import View, format_percent, make_printable
 from gmm_dask.storage.models.clusters import Clusters
 

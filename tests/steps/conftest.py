@@ -3,11 +3,12 @@
 import pytest
 
 from gmm_dask.report import pictures
+from gmm_dask.steps import fitting
 
 
 @pytest.fixture
 def drawn() -> None:
-    """A test that asks for this gets the pictures of its fits."""
+    """A test that asks for this gets the pictures and reports of its fits."""
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +16,4 @@ def _few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Draw nothing unless a test asks for `drawn`: drawing takes most of a small fit's time."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(pictures, "fit_pictures", lambda *arguments: {"none.png": b"-"})
+        monkeypatch.setattr(fitting, "count_for_report", lambda *arguments: None)

@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 
 from gmm_dask import steps
 from gmm_dask.chunked.defects import Defects
-from gmm_dask.chunked.fit_records import FitState
+from gmm_dask.chunked.fit_records import CellSearch, FitState
+from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Draw, Moments, Survey
 from gmm_dask.errors import StorageError
 from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
@@ -40,6 +41,8 @@ def bits(value):
         }
     if isinstance(value, np.ndarray):
         return (value.dtype.str, value.shape, value.tobytes())
+    if isinstance(value, dict):
+        return {key: bits(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [bits(item) for item in value]
     if isinstance(value, float):
@@ -145,7 +148,18 @@ def states(draw):
         draw(st.none() | em),
         draw(st.integers(0, 99)),
         draw(st.lists(st.binary(min_size=16, max_size=16).map(bytes.hex), max_size=4).map(tuple)),
+        tuple(
+            Frame(number, tuple(draw(parameters(kind)) for _ in starts or "1"))
+            for number in draw(st.sets(st.integers(1, 99), max_size=2))
+        ),
+        draw(st.lists(cell_searches(search), max_size=2).map(tuple)),
+        draw(st.integers(0, 99)),
     )
+
+
+def cell_searches(search):
+    starts = st.lists(st.sampled_from(KINDS).flatmap(parameters), max_size=2).map(tuple)
+    return st.builds(CellSearch, starts, st.none() | search, st.text(max_size=5))
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +213,7 @@ class StopError(Exception):
 
 @pytest.fixture
 def _saves_always(monkeypatch):
-    monkeypatch.setattr(steps.fitting, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 0.0)
 
 
 def at_stage(stage):
@@ -460,7 +474,7 @@ def test_the_same_fit_in_another_process_is_refused_before_anything_is_read(tmp_
 
 
 def test_a_quick_fit_saves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(steps.fitting, "SAVE_SECONDS", 3600.0)
+    monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 3600.0)
     saved = []
     monkeypatch.setattr(Checkpoint, "save", lambda self, *state: saved.append(state))
     write_days(tmp_path, **DAYS)
@@ -479,10 +493,10 @@ def test_at_most_a_tenth_of_the_time_goes_into_saving(tmp_path, monkeypatch):
             clock[0] += 0.5
             self.saves += 1
 
-    monkeypatch.setattr(steps.fitting.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(steps.fitting, "encode", lambda state: ({}, {}))
+    monkeypatch.setattr(steps.resuming.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(steps.resuming, "encode", lambda state: ({}, {}))
     slow = Slow()
-    save = steps.fitting._Saver(slow, [])
+    save = steps.resuming._Saver(slow, [])
     for _ in range(100):
         clock[0] += 0.9
         save(None)

@@ -87,7 +87,8 @@ def test_rows_are_conserved(tmp_path, kind, search_rows, weight):
 def test_the_manifest_describes_the_fit(run):
     fitted = run_fit(run)
     manifest = fitted.manifest
-    assert all(value is not None for value in manifest.to_json().values())
+    missing = [key for key, value in manifest.to_json().items() if value is None]
+    assert missing == ["selection"]  # this model was not chosen from a table
     assert manifest.status == "converged"
     assert manifest.n_iter == len(manifest.history)
     assert np.all(np.diff(manifest.history) > 0)

@@ -260,7 +260,7 @@ def test_where_a_fit_starts_decides_its_checkpoint(run, tmp_path):
     current = steps.read_current(run).parameters
     plan = steps.inspect_input(run)
     keys = {
-        steps.fitting.checkpoint_key(run, plan, start, search_too)
+        steps.resuming.checkpoint_key(run, plan, start, search_too)
         for start, search_too in [((), False), ((current,), False), ((current,), True)]
     }
     assert len(keys) == 3

@@ -46,6 +46,7 @@ def some_manifest(**changes: Any) -> Manifest:
         "log_likelihood": -2.125,
         "aic": 4284.0,
         "bic": 4367.4,
+        "icl": 4400.0,
         "collapsed": (),
         "starved": (2,),
         "occupancy": (0.5, 0.3, 0.2),

@@ -6,7 +6,9 @@ from dataclasses import MISSING, fields, replace
 import numpy as np
 import pytest
 
+from gmm_dask.chunked.selection_records import CellRow, SelectionTable
 from gmm_dask.errors import ModelError
+from gmm_dask.mixture.spec import Cell
 from gmm_dask.storage.files.sealed import plain, seal
 from gmm_dask.storage.models.manifest import Manifest, Publication
 from tests.storage.stored import some_manifest
@@ -16,6 +18,17 @@ def through_json(content):
     return json.loads(json.dumps(content))
 
 
+TABLE = SelectionTable(
+    "bic",
+    Cell(2, "diag"),
+    (
+        CellRow(1, "diag", -2.5, 5.0, 5.0, 4.0, "beaten"),
+        CellRow(2, "diag", -2.25, 4.5, 4.75, 3.5, "converged"),
+        CellRow(3, "diag", None, None, None, None, "ill_conditioned", "a covariance"),
+    ),
+)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -23,6 +36,7 @@ def through_json(content):
         {"search": None},
         {"clusters": None},
         {"counts": None, "last_moved": None, "history": (), "n_iter": 0},
+        {"selection": TABLE},
     ],
 )
 def test_a_manifest_comes_back_and_is_written_as_the_same_bytes(changes):
@@ -35,8 +49,9 @@ def test_a_manifest_comes_back_and_is_written_as_the_same_bytes(changes):
 def test_the_keys_stand_in_the_order_of_the_format():
     assert list(some_manifest().to_json()) == [
         "configuration", "snapshot", "files", "rows", "rows_dropped", "weight", "status", "n_iter",
-        "history", "last_moved", "counts", "log_likelihood", "aic", "bic", "collapsed", "starved",
-        "occupancy", "quantiles", "low_density_threshold", "scans", "search", "features",
+        "history", "last_moved", "counts", "log_likelihood", "aic", "bic", "icl", "collapsed",
+        "starved", "occupancy", "quantiles", "low_density_threshold", "scans", "search",
+        "selection", "features",
         "warnings", "mixed", "versions", "python", "machine", "fit_key", "next_component_id",
         "clusters",
     ]  # fmt: skip

@@ -87,6 +87,13 @@ class CovarianceType(ABC):
         """Return the covariance of each component as a full matrix, (k, d, d)."""
 
     @abstractmethod
+    def from_matrices(self, matrices: FloatArray, weights: FloatArray) -> FloatArray:
+        """Return the covariances of this type that are nearest to matrices (k, d, d) of any form.
+
+        Nearest in likelihood, for components with these weights (k,) that keep their means.
+        """
+
+    @abstractmethod
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Return the covariances of features divided by ``scale`` (d,), of the type's shape."""
 

@@ -60,6 +60,10 @@ class Diag(CovarianceType):
         """Return matrices with the variances on their diagonals, (k, d, d)."""
         return covariances[:, :, None] * np.eye(d)
 
+    def from_matrices(self, matrices: FloatArray, weights: FloatArray) -> FloatArray:
+        """Take the diagonals of the matrices, (k, d)."""
+        return np.diagonal(matrices, axis1=1, axis2=2).copy()
+
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute σ² / s²."""
         return covariances / np.square(scale)

@@ -62,6 +62,10 @@ class Full(CovarianceType):
         """Return the covariances themselves, (k, d, d)."""
         return covariances
 
+    def from_matrices(self, matrices: FloatArray, weights: FloatArray) -> FloatArray:
+        """Return the matrices themselves, (k, d, d)."""
+        return matrices
+
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute Σᵢⱼ / sᵢsⱼ."""
         return covariances / (scale[:, None] * scale)

@@ -60,6 +60,10 @@ class Spherical(CovarianceType):
         """Return matrices with one variance all along the diagonal, (k, d, d)."""
         return covariances[:, None, None] * np.eye(d)
 
+    def from_matrices(self, matrices: FloatArray, weights: FloatArray) -> FloatArray:
+        """Average the diagonal of each matrix, (k,)."""
+        return np.trace(matrices, axis1=1, axis2=2) / matrices.shape[-1]
+
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute σ² / s², averaged over features."""
         return covariances * np.mean(1.0 / np.square(scale))

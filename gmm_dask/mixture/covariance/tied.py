@@ -63,6 +63,11 @@ class Tied(CovarianceType):
         """Repeat the covariance k times, (k, d, d)."""
         return np.broadcast_to(covariances, (k, d, d)).copy()
 
+    def from_matrices(self, matrices: FloatArray, weights: FloatArray) -> FloatArray:
+        """Pool the matrices by the weights of their components, (d, d)."""
+        pooled: FloatArray = np.einsum("k,kij->ij", weights / weights.sum(), matrices)
+        return pooled
+
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute Σᵢⱼ / sᵢsⱼ."""
         return covariances / (scale[:, None] * scale)

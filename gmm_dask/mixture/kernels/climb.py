@@ -56,7 +56,10 @@ def _factorize(covariance, lower, U):  # type: ignore[no-untyped-def]
 
 @inlined
 def _prepare(form, covariances, shares, lower, factors, scales, constants):  # type: ignore[no-untyped-def]
-    """Write the factors of all components and log π − log|L| − d/2 · log 2π; return success."""
+    """Write the factors of all components and log π − log|L| − d/2 · log 2π.
+
+    Returns the first component whose covariance is not positive definite, −1 if there is none.
+    """
     k, d = scales.shape
     log_determinant = 0.0
     for c in range(k):
@@ -68,13 +71,13 @@ def _prepare(form, covariances, shares, lower, factors, scales, constants):  # t
             for j in range(d):
                 variance = covariances[c * d + j if form == DIAG else c]
                 if not 0.0 < variance < np.inf:
-                    return False
+                    return c
                 scales[c, j] = 1.0 / np.sqrt(variance)
                 log_determinant += 0.5 * np.log(variance)
         if not -np.inf < log_determinant < np.inf:
-            return False
+            return c
         constants[c] = np.log(shares[c]) - log_determinant - 0.5 * d * _LOG_2_PI
-    return True
+    return -1
 
 
 @inlined
@@ -228,11 +231,12 @@ def _climb(  # type: ignore[no-untyped-def]
     reg_covar, tol, max_iter = limits
     factors, lower, scales, constants, joint, expecting, maximizing = buffers
     before, change, status, iteration = -np.inf, np.inf, STOPPED, 0
-    expected = maximize_first
+    expected, singular = maximize_first, -1
     while iteration < max_iter:
         if not expected:
             log_likelihood = np.nan
-            if _prepare(form, covariances, shares, lower, factors, scales, constants):
+            singular = _prepare(form, covariances, shares, lower, factors, scales, constants)
+            if singular < 0:
                 prepared = factors, scales, constants
                 log_likelihood = _expect(
                     form, rows, tile_weights, means, prepared, responsibilities, joint, expecting
@@ -254,6 +258,7 @@ def _climb(  # type: ignore[no-untyped-def]
     outcome[1] = change
     outcome[2] = iteration
     outcome[3] = status
+    outcome[4] = singular
 
 
 @kernel("search of small samples")
@@ -289,9 +294,9 @@ def climb(  # type: ignore[no-untyped-def]
     shares, means, covariances, counts
         π (b, k), μ (b, k, d), Σ flat (b, …) and N (b, k), changed in place.
     outcomes
-        (b, 4): the mean log-likelihood of the last E-step (nats), its change, the iterations, and
-        how the climb ended: `CONVERGED`, `STOPPED` after ``max_iter`` iterations, or `BROKEN`,
-        because a covariance became singular.
+        (b, 5): the mean log-likelihood of the last E-step (nats), its change, the iterations, how
+        the climb ended (`CONVERGED`, `STOPPED` after ``max_iter`` iterations, or `BROKEN`), and
+        the component whose covariance broke it, or −1.
     """
     prefer_wide_vectors()
     b, k, d = means.shape

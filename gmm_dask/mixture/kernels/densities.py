@@ -72,6 +72,14 @@ def _log(x):  # type: ignore[no-untyped-def]
 
 
 @exact
+def negative_logs(shares, logs):  # type: ignore[no-untyped-def]
+    """Write −log of each share, which is in (0, 1]."""
+    prefer_wide_vectors()
+    for i in range(shares.size):
+        logs[i] = _log(1.0 / shares[i])
+
+
+@exact
 def normalise(log_joint, weights, top, total):  # type: ignore[no-untyped-def]
     """Turn log π p of a tile, (k, ROWS), into responsibilities times sample weights.
 
@@ -149,7 +157,7 @@ def normalise_tile(walk):  # type: ignore[no-untyped-def]
 
 @exact
 def assign_tile(  # type: ignore[no-untyped-def]
-    walk, start, rows, labels, densities, responsibilities
+    walk, start, rows, labels, densities, certainties, responsibilities
 ):
     """Write the predictions for the rows of a tile to the arrays of the caller."""
     prefer_wide_vectors()
@@ -157,6 +165,9 @@ def assign_tile(  # type: ignore[no-untyped-def]
     store_labels(walk.scratch, labels, start, rows)
     normalise(walk.log_joint, walk.weights, walk.top, walk.scratch)
     store(walk.top, densities, start, rows)
+    if certainties.address != 0:
+        # 1 / Σ exp(log π p − top), by which `normalise` has divided: the largest responsibility.
+        store(walk.scratch, certainties, start, rows)
     if responsibilities.n > 0:
         for c in range(walk.log_joint.shape[0]):
             column = VectorAddress(

@@ -155,9 +155,9 @@ def statistics(  # type: ignore[no-untyped-def]
 
 @kernel("prediction kernel of the tied covariance")
 def assign(  # type: ignore[no-untyped-def]
-    source, constants, means, factors, labels, densities, responsibilities
+    source, constants, means, factors, labels, densities, certainties, responsibilities
 ):
-    """Write labels, log-densities and responsibilities; return whether all values are finite."""
+    """Write the predictions of all rows; return whether all values are finite."""
     prefer_wide_vectors()
     k, d = means.shape
     walk = begin_walk(means, factors)
@@ -170,5 +170,5 @@ def assign(  # type: ignore[no-untyped-def]
         finite = next_tile(walk, source, NO_VECTOR, start) and finite
         _log_joint(walk, constants, means, factors, centre, shifts, near, residuals, whitened)
         rows = min(ROWS, source.n - start)
-        assign_tile(walk, start, rows, labels, densities, responsibilities)
+        assign_tile(walk, start, rows, labels, densities, certainties, responsibilities)
     return finite

@@ -7,7 +7,7 @@ the last move. The rows are centred, so that no digits are lost far from the ori
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,9 @@ class Climbers:
         Of the last E-step, times the weights of the rows, (b, t, k, ROWS).
     outcomes
         The mean log-likelihood of the last E-step (nats), its change, the iterations of the last
-        climb, and how that ended, (b, 4).
+        climb, how that ended, and the component that broke it, (b, 5).
+    firsts
+        π, μ and Σ of the start from which each came, flat and joined, (b, …).
     """
 
     weights: FloatArray
@@ -47,6 +49,7 @@ class Climbers:
     counts: FloatArray
     responsibilities: FloatArray
     outcomes: FloatArray
+    firsts: FloatArray
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -61,6 +64,12 @@ class Climbers:
         """Whether a covariance became singular, (b,)."""
         broken: npt.NDArray[np.bool_] = self.outcomes[:, 3] == BROKEN
         return broken
+
+    @property
+    def parameters(self) -> FloatArray:
+        """π, μ and Σ, flat and joined, (b, …)."""
+        means = self.means.reshape(len(self), -1)
+        return np.concatenate([self.weights, means, self.covariances], axis=1)
 
     def take(self, indices: npt.NDArray[np.intp] | Sequence[int]) -> Climbers:
         """Copy the mixtures of these indices."""
@@ -132,13 +141,24 @@ class SmallSample:
     def start(self, weights: FloatArray, means: FloatArray, covariances: FloatArray) -> Climbers:
         """Make climbers of given parameters; for their shapes see `Climbers`."""
         b, k = weights.shape
-        responsibilities = np.zeros((b, len(self.tiles), k, ROWS))
-        return Climbers(
-            weights, means, covariances, np.zeros((b, k)), responsibilities, np.zeros((b, 4))
+        climbers = Climbers(
+            weights,
+            means,
+            covariances,
+            np.zeros((b, k)),
+            np.zeros((b, len(self.tiles), k, ROWS)),
+            np.zeros((b, 5)),
+            np.empty((b, 0)),
         )
+        return replace(climbers, firsts=climbers.parameters)
 
-    def climb_from(self, responsibilities: FloatArray, options: EMOptions) -> Climbers:
-        """Run EM from responsibilities times weights, (b, t, k, ROWS), by an M-step first."""
+    def climb_from(
+        self, responsibilities: FloatArray, options: EMOptions, firsts: FloatArray
+    ) -> Climbers:
+        """Run EM from responsibilities times weights, (b, t, k, ROWS), by an M-step first.
+
+        ``firsts`` are those of the mixtures from which the responsibilities come.
+        """
         b, _, k, _ = responsibilities.shape
         d = len(self.centre)
         components = k if self.covariance.by_component else 1
@@ -148,9 +168,22 @@ class SmallSample:
             np.tile(self.pooled, (b, components)),
             np.zeros((b, k)),
             responsibilities,
-            np.zeros((b, 4)),
+            np.zeros((b, 5)),
+            firsts,
         )
         return self._climb(climbers, True, options)
+
+    def start_from(self, responsibilities: FloatArray, options: EMOptions) -> Climbers:
+        """Make climbers from the responsibilities of a start, and run EM.
+
+        Their first parameters are those after one iteration.
+        """
+        nothing = np.empty((len(responsibilities), 0))
+        climbers = self.climb_from(responsibilities, replace(options, max_iter=1), nothing)
+        climbers = replace(climbers, firsts=climbers.parameters)
+        if options.max_iter == 1:
+            return climbers
+        return self.climb(climbers, replace(options, max_iter=options.max_iter - 1))
 
     def climb(self, climbers: Climbers, options: EMOptions) -> Climbers:
         """Run EM on from the parameters of each mixture, which are changed in place."""
@@ -202,9 +235,18 @@ class SmallSample:
 
     def parameters(self, climbers: Climbers, index: int) -> MixtureParameters:
         """Make the parameters of a mixture where the rows were before they were centred."""
+        return self._parameters(climbers.parameters[index])
+
+    def first_parameters(self, climbers: Climbers, index: int) -> MixtureParameters:
+        """Make the parameters of the start of a mixture, likewise."""
+        return self._parameters(climbers.firsts[index])
+
+    def _parameters(self, values: FloatArray) -> MixtureParameters:
+        k, d = self.spec.n_components, len(self.centre)
+        weights, means, covariances = np.split(values, [k, k + k * d])
         return MixtureParameters.from_covariances(
             self.spec.covariance_type,
-            climbers.weights[index].copy(),
-            climbers.means[index] + self.centre,
-            self.covariances_of(climbers)[index].copy(),
+            weights.copy(),
+            means.reshape(k, d) + self.centre,
+            covariances.reshape(self.covariance.shape(k, d)).copy(),
         )

@@ -17,11 +17,18 @@ _GIVEN_UP = 3
 _CORE = 0.9
 
 
-def make_moves(sample: SmallSample, climbers: Climbers) -> FloatArray:
-    """Return the responsibilities after each move of each mixture, (moves, t, k, ROWS).
+def make_moves(sample: SmallSample, climbers: Climbers) -> tuple[FloatArray, npt.NDArray[np.intp]]:
+    """Return the responsibilities after each move of each mixture, and which mixture was moved.
 
     The rows of the component given up go to the others, by their responsibilities. One of these
     leaves it half of its own: what lies on one side of its centre, or its core.
+
+    Returns
+    -------
+    moved
+        (moves, t, k, ROWS), times the weights of the rows.
+    mixtures
+        Indices of the mixtures, (moves,).
     """
     k, weights = climbers.weights.shape[1], sample.tile_weights
     responsibilities = climbers.responsibilities  # (b, t, k, ROWS), times weights
@@ -42,7 +49,7 @@ def make_moves(sample: SmallSample, climbers: Climbers) -> FloatArray:
     every = np.arange(len(moved))
     moved[every, :, np.repeat(given_up, 2)] = halves
     moved[every, :, np.repeat(cut, 2)] -= halves
-    return moved
+    return moved, np.repeat(mixture, 2)
 
 
 def _halves(sample: SmallSample, climbers: Climbers) -> npt.NDArray[np.bool_]:

@@ -85,7 +85,8 @@ def _thin_out(
 def _improve_by_moves(sample: SmallSample, finalists: Climbers) -> Climbers:
     """Move finalists, best first, as long as the best of them gains."""
     for _ in range(_MOST_MOVES):
-        trials = sample.climb_from(make_moves(sample, finalists), _GLANCE)
+        moved, mixtures = make_moves(sample, finalists)
+        trials = sample.climb_from(moved, _GLANCE, finalists.firsts[mixtures])
         trials = sample.climb(trials.take(sample.rank(trials)[:_TRIES]), _MOVE)
         rivals = finalists.join(sample.climb(trials, _REST))
         order = sample.rank(rivals)

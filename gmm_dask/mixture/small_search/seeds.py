@@ -46,7 +46,7 @@ def climb_starts(
         ]
     )  # (b, m)
     one_hot = labels[:, None, :] == np.arange(k)[:, None]  # (b, k, m)
-    narrow = sample.climb_from(sample.in_tiles(one_hot * sample.row_weights), options)
+    narrow = sample.start_from(sample.in_tiles(one_hot * sample.row_weights), options)
     wide = sample.climb(_wide_starts(sample, third, random_state), options)
     kinds = np.repeat([STANDARDISED, RAW, WIDE], [starts - 2 * third, third, third])
     return narrow.join(wide), kinds
@@ -66,7 +66,7 @@ def _climb_by_method(
     initialize = INITIALIZATIONS[sample.spec.start.init_params]
     rows, weights, k = sample.rows, sample.row_weights, sample.spec.n_components
     responsibilities = [initialize(rows, weights, k, random_state).T for _ in range(starts)]
-    return sample.climb_from(sample.in_tiles(np.stack(responsibilities)), options)
+    return sample.start_from(sample.in_tiles(np.stack(responsibilities)), options)
 
 
 def _label_by_seeds(

@@ -183,3 +183,8 @@ class StagedVersion:
 def record_path(version: Path) -> Path:
     """Return the path of the record beside a version."""
     return version.with_name(f"{version.name}.json")
+
+
+def report_path(version: Path) -> Path:
+    """Return the path of the report beside a version, where a version has one there."""
+    return version.with_name(f"{version.name}.html")

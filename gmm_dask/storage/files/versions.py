@@ -9,6 +9,7 @@ Here they are directories and files of a POSIX file system::
 
     DIRECTORY/NAME/       a version: appears by a rename, whole
     DIRECTORY/NAME.json   its record, where it has one beside it
+    DIRECTORY/NAME.html   its report, likewise
     POINTER               a file that is replaced (`FilePointer`), or a link (`LinkPointer`)
     LOCK                  held by the writer, gone with its process
 
@@ -37,7 +38,7 @@ from gmm_dask.storage.files.atomic import (
     storage_error,
     storage_errors,
 )
-from gmm_dask.storage.files.contents import StagedVersion, Version, record_path
+from gmm_dask.storage.files.contents import StagedVersion, Version, record_path, report_path
 from gmm_dask.storage.files.locks import HeldLock, acquire
 from gmm_dask.storage.files.pointers import NAME, FilePointer, LinkPointer, Pointer
 from gmm_dask.storage.files.sealed import Document, read_sealed
@@ -196,6 +197,7 @@ class Writer:
         # The record first: a version left without its record is pruned by the next writer.
         with storage_errors(version.path, "cannot be removed"):
             record_path(version.path).unlink(missing_ok=True)
+            report_path(version.path).unlink(missing_ok=True)
         if version.exists():
             remove_directory(version.path)
 

@@ -5,8 +5,8 @@ Every float is in an array, because JSON cannot express infinity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import NamedArrays
 from gmm_dask.chunked.defects import Defects
-from gmm_dask.chunked.fit_records import FitState
+from gmm_dask.chunked.fit_records import CellSearch, FitState
+from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Draw, Moments, Survey
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -35,20 +36,26 @@ def encode(state: FitState) -> tuple[NamedArrays, Meta]:
         "scans": state.scans,
         "fresh": list(state.fresh),
         "survey": _encode_survey(state.survey, arrays),
-        "starts": [
-            _encode_parameters(start, f"start.{number}", arrays)
-            for number, start in enumerate(state.starts)
-        ],
-        "search": state.search and {**asdict(state.search), "log_likelihoods": None},
+        "starts": _encode_starts(state.starts, "start", arrays),
+        "search": _encode_summary(state.search, "search", arrays),
         "iteration": state.em and state.em.iteration,
         "digests": len(state.digests),
         "candidates": [
             _encode_candidate(candidate, f"candidate.{number}", arrays)
             for number, candidate in enumerate(state.em.candidates if state.em else ())
         ],
+        "frames": {
+            str(frame.iteration): [
+                _encode_parameters(mixture, f"frame.{frame.iteration}.{number}", arrays)
+                for number, mixture in enumerate(frame.mixtures)
+            ]
+            for frame in state.frames
+        },
+        "cells": [
+            _encode_cell(cell, f"cell.{number}", arrays) for number, cell in enumerate(state.cells)
+        ],
+        "turns": state.turns,
     }
-    if state.search is not None:
-        arrays["search.log_likelihoods"] = np.array(state.search.log_likelihoods)
     if state.fingerprints is not None:
         arrays["fingerprints"] = np.asarray(state.fingerprints, dtype=np.uint64)
     if state.digests:
@@ -65,7 +72,6 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
     LookupError, TypeError, ValueError
         The content is not what `encode` of this version writes.
     """
-    search = meta["search"]
     em = None
     if meta["iteration"] is not None:
         candidates = tuple(
@@ -75,20 +81,80 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
         em = EMState(candidates, meta["iteration"])
     fingerprints = arrays.get("fingerprints")
     digests = arrays["digests"] if meta["digests"] else ()
-    likelihoods = arrays["search.log_likelihoods"].tolist() if search else []
     return FitState(
         _decode_survey(meta["survey"], arrays),
         None if fingerprints is None else tuple(map(int, fingerprints)),
-        tuple(
-            _decode_parameters(covariance_type, f"start.{number}", arrays)
-            for number, covariance_type in enumerate(meta["starts"])
-        ),
+        _decode_starts(meta["starts"], "start", arrays),
         tuple(meta["fresh"]),
-        search and SearchSummary(**{**search, "log_likelihoods": tuple(likelihoods)}),
+        _decode_summary(meta["search"], "search", arrays),
         em,
         meta["scans"],
         tuple(digest.tobytes().hex() for digest in digests),
+        cells=tuple(
+            CellSearch(
+                _decode_starts(cell["starts"], f"cell.{number}.start", arrays),
+                _decode_summary(cell["summary"], f"cell.{number}", arrays),
+                cell["problem"],
+            )
+            for number, cell in enumerate(meta["cells"])
+        ),
+        turns=meta["turns"],
+        frames=tuple(
+            Frame(
+                int(iteration),
+                tuple(
+                    _decode_parameters(kind, f"frame.{iteration}.{number}", arrays)
+                    for number, kind in enumerate(kinds)
+                ),
+            )
+            for iteration, kinds in meta["frames"].items()
+        ),
     )
+
+
+def _encode_starts(
+    starts: Sequence[MixtureParameters], prefix: str, arrays: NamedArrays
+) -> list[str]:
+    return [
+        _encode_parameters(start, f"{prefix}.{number}", arrays)
+        for number, start in enumerate(starts)
+    ]
+
+
+def _decode_starts(
+    kinds: Sequence[str], prefix: str, arrays: Mapping[str, npt.NDArray[Any]]
+) -> tuple[MixtureParameters, ...]:
+    return tuple(
+        _decode_parameters(covariance_type, f"{prefix}.{number}", arrays)
+        for number, covariance_type in enumerate(kinds)
+    )
+
+
+def _encode_summary(summary: SearchSummary | None, prefix: str, arrays: NamedArrays) -> Meta | None:
+    if summary is None:
+        return None
+    arrays[f"{prefix}.log_likelihoods"] = np.array(summary.log_likelihoods, dtype=np.float64)
+    firsts = _encode_starts(summary.firsts, f"{prefix}.first", arrays)
+    meta = asdict(replace(summary, firsts=()))
+    return {**meta, "log_likelihoods": None, "firsts": firsts}
+
+
+def _decode_summary(
+    meta: Meta | None, prefix: str, arrays: Mapping[str, npt.NDArray[Any]]
+) -> SearchSummary | None:
+    if meta is None:
+        return None
+    log_likelihoods = arrays[f"{prefix}.log_likelihoods"].tolist()
+    firsts = _decode_starts(meta["firsts"], f"{prefix}.first", arrays)
+    return SearchSummary(**{**meta, "log_likelihoods": tuple(log_likelihoods), "firsts": firsts})
+
+
+def _encode_cell(cell: CellSearch, prefix: str, arrays: NamedArrays) -> Meta:
+    return {
+        "starts": _encode_starts(cell.starts, f"{prefix}.start", arrays),
+        "summary": _encode_summary(cell.summary, prefix, arrays),
+        "problem": cell.problem,
+    }
 
 
 def _encode_parameters(parameters: MixtureParameters, prefix: str, arrays: NamedArrays) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
+from gmm_dask.chunked.selection_records import SelectionTable
 from gmm_dask.storage.files.sealed import Document, plain
 from gmm_dask.storage.models.clusters import Clusters
 
@@ -48,7 +49,8 @@ class Manifest:
     Attributes
     ----------
     configuration
-        Sections input, model and fit of the run file, as JSON.
+        Sections input, model and fit of the run file, as JSON; with ``[select]`` that section too,
+        and in ``model`` what was chosen.
     snapshot
         Digest of the input plan.
     files, rows, rows_dropped, weight
@@ -62,8 +64,9 @@ class Manifest:
         How far the last M-step moved the means; None if there was no M-step.
     counts
         Weight in each component, (k,); None if there was no iteration.
-    log_likelihood, aic, bic
-        Criteria under the final parameters; ``log_likelihood`` is the mean, nats per row.
+    log_likelihood, aic, bic, icl
+        Criteria under the final parameters; ``log_likelihood`` is the mean, nats per row. ``icl``
+        is None in a manifest of an older version.
     collapsed, starved
         Components that lost their data.
     occupancy
@@ -76,6 +79,8 @@ class Manifest:
         Number of times that all rows were read.
     search
         Summary of the search; None if there was no search.
+    selection
+        The table that the model was chosen from; None if it was not chosen by this fit.
     features
         Statistics of each feature, by column.
     warnings
@@ -106,6 +111,7 @@ class Manifest:
     log_likelihood: float
     aic: float
     bic: float
+    icl: float | None = None
     collapsed: tuple[int, ...]
     starved: tuple[int, ...]
     occupancy: tuple[float, ...]
@@ -113,6 +119,7 @@ class Manifest:
     low_density_threshold: float
     scans: int
     search: Search | None
+    selection: SelectionTable | None = None
     features: Mapping[str, Feature]
     warnings: tuple[str, ...]
     mixed: tuple[str, ...]
@@ -129,6 +136,7 @@ class Manifest:
             {
                 **vars(self),
                 "search": self.search and vars(self.search),
+                "selection": self.selection and self.selection.to_json(),
                 "features": {name: vars(feature) for name, feature in self.features.items()},
                 "clusters": self.clusters and vars(self.clusters),
             }
@@ -145,12 +153,14 @@ class Manifest:
             The content is not a manifest.
         """
         search, quantiles = content["search"], content["quantiles"]
-        features, clusters = content["features"], content.get("clusters")
+        features, selection = content["features"], content.get("selection")
+        clusters = content.get("clusters")
         return _record(
             cls,
             {
                 **content,
                 "search": None if search is None else _record(Search, search),
+                "selection": selection and SelectionTable.from_json(selection),
                 "quantiles": {float(share): value for share, value in quantiles.items()},
                 "features": {name: _record(Feature, values) for name, values in features.items()},
                 "clusters": None if clusters is None else Clusters.from_json(clusters),

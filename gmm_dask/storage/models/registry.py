@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,9 @@ from gmm_dask.storage.models.manifest import Publication
 from gmm_dask.storage.models.model import MANIFEST, RUN, StoredModel, model_files, read_model
 
 REJECTED = "rejected"
+
+#: Makes further files of a model that tell its version and run; called before they are stored.
+Describe = Callable[[StoredModel], Mapping[str, bytes]]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"v(\d{6,})")
@@ -118,6 +121,7 @@ class Registry:
         run_id: str,
         based_on: int | None = None,
         extra: Mapping[str, bytes] | None = None,
+        describe: Describe | None = None,
         deadline: float = 60.0,
     ) -> int:
         """Store a model as the next version and make it current; returns the version's number.
@@ -136,6 +140,8 @@ class Registry:
             superseded.
         extra
             Further files to store, by name.
+        describe
+            Makes still other files from the model as it is stored, which knows its version.
         deadline
             Seconds to wait while another process publishes.
 
@@ -155,13 +161,13 @@ class Registry:
             if number is not None and current is not None and current.published >= number:
                 return number
             if based_on is not None and (current is None or current.version != based_on):
-                self._refuse(writer, model, run_id, based_on, current, extra)
+                self._refuse(writer, model, run_id, based_on, current, extra, describe)
             if number is not None:
                 writer.point(Current(number, number).encode(), expecting=pointer)
                 return number
             number = max(numbers, default=0) + 1
             published = replace(model, run=_publication(run_id, version=number, based_on=based_on))
-            self._add(writer, number, model_files(published, extra), pointer)
+            self._add(writer, number, _files(published, extra, describe), pointer)
             return number
 
     def reject(
@@ -171,6 +177,7 @@ class Registry:
         run_id: str,
         reason: str,
         extra: Mapping[str, bytes] | None = None,
+        describe: Describe | None = None,
         deadline: float = 60.0,
     ) -> Path:
         """Keep a candidate that will not be published, with the reason, for inspection.
@@ -180,7 +187,7 @@ class Registry:
         """
         _check_name(run_id, "run id")
         with self._open(deadline) as writer:
-            return self._keep_rejected(writer, model, run_id, reason, extra)
+            return self._keep_rejected(writer, model, run_id, reason, extra, describe)
 
     def use(self, version: int, deadline: float = 60.0) -> None:
         """Make any version current, after checking that it can be read.
@@ -227,10 +234,11 @@ class Registry:
         based_on: int,
         current: Current | None,
         extra: Mapping[str, bytes] | None,
+        describe: Describe | None,
     ) -> NoReturn:
         now = "no version" if current is None else f"version {current.version}"
         reason = f"it is based on version {based_on}, but {now} is current now"
-        kept = self._keep_rejected(writer, model, run_id, reason, extra)
+        kept = self._keep_rejected(writer, model, run_id, reason, extra, describe)
         raise ConflictError(
             f"model {self.name} in {self.root} was not published: {reason}; it is kept in {kept}; "
             "start the retrain again from the current version"
@@ -243,13 +251,14 @@ class Registry:
         run_id: str,
         reason: str,
         extra: Mapping[str, bytes] | None,
+        describe: Describe | None,
     ) -> Path:
         name = f"{REJECTED}/{run_id}"
         kept = self._store.version(name)
         if not kept.exists():
             stage = writer.stage(name)
             rejected = replace(model, run=_publication(run_id, rejected=reason))
-            stage.put(model_files(rejected, extra))
+            stage.put(_files(rejected, extra, describe))
             stage.seal()
         return kept.path
 
@@ -313,6 +322,13 @@ def _check_name(name: str, what: str) -> None:
             f"{name!r} cannot be a {what}: use up to 128 letters, digits and . _ -, "
             "the first a letter or digit"
         )
+
+
+def _files(
+    model: StoredModel, extra: Mapping[str, bytes] | None, describe: Describe | None
+) -> dict[str, bytes]:
+    described = {} if describe is None else describe(model)
+    return model_files(model, {**(extra or {}), **described})
 
 
 def _version_name(number: int) -> str:

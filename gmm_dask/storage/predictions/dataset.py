@@ -5,6 +5,7 @@
     OUT                     link to OUT.versions/RUN: what readers open, as plain Parquet
     OUT.versions/RUN/       part-RUN-FILE-CHUNK.parquet, and nothing else
     OUT.versions/RUN.json   the record: the input file of each part, the model, and more
+    OUT.versions/RUN.html   the report, for people
     .OUT.lock               held while a run writes, gone with its process
 
 ``row`` is the number of the row within ``input_file``, counted from 0 over all rows of the file:

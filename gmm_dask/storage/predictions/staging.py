@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any
 
 from gmm_dask.errors import ConflictError, StorageError
-from gmm_dask.storage.files.contents import StagedVersion
+from gmm_dask.storage.files.atomic import replace_file
+from gmm_dask.storage.files.contents import StagedVersion, report_path
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.files.sealed import plain, seal
 from gmm_dask.storage.files.versions import Writer
@@ -109,6 +110,7 @@ class StagedPredictions:
         parts: Iterable[Part],
         summary: Mapping[str, Any] | None = None,
         digests: Sequence[str] = (),
+        report: bytes | None = None,
     ) -> Path:
         """Make ``OUT`` link to this version; returns its path.
 
@@ -123,6 +125,8 @@ class StagedPredictions:
         digests
             Digests of the row groups of ``remaining``, as they were read (`Scanner.digests`).
             Without them these files count as changed in the next run.
+        report
+            A page for people, kept beside the version. If it cannot be written, that is a warning.
 
         Raises
         ------
@@ -149,9 +153,17 @@ class StagedPredictions:
         # A link that somebody removed is made again: that replaces nobody's predictions.
         before = self._before if self.places.store.pointer() else None
         self._version_writer.point(self.run_id.encode(), expecting=before)
+        self._keep_report(report)
         self._prune()
         self._end()
         return self.path
+
+    def _keep_report(self, report: bytes | None) -> None:
+        if report is not None:
+            try:
+                replace_file(report_path(self.path), report)
+            except StorageError as error:  # the version stands
+                logger.warning("the report was not kept: %s", error)
 
     def _prune(self) -> None:
         """Remove all versions but this and the one before, which readers may still have open."""

@@ -1,0 +1,68 @@
+"""HTML and SVG as text in which whatever comes from data is escaped."""
+
+from __future__ import annotations
+
+import html
+
+from gmm_dask.printable import printable
+
+
+class Markup(str):
+    """Text that is HTML already; any other text is escaped where it is put into an element."""
+
+    __slots__ = ()
+
+
+#: What an element may hold.
+Child = str | float | None
+
+#: Elements without a content and an end.
+_EMPTY = {"meta", "input", "br", "hr"}
+
+
+def element(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
+    """Make an element.
+
+    Parameters
+    ----------
+    name
+        Of the element, such as ``svg``.
+    children
+        Its content. `Markup` is taken as it is, other text is escaped, None is left out.
+    attributes
+        Values are escaped. An underscore stands for a hyphen, one at the end is dropped:
+        ``data_id``, ``class_``. True gives an attribute without a value; None and False none.
+    """
+    parts = [f"<{name}"]
+    for key, value in attributes.items():
+        if value is None or value is False:
+            continue
+        key = key.rstrip("_").replace("_", "-")
+        parts.append(f" {key}" if value is True else f' {key}="{escape(_text(value))}"')
+    parts.append(">")
+    if name not in _EMPTY:
+        parts += [join(*children), f"</{name}>"]
+    return Markup("".join(parts))
+
+
+def join(*children: Child) -> Markup:
+    """Put pieces after each other."""
+    return Markup(
+        "".join(
+            child if isinstance(child, Markup) else escape(_text(child))
+            for child in children
+            if child is not None
+        )
+    )
+
+
+def escape(text: str) -> str:
+    """Escape a text for HTML; what cannot be seen in it becomes visible."""
+    return html.escape(printable(text))
+
+
+def _text(value: str | float) -> str:
+    """Write a value; numbers as short as a picture needs them."""
+    if isinstance(value, float):
+        return f"{value:.2f}".rstrip("0").rstrip(".") if abs(value) < 1e6 else f"{value:.6g}"
+    return str(value)

@@ -1,0 +1,71 @@
+"""Where a model comes from: data, settings, software, run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gmm_dask.report.page.markup import Markup, element
+from gmm_dask.report.page.plot import number
+from gmm_dask.report.page.subject import Subject
+
+
+def provenance(subject: Subject) -> Markup:
+    """Tabulate what would be needed to make the same model again."""
+    rows = [
+        element("tr", element("th", name, scope="row"), element("td", value))
+        for name, value in _facts(subject)
+    ]
+    return element("div", element("table", *rows, class_="facts"), class_="scroll")
+
+
+def _facts(subject: Subject) -> list[tuple[str, str]]:
+    model, manifest = subject.model, subject.model.manifest
+    configuration = manifest.configuration
+    facts = [
+        ("input", str(configuration["input"]["path"])),
+        ("files", f"{manifest.files:,}"),
+        ("snapshot of the input", manifest.snapshot),
+        ("columns", ", ".join(model.columns)),
+    ]
+    facts += [
+        (f"[{section}]", _settings(configuration[section]))
+        for section in ("model", "fit")
+        if section in configuration
+    ]
+    if manifest.search is not None:
+        search = manifest.search
+        facts.append(
+            (
+                "search",
+                f"{search.starts} starts on a sample of {search.rows:,} rows, "
+                f"{search.iterations:,} iterations in all, {search.failed} broke down",
+            )
+        )
+    facts.append(("scans", f"{manifest.scans} of all rows"))
+    seconds = subject.aggregates.seconds or {}
+    if seconds:
+        spent = ", ".join(f"{name} {number(value, 3)} s" for name, value in seconds.items())
+        facts.append(("time", spent))
+    if manifest.mixed:
+        facts.append(("workers that differ", ", ".join(manifest.mixed)))
+    packages = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    facts += [
+        ("software", f"Python {manifest.python} on {manifest.machine}: {packages}"),
+        ("fit key", manifest.fit_key),
+        ("sha256 of the model", model.sha256),
+    ]
+    if model.run is not None:
+        based_on = "" if model.run.based_on is None else f", based on version {model.run.based_on}"
+        facts.append(("run", f"{model.run.run_id}, {model.run.created}{based_on}"))
+    promises = (
+        "the same input and settings give the same model, bit for bit, on any number of threads "
+        "and workers"
+    )
+    if manifest.mixed:
+        promises += "; not certain here, because workers differed"
+    facts.append(("promise", promises))
+    return facts
+
+
+def _settings(section: dict[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in section.items() if value is not None)

@@ -1,0 +1,209 @@
+"""Reports of fits and predictions: made on top of a run, and never the reason why it fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from gmm_dask.addresses import resolved
+from gmm_dask.chunked.fit import LOOK_ROWS
+from gmm_dask.chunked.fit_records import FitResult
+from gmm_dask.chunked.replay import SearchStep, climb_again
+from gmm_dask.errors import GmmDaskError, ModelError, StorageError
+from gmm_dask.mixture.initialization import seeded
+from gmm_dask.mixture.spec import MixtureSpec
+from gmm_dask.report.aggregates import AGGREGATES, Aggregates, Json, aggregate
+from gmm_dask.report.page.subject import REPORT, Batch, Subject
+from gmm_dask.steps.drift import Drift
+from gmm_dask.storage.files.atomic import replace_file, storage_errors
+from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.models.model import StoredModel, read_file
+from gmm_dask.storage.models.registry import Registry, load_model_at
+from gmm_dask.storage.predictions.dataset import read_predictions
+
+logger = logging.getLogger("gmm_dask")
+
+#: Earlier versions whose components' weights a report shows.
+VERSIONS_BEFORE = 12
+#: Most batches whose drift is kept.
+MOST_BATCHES = 400
+#: Most components of each, the heaviest.
+COMPONENTS_BEFORE = 200
+
+
+def count_for_report(
+    result: FitResult, spec: MixtureSpec, registry: Registry, seconds: dict[str, float]
+) -> Aggregates | None:
+    """Count the survey's sample for a report; None with a warning where that fails.
+
+    EM runs again from the start that won the search, on at most 8,192 rows of the sample.
+    """
+    try:
+        way: tuple[SearchStep, ...] = ()
+        if result.first is not None:
+            way = climb_again(result.first, result.survey.sample, spec)
+        return aggregate(
+            result.survey.sample.head(LOOK_ROWS, seeded(0)).X.astype(np.float64),
+            result.parameters,
+            result.replay,
+            versions_before(registry),
+            seconds,
+            [(step.parameters, step.log_likelihood) for step in way],
+        )
+    except Exception as error:
+        _warn(error)
+        return None
+
+
+def describe_by_report(
+    name: str, aggregates: Aggregates | None
+) -> Callable[[StoredModel], dict[str, bytes]]:
+    """Return the function that makes the files of the report on a model when it is stored."""
+
+    def describe(model: StoredModel) -> dict[str, bytes]:
+        if aggregates is None:
+            return {}
+        try:
+            # Imported here: workers, and whoever only reads, need not wait for it.
+            from gmm_dask.report.page.document import report_page
+
+            page = report_page([Subject(name, model, aggregates)])
+            return {AGGREGATES: aggregates.encode(), REPORT: page}
+        except Exception as error:
+            _warn(error)
+            return {}
+
+    return describe
+
+
+def versions_before(registry: Registry) -> tuple[Json, ...]:
+    """Return the weights of the components of the latest versions, the oldest first.
+
+    Versions that cannot be read are left out.
+    """
+    before = []
+    for number in registry.versions()[-VERSIONS_BEFORE:]:
+        try:
+            model = registry.load(number)
+        except GmmDaskError as error:
+            logger.debug("version %d is left out of the report: %s", number, error)
+            continue
+        weights = model.parameters.weights
+        heaviest = np.argsort(-weights, kind="stable")[:COMPONENTS_BEFORE]
+        before.append(
+            {
+                "version": number,
+                "created": model.run.created if model.run else None,
+                "rows": model.manifest.rows,
+                "weights": {
+                    str(model.component_ids[component]): round(float(weights[component]), 6)
+                    for component in heaviest
+                },
+            }
+        )
+    return tuple(before)
+
+
+def batch_of(drift: Drift, rows: int) -> Batch:
+    """Return the drift of rows that were predicted now, as later reports show it."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return Batch(created, rows, {check.name: (check.value, check.limit) for check in drift.checks})
+
+
+def batches_since(output: str | Path | None, model: StoredModel) -> tuple[Batch, ...]:
+    """Return the batches that a model has predicted so far; none where their record says nothing.
+
+    Parameters
+    ----------
+    output
+        Where the predictions are; None: there are none.
+    """
+    if output is None:
+        return ()
+    try:
+        predictions = read_predictions(output)
+        if predictions is None or predictions.model["sha256"] != model.sha256:
+            return ()
+        return tuple(map(Batch.from_json, predictions.summary.get("batches", ())))
+    except (StorageError, LookupError, TypeError, ValueError, AttributeError) as error:
+        logger.warning("earlier batches are missing in the report: %s", error)
+        return ()
+
+
+def report_on_batches(name: str, model: StoredModel, batches: tuple[Batch, ...]) -> bytes | None:
+    """Make the report on a model with the batches it has predicted; None where that fails."""
+    try:
+        from gmm_dask.report.page.document import report_page
+
+        return report_page([subject_of(name, model, batches)])
+    except Exception as error:
+        _warn(error)
+        return None
+
+
+def subject_of(name: str, model: StoredModel, batches: tuple[Batch, ...] = ()) -> Subject:
+    """Read what the report on a stored model draws; an older model has no aggregates."""
+    known = None
+    if model.path is not None:
+        try:
+            known = Aggregates.decode(read_file(Version(model.path), AGGREGATES))
+        except (ModelError, LookupError, TypeError, ValueError) as error:
+            logger.info("the report on %s is made without counts: %s", model.path, error)
+    return Subject(name, model, known, batches)
+
+
+def write_report(
+    address: str,
+    versions: Sequence[int] = (),
+    predictions: str | None = None,
+    output: Path | None = None,
+) -> Path:
+    """Write the report on any versions of a model, beside each other, and return its path.
+
+    Parameters
+    ----------
+    address
+        ``models/NAME``, or the path of one version of it.
+    versions
+        Of ``models/NAME``; none: the current one, or that of the path.
+    predictions
+        Where the model's predictions are, for the drift of its batches.
+    output
+        The file to write; None: ``NAME-vN.html`` in the working directory.
+
+    Raises
+    ------
+    ModelError
+        There is no such model or version, or it is damaged.
+    StorageError
+        The file cannot be written.
+    """
+    from gmm_dask.report.page.document import report_page
+
+    models = [load_model_at(address, version) for version in versions or (None,)]
+    subjects = [
+        subject_of(model_name(model), model, batches_since(predictions, model)) for model in models
+    ]
+    if output is None:
+        labels = [subject.label.replace("version ", "v").replace(" ", "-") for subject in subjects]
+        output = Path("-".join([subjects[0].name, *labels]) + ".html")
+    with storage_errors(output):
+        replace_file(output, report_page(subjects))
+    return output
+
+
+def model_name(model: StoredModel) -> str:
+    """Return the name of a stored model, from its path."""
+    assert model.path is not None
+    path = resolved(model.path)  # "." and the like have no name
+    return path.parent.name if model.version is not None else path.parent.parent.name
+
+
+def _warn(error: Exception) -> None:
+    logger.warning(
+        "no report was made (%s: %s); the run is not affected", type(error).__name__, error
+    )

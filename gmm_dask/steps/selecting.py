@@ -1,0 +1,190 @@
+"""The steps of a selection: fit every cell, evaluate all of them, keep the chosen cell."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from gmm_dask.chunked.evaluation import evaluate as evaluate_mixtures
+from gmm_dask.chunked.fit_records import FitState
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.selection import choose
+from gmm_dask.chunked.selection import select as select_rows
+from gmm_dask.chunked.selection_records import SelectionOptions, SelectionResult
+from gmm_dask.config import RunConfig
+from gmm_dask.errors import ModelError
+from gmm_dask.events import Notify
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.selection import cell_of
+from gmm_dask.mixture.spec import Cell, MixtureSpec, Start
+from gmm_dask.steps.fitting import (
+    Evaluation,
+    Fitted,
+    comparable,
+    compose_evaluation,
+    fit_options,
+)
+from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
+from gmm_dask.storage.input.plan import InputPlan
+from gmm_dask.storage.models.model import StoredModel
+
+logger = logging.getLogger("gmm_dask")
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """Every cell fitted, none chosen yet.
+
+    Attributes
+    ----------
+    checkpoint_key
+        Key of the checkpoint that is kept until a mixture is published or rejected.
+    seconds
+        Of survey, search and polish in this process.
+    """
+
+    result: SelectionResult
+    options: SelectionOptions
+    checkpoint_key: str
+    seconds: float = 0.0
+
+
+def select(
+    run: RunConfig,
+    plan: InputPlan,
+    scanner: Scanner,
+    notify: Notify,
+    start: tuple[MixtureParameters, ...] = (),
+) -> Selected:
+    """Fit every cell of ``[select]``: one scan, and one more for each iteration of the slowest.
+
+    A checkpoint is kept as for a fit.
+
+    Parameters
+    ----------
+    start
+        Parameters that compete in their cell as well.
+
+    Raises
+    ------
+    NumericalError
+        Every cell broke down.
+    StorageError, InputError, ClusterError
+        As `gmm_dask.steps.fit`.
+    """
+    options = selection_options(run)
+    cells = options.cells
+    logger.info(
+        "selecting from %d cells, %s to %s, on %s rows of %d columns in %d file(s)",
+        len(cells),
+        cells[0],
+        cells[-1],
+        f"{plan.rows:,}",
+        len(plan.names),
+        len(plan.files),
+    )
+    key = checkpoint_key(run, plan, start, "select")
+
+    def select_on(resume: FitState | None, save: Save) -> SelectionResult:
+        return select_rows(scanner, options, start=start, resume=resume, save=save)
+
+    began = time.perf_counter()
+    result = with_checkpoint(run, plan, scanner, key, select_on)
+    return Selected(result, options, key, time.perf_counter() - began)
+
+
+def selection_options(run: RunConfig) -> SelectionOptions:
+    """Return the options of the selection that a run file asks for."""
+    section = run.select
+    assert section is not None
+    spec = MixtureSpec(reg_covar=run.model.reg_covar, start=Start(run.fit.init_params))
+    return SelectionOptions(
+        section.cells, section.criterion, section.allow_collapsed, fit_options(run, spec)
+    )
+
+
+def evaluate_selection(
+    run: RunConfig,
+    plan: InputPlan,
+    scanner: Scanner,
+    selected: Selected,
+    current: StoredModel | None = None,
+) -> Evaluation:
+    """Evaluate every cell and the current model together, and choose the best cell: one scan.
+
+    Raises
+    ------
+    NumericalError
+        Every cell broke down, collapsed or starved.
+    """
+    result = selected.result
+    mixtures = [fit.parameters for fit in result.results]
+    survey = result.results[0].survey
+    summaries = evaluate_mixtures(scanner, [*mixtures, *comparable(plan, current)], survey)
+    choice = choose(result, selected.options, summaries[: len(mixtures)])
+    table = choice.table
+    logger.info("chose %s components by %s", table.chosen, table.criterion)
+    for sentence in choice.best.warnings:
+        logger.warning(sentence)
+    return compose_evaluation(
+        with_cell(run, table.chosen),
+        plan,
+        scanner,
+        Fitted(choice.best, selected.checkpoint_key, selected.seconds),
+        choice.densities[table.chosen],
+        current,
+        summaries[len(mixtures) :],
+        table,
+    )
+
+
+def with_cell(run: RunConfig, cell: Cell) -> RunConfig:
+    """Return the run with another number of components and covariance type."""
+    return run.model_copy(update={"model": run.model.model_copy(update=cell._asdict())})
+
+
+def is_selection_due(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> bool:
+    """Whether a retrain chooses again, by ``retrain.select``.
+
+    The first model, and one for other columns, is always chosen if the run file can choose.
+    """
+    if run.select is None:
+        return False
+    if current is None or current.columns != plan.names:
+        return True
+    rule = run.retrain.select
+    if isinstance(rule, str):
+        return rule == "always"
+    last = last_selection(run, current)
+    return last is None or datetime.now(UTC) - last >= timedelta(days=rule)
+
+
+def last_selection(run: RunConfig, current: StoredModel) -> datetime | None:
+    """Return when the number of components was last chosen, up to the current version."""
+    registry = registry_of(run)
+    for number in reversed(registry.versions()):
+        if current.version is not None and number > current.version:
+            continue  # the current model was put back into use after them
+        try:
+            model = current if number == current.version else registry.load(number)
+        except ModelError:  # a damaged old version says nothing
+            continue
+        if model.manifest.selection is not None and model.run is not None:
+            return datetime.fromisoformat(model.run.created)
+    return None
+
+
+def keep_cell(run: RunConfig, current: StoredModel) -> RunConfig:
+    """Return the run with number of components and covariance type of the current model."""
+    cell = cell_of(current.parameters)
+    logger.info("keeping %s components of version %s", cell, current.version)
+    return with_cell(run, cell)
+
+
+def choose_rival(
+    run: RunConfig, plan: InputPlan, current: StoredModel | None
+) -> tuple[MixtureParameters, ...]:
+    """Return the current model's parameters, which compete in their cell, by ``retrain.start``."""
+    return () if run.retrain.start == "scratch" else comparable(plan, current)

@@ -1,0 +1,38 @@
+"""The select flow: fit every number of components and covariance type, publish the best.
+
+A module named ``select`` would hide the standard library's from a script in this folder.
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
+from gmm_dask.pipelines import sequences
+from gmm_dask.pipelines.artifacts import announce, link, report
+from gmm_dask.pipelines.summary import fit_summary
+from gmm_dask.pipelines.tasks import as_task
+from gmm_dask.pipelines.watching.artifact import watched
+
+
+@flow(name="select", flow_run_name="select {run.output.name} on {run.input.path}")
+def select(
+    run: RunConfig,
+    cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
+) -> sequences.FitOutcome:
+    """Choose number of components and covariance type, and publish the model as a new version.
+
+    Parameters
+    ----------
+    run
+        What to choose from and what to fit: input, select, fit, output.
+    cluster
+        Where to run; default: threads of this process.
+    """
+    with watched() as notify:
+        outcome = sequences.select(run, cluster, as_task, notify, run_id=str(flow_run.id))
+    report(fit_summary(outcome))
+    link("model", outcome.published.path)
+    announce(run, "fit", outcome.published)
+    return outcome
