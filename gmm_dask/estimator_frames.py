@@ -117,8 +117,8 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
     ) -> Any:
         """Predictions of a data frame's rows, as a data frame of the same kind.
 
-        The features are found by name: the table may have other columns, and any order. The
-        columns of the result, and their types, are those that ``gmm-dask predict`` publishes.
+        The features are found by name: the table may have other columns, and any order. What is
+        predicted has the names, ids and types that ``gmm-dask predict`` publishes.
 
         Parameters
         ----------
