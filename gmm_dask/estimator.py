@@ -27,7 +27,9 @@ from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.errors import ConfigError
-from gmm_dask.estimator_clusters import merge_components, predict_clusters
+from gmm_dask.estimator_clusters import ClustersMixin
+from gmm_dask.estimator_exchange import ExchangeMixin
+from gmm_dask.estimator_frames import FramesMixin
 from gmm_dask.frames import refuse_text_in
 from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
@@ -48,7 +50,7 @@ from gmm_dask.verbosity import progress_printer
 logger = logging.getLogger("gmm_dask")
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture fitted by expectation maximization (EM) to any number of rows.
 
     Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
@@ -192,7 +194,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         try:
             with self._scanner(X, sample_weight, client) as scanner:
                 start = self._last_parameters() if self.warm_start else ()
-                before = self.lower_bound_ if start else -np.inf
+                before = getattr(self, "lower_bound_", -np.inf) if start else -np.inf
                 result = fit(scanner, self._options(), start=start, before=before)
                 (densities,) = evaluate(scanner, [result.parameters], result.survey)
         except BaseException:
@@ -237,8 +239,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         prefers components that are apart. R's mclust calls −1 times this ICL.
         """
         return icl(self._parameters(), *self._sums(X))
-
-    merge_components, predict_clusters = merge_components, predict_clusters
 
     def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""

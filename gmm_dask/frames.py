@@ -1,14 +1,15 @@
-"""Data frames of pandas, polars, pyarrow and dask: which of their columns hold numbers."""
+"""Data frames of pandas, polars, pyarrow and dask: their columns by name, and what they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
 from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
+import numpy.typing as npt
 from narwhals.exceptions import DuplicateError
 
 from gmm_dask.errors import SchemaError
@@ -81,6 +82,46 @@ def require_numbers(frame: nw.DataFrame[Any] | None, place: str = "") -> None:
                 f"{place}column {column.name!r} is of type {_type_name(column)}, not a number; "
                 "choose numeric columns or encode it as numbers first"
             )
+
+
+def select_columns(frame: nw.DataFrame[Any], names: Sequence[str], what: str) -> Any:
+    """Return some columns of what `open_frame` returned, in this order, as a frame of its kind.
+
+    ``what`` says what the names are; it begins the error.
+
+    Raises
+    ------
+    SchemaError
+        Columns are missing.
+    """
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        plural = len(missing) > 1
+        index = getattr(nw.maybe_get_index(frame), "names", ())  # pandas'
+        hint = "; use reset_index() to make its index a column" if {*missing} & {*index} else ""
+        raise SchemaError(
+            f"{what}: column{'s' if plural else ''} {', '.join(map(repr, missing))} "
+            f"{'are' if plural else 'is'} missing; the table has {', '.join(frame.columns)}{hint}"
+        )
+    return frame.select(list(names)).to_native()
+
+
+def join_columns(X: Any, names: Sequence[str], columns: Mapping[str, npt.NDArray[Any]]) -> Any:
+    """Return some columns of a data frame with others beside them, as a frame of its kind.
+
+    Parameters
+    ----------
+    X
+        A data frame of n rows in memory. pandas' index is kept.
+    names
+        Its columns that are copied.
+    columns
+        The others by name, each (n,).
+    """
+    frame = nw.from_native(X, eager_only=True)
+    backend = frame.implementation
+    others = [nw.new_series(name, values, backend=backend) for name, values in columns.items()]
+    return frame.with_columns(others).select([*names, *columns]).to_native()
 
 
 def refuse_text(dtype: np.dtype[Any], name: str) -> None:

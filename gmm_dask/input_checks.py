@@ -49,7 +49,7 @@ def rows_in_memory(estimator: BaseEstimator, X: Any, *, reset: bool) -> RowsArra
         return X
     X = as_frame(X)
     if open_frame(X) is not None:
-        return _frame_rows(estimator, X, reset=reset)
+        return frame_rows(estimator, X, reset=reset)
     if isinstance(X, list | tuple):
         X = np.asarray(X)
     if isinstance(X, np.ndarray):
@@ -60,8 +60,11 @@ def rows_in_memory(estimator: BaseEstimator, X: Any, *, reset: bool) -> RowsArra
     return rows
 
 
-def _frame_rows(estimator: BaseEstimator, X: Any, *, reset: bool, least_rows: int = 1) -> RowsArray:
-    """Check a data frame's names, then its types, and return its rows as an array."""
+def frame_rows(estimator: BaseEstimator, X: Any, *, reset: bool, least_rows: int = 1) -> RowsArray:
+    """Check a data frame's names, then its types, and return its rows as an array.
+
+    As `rows_in_memory`; fewer than ``least_rows`` rows are refused.
+    """
     frame = open_frame(X)
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     require_numbers(frame)
@@ -105,7 +108,7 @@ def lazy_array(
         raise SchemaError("Expected 2D array, got a column of a data frame; use X.to_frame()")
     if is_frame(X):
         # What scikit-learn makes of an empty frame says what it would make of the whole.
-        empty = _frame_rows(estimator, X._meta, reset=reset, least_rows=0)
+        empty = frame_rows(estimator, X._meta, reset=reset, least_rows=0)
         return frame_array(X, empty.dtype, count_rows(X, scheduler) if reset else None)
     if isinstance(X, da.Array):
         from gmm_dask.storage.input.reader import source_of

@@ -36,6 +36,8 @@ LAYERS = [
     {
         "gmm_dask.estimator",
         "gmm_dask.estimator_clusters",
+        "gmm_dask.estimator_exchange",
+        "gmm_dask.estimator_frames",
         "gmm_dask.input_checks",
         "gmm_dask.loading",
         "gmm_dask.selection",

@@ -1,4 +1,4 @@
-"""Dask data frames as dask arrays: one block for each partition, its columns taken by name."""
+"""Dask data frames, partition by partition: as arrays of as many blocks, and mapped to frames."""
 
 from __future__ import annotations
 
@@ -73,6 +73,25 @@ def count_rows(frame: Any, scheduler: Any = None) -> tuple[int, ...]:
     return tuple(counts.compute(scheduler=scheduler).tolist())
 
 
+def map_frame(frame: Any, function: Callable[[Any, int], Any], meta: Any) -> Any:
+    """Map ``function(partition, number)`` over a frame, to a lazy dask data frame.
+
+    Parameters
+    ----------
+    frame
+        A `dask.dataframe.DataFrame`; its partitions, index and divisions stay as they are.
+    function
+        Makes a pandas frame of each partition, with the same index.
+    meta
+        What it makes of an empty partition.
+    """
+    import dask.dataframe as dd
+
+    name, graph, partitions = _map_partitions(frame, function)
+    keys = [(name, number) for number in range(partitions)]
+    return dd.from_graph(graph, meta, frame.divisions, keys, "predictions")
+
+
 def _blockwise(
     frame: Any,
     function: Callable[[Any, int], Any],
@@ -82,9 +101,21 @@ def _blockwise(
 ) -> da.Array:
     """Map ``function(partition, number)`` over a frame; ``others`` are further sizes of the array.
 
-    Columns that nobody needs are not read, but partitions stay as they are: dask's next
-    optimization would join small ones, others for a frame than for its weights, and the numbers
-    in errors would mean nothing to the caller.
+    That is an array of as many blocks, each of which knows its ``rows``.
+    """
+    name, graph, partitions = _map_partitions(frame, function, *(0 for _ in others))
+    sizes = (nan,) * partitions if rows is None else rows
+    return da.Array(graph, name, (sizes, *((size,) for size in others)), dtype=dtype)
+
+
+def _map_partitions(
+    frame: Any, function: Callable[[Any, int], Any], *others: int
+) -> tuple[str, dict[Any, Any], int]:
+    """Return a graph of ``function(partition, number)``, and the number of partitions.
+
+    The keys of the results are (name, number, *others). Columns that nobody needs are not read,
+    but partitions stay as they are: dask's next optimization would join small ones, others for a
+    frame than for its weights, and the numbers in errors would mean nothing to the caller.
     """
     # By tasks: a shuffle by messages between workers cannot be computed block by block.
     with dask.config.set({"dataframe.shuffle.method": "tasks"}):
@@ -98,9 +129,8 @@ def _blockwise(
         )
     name = f"partitions-{tokenize(frame, function)}"
     for number, key in enumerate(keys):
-        graph[name, number, *(0 for _ in others)] = (function, key, number)
-    sizes = (nan,) * len(keys) if rows is None else rows
-    return da.Array(graph, name, (sizes, *((size,) for size in others)), dtype=dtype)
+        graph[name, number, *others] = (function, key, number)
+    return name, graph, len(keys)
 
 
 def read_partition(

@@ -19,7 +19,7 @@ from gmm_dask import GaussianMixture
 from gmm_dask.chunked.array import array_chunks
 from gmm_dask.chunked.partitions import count_rows, frame_array, series_array
 from gmm_dask.chunked.scan import Executor, Scanner
-from gmm_dask.errors import InputError, SchemaError
+from gmm_dask.errors import InputError, NonFiniteError, SchemaError
 from gmm_dask.events import Stage
 from tests.row_sources import row_sums
 
@@ -237,3 +237,36 @@ def test_a_fit_on_workers_reads_nothing_here_and_has_the_bits_of_threads(client:
     array = X.map_partitions(pd.DataFrame.to_numpy, meta=np.empty((0, 3)))  # knows no sizes
     model.fit(array, client=client)
     assert not hasattr(model, "feature_names_in_")
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Any:
+    """A dask frame of four small Parquet files with a key and a column that nobody needs."""
+    keyed = FRAME.assign(key=[f"row {number}" for number in range(1000)], unused=0.0)
+    for number in range(4):
+        keyed[250 * number : 250 * (number + 1)].to_parquet(tmp_path / f"{number}.parquet")
+    return dd.read_parquet(tmp_path)
+
+
+def test_predictions_of_a_frame_on_workers_are_those_of_threads(
+    client: Client, parquet: Any
+) -> None:
+    model = GaussianMixture(2, random_state=0).fit(FRAME)
+    expected = model.predict_frame(parquet.compute(), keys=["key"])
+    for frame in (parquet, client.persist(parquet)):
+        result = model.predict_frame(frame, keys=["key"])
+        pd.testing.assert_frame_equal(result.compute(scheduler=client), expected)
+    assert expected["key"].to_list() == [f"row {number}" for number in range(1000)]
+    rare = result[result["component"] == 1]["key"].compute(scheduler=client)
+    assert rare.to_list() == expected["key"][expected["component"] == 1].to_list()
+
+
+def test_predicted_partitions_are_those_of_the_frame(parquet: Any) -> None:
+    models = [GaussianMixture(k, random_state=0).fit(FRAME) for k in (2, 3)]
+    results = [model.predict_frame(parquet, keys=["key"]) for model in models]
+    for model, result in zip(models, dask.compute(*results), strict=True):
+        np.testing.assert_array_equal(result["component"], model.predict(FRAME))
+    assert results[0].optimize().npartitions == 4  # dask would join small files to one
+    bad = parquet.assign(b=parquet["b"].where(parquet["key"] != "row 600"))
+    with pytest.raises(NonFiniteError, match="the first at row 100 of partition 2;"):
+        models[0].predict_frame(bad).compute()

@@ -16,7 +16,8 @@ import xxhash
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
-from gmm_dask.mixture.merging import assign_clusters
+from gmm_dask.mixture.assignment import Assignment
+from gmm_dask.mixture.prediction_columns import prediction_columns
 from gmm_dask.storage.files.atomic import OutputFile, storage_errors
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.parquet_rows import ParquetRows
@@ -222,12 +223,9 @@ class PartWriter:
         columns: dict[str, Any] = {"row": np.arange(first, first + m), "input_file": file}
         if rows.keys is not None:
             columns |= dict(zip(rows.keys.column_names, rows.keys.columns, strict=True))
-        columns["component"] = spread(np.array(self.component_ids, np.int32)[labels])
-        if self.cluster_ids is not None:
-            assert responsibilities is not None
-            clusters = assign_clusters(responsibilities, self.cluster_ids)
-            columns[_CLUSTER] = spread(clusters.astype(np.int32))
-        columns["log_density"] = spread(log_densities)
+        assigned = Assignment(labels, log_densities, responsibilities)
+        predicted = prediction_columns(assigned, self.component_ids, self.cluster_ids)
+        columns |= {name: spread(values) for name, values in predicted.items()}
         columns["outlier"] = spread(log_densities < self.threshold)
         if self.probabilities:
             assert responsibilities is not None
