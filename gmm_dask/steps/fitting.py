@@ -6,8 +6,10 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +153,7 @@ def fit(
                 start=start,
                 search_too=search_too,
                 resume=resume,
-                save=_Saver(checkpoint, [file.hint for file in plan.files]),
+                save=_Saver(checkpoint, _input_meta(run, plan)),
             )
         except ValuesChangedError:
             # Met by the first scan after the interruption: no later run could go on either.
@@ -196,12 +198,23 @@ def _load_state(checkpoint: Checkpoint, plan: InputPlan) -> FitState | None:
     return None
 
 
+def _input_meta(run: RunConfig, plan: InputPlan) -> dict[str, Any]:
+    """Return what a checkpoint says of its input, to a run that may go on with it."""
+    as_of = None if plan.filter is None else plan.filter.as_of
+    return {
+        "hints": [file.hint for file in plan.files],
+        # By these two a run finds out what its filter called now (`gmm_dask.steps.filtering`).
+        "as_of": None if as_of is None else as_of.isoformat(),
+        "fit_key": fit_key(run, plan),
+    }
+
+
 class _Saver:
     """Saves a state of a fit if losing it would cost more than saving it."""
 
-    def __init__(self, checkpoint: Checkpoint, hints: list[str | None]) -> None:
+    def __init__(self, checkpoint: Checkpoint, input_meta: Mapping[str, Any]) -> None:
         self.checkpoint = checkpoint
-        self.hints = hints
+        self.input_meta = input_meta
         self.last_end = time.monotonic()
         self.seconds = 0.0  # that the last save took
 
@@ -210,7 +223,7 @@ class _Saver:
         # A large sample takes a while to write: at most a tenth of the time goes into saving.
         if began - self.last_end >= SAVE_SECONDS * max(1.0, 10.0 * self.seconds):
             arrays, meta = encode(state)
-            self.checkpoint.save(arrays, {**meta, "hints": self.hints})
+            self.checkpoint.save(arrays, {**meta, **self.input_meta})
             self.last_end = time.monotonic()
             self.seconds = self.last_end - began
 

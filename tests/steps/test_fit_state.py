@@ -482,7 +482,7 @@ def test_at_most_a_tenth_of_the_time_goes_into_saving(tmp_path, monkeypatch):
     monkeypatch.setattr(steps.fitting.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(steps.fitting, "encode", lambda state: ({}, {}))
     slow = Slow()
-    save = steps.fitting._Saver(slow, [])
+    save = steps.fitting._Saver(slow, {})
     for _ in range(100):
         clock[0] += 0.9
         save(None)

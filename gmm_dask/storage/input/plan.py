@@ -4,8 +4,8 @@ The plan is the snapshot that a fit is held to. Files added later do not belong 
 is changed, shortened or gone is noticed when it is read (`gmm_dask.storage.input.decode`). Making
 a plan reads no rows.
 
-The statistics in the footers (nulls, minimum, maximum) are not used: asking pyarrow 26 for those
-of a damaged footer ends the process. The survey counts the nulls.
+A filter leaves out what it can without reading: files by the keys of their partitions, before
+they are opened, and row groups by the statistics in the footers (`gmm_dask.storage.input.filters`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -23,7 +24,10 @@ from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.input.columns import Column
+from gmm_dask.storage.input.filters.input_filter import InputFilter
+from gmm_dask.storage.input.filters.predicate import Constant, Predicate
 from gmm_dask.storage.input.location import did_you_mean, find_files
+from gmm_dask.storage.input.pruning import Draft, left_by, nothing_left
 from gmm_dask.storage.input.schemas import InputFile, Schemas, partition_types, read_schemas
 
 
@@ -48,6 +52,11 @@ class InputPlan:
     types
         Arrow type of every column that all files have with the same type, partition keys
         included. These may be key columns.
+    filter
+        Which rows are used; None: all.
+    listed
+        Files at the path, before the filter; it does not belong to the snapshot, and is 0 in a
+        plan that was stored or sent.
     """
 
     root: str
@@ -57,19 +66,33 @@ class InputPlan:
     nulls: NullPolicy
     convert: Mapping[str, str]
     types: Mapping[str, str] = field(repr=False)
+    filter: InputFilter | None = None
+    listed: int = field(default=0, compare=False)
 
     def __hash__(self) -> int:
         return hash(self.digest)
 
     @cached_property
     def rows(self) -> int:
-        """Rows of all files, before any is dropped."""
+        """Rows that are read of all files, before any is masked or dropped."""
         return sum(file.rows for file in self.files)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the d features."""
         return tuple(column.name for column in self.columns)
+
+    def residual(self, file: InputFile) -> Predicate | None:
+        """Return what the filter still asks of each row of a file; None: nothing."""
+        if self.filter is None or file.inside:
+            return None
+        residual = self.filter.residual(file.partitions)
+        return None if residual == Constant(True) else residual
+
+    @cached_property
+    def masked(self) -> bool:
+        """Whether rows must be read to know whether they are inside the filter."""
+        return any(self.residual(file) is not None for file in self.files)
 
     @property
     def size(self) -> int:
@@ -78,7 +101,7 @@ class InputPlan:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the snapshot: names, sizes and footers of the files, columns, types, policy.
+        """Digest of the snapshot: names, sizes and footers of the files, columns, types, policies.
 
         It does not depend on where the files lie or when they were touched.
         """
@@ -89,7 +112,7 @@ class InputPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan in JSON form; `from_json` reads it back."""
-        return {
+        content = {
             "root": self.root,
             "files": [
                 [file.path, file.size, list(file.row_groups), file.footer] for file in self.files
@@ -100,6 +123,15 @@ class InputPlan:
             "convert": dict(self.convert),
             "types": dict(self.types),
         }
+        # Left out of a plan without a filter, which keeps the digest that it always had.
+        if self.filter is not None:
+            content["filter"] = {
+                "text": self.filter.text,
+                "families": dict(self.filter.families),
+                "left": [file.left and list(file.left) for file in self.files],
+                "inside": [file.inside for file in self.files],
+            }
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> InputPlan:
@@ -111,18 +143,27 @@ class InputPlan:
             The content is not what `to_json` writes.
         """
         try:
-            weight = content["sample_weight"]
+            weight, filtering = content["sample_weight"], content.get("filter")
+            files = tuple(
+                InputFile(path, size, tuple(groups), footer)
+                for path, size, groups, footer in content["files"]
+            )
+            if filtering is not None:
+                files = tuple(
+                    replace(file, left=left and tuple(left), inside=inside)
+                    for file, left, inside in zip(
+                        files, filtering["left"], filtering["inside"], strict=True
+                    )
+                )
             return cls(
                 content["root"],
-                tuple(
-                    InputFile(path, size, tuple(groups), footer)
-                    for path, size, groups, footer in content["files"]
-                ),
+                files,
                 tuple(Column(**column) for column in content["columns"]),
                 None if weight is None else Column(**weight),
                 NullPolicy(content["nulls"]),
                 dict(content["convert"]),
                 dict(content["types"]),
+                None if filtering is None else InputFilter.from_json(filtering),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not an input plan: {error!r}") from error
@@ -138,7 +179,7 @@ def _restore(compressed: bytes) -> InputPlan:
     return InputPlan.from_json(json.loads(zlib.decompress(compressed)))
 
 
-def plan_input(section: InputSection) -> InputPlan:
+def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPlan:
     """Make the input plan of an ``[input]`` section: reads footers, no rows.
 
     Parameters
@@ -146,40 +187,56 @@ def plan_input(section: InputSection) -> InputPlan:
     section
         Path, columns and policies. `gmm_dask.storage.input.location` says which files belong to
         a path. Keys of Hive partitions (``day=3/``) are columns like those in the files. If a
-        file stores a column of the same name, the stored column is used.
+        file stores a column of the same name, the stored column is used, except by the filter.
+    as_of
+        What ``current_timestamp`` means in the filter, with a time zone; by default now.
 
     Raises
     ------
     ConfigError
-        A column is named twice, or ``convert`` names a column that is not read.
+        A column is named twice, ``convert`` names a column that is not read, or the filter is not
+        one, or compares what cannot be compared.
     InputError
         A path, file or footer cannot be used.
     SchemaError
         A column is missing, differs in type between files, or is not a number.
     TooFewRowsError
-        The files hold no rows.
+        The files hold no rows, or the filter can leave none.
     """
     wanted = [*section.columns, *([section.sample_weight] if section.sample_weight else [])]
     _check_names(section, wanted)
-    root, paths = find_files(section.path)
-    file_schemas = read_schemas(root, paths)
-    partitions = partition_types(paths)
-    schemas = Schemas(file_schemas, partitions)
+    draft = None
+    if section.filter is not None:
+        draft = Draft.of(section.filter, as_of or datetime.now(UTC))
+    root, listed = find_files(section.path)
+    paths = listed if draft is None else draft.possible_paths(section.path, listed)
+    file_schemas = read_schemas(root, paths, () if draft is None else draft.names)
+    schemas = Schemas(file_schemas, partition_types(paths))
     columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
-    rows = sum(file_schema.file.rows for file_schema in file_schemas)
-    if not rows:
-        raise TooFewRowsError(
-            f"{section.path}: {len(paths):,} file(s), but not one row; is the writer finished?"
-        )
-    return InputPlan(
+    files = tuple(file_schema.file for file_schema in file_schemas)
+    input_filter = None
+    if draft is not None:
+        input_filter = draft.bind(schemas)
+        files = left_by(input_filter, file_schemas)
+    plan = InputPlan(
         root,
-        tuple(file_schema.file for file_schema in file_schemas),
+        files,
         tuple(columns[name] for name in section.columns),
         columns[section.sample_weight] if section.sample_weight else None,
         section.nulls,
         dict(section.convert),
         schemas.common(),
+        input_filter,
+        len(listed),
     )
+    if not plan.rows and any(sum(file_schema.file.row_groups) for file_schema in file_schemas):
+        assert input_filter is not None
+        raise nothing_left(section.path, len(listed), input_filter.text)
+    if not plan.rows:
+        raise TooFewRowsError(
+            f"{section.path}: {len(paths):,} file(s), but not one row; is the writer finished?"
+        )
+    return plan
 
 
 def _check_names(section: InputSection, wanted: Sequence[str]) -> None:

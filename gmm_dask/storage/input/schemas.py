@@ -11,6 +11,10 @@ import pyarrow as pa
 
 from gmm_dask.errors import InputError, SchemaError
 from gmm_dask.storage.input.columns import Column, problem_of, widest
+from gmm_dask.storage.input.filters.binding import Family, family_of
+from gmm_dask.storage.input.filters.moments import read_date
+from gmm_dask.storage.input.filters.outcomes import Domain
+from gmm_dask.storage.input.filters.statistics import row_group_domains
 from gmm_dask.storage.input.footer import read_footer
 from gmm_dask.storage.input.hints import hint_of
 from gmm_dask.storage.input.location import (
@@ -46,6 +50,10 @@ class InputFile:
         What the file system said of the file when the plan was made
         (`gmm_dask.storage.input.hints`). It does not belong to the snapshot, and is None in a
         plan that was stored or sent.
+    left
+        Numbers of the row groups in which a row may be inside the filter; None: of all.
+    inside
+        Whether all rows of these row groups are known to be inside the filter.
     """
 
     path: str
@@ -53,11 +61,19 @@ class InputFile:
     row_groups: tuple[int, ...]
     footer: str
     hint: str | None = field(default=None, compare=False, repr=False)
+    left: tuple[int, ...] | None = None
+    inside: bool = False
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """Number and rows of each row group that is read: with rows, and left by the filter."""
+        left = range(len(self.row_groups)) if self.left is None else self.left
+        return tuple((index, self.row_groups[index]) for index in left if self.row_groups[index])
 
     @property
     def rows(self) -> int:
-        """Rows of the file."""
-        return sum(self.row_groups)
+        """Rows of the row groups that are read."""
+        return sum(rows for _, rows in self.groups)
 
     @property
     def partitions(self) -> dict[str, str | None]:
@@ -67,30 +83,49 @@ class InputFile:
 
 @dataclass(frozen=True)
 class FileSchema:
-    """A file of the input and its schema, from its footer."""
+    """A file of the input, from its footer.
+
+    Attributes
+    ----------
+    file, schema
+        The file, and the types of its columns.
+    domains
+        What its statistics say of the columns of a filter, for each row group; empty without one.
+    """
 
     file: InputFile
     schema: pa.Schema
+    domains: tuple[Mapping[str, Domain], ...] = ()
 
 
-def read_schemas(root: str, paths: Sequence[str]) -> list[FileSchema]:
-    """Read all footers, many at a time: most of the time is spent waiting for a remote disk."""
+def read_schemas(root: str, paths: Sequence[str], filtered: Sequence[str] = ()) -> list[FileSchema]:
+    """Read all footers, many at a time: most of the time is spent waiting for a remote disk.
+
+    Parameters
+    ----------
+    filtered
+        Columns whose statistics are wanted.
+    """
 
     def read_turn(start: int) -> list[FileSchema]:
-        return [_read_schema(root, path) for path in paths[start : start + _FOOTERS_PER_TURN]]
+        turn = paths[start : start + _FOOTERS_PER_TURN]
+        return [_read_schema(root, path, filtered) for path in turn]
 
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         turns = pool.map(read_turn, range(0, len(paths), _FOOTERS_PER_TURN))
         return [file_schema for turn in turns for file_schema in turn]
 
 
-def _read_schema(root: str, path: str) -> FileSchema:
+def _read_schema(root: str, path: str, filtered: Sequence[str]) -> FileSchema:
     try:
         with open_file(root, path) as source:
             hint = hint_of(root, path, source)
             footer = read_footer(source, path)
         metadata = footer.parse(path)
         schema = footer.schema(metadata)
+        # A partition key counts, even where the file stores a column of its name.
+        names = [name for name in filtered if name not in partitions_of(path)]
+        domains = row_group_domains(footer.raw, metadata, schema, names) if names else ()
     except InputError:
         raise
     except READ_ERRORS as error:
@@ -99,7 +134,7 @@ def _read_schema(root: str, path: str) -> FileSchema:
         ) from error
     groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     file = InputFile(path, footer.size, groups, footer.digest, hint)
-    return FileSchema(file, schema)
+    return FileSchema(file, schema, tuple(domains))
 
 
 class Schemas:
@@ -140,6 +175,31 @@ class Schemas:
         assert common is not None
         return Column(name, common)
 
+    def family(self, name: str, key_families: Mapping[str, Family]) -> Family:
+        """Find a column of a filter in every file, and check that its families agree.
+
+        Raises
+        ------
+        SchemaError
+            A file has no such column, or has it in another family.
+        """
+        common: tuple[Family, str] | None = None
+        for (keys, file_schema), stored in zip(self.distinct, self.stored, strict=True):
+            path = file_schema.file.path
+            if name in keys:
+                family = key_families[name]
+            else:
+                asked = f"column {name!r}, which the filter names"
+                family = family_of(self._type(stored, keys, name, path, asked))
+            if common is not None and family is not common[0]:
+                raise SchemaError(
+                    f"{path}: column {name!r}, which the filter names, holds {family}, but "
+                    f"{common[0]} in {common[1]}; rewrite one of them"
+                )
+            common = common or (family, path)
+        assert common is not None
+        return common[0]
+
     def common(self) -> dict[str, str]:
         """Return the type of every column that all files have once, with the same type."""
         alike: dict[str, str] | None = None
@@ -150,8 +210,14 @@ class Schemas:
         return dict(sorted((alike or {}).items()))
 
     def _type(
-        self, stored: Mapping[str, list[pa.DataType]], keys: set[str], name: str, path: str
+        self,
+        stored: Mapping[str, list[pa.DataType]],
+        keys: set[str],
+        name: str,
+        path: str,
+        asked: str | None = None,
     ) -> pa.DataType:
+        """Return the type of a column in one of the schemas; ``asked`` is what messages call it."""
         kinds = stored.get(name, [])
         if len(kinds) > 1:
             raise SchemaError(
@@ -161,7 +227,8 @@ class Schemas:
             return kinds[0]
         if name in keys:
             return self.partitions[name]
-        raise SchemaError(f"{path}: has no column {name!r}{did_you_mean(name, [*stored, *keys])}")
+        missing = asked or f"column {name!r}"
+        raise SchemaError(f"{path}: has no {missing}{did_you_mean(name, [*stored, *keys])}")
 
 
 def _types_by_name(schema: pa.Schema) -> dict[str, list[pa.DataType]]:
@@ -174,11 +241,28 @@ def _types_by_name(schema: pa.Schema) -> dict[str, list[pa.DataType]]:
 
 def partition_types(paths: Iterable[str]) -> dict[str, pa.DataType]:
     """Return the type of each partition key: integer, else float, else text."""
+    return {key: _type_of(texts) for key, texts in _partition_values(paths).items()}
+
+
+def partition_families(paths: Iterable[str]) -> dict[str, Family]:
+    """Return the family of each partition key in a filter: dates if all its values are ISO dates.
+
+    Otherwise it is that of its type.
+    """
+    return {
+        key: Family.MOMENT
+        if texts and all(read_date(text) for text in texts)
+        else family_of(_type_of(texts))
+        for key, texts in _partition_values(paths).items()
+    }
+
+
+def _partition_values(paths: Iterable[str]) -> dict[str, set[str]]:
     values: dict[str, set[str]] = {}
     for path in paths:
         for key, value in partitions_of(path).items():
             values.setdefault(key, set()).update([] if value is None else [value])
-    return {key: _type_of(texts) for key, texts in values.items()}
+    return values
 
 
 def _type_of(texts: set[str]) -> pa.DataType:

@@ -104,6 +104,8 @@ def _syntax_error(text: str, error: ParseError) -> ConfigError:
     at = max(0, before + detail["col"] - len(detail["highlight"]))
     if detail["highlight"].lower() == "where":
         return problem_at(text, at, "write the condition without the word where")
+    if detail["description"].startswith("Required keyword"):
+        return problem_at(text, at, "is incomplete; something is missing before or after it")
     return problem_at(text, at, f"is not expected here; {SUBSET}")
 
 
