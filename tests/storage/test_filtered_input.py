@@ -336,6 +336,28 @@ def test_files_may_differ_in_the_types_of_one_family(tmp_path):
         plan_of(tmp_path / "in", "n > 1", columns=["x"])
 
 
+def test_statistics_know_nothing_of_nan(tmp_path):
+    write(tmp_path / "x.parquet", pa.table({"a": [1.0, 2.0], "f": [np.nan, 5.0]}))
+    assert plan_of(tmp_path, "f >= 5").masked
+    for condition in ("f >= 5", "not (f < 5)", "f is not null"):
+        assert read_all(plan_of(tmp_path, condition))[0].tolist() == [[2.0]]
+    assert read_all(plan_of(tmp_path, "f is null"))[0].tolist() == [[1.0]]
+
+
+def test_a_column_without_a_type_holds_nulls(tmp_path):
+    write(tmp_path / "a.parquet", pa.table({"a": [1.0, 2.0], "k": pa.nulls(2)}))
+    write(tmp_path / "b.parquet", pa.table({"a": [3.0, 4.0], "k": ["x", None]}))
+    for condition, values in {
+        "k = 'x'": [3.0],
+        "not (k <> 'x')": [3.0],
+        "k in ('x') or a < 2": [1.0, 3.0],
+        "k is null": [1.0, 2.0, 4.0],
+    }.items():
+        assert read_all(plan_of(tmp_path, condition))[0][:, 0].tolist() == values
+    with pytest.raises(ConfigError, match="a filter can only ask whether it is null"):
+        plan_of(tmp_path / "a.parquet", "k = 'x'")
+
+
 @pytest.mark.parametrize(
     ("condition", "error", "message"),
     [

@@ -233,6 +233,7 @@ def test_the_text_of_a_predicate_reads_as_the_predicate(condition):
     [
         ("", "filter: is empty; write a condition such as price > 0"),
         ("i >", "line 1, column 3, '>': is incomplete; something is missing before or after"),
+        ("i = " + "9" * 5000, "is not a number that can be read"),
         ("i > 1 and (", "line 1, column 11, '(': is incomplete"),
         ("i > 1 limit 3", "line 1, column 7, 'limit 3': is not expected here; a filter has comp"),
         ("i > 1 i", "line 1, column 7, 'i': is not expected here"),

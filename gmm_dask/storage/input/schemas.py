@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+from pyarrow import types
 
 from gmm_dask.errors import InputError, SchemaError
 from gmm_dask.storage.input.columns import Column, problem_of, widest
@@ -190,23 +191,25 @@ class Schemas:
                 family = key_families[name]
             else:
                 asked = f"column {name!r}, which the filter names"
-                family = family_of(self._type(stored, keys, name, path, asked))
+                kind = self._type(stored, keys, name, path, asked)
+                if types.is_null(kind):  # what a writer makes of a day without a value
+                    continue
+                family = family_of(kind)
             if common is not None and family is not common[0]:
                 raise SchemaError(
                     f"{path}: column {name!r}, which the filter names, holds {family}, but "
                     f"{common[0]} in {common[1]}; rewrite one of them"
                 )
             common = common or (family, path)
-        assert common is not None
-        return common[0]
+        return Family.OTHER if common is None else common[0]
 
     def common(self) -> dict[str, str]:
         """Return the type of every column that all files have once, with the same type."""
         alike: dict[str, str] | None = None
         for (keys, _), stored in zip(self.distinct, self.stored, strict=True):
-            types = {key: str(self.partitions[key]) for key in sorted(keys)}
-            types |= {name: str(kinds[0]) for name, kinds in stored.items() if len(kinds) == 1}
-            alike = types if alike is None else dict(alike.items() & types.items())
+            names = {key: str(self.partitions[key]) for key in sorted(keys)}
+            names |= {name: str(kinds[0]) for name, kinds in stored.items() if len(kinds) == 1}
+            alike = names if alike is None else dict(alike.items() & names.items())
         return dict(sorted((alike or {}).items()))
 
     def _type(

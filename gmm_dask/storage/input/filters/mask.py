@@ -33,6 +33,7 @@ from gmm_dask.storage.input.filters.predicate import (
     Negation,
     Operator,
     Predicate,
+    names_of,
 )
 
 _KERNELS: dict[Operator, Callable[[Any, Any], Any]] = {
@@ -82,6 +83,8 @@ class _Masking:
             return pa.repeat(pa.scalar(leaf.truth, pa.bool_()), self.batch.num_rows)
         if isinstance(leaf, IsNull):
             return pc.is_null(self.column(leaf.name))
+        if any(types.is_null(self.column(name).type) for name in names_of(leaf).values()):
+            return pa.nulls(self.batch.num_rows, pa.bool_())
         if isinstance(leaf, Flag):
             return self.column(leaf.name)
         if isinstance(leaf, Membership):

@@ -61,6 +61,7 @@ _OPERATORS: dict[type[exp.Expression], Operator] = {
 _TIMESTAMPS = {"TIMESTAMP", "TIMESTAMPTZ", "TIMESTAMPNTZ", "DATETIME"}
 _SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400, "WEEK": 604_800}
 _MONTHS = {"MONTH": 1, "YEAR": 12}
+_LONGEST = 400  # characters of a number: float64 has integers of 309 digits
 _NUMBER = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
@@ -186,7 +187,7 @@ class _Reader:
         return Value(self.moment(node), at)
 
     def number(self, node: Any) -> int | Decimal:
-        if not _NUMBER.fullmatch(node.name):
+        if len(node.name) > _LONGEST or not _NUMBER.fullmatch(node.name):
             self.refuse(node, "is not a number that can be read")
         return int(node.name) if node.name.isdigit() else Decimal(node.name)
 
