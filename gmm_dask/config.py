@@ -61,6 +61,9 @@ class InputSection(Section):
         NullPolicy.ERROR, description="what to do with rows that hold a null or NaN"
     )
     sample_weight: str | None = Field(None, description="column of weights ≥ 0")
+    filter: str | None = Field(
+        None, description="rows to use, as after SQL's WHERE: dt >= current_date - 30"
+    )
     convert: dict[str, Literal["float", "seconds"]] = Field(
         default_factory=dict,
         description="columns to convert: decimals to 'float', dates and times to 'seconds'",

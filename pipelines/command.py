@@ -151,12 +151,28 @@ def serve(
 @app.command()
 def inspect(
     model: Annotated[  # text: a Path would make s3:/ of s3://
-        str, typer.Argument(metavar="MODEL", help="models/NAME, or one version: .../v000007.")
+        str,
+        typer.Argument(
+            metavar="MODEL|RUN.toml", help="models/NAME, one version .../v000007, or a run file."
+        ),
     ],
+    overrides: Overrides = [],  # noqa: B006
     debug: Debug = False,
 ) -> None:
-    """Show a model, after checking all its files: its fit, its components in the data's units."""
+    """Show a model, after checking all its files; or what the filter of a run file leaves.
+
+    A model is shown by its fit and its components in the data's units. Of an input only footers
+    are read: its files, its row groups, and how many rows there are at most.
+    """
     with exit_codes(debug):
+        if model.endswith(".toml"):
+            _inspect_input(Path(model), overrides)
+            return
+        if overrides:
+            from gmm_dask.errors import ConfigError
+
+            raise ConfigError(f"--set changes a run file, and {model} is a model; leave it out")
+
         from gmm_dask.pipelines.summary import model_summary, print_summary
         from gmm_dask.storage.files.contents import Version
         from gmm_dask.storage.models.model import verify_files
@@ -166,6 +182,14 @@ def inspect(
         assert stored.path is not None
         verify_files(Version(stored.path))
         print_summary(model_summary(stored))
+
+
+def _inspect_input(run_file: Path, overrides: list[str]) -> None:
+    from gmm_dask.pipelines.summary import input_summary, print_summary
+    from gmm_dask.storage.input.plan import plan_input
+
+    run, _ = _read(run_file, overrides, None)
+    print_summary(input_summary(run.input.path, plan_input(run.input)))
 
 
 @app.command()

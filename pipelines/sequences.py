@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -123,10 +124,15 @@ def select(
 
 
 def predict(
-    run: RunConfig, cluster: ClusterKind, call: Call, notify: Notify, run_id: str
+    run: RunConfig,
+    cluster: ClusterKind,
+    call: Call,
+    notify: Notify,
+    run_id: str,
+    as_of: datetime | None = None,
 ) -> PredictOutcome:
     """Assign every row of the input to a component of the current model."""
-    plan = call(steps.inspect_input, run, False)
+    plan = call(steps.inspect_input, run, False, False, as_of)
     model = call(steps.read_model, run)
     with steps.open_predictions(run, plan, model, cluster, notify, run_id) as prediction:
         predicted = call(steps.predict, run, prediction)
@@ -158,7 +164,8 @@ def retrain(
         outcome = _pass_gate(run, call, current, evaluation, run_id)
     if run.output.predictions is None or (current is None and outcome.published is None):
         return outcome
-    return replace(outcome, predictions=predict(run, cluster, call, notify, run_id))
+    as_of = None if plan.filter is None else plan.filter.as_of  # the fit's present is the run's
+    return replace(outcome, predictions=predict(run, cluster, call, notify, run_id, as_of))
 
 
 def _fit_again(

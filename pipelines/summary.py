@@ -15,6 +15,7 @@ from gmm_dask.printable import printable, spread
 from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.storage.files.contents import report_path
+from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
@@ -85,9 +86,12 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     """
     manifest, path = model.manifest, model.path
     rows, dropped = manifest.rows, manifest.rows_dropped
+    outside = f"{manifest.rows_outside:,} outside the filter, " if manifest.filter else ""
+    read = rows + dropped + manifest.rows_outside
     facts = [
         ("input", f"{manifest.configuration['input']['path']} ({manifest.files:,} files)"),
-        ("rows", f"{rows + dropped:,} read, {dropped:,} dropped for nulls, {rows:,} used"),
+        *([("filter", manifest.filter)] if manifest.filter else []),
+        ("rows", f"{read:,} read, {outside}{dropped:,} dropped for nulls, {rows:,} used"),
         ("scans", f"{manifest.scans} of all rows"),
         ("iterations", f"{manifest.n_iter}, {STATUS[manifest.status]}"),
         ("log-likelihood", f"{manifest.log_likelihood:.6g} nats per row"),
@@ -112,6 +116,25 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         facts.append(("chosen by", manifest.selection.legend))
     title = f"{_name(model)}: {k} {kind} components of {d} columns"
     return Summary(title, facts, header, table, notes, comparison)
+
+
+def input_summary(path: str, plan: InputPlan) -> Summary:
+    """Sum up an input: what its filter leaves, by what can be known without reading a row."""
+    facts = [("input", path)]
+    if plan.filter is None:
+        facts.append(("files", f"{len(plan.files):,}"))
+    else:
+        facts.append(("filter", plan.filter.text))
+        facts.append(("files", f"{len(plan.files):,} of {plan.listed:,} are read"))
+    groups = sum(len(file.groups) for file in plan.files)
+    of_all = sum(rows > 0 for file in plan.files for rows in file.row_groups)
+    bound = "at most " if plan.masked else ""
+    facts += [
+        ("row groups", f"{groups:,} of {of_all:,} in these files"),
+        ("rows", f"{bound}{plan.rows:,}, before nulls"),
+        ("columns", ", ".join(plan.names)),
+    ]
+    return Summary(f"input {path}", facts)
 
 
 def clusters_words(clusters: Clusters, component_ids: Sequence[int]) -> str:
@@ -147,11 +170,12 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     if not predicted.parts:
         rows = "none: this model has already predicted all of these files"
     files = len({part.input_file for part in predicted.parts})  # a file may have many parts
+    which = "as in the input" if outcome.run.input.filter is None else "those inside the filter"
     facts = [
         ("model", f"{output.models}/{output.name}, version {model.version}"),
         ("new rows", rows),
         ("input files", f"{files:,} read, {predicted.reused:,} unchanged"),
-        ("predictions", f"{output.predictions}: {outcome.total_rows:,} rows, as in the input"),
+        ("predictions", f"{output.predictions}: {outcome.total_rows:,} rows, {which}"),
     ]
     if outcome.run.predict.cluster:
         ids = choose_clusters(outcome.run, model) or ()

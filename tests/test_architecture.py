@@ -56,6 +56,7 @@ ONLY = {
     "PIL": ("gmm_dask.report",),
     "pyarrow": ("gmm_dask.storage",),
     "narwhals": ("gmm_dask.frames",),
+    "sqlglot": ("gmm_dask.storage.input.filters.sql",),
     "dask": (
         "gmm_dask.chunked",
         "gmm_dask.storage",
@@ -120,7 +121,7 @@ def test_imports_point_down_and_the_file_says_what_it_is_for(path):
         assert not name.startswith(VECTORS) or module == WHITENING, f"{module} imports {name}"
 
 
-HEAVY = {"numpy", "scipy", "numba", "dask", "pyarrow", "sklearn", "pydantic", "prefect"}
+HEAVY = {"numpy", "scipy", "numba", "dask", "pyarrow", "sklearn", "pydantic", "prefect", "sqlglot"}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,15 @@ HEAVY = {"numpy", "scipy", "numba", "dask", "pyarrow", "sklearn", "pydantic", "p
         # Predictions and the workers of a cluster get by without.
         (
             "import gmm_dask.steps",
-            {"sklearn", "matplotlib", "scipy.optimize", "dask", "prefect", "distributed"},
+            {
+                "sklearn",
+                "matplotlib",
+                "scipy.optimize",
+                "dask",
+                "prefect",
+                "distributed",
+                "sqlglot",
+            },
         ),
     ],
 )

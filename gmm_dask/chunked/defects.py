@@ -19,7 +19,8 @@ from gmm_dask.nulls import NullPolicy
 
 def apply_null_policy(rows: Rows, nulls: NullPolicy) -> Rows:
     """Drop incomplete rows if the policy is to drop them and none have been dropped yet."""
-    return drop_incomplete(rows) if nulls is NullPolicy.DROP and rows.used is None else rows
+    dropped = rows.used is not rows.inside
+    return drop_incomplete(rows) if nulls is NullPolicy.DROP and not dropped else rows
 
 
 def is_finite(values: RowsArray) -> bool:
@@ -156,9 +157,9 @@ def count_defects(rows: Rows) -> Defects:
         is_missing, is_infinite = np.isnan(values), np.isinf(values)
         missing[column], infinite[column] = is_missing.sum(), is_infinite.sum()
         if missing[column]:
-            first_missing[column] = (rows.chunk, int(is_missing.argmax()))
+            first_missing[column] = (rows.chunk, rows.source_row(int(is_missing.argmax())))
         if infinite[column]:
-            first_infinite[column] = (rows.chunk, int(is_infinite.argmax()))
+            first_infinite[column] = (rows.chunk, rows.source_row(int(is_infinite.argmax())))
     return Defects(missing, infinite, tuple(first_missing), tuple(first_infinite))
 
 

@@ -71,7 +71,8 @@ def nbytes(rows: Rows) -> int:
     size = rows.values.nbytes
     if rows.sample_weight is not None:
         size += rows.sample_weight.nbytes
-    return size if rows.used is None else size + rows.used.nbytes
+    masks = [rows.used] if rows.used is rows.inside else [rows.used, rows.inside]
+    return size + sum(mask.nbytes for mask in masks if mask is not None)
 
 
 class RowCache:

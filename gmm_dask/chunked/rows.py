@@ -31,9 +31,12 @@ class Rows:
     chunk
         Number of the chunk in its source.
     first
-        Number of the chunk's first row in the whole input, before any row is dropped.
+        Number of the chunk's first row in the whole input, before any row is filtered or dropped.
     used
         (source rows,) True for each source row that is in ``values``; None when all are.
+    inside
+        (source rows,) True for each source row inside the filter of the input; None when all are.
+        Until incomplete rows are dropped, it is ``used`` itself.
     digests
         Of the row groups of files that end in this chunk, if they were asked for.
     """
@@ -44,11 +47,21 @@ class Rows:
     first: int
     used: MaskArray | None = None
     digests: tuple[str, ...] = ()
+    inside: MaskArray | None = None
 
     @property
     def source_rows(self) -> int:
-        """Rows of the chunk in the source, including those dropped."""
+        """Rows of the chunk in the source, including those filtered out or dropped."""
         return int(self.values.shape[0] if self.used is None else self.used.shape[0])
+
+    @property
+    def outside(self) -> int:
+        """Rows outside the filter."""
+        return 0 if self.inside is None else int(self.inside.size - np.count_nonzero(self.inside))
+
+    def source_row(self, row: int) -> int:
+        """Return the number of a row of ``values`` among the source rows of the chunk."""
+        return row if self.used is None else int(np.flatnonzero(self.used)[row])
 
 
 @runtime_checkable
@@ -193,7 +206,11 @@ def drop_incomplete(rows: Rows) -> Rows:
     missing = np.isnan(np.add.reduce(rows.values, axis=1))  # (m,)
     if not missing.any():
         return rows
-    used = ~missing
-    values = rows.values.T.compress(used, axis=1).T  # (used, d), feature-major
-    weight = None if rows.sample_weight is None else rows.sample_weight[used]
+    complete = ~missing
+    values = rows.values.T.compress(complete, axis=1).T  # (used, d), feature-major
+    weight = None if rows.sample_weight is None else rows.sample_weight[complete]
+    used = complete
+    if rows.used is not None:
+        used = rows.used.copy()
+        used[rows.used] = complete
     return replace(rows, values=values, sample_weight=weight, used=used)

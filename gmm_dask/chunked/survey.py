@@ -115,8 +115,8 @@ class Survey:
 
     Attributes
     ----------
-    source_rows
-        Rows in the source.
+    source_rows, outside
+        Rows in the source, and how many of them are outside the filter.
     moments
         Moments of the complete rows.
     weight
@@ -133,6 +133,7 @@ class Survey:
     weight: float
     defects: Defects
     draws: tuple[Draw, ...]
+    outside: int = 0
 
     def __add__(self, other: Survey) -> Survey:
         return Survey(
@@ -141,6 +142,7 @@ class Survey:
             self.weight + other.weight,
             self.defects + other.defects,
             self.draws + other.draws,
+            self.outside + other.outside,
         )
 
     @cached_property
@@ -155,8 +157,8 @@ class Survey:
 
     @property
     def dropped(self) -> int:
-        """Number of rows with a null."""
-        return self.source_rows - self.rows
+        """Number of rows inside the filter with a null."""
+        return self.source_rows - self.outside - self.rows
 
     @property
     def nulls_left(self) -> NullPolicy:
@@ -209,7 +211,8 @@ class SurveyRequest:
 def survey_source(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPolicy) -> Survey:
     """Survey all rows of a scanner's source.
 
-    Costs one scan, or two where most rows hold nulls: the sample of the first would be too small.
+    Costs one scan, or two where most rows hold nulls or are outside the filter: the sample of the
+    first would be too small.
 
     Parameters
     ----------
@@ -284,6 +287,7 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
         float(complete.values.shape[0]) if weights is None else float(weights.sum()),
         defects,
         (Draw.merge([draw]),),
+        rows.outside,
     )
 
 
@@ -311,11 +315,17 @@ def _refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> No
     refuse_defects(defects, chunks.columns, nulls, chunks.describe)
     if not survey.source_rows:
         raise TooFewRowsError("the input has no rows")
+    inside = survey.source_rows - survey.outside
+    if not inside:
+        raise TooFewRowsError(
+            f"no row in {survey.source_rows:,} is inside the filter; widen it, or check that its "
+            "values are written as the columns have them"
+        )
     if not survey.rows:
         empty = [
             name
             for name, count in zip(chunks.columns, defects.missing[:-1], strict=True)
-            if count == survey.source_rows
+            if count == inside
         ]
         why = "every row has a null"
         remedy = "leave out the columns with many nulls, or fill them in"
@@ -325,7 +335,7 @@ def _refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> No
             first_missing = (first_missing[chunks.columns.index(empty[0])],)
         places = [place for place in first_missing if place is not None]
         first = f", the first at {chunks.describe(*min(places))}" if places else ""
-        raise TooFewRowsError(f"no complete row in {survey.source_rows:,}: {why}{first}; {remedy}")
+        raise TooFewRowsError(f"no complete row in {inside:,}: {why}{first}; {remedy}")
     largest = np.maximum(np.abs(survey.moments.minimum), np.abs(survey.moments.maximum))  # (d,)
     if largest.max() > LARGEST_VALUE:
         column = chunks.columns[int(largest.argmax())]

@@ -136,9 +136,10 @@ def fit(
         As `gmm_dask.chunked.fit.fit`.
     """
     logger.info(
-        "fitting %s %s components to %s rows of %d columns in %d file(s)",
+        "fitting %s %s components to %s%s rows of %d columns in %d file(s)",
         run.model.n_components,
         run.model.covariance_type,
+        "at most " if plan.masked else "",
         f"{plan.rows:,}",
         len(plan.names),
         len(plan.files),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import check_start
 from gmm_dask.mixture.spec import MixtureSpec, Start
+from gmm_dask.steps.filtering import choose_present
 from gmm_dask.storage.files.atomic import check_writable
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.overlap import refuse_overlap
@@ -25,7 +27,12 @@ from gmm_dask.storage.input.plan import InputPlan, plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
 
 
-def inspect_input(run: RunConfig, for_fit: bool = True, selects: bool = False) -> InputPlan:
+def inspect_input(
+    run: RunConfig,
+    for_fit: bool = True,
+    selects: bool = False,
+    as_of: datetime | None = None,
+) -> InputPlan:
     """Make the input plan from the footers, and refuse early what cannot work; reads no row.
 
     Whether outputs can be written is checked without creating them, so a refused run leaves
@@ -38,18 +45,21 @@ def inspect_input(run: RunConfig, for_fit: bool = True, selects: bool = False) -
         only reads models.
     selects
         Whether ``[select]`` is to choose the number of components and the covariance type.
+    as_of
+        What the filter calls now; by default `choose_present` says.
 
     Raises
     ------
     ConfigError
-        An output lies in the input, ``fit.*_init`` cannot be used, ``predict.cluster`` is more than
-        ``model.n_components``, or the run file does not say which mixtures are wanted.
+        An output lies in the input, the filter or ``fit.*_init`` cannot be used,
+        ``predict.cluster`` is more than ``model.n_components``, or the run file does not say which
+        mixtures are wanted.
     InputError
         The input cannot be used, or has fewer rows than components.
     StorageError
         An output cannot be written.
     """
-    plan = plan_input(run.input)
+    plan = plan_input(run.input, as_of or choose_present(run, for_fit))
     for output in (run.output.models, run.output.predictions):
         if output is not None:
             refuse_overlap(output, run.input.path, plan)

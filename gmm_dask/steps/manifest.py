@@ -36,7 +36,8 @@ def fit_key(run: RunConfig, plan: InputPlan) -> str:
     content = {
         "model": run.model.model_dump(mode="json", exclude=chosen),
         "fit": run.fit.model_dump(mode="json"),
-        "input": run.input.model_dump(mode="json", exclude={"path"}),
+        # The snapshot holds the filter, with the present put in.
+        "input": run.input.model_dump(mode="json", exclude={"path", "filter"}),
         "snapshot": plan.digest,
         "version": version("gmm-dask"),
     }
@@ -105,6 +106,8 @@ def compose_manifest(
         fit_key=fit_key(run, plan),
         next_component_id=next_component_id,
         clusters=clusters,
+        filter=None if plan.filter is None else plan.filter.text,
+        rows_outside=survey.outside,
     )
 
 

@@ -16,7 +16,7 @@ from gmm_dask.chunked.evaluation import DensitySummary, density_ceiling, summari
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig
-from gmm_dask.errors import ConfigError, DriftError, ModelError
+from gmm_dask.errors import ConfigError, DriftError, ModelError, TooFewRowsError
 from gmm_dask.events import Notify, Stage
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -74,8 +74,8 @@ class Predicted:
     parts
         The parts that this run wrote.
     rows, dropped
-        Rows that this run predicted, and rows that it read but did not predict because they hold
-        nulls; their predictions are null.
+        Rows that this run predicted, and rows inside the filter that it did not predict because
+        they hold nulls; their predictions are null.
     reused
         Number of input files whose parts come from the version before.
     drift
@@ -103,17 +103,17 @@ class PredictRequest:
 
 @dataclass(frozen=True, eq=False)
 class PredictedRows:
-    """Parts written and the densities of their rows; added in the order of the groups."""
+    """Parts written, the densities of used rows, and the number of rows inside the filter."""
 
     parts: tuple[Part, ...]
     densities: DensitySummary
-    source_rows: int
+    inside: int
 
     def __add__(self, other: PredictedRows) -> PredictedRows:
         return PredictedRows(
             self.parts + other.parts,
             self.densities + other.densities,
-            self.source_rows + other.source_rows,
+            self.inside + other.inside,
         )
 
 
@@ -146,7 +146,7 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     densities = summarize_densities(
         assigned, chunk.sample_weight, parameters.n_components, density_ceiling(parameters)
     )
-    return PredictedRows((part,), densities, chunk.source_rows)
+    return PredictedRows((part,), densities, part.rows)
 
 
 @contextmanager
@@ -249,6 +249,8 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     ------
     DriftError
         The rows exceed a limit of ``[predict]`` and ``on_drift`` is "fail".
+    TooFewRowsError
+        No row is inside the filter.
     InputError, StorageError, ClusterError
         The rows cannot be read or used, the parts cannot be written, or the workers are lost.
     """
@@ -261,19 +263,24 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
         return Predicted((), 0, 0, len(staged.reused), None)
     request = PredictRequest(prediction.model.parameters, staged.writer)
     result = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
+    if not result.inside and not staged.reused:
+        raise TooFewRowsError(
+            f"{run.input.path}: no row is inside the filter {run.input.filter}; widen it, or check "
+            "that its values are written as the columns have them; nothing was published"
+        )
     densities = result.densities
     drift = None
     if densities.weight > 0:
         drift = measure_drift(run.predict, prediction.model, densities)
         _report_drift(run, drift)
-    dropped = result.source_rows - densities.rows
+    dropped = result.inside - densities.rows
     return Predicted(
         result.parts, densities.rows, dropped, len(staged.reused), drift, scanner.digests
     )
 
 
 def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> int:
-    """Check that every row of the input has one prediction, and return how many there are.
+    """Check that every row inside the filter has one prediction; return how many there are.
 
     Only the footers of the parts are read.
 
@@ -331,7 +338,6 @@ def _refuse_bad_weights(rows: ParquetRows, plan: InputPlan) -> None:
 
 def _place(rows: ParquetRows, row: int, plan: InputPlan) -> str:
     """Return the file of a used row and its number in that file, for a message."""
-    source = row if rows.used is None else int(np.flatnonzero(rows.used)[row])
     assert rows.file is not None  # chunks of a prediction are split by file
     assert rows.first_in_file is not None
-    return f"{plan.files[rows.file].path} row {rows.first_in_file + source:,}"
+    return f"{plan.files[rows.file].path} row {rows.first_in_file + rows.source_row(row):,}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from gmm_dask.chunked.fit_records import FitState
 from gmm_dask.chunked.scan import Scanner
@@ -61,7 +61,7 @@ def with_checkpoint(
     with open_checkpoint(registry_of(run), key) as checkpoint:
         resume = _load_state(checkpoint, plan)
         try:
-            return work(resume, _Saver(checkpoint, [file.hint for file in plan.files]))
+            return work(resume, _Saver(checkpoint, _input_meta(run, plan)))
         except ValuesChangedError:
             # Met by the first scan after the interruption: no later run could go on either.
             if resume is not None and scanner.scans == resume.scans:
@@ -102,12 +102,23 @@ def _load_state(checkpoint: Checkpoint, plan: InputPlan) -> FitState | None:
     return None
 
 
+def _input_meta(run: RunConfig, plan: InputPlan) -> dict[str, Any]:
+    """Return what a checkpoint says of its input, to a run that may go on with it."""
+    as_of = None if plan.filter is None else plan.filter.as_of
+    return {
+        "hints": [file.hint for file in plan.files],
+        # By these two a run finds out what its filter called now (`gmm_dask.steps.filtering`).
+        "as_of": None if as_of is None else as_of.isoformat(),
+        "fit_key": fit_key(run, plan),
+    }
+
+
 class _Saver:
     """Saves a state of a fit if losing it would cost more than saving it."""
 
-    def __init__(self, checkpoint: Checkpoint, hints: list[str | None]) -> None:
+    def __init__(self, checkpoint: Checkpoint, input_meta: Mapping[str, Any]) -> None:
         self.checkpoint = checkpoint
-        self.hints = hints
+        self.input_meta = input_meta
         self.last_end = time.monotonic()
         self.seconds = 0.0  # that the last save took
 
@@ -116,6 +127,6 @@ class _Saver:
         # A large sample takes a while to write: at most a tenth of the time goes into saving.
         if began - self.last_end >= SAVE_SECONDS * max(1.0, 10.0 * self.seconds):
             arrays, meta = encode(state)
-            self.checkpoint.save(arrays, {**meta, "hints": self.hints})
+            self.checkpoint.save(arrays, {**meta, **self.input_meta})
             self.last_end = time.monotonic()
             self.seconds = self.last_end - began

@@ -125,6 +125,38 @@ def test_a_run_file_that_does_not_say_what_to_choose_from_is_refused(run_file):
     )
 
 
+def test_a_filter_is_shown_fitted_predicted_and_refused(run_file, tmp_path):
+    plain = gmm_dask("inspect", run_file)
+    assert "files       3\n" in plain.stdout
+    assert "rows        3,000, before nulls" in plain.stdout
+    filtered = ("--set", "input.filter=height > 0 or width > 100")
+    shown = gmm_dask("inspect", run_file, *filtered).stdout
+    assert '  filter      "height" > 0 or "width" > 100\n' in shown
+    assert "files       3 of 3 are read" in shown
+    assert "rows        at most 3,000, before nulls" in shown
+    assert not (tmp_path / "models").exists()
+    fitted = gmm_dask("fit", run_file, "--direct", *filtered)
+    assert fitted.returncode == 0, fitted.stderr
+    used = read_model_rows(tmp_path)
+    assert 0 < used < 2_900
+    line = f"3,000 read, {3_000 - used:,} outside the filter, 0 dropped for nulls, {used:,} used"
+    assert line in fitted.stdout
+    assert (
+        'filter          "height" > 0 or' in gmm_dask("inspect", tmp_path / "models/boxes").stdout
+    )
+    predicted = gmm_dask("predict", run_file, "--direct", *filtered)
+    assert f"{used:,} rows, those inside the filter" in predicted.stdout
+    message = refused(gmm_dask("fit", run_file, "--direct", "--set", "input.filter=height like 1"))
+    assert message.startswith("filter: line 1, column 1, 'height like 1': is not a condition that")
+    message = refused(gmm_dask("inspect", tmp_path / "models/boxes", *filtered))
+    assert message.startswith("--set changes a run file")
+
+
+def read_model_rows(tmp_path):
+    stored = Registry(tmp_path / "models", "boxes").load()
+    return stored.manifest.rows
+
+
 def test_clusters_of_components(run_file):
     five = ("--direct", "--set", "model.n_components=5")
     assert "clusters        3 from 5 components: " in gmm_dask("fit", run_file, *five).stdout

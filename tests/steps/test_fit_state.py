@@ -496,7 +496,7 @@ def test_at_most_a_tenth_of_the_time_goes_into_saving(tmp_path, monkeypatch):
     monkeypatch.setattr(steps.resuming.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(steps.resuming, "encode", lambda state: ({}, {}))
     slow = Slow()
-    save = steps.resuming._Saver(slow, [])
+    save = steps.resuming._Saver(slow, {})
     for _ in range(100):
         clock[0] += 0.9
         save(None)

@@ -30,7 +30,7 @@ from gmm_dask.storage.input import reader
 from gmm_dask.storage.input.layout import chunk_rows, lay_out
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import (
-    CompleteChunks,
+    CountedChunks,
     ParquetChunks,
     parquet_chunks,
     read_parquet,
@@ -776,7 +776,7 @@ def test_dropping_rows_counts_them_once(tmp_path):
     assert X.shape == expected.shape
     np.testing.assert_array_equal(X.compute(), expected)
     source = source_of(X)
-    assert isinstance(source, CompleteChunks)
+    assert isinstance(source, CountedChunks)
     assert isinstance(source, RowChunks)
     assert source.columns == ("a", "b")
     assert source.dtype == np.float64

@@ -19,6 +19,7 @@ import xxhash
 from pyarrow import types
 
 from gmm_dask.storage.input.decode import OpenFile
+from gmm_dask.storage.input.filters.predicate import Predicate, names_of
 from gmm_dask.storage.input.plan import InputPlan
 
 if TYPE_CHECKING:
@@ -29,10 +30,17 @@ _BATCH_ROWS = 1 << 16
 _BATCH_BYTES = 32 << 20
 
 
-def columns_of(plan: InputPlan, key_columns: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the names of the columns to decode: features, weight and keys, each once."""
+def columns_of(
+    plan: InputPlan, key_columns: Sequence[str] = (), residual: Predicate | None = None
+) -> tuple[str, ...]:
+    """Return the names of the columns to decode, each once.
+
+    These are features, weight and keys, and what the filter asks of the rows of a file
+    (`InputPlan.residual`).
+    """
     weight = () if plan.sample_weight is None else (plan.sample_weight.name,)
-    return tuple(dict.fromkeys((*plan.names, *weight, *key_columns)))
+    masking = () if residual is None else names_of(residual)
+    return tuple(dict.fromkeys((*plan.names, *weight, *key_columns, *masking)))
 
 
 def batch_rows(columns: Sequence[str]) -> int:
@@ -70,26 +78,25 @@ def file_digests(plan: InputPlan, row_groups: Sequence[str]) -> tuple[str | None
     Parameters
     ----------
     row_groups
-        Digests of the row groups that have rows, in the order of the plan. If empty, every file
+        Digests of the row groups that are read, in the order of the plan. If empty, every file
         gets None.
 
     Raises
     ------
     ValueError
-        The number of digests is not the number of row groups with rows.
+        The number of digests is not the number of row groups that are read.
     """
     if not row_groups:
         return (None,) * len(plan.files)
-    expected = sum(rows > 0 for file in plan.files for rows in file.row_groups)
+    expected = sum(len(file.groups) for file in plan.files)
     if len(row_groups) != expected:
         raise ValueError(f"{len(row_groups)} digests for {expected} row groups")
     remaining = iter(row_groups)
     digests = []
     for file in plan.files:
         whole = xxhash.xxh3_128()
-        for rows in file.row_groups:
-            if rows:
-                whole.update(next(remaining).encode())
+        for _ in file.groups:
+            whole.update(next(remaining).encode())
         digests.append(whole.hexdigest())
     return tuple(digests)
 
@@ -111,16 +118,15 @@ def read_digest(plan: InputPlan, number: int, key_columns: Sequence[str] = ()) -
     InputError
         The file is damaged or cannot be read.
     """
-    columns = columns_of(plan, key_columns)
+    columns = columns_of(plan, key_columns, plan.residual(plan.files[number]))
     whole = xxhash.xxh3_128()
     with OpenFile(plan, number) as opened:
         stored = [name for name in columns if opened.stores(name)]
-        for index, rows in enumerate(opened.file.row_groups):
-            if rows:
-                digest = RowGroupDigest()
-                for batch in opened.batches(index, stored, batch_rows(columns)):
-                    digest.update(batch)
-                whole.update(digest.hexdigest().encode())
+        for index, _ in opened.file.groups:
+            digest = RowGroupDigest()
+            for batch in opened.batches(index, stored, batch_rows(columns)):
+                digest.update(batch)
+            whole.update(digest.hexdigest().encode())
     return whole.hexdigest()
 
 

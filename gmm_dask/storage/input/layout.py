@@ -27,7 +27,7 @@ class RowGroup:
     file, index
         Index of its file in the plan, and its own index within that file.
     first, rows
-        Its first row, counted over the whole input, and its number of rows.
+        Its first row, counted over all rows that are read, and its number of rows.
     """
 
     file: int
@@ -43,7 +43,7 @@ class Layout:
     Attributes
     ----------
     bounds
-        First row of each chunk over the whole input, and at the end the number of rows.
+        First row of each chunk over all rows that are read, and at the end their number.
     entries
         Chunks that begin with a row group.
     groups
@@ -65,22 +65,26 @@ def lay_out(plan: InputPlan, most: int, split_files: bool) -> Layout:
     """Cut the rows of a plan into chunks of at most ``most`` rows.
 
     A larger row group is cut into slices of nearly equal size. Smaller row groups are joined
-    while they fit, across files unless ``split_files``.
+    while they fit. With ``split_files`` not across files, nor across row groups of a file that the
+    filter leaves out: then the rows of a chunk follow each other in their file.
     """
     groups: list[RowGroup] = []
     bounds: list[int] = []
     entries: list[int] = []
     row = 0  # first row of the row group at hand
     for file, contents in enumerate(plan.files):
-        for index, rows in enumerate(contents.row_groups):
-            if rows == 0:
-                continue
+        for index, rows in contents.groups:
             fits = bool(bounds) and row + rows - bounds[-1] <= most
-            enters_file = bool(groups) and split_files and groups[-1].file != file
-            if not fits or enters_file:
+            if not fits or (split_files and not _follows(plan, groups[-1], file, index)):
                 entries.append(len(bounds))
                 slices = -(-rows // most)
                 bounds.extend(row + rows * i // slices for i in range(slices))
             groups.append(RowGroup(file, index, row, rows))
             row += rows
     return Layout((*bounds, row), tuple(entries), tuple(groups))
+
+
+def _follows(plan: InputPlan, group: RowGroup, file: int, index: int) -> bool:
+    """Whether a row group's rows follow those of another in the same file."""
+    between = plan.files[file].row_groups[group.index + 1 : index]
+    return group.file == file and not any(between)

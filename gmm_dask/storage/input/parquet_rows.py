@@ -15,12 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gmm_dask.arrays import MaskArray
 from gmm_dask.chunked.rows import Rows
-from gmm_dask.errors import SchemaError
+from gmm_dask.errors import InputError, SchemaError
 from gmm_dask.storage.input.columns import write_values
 from gmm_dask.storage.input.decode import OpenFile, check_files
 from gmm_dask.storage.input.digests import RowGroupDigest, batch_rows, columns_of
+from gmm_dask.storage.input.filters.mask import mask_of
+from gmm_dask.storage.input.filters.predicate import Predicate
 from gmm_dask.storage.input.layout import Layout, RowGroup, lay_out
+from gmm_dask.storage.input.location import reason
 from gmm_dask.storage.input.plan import InputPlan
 
 
@@ -31,7 +35,7 @@ class ParquetRows(Rows):
     Attributes
     ----------
     keys
-        The key columns of the same rows, as stored; None if there are none.
+        The key columns of the rows inside the filter, as stored; None if there are none.
     file
         Index of the file in the plan; None unless chunks are split by file.
     first_in_file
@@ -113,7 +117,8 @@ class ParquetChunks:
     def read(self, start: int, stop: int, digests: bool = False) -> Iterator[ParquetRows]:
         """Decode chunks start … stop−1 in order, one at a time; nulls become NaN.
 
-        With ``digests``, each chunk carries the digests of the row groups that end in it.
+        Rows outside the filter are left out, and ``used`` and ``inside`` say which stay. With
+        ``digests``, each chunk carries the digests of the row groups that end in it.
 
         Raises
         ------
@@ -184,12 +189,13 @@ class ParquetChunks:
         """Yield the rows between the first and the last bound in pieces, cut at every bound."""
         if len(bounds) < 2:
             return
-        names = columns_of(self.plan, self.key_columns)
         position = bounds[0]
         by_file: dict[int, list[RowGroup]] = {}
         for group in self.layout.between(bounds[0], bounds[-1]):
             by_file.setdefault(group.file, []).append(group)
         for number, groups in by_file.items():
+            residual = self.plan.residual(self.plan.files[number])
+            names = columns_of(self.plan, self.key_columns, residual)
             with OpenFile(self.plan, number) as file:
                 stored = [name for name in names if file.stores(name)]
                 for group in groups:
@@ -199,26 +205,39 @@ class ParquetChunks:
                         if digest is not None:
                             digest.update(batch)
                         end = min(row + batch.num_rows, bounds[-1])
+                        mask = None if residual is None else self._mask(residual, batch, file)
                         while position < end:
                             stop = min(end, bounds[bisect_right(bounds, position)])
                             part = batch.slice(position - row, stop - position)
+                            inside = None if mask is None else mask[position - row : stop - row]
                             complete = None if digest is None or stop < ending else digest
-                            yield _Piece(position, stop, part, file, complete)
+                            yield _Piece(position, stop, part, inside, file, complete)
                             position = stop
                         row += batch.num_rows
                         if position == bounds[-1] and row < ending:
                             return
 
+    def _mask(self, residual: Predicate, batch: pa.RecordBatch, file: OpenFile) -> MaskArray:
+        try:
+            return mask_of(residual, batch)
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{file.file.path}: the filter cannot compare its columns exactly "
+                f"({reason(error)}); compare them with values instead"
+            ) from error
+
 
 class _Piece(NamedTuple):
     """Rows ``first`` … ``stop`` − 1 of the input, from a single batch.
 
-    The last piece of a row group carries its ``digest``.
+    ``inside`` says which of them are inside the filter; None: all. The last piece of a row group
+    carries its ``digest``.
     """
 
     first: int
     stop: int
     batch: pa.RecordBatch
+    inside: MaskArray | None
     file: OpenFile
     digest: RowGroupDigest | None
 
@@ -234,6 +253,8 @@ class _Target:
     weight: npt.NDArray[np.float64] | None = field(init=False)
     keys: list[pa.RecordBatch] = field(init=False, default_factory=list)
     digests: list[str] = field(init=False, default_factory=list)
+    inside: MaskArray | None = field(init=False, default=None)
+    filled: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         m = self.last - self.first
@@ -245,7 +266,9 @@ class _Target:
         if piece.digest is not None:
             self.digests.append(piece.digest.hexdigest())
         plan = self.chunks.plan
-        place = slice(piece.first - self.first, piece.stop - self.first)
+        piece = self._masked(piece)
+        place = slice(self.filled, self.filled + piece.batch.num_rows)
+        self.filled = place.stop
         for feature, column in enumerate(plan.columns):
             self._write_column(column.name, piece, self.values[feature, place])
         if self.weight is not None and plan.sample_weight is not None:
@@ -254,17 +277,32 @@ class _Target:
             columns = [self._key(name, piece) for name in self.chunks.key_columns]
             self.keys.append(pa.RecordBatch.from_arrays(columns, list(self.chunks.key_columns)))
 
+    def _masked(self, piece: _Piece) -> _Piece:
+        """Leave out the rows outside the filter, and note which these are."""
+        if piece.inside is None or piece.inside.all():
+            return piece
+        if self.inside is None:
+            self.inside = np.ones(self.last - self.first, dtype=np.bool_)
+        self.inside[piece.first - self.first : piece.stop - self.first] = piece.inside
+        return piece._replace(batch=piece.batch.filter(pa.array(piece.inside)))
+
     def rows(self, chunk: int) -> ParquetRows:
         """Return what was written; ``values`` is the (m, d) view of the (d, m) buffer."""
+        values, weight = self.values, self.weight
+        if self.inside is not None:
+            values = np.ascontiguousarray(values[:, : self.filled])
+            weight = None if weight is None else weight[: self.filled].copy()
         keys = pa.Table.from_batches(self.keys) if self.chunks.key_columns else None
         file, first_in_file = None, None
         if self.chunks.split_files:
             file, first_in_file = self.chunks.locate(self.first)
         return ParquetRows(
-            self.values.T,
-            self.weight,
+            values.T,
+            weight,
             chunk,
             self.first,
+            used=self.inside,
+            inside=self.inside,
             digests=tuple(self.digests),
             keys=keys,
             file=file,
@@ -279,7 +317,10 @@ class _Target:
             return
         inexact = write_values(piece.batch.column(index), out)
         if inexact is not None:
-            _, row = self.chunks.locate(piece.first + inexact)
+            source = inexact
+            if piece.inside is not None:
+                source = int(np.flatnonzero(piece.inside)[inexact])
+            _, row = self.chunks.locate(piece.first + source)
             value = piece.batch.column(index)[inexact].as_py()
             raise SchemaError(
                 f"{piece.file.file.path}: column {name!r} row {row:,} is {value}, beyond 2^53, "
@@ -292,4 +333,4 @@ class _Target:
             return piece.batch.column(index)
         kind = pa.type_for_alias(self.chunks.plan.types[name])
         value = pa.scalar(piece.file.partitions[name]).cast(kind)
-        return pa.repeat(value, piece.stop - piece.first)
+        return pa.repeat(value, piece.batch.num_rows)

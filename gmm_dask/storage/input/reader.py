@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from gmm_dask.arrays import RowsArray
-from gmm_dask.chunked.defects import is_finite, require_usable
-from gmm_dask.chunked.rows import RowChunks, Rows, drop_incomplete
+from gmm_dask.chunked.defects import apply_null_policy, is_finite, require_usable
+from gmm_dask.chunked.rows import RowChunks, Rows
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.config import InputSection, check_config
 from gmm_dask.errors import ConfigError, InputChangedError, SchemaError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import dask.array as da
 
 __all__ = [
-    "CompleteChunks",
+    "CountedChunks",
     "ParquetChunks",
     "ParquetRows",
     "parquet_chunks",
@@ -88,13 +88,14 @@ def read_parquet(
     columns: Sequence[str],
     nulls: Literal["error", "drop"] = "error",
     convert: Mapping[str, Literal["float", "seconds"]] | None = None,
+    filter: str | None = None,
 ) -> da.Array:
     """Open Parquet data as a lazy dask array with known chunks.
 
-    Only footers are read now, except with ``nulls="drop"``: then one scan counts the rows that
-    stay. An estimator of this package that is given the array itself, not a slice of it or a
-    result computed from it, reads the files directly (`source_of`) and holds it to the names of
-    its columns.
+    Only footers are read now, except with ``nulls="drop"`` or a filter that partition keys and
+    statistics do not decide: then one scan counts the rows that stay. An estimator of this package
+    that is given the array itself, not a slice of it or a result computed from it, reads the files
+    directly (`source_of`) and holds it to the names of its columns.
 
     A block is a run of row chunks that can be read without decoding anything twice. A row group
     of more than 512 MiB becomes several blocks, each of which decodes it from its beginning.
@@ -110,6 +111,9 @@ def read_parquet(
         ("error"), or leave them out ("drop").
     convert
         Columns to convert: decimals to "float", dates and times to "seconds".
+    filter
+        Which rows to use, as after SQL's WHERE: ``"dt >= current_date - 30 and price > 0"``
+        (`gmm_dask.storage.input.filters.sql`). ``current_date`` is today in UTC.
 
     Returns
     -------
@@ -121,7 +125,8 @@ def read_parquet(
     ConfigError, InputError, SchemaError, TooFewRowsError
         As `gmm_dask.storage.input.plan.plan_input` does.
     NonFiniteError
-        When a block with a null (under ``nulls="error"``) or an infinity is computed.
+        When a block with a null (under ``nulls="error"``) or an infinity is computed; at once
+        where the rows are counted.
     """
     if not isinstance(path, str | os.PathLike):
         raise ConfigError(
@@ -133,10 +138,13 @@ def read_parquet(
         "columns": list(columns),
         "nulls": nulls,
         "convert": dict(convert or {}),
+        "filter": filter,
     }
     section = check_config(InputSection, tables, "read_parquet")
-    chunks = parquet_chunks(plan_input(section))
-    return _as_array(_without_nulls(chunks) if section.nulls is NullPolicy.DROP else chunks)
+    plan = plan_input(section)
+    chunks = parquet_chunks(plan)
+    counting = section.nulls is NullPolicy.DROP or plan.masked
+    return _as_array(_counted(chunks) if counting else chunks)
 
 
 def source_of(array: da.Array) -> RowChunks | None:
@@ -148,8 +156,8 @@ def source_of(array: da.Array) -> RowChunks | None:
 
 
 @dataclass(frozen=True, eq=False)
-class CompleteChunks:
-    """Row chunks without the rows that hold a null; those that stay were counted before.
+class CountedChunks:
+    """Row chunks without the rows that are filtered out or dropped; those that stay are counted.
 
     Attributes
     ----------
@@ -191,18 +199,18 @@ class CompleteChunks:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def read(self, start: int, stop: int, digests: bool = False) -> Iterator[Rows]:
-        """Decode chunks start … stop−1 and leave incomplete rows out.
+        """Decode chunks start … stop−1 and leave out the rows that do not stay.
 
         Raises
         ------
         InputChangedError
-            The number of complete rows is not the one that was counted.
+            The number of rows that stay is not the one that was counted.
         NonFiniteError
-            A row holds an infinity.
+            A row holds an infinity, or a null where the plan refuses nulls.
         """
         firsts = (0, *accumulate(self.rows))
         for rows in self.source.read(start, stop, digests):
-            kept = _complete_rows(self.source, rows, rows.chunk + 1)
+            kept = _kept_rows(self.source, rows, rows.chunk + 1)
             _check_count(self, rows.chunk, rows.chunk + 1, kept)
             yield Rows(
                 kept.values,
@@ -224,11 +232,11 @@ class CompleteChunks:
 _SOURCE = "-source"
 
 
-def _as_array(chunks: ParquetChunks | CompleteChunks) -> da.Array:
+def _as_array(chunks: ParquetChunks | CountedChunks) -> da.Array:
     # Imported here: it takes 0.4 s, and a flow that reads chunks does not need it.
     import dask.array as da
 
-    source = chunks.source if isinstance(chunks, CompleteChunks) else chunks
+    source = chunks.source if isinstance(chunks, CountedChunks) else chunks
     # With the hints: Dask may hold results, and must see a rewritten file as a new input.
     hints = [file.hint for file in source.plan.files]
     text = f"{chunks.digest} {source.plan.root} {hints}"
@@ -259,11 +267,11 @@ def _block_runs(chunks: ParquetChunks) -> list[tuple[int, int]]:
     return runs
 
 
-def _block(chunks: ParquetChunks | CompleteChunks, start: int, stop: int) -> RowsArray:
+def _block(chunks: ParquetChunks | CountedChunks, start: int, stop: int) -> RowsArray:
     """Decode chunks start … stop−1 into one array, (m, d)."""
-    if isinstance(chunks, CompleteChunks):
+    if isinstance(chunks, CountedChunks):
         rows = chunks.source.read_joined(start, stop)
-        kept = _complete_rows(chunks.source, rows, stop)
+        kept = _kept_rows(chunks.source, rows, stop)
         _check_count(chunks, start, stop, kept)
         return kept.values
     rows = chunks.read_joined(start, stop)
@@ -271,34 +279,33 @@ def _block(chunks: ParquetChunks | CompleteChunks, start: int, stop: int) -> Row
     return rows.values
 
 
-def _without_nulls(chunks: ParquetChunks) -> CompleteChunks:
-    """Count the complete rows of each chunk; costs one scan."""
+def _counted(chunks: ParquetChunks) -> CountedChunks:
+    """Count the rows of each chunk that stay; costs one scan."""
 
     def count(run: tuple[int, int]) -> list[int]:
         return [
-            _complete_rows(chunks, rows, rows.chunk + 1).values.shape[0]
-            for rows in chunks.read(*run)
+            _kept_rows(chunks, rows, rows.chunk + 1).values.shape[0] for rows in chunks.read(*run)
         ]
 
     edges = [*chunks.entries, len(chunks.rows)]
     with ThreadPoolExecutor(available_cores()) as pool:
         counts = pool.map(count, pairwise(edges))
-        return CompleteChunks(chunks, tuple(rows for run in counts for rows in run))
+        return CountedChunks(chunks, tuple(rows for run in counts for rows in run))
 
 
-def _complete_rows(chunks: ParquetChunks, rows: Rows, stop: int) -> Rows:
-    """Drop the rows with nulls; ``rows`` are chunks ``rows.chunk`` … stop−1."""
-    kept = drop_incomplete(rows)
-    if kept.used is not None or not is_finite(kept.values):
-        _refuse(chunks, rows, stop, NullPolicy.DROP)
+def _kept_rows(chunks: ParquetChunks, rows: Rows, stop: int) -> Rows:
+    """Drop the rows with nulls, or refuse them; ``rows`` are chunks ``rows.chunk`` … stop−1."""
+    kept = apply_null_policy(rows, chunks.plan.nulls)
+    if kept is not rows or not is_finite(kept.values):
+        _refuse(chunks, rows, stop, chunks.plan.nulls)
     return kept
 
 
-def _check_count(chunks: CompleteChunks, start: int, stop: int, kept: Rows) -> None:
-    counted, complete = sum(chunks.rows[start:stop]), kept.values.shape[0]
-    if complete != counted:
+def _check_count(chunks: CountedChunks, start: int, stop: int, kept: Rows) -> None:
+    counted, staying = sum(chunks.rows[start:stop]), kept.values.shape[0]
+    if staying != counted:
         raise InputChangedError(
-            f"{chunks.source.describe_run(start, stop)}: {complete:,} rows are complete where "
+            f"{chunks.source.describe_run(start, stop)}: {staying:,} rows are complete where "
             f"{counted:,} were counted; the input has changed, open it again"
         )
 
@@ -309,5 +316,5 @@ def _refuse(chunks: ParquetChunks, rows: Rows, stop: int, nulls: NullPolicy) -> 
         rows.values,
         chunks.columns,
         nulls,
-        lambda row: chunks.describe_run(rows.chunk, stop, row),
+        lambda row: chunks.describe_run(rows.chunk, stop, rows.source_row(row)),
     )

@@ -88,33 +88,13 @@ class Checkpoint:
         """
         try:
             pointer = self._versions.pointer()
-            return None if pointer is None else self._decode(pointer.content)
+            return None if pointer is None else _decode(pointer.content, self.fit_key)
         except StorageError as error:
             problem = str(error)
         except ValueError as error:
             problem = f"{self.path}: {error}"
         logger.warning("%s; it is not used, the fit starts from the beginning", problem)
         return None
-
-    def _decode(self, text: bytes) -> tuple[NamedArrays, dict[str, Any]]:
-        """Decode the content of a file; raises ``ValueError`` if it cannot be used."""
-        first = _FIRST_LINE.fullmatch(text[:_FIRST_BYTES])
-        content = text[_FIRST_BYTES:]
-        if first is None:
-            raise ValueError("is not a checkpoint of this version of gmm-dask")
-        if hashlib.sha256(content).hexdigest().encode() != first[1]:
-            raise ValueError("is damaged (its sha256 does not fit)")
-        try:
-            header = int.from_bytes(content[:8], "little")
-            encoded = json.loads(content[8 : 8 + header])["__metadata__"]["checkpoint"]
-            metadata = json.loads(encoded)
-            fit_key, meta = metadata["fit_key"], metadata["meta"]
-            arrays = safetensors.numpy.load(content)
-        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"cannot be understood ({type(error).__name__}: {error})") from error
-        if fit_key != self.fit_key:
-            raise ValueError(f"belongs to another fit ({fit_key})")
-        return arrays, meta
 
     def clear(self) -> None:
         """Remove the checkpoint, because the fit is done."""
@@ -134,6 +114,27 @@ class Checkpoint:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _decode(text: bytes, key: str) -> tuple[NamedArrays, dict[str, Any]]:
+    """Decode the content of a file; raises ``ValueError`` if it cannot be used."""
+    first = _FIRST_LINE.fullmatch(text[:_FIRST_BYTES])
+    content = text[_FIRST_BYTES:]
+    if first is None:
+        raise ValueError("is not a checkpoint of this version of gmm-dask")
+    if hashlib.sha256(content).hexdigest().encode() != first[1]:
+        raise ValueError("is damaged (its sha256 does not fit)")
+    try:
+        header = int.from_bytes(content[:8], "little")
+        encoded = json.loads(content[8 : 8 + header])["__metadata__"]["checkpoint"]
+        metadata = json.loads(encoded)
+        fit_key, meta = metadata["fit_key"], metadata["meta"]
+        arrays = safetensors.numpy.load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"cannot be understood ({type(error).__name__}: {error})") from error
+    if fit_key != key:
+        raise ValueError(f"belongs to another fit ({fit_key})")
+    return arrays, meta
 
 
 def open_checkpoint(registry: Registry, fit_key: str, deadline: float = 0.0) -> Checkpoint:
@@ -156,6 +157,21 @@ def open_checkpoint(registry: Registry, fit_key: str, deadline: float = 0.0) -> 
     """
     versions = _versions(registry, fit_key)
     return Checkpoint(versions, fit_key, versions.open(deadline))
+
+
+def interrupted_fits(registry: Registry) -> list[Mapping[str, Any]]:
+    """Return the metadata of the checkpoints of a model, the newest first; takes no lock.
+
+    A checkpoint that is damaged, or replaced just now, is left out.
+    """
+    fits: list[tuple[float, Mapping[str, Any]]] = []
+    for key in names_in(registry.directory / CHECKPOINTS):
+        with suppress(StorageError, ValueError):
+            versions = _versions(registry, key)
+            saved, pointer = versions.pointed_at(), versions.pointer()
+            if saved is not None and pointer is not None:
+                fits.append((saved, _decode(pointer.content, key)[1]))
+    return [meta for _, meta in sorted(fits, key=lambda fit: -fit[0])]
 
 
 def remove_forgotten(registry: Registry) -> None:

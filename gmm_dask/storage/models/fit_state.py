@@ -218,6 +218,7 @@ def _encode_survey(survey: Survey, arrays: NamedArrays) -> Meta:
     arrays["defects.infinite"] = survey.defects.infinite
     return {
         "source_rows": survey.source_rows,
+        "outside": survey.outside,
         "rows": survey.moments.rows,
         "wanted": survey.draw.wanted,
         "first_missing": [place and list(place) for place in survey.defects.first_missing],
@@ -245,4 +246,5 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
                 arrays["draw.weights"],
             ),
         ),
+        meta["outside"],
     )

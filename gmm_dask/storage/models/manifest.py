@@ -95,6 +95,9 @@ class Manifest:
         The lowest component id that has never been used.
     clusters
         The merge tree; None if an older gmm-dask stored the model.
+    filter, rows_outside
+        The filter with the present put in, None without one; and the rows that were read and lie
+        outside it. Files and row groups that it excludes unread are not counted.
     """
 
     configuration: Mapping[str, Any]
@@ -129,6 +132,8 @@ class Manifest:
     fit_key: str
     next_component_id: int
     clusters: Clusters | None = None
+    filter: str | None = None
+    rows_outside: int = 0
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""

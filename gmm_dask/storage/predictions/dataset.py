@@ -9,7 +9,8 @@
     .OUT.lock               held while a run writes, gone with its process
 
 ``row`` is the number of the row within ``input_file``, counted from 0 over all rows of the file:
-(input_file, row) joins predictions to the input, one to one. The names of parts contain the run
+(input_file, row) joins predictions to the input, one to one. Rows outside the filter have no
+prediction; the others keep their numbers. The names of parts contain the run
 id, so a reader that is overtaken by a new version finds a file missing, never a mixture of
 versions. The version before the current one is kept for readers that began with it; older ones
 are removed.
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.content import Contents, FileContent
 from gmm_dask.storage.predictions.parts import Part
 
-#: The format written, and those read; format 1 has no digests, so its parts are not reused.
-FORMAT, READABLE = 2, (1, 2)
+#: The format written, and those read. Format 1 has no digests, so its parts are not reused;
+#: format 2 knows no filters.
+FORMAT, READABLE = 3, (1, 2, 3)
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 #: Names of the files of a version.
@@ -64,6 +66,10 @@ class Predictions:
         Number of parts taken over from the version before.
     summary
         Values that the run asked to keep, such as counts and drift.
+    filter
+        The resolved filter; None: all rows of the input are predicted.
+    filters
+        What it asks of the rows of each file that it does not take whole, by path.
     """
 
     path: Path
@@ -77,6 +83,8 @@ class Predictions:
     parts: tuple[Part, ...]
     reused: int
     summary: Mapping[str, Any]
+    filter: str | None = None
+    filters: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -117,5 +125,6 @@ def _check_part(part: Part) -> None:
     """Refuse an invalid part, because the next version will link to the file of its name."""
     if not PART.fullmatch(part.name):
         raise ValueError(f"{part.name!r} is not the name of a part")
-    if not all(isinstance(number, int) for number in (part.first, part.rows, part.size)):
-        raise ValueError(f"first, rows and size of {part.name} are not whole numbers")
+    numbers = (part.first, part.rows, part.size, part.outside)
+    if not all(isinstance(number, int) for number in numbers):
+        raise ValueError(f"first, rows, size and outside of {part.name} are not whole numbers")

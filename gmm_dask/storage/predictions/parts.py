@@ -45,7 +45,7 @@ class Part:
     input_file
         Path of the input file whose rows it describes, as in the input plan.
     first, rows
-        Number of its first row within that file, and its number of rows.
+        Number of the first row within that file that it describes, and its number of rows.
     size
         Bytes.
     digest
@@ -53,6 +53,9 @@ class Part:
         an older format: then damage cannot be detected.
     hint
         Modification time and inode; a hard link from another version keeps both.
+    outside
+        Rows of the input file that it leaves out, because they are outside the filter. So it
+        describes ``rows + outside`` rows that follow each other, from ``first`` on.
     """
 
     name: str
@@ -62,6 +65,12 @@ class Part:
     size: int
     digest: str | None = None
     hint: str | None = None
+    outside: int = 0
+
+    @property
+    def stop(self) -> int:
+        """Number of the row after the last that it describes, within the input file."""
+        return self.first + self.rows + self.outside
 
 
 def hint_of_part(path: Path) -> str:
@@ -162,9 +171,10 @@ class PartWriter:
         Parameters
         ----------
         rows
-            The chunk, read with ``split_files=True``: m source rows, some of which may have been
-            dropped (``rows.used``). Dropped rows have nulls in all columns but ``row``,
-            ``input_file`` and the keys.
+            The chunk, read with ``split_files=True``: source rows, of which those outside the
+            filter are left out (``rows.inside``), and some of the m others may have been dropped
+            (``rows.used``). Dropped rows have nulls in all columns but ``row``, ``input_file`` and
+            the keys.
         labels
             Most probable component of each used row, 0 … k−1.
         log_densities
@@ -198,6 +208,7 @@ class PartWriter:
             digesting.size,
             digesting.digest.hexdigest(),
             hint,
+            rows.outside,
         )
 
     def _table(
@@ -209,18 +220,23 @@ class PartWriter:
         log_densities: FloatArray,
         responsibilities: FloatArray | None,
     ) -> pa.Table:
-        m = rows.source_rows
+        numbers = np.arange(first, first + rows.source_rows)
+        used = None if rows.used is rows.inside else rows.used
+        if rows.inside is not None:
+            numbers = numbers[rows.inside]
+            used = None if used is None else used[rows.inside]
+        m = len(numbers)
 
         def spread(values: npt.NDArray[Any]) -> pa.Array:
-            """Spread the values of used rows over all source rows, with nulls where dropped."""
-            if rows.used is None:
+            """Spread the values of used rows over the rows inside, with nulls where dropped."""
+            if used is None:
                 return pa.array(values)
             spread_values = np.zeros(m, values.dtype)
-            spread_values[rows.used] = values
-            return pa.array(spread_values, mask=~rows.used)
+            spread_values[used] = values
+            return pa.array(spread_values, mask=~used)
 
         file = pa.DictionaryArray.from_arrays(np.zeros(m, np.int32), [path])
-        columns: dict[str, Any] = {"row": np.arange(first, first + m), "input_file": file}
+        columns: dict[str, Any] = {"row": numbers, "input_file": file}
         if rows.keys is not None:
             columns |= dict(zip(rows.keys.column_names, rows.keys.columns, strict=True))
         assigned = Assignment(labels, log_densities, responsibilities)

@@ -14,10 +14,11 @@ from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.files.sealed import plain
 from gmm_dask.storage.input.content import FileContent, unchanged_files
+from gmm_dask.storage.input.filters.predicate import text_of
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.predictions.dataset import read_predictions
 from gmm_dask.storage.predictions.parts import Part, hint_of_part, order_of, part_name
-from gmm_dask.storage.predictions.verification import intact
+from gmm_dask.storage.predictions.verification import first_fault, intact
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,10 @@ def reusable_parts(
 ) -> dict[str, Reusable]:
     """Find the parts of the current version that are still valid, by input file.
 
-    A file's parts are valid if the file has not changed (`unchanged_files`), the same model and
-    settings wrote the parts, and all of them exist and hold what was written (`intact`). Reads
+    A file's parts are valid if the file has not changed (`unchanged_files`), the filter asks the
+    same of its rows, the same model and settings wrote the parts, and all of them exist and hold
+    what was written (`intact`). So a window over partitions that moves on keeps the parts of the
+    files that stay inside. Reads
     the footers of these parts, and the whole of each file or part whose hint has changed.
 
     Raises
@@ -61,19 +64,31 @@ def reusable_parts(
     for part in current.parts:
         by_file.setdefault(part.input_file, []).append(part)
     # Parts first: if a file's parts are lost, its digest need not be computed.
+    filters = filters_of(plan)
+    paths = {
+        file.path
+        for file in plan.files
+        if current.filters.get(file.path) == filters.get(file.path)
+        and first_fault(file, by_file.get(file.path, ())) is None
+    }
     known = {path: current.files[path] for path in by_file if path in current.files}
-    paths = {file.path for file in plan.files}
     candidates = [part for path in known if path in paths for part in by_file[path]]
     names = intact(current.path, candidates)
     known = {
         path: content
         for path, content in known.items()
-        if all(part.name in names for part in by_file[path])
+        if path in paths and all(part.name in names for part in by_file[path])
     }
     return {
         path: Reusable(tuple(by_file[path]), content)
         for path, content in unchanged_files(plan, known, key_columns).items()
     }
+
+
+def filters_of(plan: InputPlan) -> dict[str, str]:
+    """Return what the filter asks of the rows of each file, by path; nothing where of none."""
+    residuals = ((file.path, plan.residual(file)) for file in plan.files)
+    return {path: text_of(residual) for path, residual in residuals if residual is not None}
 
 
 def take_over(

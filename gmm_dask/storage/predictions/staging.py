@@ -26,7 +26,12 @@ from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.predictions.dataset import FORMAT, PART, RUN_ID
 from gmm_dask.storage.predictions.parts import Part, PartWriter, check_key_columns, order_of
-from gmm_dask.storage.predictions.reuse import Reusable, reusable_parts, take_over
+from gmm_dask.storage.predictions.reuse import (
+    Reusable,
+    filters_of,
+    reusable_parts,
+    take_over,
+)
 from gmm_dask.storage.predictions.verification import check_coverage, check_parts
 
 logger = logging.getLogger(__name__)
@@ -77,7 +82,7 @@ class StagedPredictions:
         return self.places.store.version(self.run_id).path
 
     def verify(self, parts: Iterable[Part]) -> tuple[Part, ...]:
-        """Check that the version is whole: each row of the input once, every part readable.
+        """Check that the version is whole: each row that was read once, every part readable.
 
         Reads footers, no rows.
 
@@ -145,6 +150,7 @@ class StagedPredictions:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": platform.node(),
             "files": {path: content.to_json() for path, content in contents.items()},
+            "filters": filters_of(self.plan),
             "reused": sum(len(kept) for kept in self.reused.values()),
             "summary": plain(summary or {}),
             "parts": [list(astuple(part)) for part in ordered],
@@ -271,6 +277,7 @@ def begin(
             "run_id": run_id,
             "model": {"name": model_name, "version": model.version, "sha256": model.sha256},
             "snapshot": plan.digest,
+            "filter": None if plan.filter is None else plan.filter.text,
             "settings": settings,
         }
         return StagedPredictions(places, plan, reused, known, writer, record, version_writer)

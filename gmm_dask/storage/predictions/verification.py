@@ -6,6 +6,7 @@ import hashlib
 import stat
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,13 +17,14 @@ from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.location import READ_ERRORS
 from gmm_dask.storage.input.plan import InputPlan
+from gmm_dask.storage.input.schemas import InputFile
 from gmm_dask.storage.predictions.parts import Part, hint_of_part
 
 _FOOTER_THREADS = 8
 
 
 def check_coverage(plan: InputPlan, parts: Iterable[Part], out: Path) -> None:
-    """Check that the parts of each input file hold its rows once, without a gap.
+    """Check that the parts of each input file describe the rows that are read once, without a gap.
 
     Raises
     ------
@@ -37,16 +39,41 @@ def check_coverage(plan: InputPlan, parts: Iterable[Part], out: Path) -> None:
             )
         by_file[part.input_file].append(part)
     for file in plan.files:
-        row = 0
-        for part in sorted(by_file[file.path], key=lambda part: part.first):
-            if part.first != row:
-                break
-            row += part.rows
-        if row != file.rows:
+        fault = first_fault(file, by_file[file.path])
+        if fault is not None:
             raise StorageError(
                 f"{out}: predictions of {file.path} do not hold its {file.rows:,} rows once each; "
-                f"the first fault is at row {row:,}; nothing was published, predict again"
+                f"the first fault is at row {fault:,}; nothing was published, predict again"
             )
+
+
+def first_fault(file: InputFile, parts: Iterable[Part]) -> int | None:
+    """Return the first row of an input file that parts describe wrongly; None if all is right.
+
+    The parts must describe each row of the row groups that are read once, and no other.
+    """
+    runs = _runs_read(file)
+    row = runs[0][0] if runs else 0
+    for part in sorted(parts, key=lambda part: part.first):
+        stops = [stop for first, stop in runs if first <= row < stop]
+        if part.first != row or not stops or part.stop > stops[0]:
+            return row
+        row = part.stop
+        if row == stops[0]:  # go on at the next run, if there is one
+            row = next((first for first, _ in runs if first > row), row)
+    return row if any(first <= row < stop for first, stop in runs) else None
+
+
+def _runs_read(file: InputFile) -> list[tuple[int, int]]:
+    """Return the runs of rows that are read of a file: first, and last + 1."""
+    firsts = [0, *accumulate(file.row_groups)]
+    runs: list[tuple[int, int]] = []
+    for index, _ in file.groups:
+        first, stop = firsts[index], firsts[index + 1]
+        if runs and runs[-1][1] == first:
+            first = runs.pop()[0]
+        runs.append((first, stop))
+    return runs
 
 
 def check_parts(stage: StagedVersion, parts: Sequence[Part]) -> None:

@@ -1,0 +1,49 @@
+"""The present of a run: what ``current_date`` means in its filter, once for all its steps."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from gmm_dask.config import RunConfig
+from gmm_dask.errors import GmmDaskError
+from gmm_dask.steps.manifest import fit_key
+from gmm_dask.storage.input.filters.input_filter import names_present
+from gmm_dask.storage.input.plan import plan_input
+from gmm_dask.storage.models.checkpoint import interrupted_fits
+from gmm_dask.storage.models.registry import Registry
+
+logger = logging.getLogger("gmm_dask")
+
+
+def choose_present(run: RunConfig, for_fit: bool) -> datetime:
+    """Return the time that the filter of a run calls now.
+
+    It is that of an interrupted fit that this run can continue: one of the same configuration,
+    whose filter leaves the same rows of the same files as it did then. Otherwise it is now. So a
+    night's fit that is resumed on the next day ends with the rows that it began with, and one that
+    cannot be resumed takes today's.
+
+    Raises
+    ------
+    ConfigError
+        The filter cannot be read.
+    """
+    now = _now()
+    text = run.input.filter
+    if not for_fit or text is None or not names_present(text):
+        return now
+    for meta in interrupted_fits(Registry(run.output.models, run.output.name)):
+        try:
+            as_of = datetime.fromisoformat(meta["as_of"])
+            resumable = fit_key(run, plan_input(run.input, as_of)) == meta["fit_key"]
+        except (GmmDaskError, KeyError, TypeError, ValueError):  # of other rows, or older
+            continue
+        if resumable:
+            logger.info("an interrupted fit goes on, its filter as of %s", as_of.isoformat())
+            return as_of
+    return now
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
