@@ -242,11 +242,8 @@ class _Reader:
         return value
 
     def varint(self) -> int:
-        value = shift = 0
-        while (byte := self.byte()) & 0x80:
-            value |= (byte & 0x7F) << shift
-            shift += 7
-        return value | byte << shift
+        value, self.place = _varint(self.raw, self.place)
+        return value
 
     def zigzag(self) -> int:
         value = self.varint()
@@ -254,13 +251,8 @@ class _Reader:
 
     def binary(self) -> bytes:
         size = self.varint()
-        self.advance(size)
+        self.place = _within(self.raw, self.place + size)
         return self.raw[self.place - size : self.place]
-
-    def advance(self, size: int) -> None:
-        self.place += size
-        if self.place > len(self.raw):
-            raise IndexError("the bytes end too early")
 
     def fields(self) -> Iterator[tuple[int, int]]:
         """Yield number and type of each field of a structure; the caller reads or skips it."""
@@ -277,30 +269,69 @@ class _Reader:
         return (self.varint() if size == 15 else size), header & 0x0F
 
     def skip(self, kind: int) -> None:
-        if kind in (_TRUE, _FALSE):  # the value is in the header
-            return
-        if kind == _BYTE:
-            self.advance(1)
-        elif kind == _DOUBLE:
-            self.advance(8)
-        elif kind == _BINARY:
-            self.advance(self.varint())
-        elif kind in (_LIST, _SET):
-            size, element = self.list_header()
-            for _ in range(size):
-                self.skip_element(element)
-        elif kind == _MAP:
-            if size := self.varint():
-                kinds = self.byte()
-                for _ in range(size):
-                    self.skip_element(kinds >> 4)
-                    self.skip_element(kinds & 0x0F)
-        elif kind == _STRUCT:
-            for _, field in self.fields():
-                self.skip(field)
-        else:  # integers
-            self.varint()
+        self.place = _after(self.raw, self.place, kind)
 
-    def skip_element(self, kind: int) -> None:
-        """Skip an element of a collection, where a boolean takes a byte."""
-        self.skip(_BYTE if kind in (_TRUE, _FALSE) else kind)
+
+def _after(raw: bytes, place: int, kind: int) -> int:
+    """Return the place after a value; most of a footer is passed over here."""
+    if kind == _STRUCT:
+        while header := raw[place]:
+            place += 1
+            if header < 0x10:  # the field's number follows
+                place = _after_varint(raw, place)
+            field = header & 0x0F
+            if _BYTE < field < _DOUBLE:  # integers
+                while raw[place] >= 0x80:
+                    place += 1
+                place += 1
+            elif field > _FALSE:  # the value of a boolean is in the header
+                place = _after(raw, place, field)
+        return place + 1
+    if kind == _BINARY:
+        size, place = _varint(raw, place)
+        return _within(raw, place + size)
+    if kind in (_LIST, _SET):
+        header = raw[place]
+        size, place = header >> 4, place + 1
+        if size == 15:
+            size, place = _varint(raw, place)
+        for _ in range(size):
+            place = _after_element(raw, place, header & 0x0F)
+        return place
+    if kind == _MAP:
+        size, place = _varint(raw, place)
+        kinds, place = (raw[place], place + 1) if size else (0, place)
+        for _ in range(size):
+            place = _after_element(raw, place, kinds >> 4)
+            place = _after_element(raw, place, kinds & 0x0F)
+        return place
+    if kind in (_BYTE, _DOUBLE):
+        return _within(raw, place + (1 if kind == _BYTE else 8))
+    return place if kind in (_TRUE, _FALSE) else _after_varint(raw, place)
+
+
+def _after_element(raw: bytes, place: int, kind: int) -> int:
+    """Return the place after an element of a collection, where a boolean takes a byte."""
+    return _after(raw, place, _BYTE if kind in (_TRUE, _FALSE) else kind)
+
+
+def _varint(raw: bytes, place: int) -> tuple[int, int]:
+    """Return an integer of seven bits a byte, the lowest first, and the place after it."""
+    value = shift = 0
+    while (byte := raw[place]) >= 0x80:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        place += 1
+    return value | byte << shift, place + 1
+
+
+def _after_varint(raw: bytes, place: int) -> int:
+    while raw[place] >= 0x80:
+        place += 1
+    return place + 1
+
+
+def _within(raw: bytes, place: int) -> int:
+    if place > len(raw):
+        raise IndexError("the bytes end too early")
+    return place
