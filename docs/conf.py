@@ -1,11 +1,13 @@
 """How Sphinx builds the site: `make docs`."""
 
+import logging
 import sys
 import tomllib
 from pathlib import Path
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS / "_extensions"))
+logging.getLogger("matplotlib.animation").setLevel("ERROR")  # it would rather have ffmpeg
 
 PROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
 
@@ -39,6 +41,7 @@ myst_heading_anchors = 4
 
 autodoc_typehints = "none"  # the docstrings say it in words
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False  # autodoc lists them
 numpydoc_validation_checks: set[str] = set()
 
@@ -48,6 +51,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "within_subsection_order": "gallery_order.order_of",
     "abort_on_example_error": True,
+    "run_stale_examples": True,  # an unchanged page can have other results: the code changes
     "download_all_examples": False,
     "min_reported_time": 1e9,
     "write_computation_times": False,
@@ -74,4 +78,4 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {page: [] for page in ("index", "promises", "changelog")}
+html_sidebars = {page: [] for page in ("index", "start", "coming_from")}

@@ -33,6 +33,8 @@ class Commands(Generated):
         """Write the commands of a Typer app, ``module:app``."""
         group: Any = typer.main.get_command(load(argument))
         yield from (f"{group.help} {group.epilog}", "")
+        rows = [(name_of(each), meaning_of(each)) for each in group.params]
+        yield from table(("option", "meaning"), rows, "38 62")
         for name, command in group.commands.items():
             parameters = command.params
             arguments = [each for each in parameters if each.param_type_name == "argument"]

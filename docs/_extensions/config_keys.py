@@ -12,6 +12,7 @@ from generated import Generated, heading, load, table
 from sphinx.application import Sphinx
 
 PLAIN = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false"}
+MANY = {"text": "texts", "integer": "integers", "number": "numbers"}
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 HEADER, WIDTHS = ("key", "value", "default", "meaning"), "22 24 14 40"
 
@@ -37,7 +38,8 @@ def described(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     kind = schema.get("type")
     if kind == "array":
         items = described(schema.get("items", {}), definitions)
-        return f"list of {items}" if items else "list"
+        many = MANY.get(items) or items.replace("list", "lists", 1)
+        return f"list of {many}" if items else "list"
     if kind == "object":
         return f"table of {described(schema['additionalProperties'], definitions)}"
     limits = ", ".join(f"{LIMITS[name]} {schema[name]}" for name in LIMITS if name in schema)
@@ -54,7 +56,9 @@ def rows_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[lis
         else:
             value = key.get("default", {})
             default = "–" if value is None else f"``{as_toml(value)}``"
-        meaning = key.get("description", "")
+        meaning = "decides which keys there are" if name == "kind" else key.get("description")
+        if meaning is None:
+            raise ValueError(f"{schema['title']}.{name} has no description")
         yield [f"``{name}``", described(key, definitions), default, meaning]
 
 
