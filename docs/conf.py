@@ -29,8 +29,8 @@ extensions = [
     "no_requests",
 ]
 exclude_patterns = ["_build", "examples"]
-suppress_warnings = ["config.cache"]  # the gallery's order is a function, which cannot be pickled
 default_role = "py:obj"
+smartquotes = False
 highlight_language = "none"  # a block says what it is
 
 # Links of the repository's own files are resolved by `repository_files`.
@@ -49,12 +49,14 @@ sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
-    "within_subsection_order": "gallery_order.order_of",
+    "within_subsection_order": "gallery_order.LearningOrder",
     "abort_on_example_error": True,
     "run_stale_examples": True,  # an unchanged page can have other results: the code changes
     "download_all_examples": False,
     "min_reported_time": 1e9,
     "write_computation_times": False,
+    "reset_modules": ("matplotlib", "strict_gallery.set_filters"),
+    "reset_modules_order": "both",
     "show_signature": False,
     "remove_config_comments": True,
     "matplotlib_animations": (True, "jshtml"),

@@ -47,9 +47,10 @@ def described(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def rows_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[list[str]]:
-    """Write a row for every key of a section that is no section itself."""
+    """Write a row for every key of a section."""
     for name, key in schema["properties"].items():
         if subsection(key) is not None:
+            yield [f"``{name}``", "table, see below", "–", ""]
             continue
         if name in schema.get("required", ()):
             default = "required"

@@ -66,7 +66,7 @@ print([int((labels == component).sum().compute()) for component in range(2)])
 
 rows = X[:4000].compute()
 figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-shares = gm.predict_proba(rows)
+shares = gm.predict_proba(X)[:4000].compute()
 axes.scatter(rows[:, 0], rows[:, 1], c=np.clip(shares @ component_colors(range(2)), 0, 1), s=5)
 axes.set(xlabel="temperature", ylabel="humidity", title="the first rows, by their responsibilities")
 axes.spines[["top", "right"]].set_visible(False)
