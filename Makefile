@@ -8,6 +8,7 @@
 #   make test-browser   reports in a real Chromium: apt-get install chromium chromium-driver
 #   make test-postgres  the deployment tests with Prefect's history in PostgreSQL
 #   make test-lowest    most fast tests with the oldest versions allowed
+#   make docs           the documentation site, docs/_build/html, 1 minute
 #   make bench          the benchmarks, half an hour on two idle cores
 #   make lint           formatting, style, types and the architecture
 #   make format         rewrite the sources to the project's formatting
@@ -20,13 +21,14 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 
 	&& echo $(python))))
 BIN := .venv/bin
 DEMO := .venv/installed-demo
+DOCS := .venv/installed-docs
 TEST := .venv/installed-test
 RUN ?= configs/hipparcos.toml
 BENCHMARKS ?= kernel fit pipeline overhead memory startup
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage test-slow test-faults test-browser test-postgres test-lowest \
-	bench lint format clean
+	docs bench lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -60,6 +62,12 @@ test-browser: $(TEST)
 test-postgres: $(TEST)
 	tests/pipelines/postgres.sh
 
+# Every example runs, a warning is an error, and so is a link that leads nowhere.
+docs: $(DOCS)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
+		--doctree-dir docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
+
 # benchmarks/release.py, on data larger than memory, is left to whoever makes a release.
 bench: $(TEST)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
@@ -75,7 +83,7 @@ format: $(TEST)
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .venv-lowest demo
+	rm -rf .venv .venv-lowest demo docs/_build docs/gallery
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { \
@@ -86,6 +94,10 @@ clean:
 # packages include the demo's, so the demo installs nothing after them.
 $(DEMO): pyproject.toml | .venv/bin/python
 	test $(TEST) -nt pyproject.toml || $(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(DOCS): pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[demo,docs]'
 	touch $@
 
 $(TEST): pyproject.toml | .venv/bin/python

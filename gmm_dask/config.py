@@ -76,7 +76,7 @@ class ModelSection(Section):
     n_components: Positive | None = Field(
         None, description="k, the number of Gaussians; needed unless [select] chooses it"
     )
-    covariance_type: CovarianceName = "full"
+    covariance_type: CovarianceName = Field("full", description="shape of the covariances")
     reg_covar: NonNegative = Field(
         MixtureSpec.reg_covar, description="added to the diagonal of covariances"
     )
@@ -89,7 +89,9 @@ class SelectSection(Section):
         min_length=1,
         description="two numbers are the first and the last; one, or three and more, are a list",
     )
-    covariance_types: list[CovarianceName] = Field(list(get_args(CovarianceName)), min_length=1)
+    covariance_types: list[CovarianceName] = Field(
+        list(get_args(CovarianceName)), min_length=1, description="each with every number"
+    )
     criterion: CriterionName = Field("bic", description="lower is better")
     allow_collapsed: bool = Field(
         False, description="whether a mixture with collapsed or starved components may be chosen"
@@ -121,8 +123,12 @@ class FitSection(Section):
         EMOptions.max_iter, description="EM iterations over all rows"
     )
     n_init: Positive = Field(1, description="candidates that are polished on all rows")
-    init_params: InitializationName = "kmeans"
-    random_state: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    init_params: InitializationName = Field(
+        "kmeans", description="kind of the starts; under 'kmeans' a search mixes the kinds"
+    )
+    random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        0, description="seed of the sample and of every start"
+    )
     search_rows: Positive | Literal["auto", "none"] = Field(
         "auto", description="rows sampled for the search; auto is max(65536, 50·k·d)"
     )
@@ -148,12 +154,14 @@ class RetrainSection(Section):
         description="with [select]: keep the current model's k and covariance type, choose again "
         "each time, or choose again when the last choice is that many days old",
     )
-    require_converged: bool = True
-    allow_collapsed: bool = False
+    require_converged: bool = Field(True, description="refuse a candidate that did not converge")
+    allow_collapsed: bool = Field(
+        False, description="accept collapsed and starved components in a candidate"
+    )
     max_log_likelihood_drop: NonNegative = Field(
         0.05, description="nats per row that the candidate may lie below the current model"
     )
-    min_rows: Positive = 1
+    min_rows: Positive = Field(1, description="used rows that a candidate needs")
 
     @field_validator("select", mode="before")
     @classmethod
@@ -175,7 +183,9 @@ class PredictSection(Section):
     cluster: StrictBool | Positive = Field(
         False, description="also write the cluster: true for the suggested number of them, or 2, 3…"
     )
-    on_drift: Literal["warn", "fail"] = "warn"
+    on_drift: Literal["warn", "fail"] = Field(
+        "warn", description="what to do where rows differ by more than the limits below"
+    )
     max_log_likelihood_drop: NonNegative = Field(
         0.5, description="nats per row that the mean may lie below that of the training rows"
     )
@@ -245,8 +255,8 @@ class LocalProcesses(Section):
     """Worker processes on this machine."""
 
     kind: Literal["local"]
-    workers: Positive = 2
-    threads_per_worker: Positive = 1
+    workers: Positive = Field(2, description="processes to start")
+    threads_per_worker: Positive = Field(1, description="threads of each")
     memory_limit: cluster_values.MemoryLimit = Field(
         "auto", description="of each worker, in Dask's notation: '4GiB'"
     )
@@ -256,16 +266,16 @@ class LocalProcesses(Section):
 class TlsSection(Section):
     """``[tls]``: PEM files."""
 
-    ca_file: cluster_values.Path
-    cert: cluster_values.Path
-    key: cluster_values.Path
+    ca_file: cluster_values.Path = Field(description="certificate of the authority")
+    cert: cluster_values.Path = Field(description="certificate of this client")
+    key: cluster_values.Path = Field(description="private key of this client")
 
 
 class RunningScheduler(Section):
     """A running ``dask scheduler``, by its address."""
 
     kind: Literal["address"]
-    address: cluster_values.Address
+    address: cluster_values.Address = Field(description="of the scheduler: tls://10.0.0.5:8786")
     tls: TlsSection | None = None
     allow_insecure: bool = Field(False, description="connect beyond loopback without TLS")
     allow_mixed: bool = Field(False, description="accept workers of other versions or CPUs")
@@ -276,10 +286,10 @@ class SchedulerFile(Section):
     """A running ``dask scheduler``, by the file that it writes."""
 
     kind: Literal["scheduler_file"]
-    path: cluster_values.Path
+    path: cluster_values.Path = Field(description="the file, on a disk that both can read")
     tls: TlsSection | None = None
-    allow_insecure: bool = False
-    allow_mixed: bool = False
+    allow_insecure: bool = Field(False, description="connect beyond loopback without TLS")
+    allow_mixed: bool = Field(False, description="accept workers of other versions or CPUs")
     deadlines: Deadlines = Deadlines()
 
 
@@ -287,16 +297,16 @@ class SlurmJobs(Section):
     """Workers as Slurm jobs, through dask-jobqueue."""
 
     kind: Literal["slurm"]
-    jobs: Positive
-    cores: Positive
-    memory: cluster_values.JobMemory
-    queue: cluster_values.Queue | None = None
-    walltime: cluster_values.Walltime = "01:00:00"
+    jobs: Positive = Field(description="jobs to submit, each one worker")
+    cores: Positive = Field(description="cores of each job, and threads of its worker")
+    memory: cluster_values.JobMemory = Field(description="of each job: '32GB'")
+    queue: cluster_values.Queue | None = Field(None, description="partition; default: Slurm's")
+    walltime: cluster_values.Walltime = Field("01:00:00", description="time limit of each job")
     interface: cluster_values.Interface | None = Field(
         None, description="network interface of the workers"
     )
-    allow_insecure: bool = False
-    allow_mixed: bool = False
+    allow_insecure: bool = Field(False, description="let workers connect without TLS")
+    allow_mixed: bool = Field(False, description="accept workers of other versions or CPUs")
     deadlines: Deadlines = Deadlines()
 
 

@@ -162,7 +162,7 @@ def maximize(
     guarded
         Components whose Σ was kept (see `CovarianceType.update`).
     moved
-        max_k |δ_k|, the longest move of a mean, in standard deviations.
+        ``max_k |δ_k|``, the longest move of a mean, in standard deviations.
 
     Raises
     ------

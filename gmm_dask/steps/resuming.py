@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from gmm_dask.chunked.fit_records import FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import RunConfig
-from gmm_dask.errors import ValuesChangedError
+from gmm_dask.errors import NumericalError, ValuesChangedError
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.manifest import fit_key
 from gmm_dask.storage.input.content import contents_of, unchanged_files
@@ -66,6 +66,9 @@ def with_checkpoint(
             # Met by the first scan after the interruption: no later run could go on either.
             if resume is not None and scanner.scans == resume.scans:
                 checkpoint.clear()
+            raise
+        except NumericalError:
+            checkpoint.clear()  # it would break down again
             raise
 
 

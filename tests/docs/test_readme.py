@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -12,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from gmm_dask.config import RunConfig
+from tests.docs.blocks import ROOT, blocks_of, run
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
 def blocks(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+    return [block.text for block in blocks_of(ROOT / "README.md") if block.language == language]
 
 
 @pytest.fixture(scope="module")
@@ -29,21 +26,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "configs").symlink_to(ROOT / "configs")
     run(folder, [sys.executable, str(ROOT / "examples" / "hipparcos.py"), "demo/hipparcos"])
     return folder
-
-
-def run(folder: Path, command: list[str]) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "PATH": path, "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_the_two_commands_are_what_ci_runs() -> None:
