@@ -14,9 +14,12 @@ from gmm_dask import steps
 from gmm_dask.chunked import scan
 from gmm_dask.config import LocalProcesses
 from gmm_dask.errors import TooFewRowsError
+from gmm_dask.estimator import GaussianMixture
 from gmm_dask.mixture.em import Status
 from gmm_dask.pipelines import sequences
 from gmm_dask.steps import filtering
+from gmm_dask.storage.input.reader import read_parquet
+from gmm_dask.storage.predictions import dataset
 from tests.steps.tables import (
     THREADS,
     make_run,
@@ -132,6 +135,21 @@ def test_masked_rows_give_the_fit_of_a_dataset_filtered_beforehand(
         )
     counts = filtered.result.best.counts
     assert counts.sum() == pytest.approx(survey.weight, rel=1e-12)  # P3: Σ N_k = Σ w
+
+
+@pytest.mark.parametrize("nulls", ["drop", "error"])
+def test_the_estimator_fits_the_rows_inside(nights, tmp_path_factory, nulls):
+    other = prefiltered(
+        nights, tmp_path_factory.mktemp("kept"), lambda day: day >= "2026-02-07", ["DE"]
+    )
+    columns = ["height", "width"] if nulls == "drop" else ["share", "width"]
+    condition = "country = 'DE' and dt >= date '2026-02-07'"
+    filtered = read_parquet(nights / "input", columns, nulls, filter=condition)
+    expected = read_parquet(other / "input", columns, nulls)
+    assert filtered.shape == expected.shape
+    models = [GaussianMixture(3, random_state=0).fit(array) for array in (filtered, expected)]
+    np.testing.assert_allclose(models[0].means_, models[1].means_, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(models[0].predict(filtered), models[1].predict(expected))
 
 
 @pytest.mark.slow
@@ -281,6 +299,7 @@ def test_a_window_that_moves_on_keeps_the_predictions_of_the_files_inside(nights
     write_night(nights, TUESDAY.date())
     predicted, _ = run_predict(run, "tuesday")
     assert predicted.reused == 2
+    assert dataset.read_predictions(run.output.predictions).filter == "\"dt\" >= date '2026-02-08'"
     files = read_predictions(run)["input_file"].unique().to_pylist()
     assert files == [f"dt=2026-02-{day:02}/part.parquet" for day in (8, 9, 10)]
     # The same question to the rows of a file keeps its part, another does not.
