@@ -25,6 +25,7 @@ from pydantic import (
 
 from gmm_dask import cluster_values
 from gmm_dask.addresses import local_path
+from gmm_dask.config_problems import describe_problem
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.spec import (
     Cell,
@@ -365,7 +366,7 @@ def check_config(kind: type[Config], tables: dict[str, Any], where: str) -> Conf
         return kind.model_validate(tables)
     except ValidationError as error:
         try:
-            problems = [_problem(detail, tables) for detail in error.errors()]
+            problems = [describe_problem(detail, tables) for detail in error.errors()]
         except RecursionError:
             raise _too_deep(where) from None
         raise ConfigError(f"{where}: " + "; ".join(problems)) from error
@@ -377,33 +378,6 @@ def _too_deep(where: str | Path) -> ConfigError:
     return ConfigError(
         f"{where}: is nested too deeply; no key needs more than arrays of arrays of arrays"
     )
-
-
-def _problem(detail: Any, tables: dict[str, Any]) -> str:
-    key = ".".join(_keys(detail["loc"], tables))
-    if not key:  # a check of the whole file
-        return str(detail["ctx"]["error"])
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key {key}"
-    if detail["type"] == "missing":
-        return f"key {key} is missing"
-    if detail["type"] == "value_error":  # a check of ours, which names the value
-        return f"{key} = {detail['ctx']['error']}"
-    return f"{key} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
-
-
-def _keys(place: tuple[int | str, ...], tables: dict[str, Any]) -> list[str]:
-    """Leave out of a place what is no key of the file: the alternatives of a union, by pydantic."""
-    keys = []
-    value: Any = tables
-    for part in place:
-        inside = part in value if isinstance(value, dict) else isinstance(part, int)
-        if inside and isinstance(value, dict | list):
-            value = value[part]  # type: ignore[index]
-        elif not isinstance(value, dict) or part != place[-1]:  # else a key that is missing
-            continue
-        keys.append(str(part))
-    return keys
 
 
 def _set(tables: dict[str, Any], override: str) -> None:
