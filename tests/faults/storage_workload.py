@@ -39,7 +39,7 @@ def model_of(number: int) -> StoredModel:
     parameters = MixtureParameters.from_covariances(
         "diag", np.full(2, 0.5), np.full((2, 3), float(number)), np.full((2, 3), 1.0 + number)
     )
-    manifest = some_manifest(rows=number, low_density_threshold=0.0)
+    manifest = some_manifest(rows=number, low_density_threshold=0.0, clusters=None)
     return StoredModel(parameters, ("a", "b", "c"), (0, 1), manifest)
 
 
