@@ -6,7 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -209,8 +209,12 @@ def kill_all(process):
 
 def watchdogs(service):
     """The watchdogs of a service's runs."""
-    started = psutil.Process(service.pid).children(recursive=True)
-    return [each for each in started if "gmm_dask.pipelines.watchdog" in each.cmdline()]
+    found = []
+    for each in psutil.Process(service.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # one that has ended meanwhile has no words
+            if "gmm_dask.pipelines.watchdog" in each.cmdline():
+                found.append(each)
+    return found
 
 
 def kill_all_but_watchdogs(service):
