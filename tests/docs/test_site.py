@@ -51,6 +51,7 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_blocks_run_and_print_what_the_page_says(page: Path, clone: Path) -> None:
     blocks = blocks_of(page)
