@@ -26,7 +26,7 @@ LAYERS = [
     {"gmm_dask.mixture.parameters"},
     {"gmm_dask.mixture.engine"},
     {"gmm_dask.mixture"},
-    {"gmm_dask.config", "gmm_dask.config_problems", "gmm_dask.cluster_values"},
+    {"gmm_dask.config"},
     {"gmm_dask.chunked"},
     {"gmm_dask.storage", "gmm_dask.storage.files"},
     {"gmm_dask.storage.input"},

@@ -22,7 +22,6 @@ from gmm_dask.chunked.cluster.executor import ClusterExecutor
 from gmm_dask.chunked.cluster.roster import POLL_SECONDS
 from gmm_dask.chunked.scan import Executor
 from gmm_dask.chunked.threads import Threads
-from gmm_dask.cluster_values import Address, memory_problem
 from gmm_dask.config import (
     ClusterKind,
     LocalProcesses,
@@ -32,6 +31,7 @@ from gmm_dask.config import (
     ThreadsCluster,
     TlsSection,
 )
+from gmm_dask.config.cluster_values import Address, memory_problem
 from gmm_dask.errors import ClusterError, ConfigError
 
 logger = logging.getLogger("gmm_dask")

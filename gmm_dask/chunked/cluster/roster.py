@@ -14,8 +14,8 @@ from enum import Enum
 from typing import Any
 
 from gmm_dask.chunked.cluster.worker import Facts, collect_facts
-from gmm_dask.cluster_values import WORKER_OVERHEAD
 from gmm_dask.config import Deadlines
+from gmm_dask.config.cluster_values import WORKER_OVERHEAD
 from gmm_dask.errors import ClusterError
 
 logger = logging.getLogger("gmm_dask")

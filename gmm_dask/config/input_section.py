@@ -1,0 +1,30 @@
+"""``[input]`` of a run file: what is read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gmm_dask.config.section import Section
+from gmm_dask.nulls import NullPolicy
+
+
+class InputSection(Section):
+    """``[input]``: the Parquet data and the columns to use."""
+
+    path: str = Field(
+        min_length=1, description="file, directory, glob or s3:// address of Parquet data"
+    )
+    columns: list[str] = Field(min_length=1, description="numeric columns, the features")
+    nulls: NullPolicy = Field(
+        NullPolicy.ERROR, description="what to do with rows that hold a null or NaN"
+    )
+    sample_weight: str | None = Field(None, description="column of weights ≥ 0")
+    filter: str | None = Field(
+        None, description="rows to use, as after SQL's WHERE: dt >= current_date - 30"
+    )
+    convert: dict[str, Literal["float", "seconds"]] = Field(
+        default_factory=dict,
+        description="columns to convert: decimals to 'float', dates and times to 'seconds'",
+    )

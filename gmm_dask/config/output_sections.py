@@ -1,0 +1,54 @@
+"""What a run file says of what is written: ``[predict] [output]``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictBool, field_validator
+
+from gmm_dask.addresses import local_path
+from gmm_dask.config.section import NonNegative, Positive, Rate, Section
+
+
+class PredictSection(Section):
+    """``[predict]``: what is written for each row, and when rows count as drifted."""
+
+    key_columns: list[str] = Field(
+        default_factory=list, description="input columns to copy to the predictions"
+    )
+    probabilities: bool = Field(False, description="also write the responsibilities")
+    cluster: StrictBool | Positive = Field(
+        False, description="also write the cluster: true for the suggested number of them, or 2, 3…"
+    )
+    on_drift: Literal["warn", "fail"] = Field(
+        "warn", description="what to do where rows differ by more than the limits below"
+    )
+    max_log_likelihood_drop: NonNegative = Field(
+        0.5, description="nats per row that the mean may lie below that of the training rows"
+    )
+    max_low_density_share: Rate = Field(
+        0.01, description="share of rows that may lie below the model's low-density threshold"
+    )
+    max_occupancy_change: Rate = Field(
+        0.2, description="total variation distance from the training occupancy, 0 to 1"
+    )
+
+
+class OutputSection(Section):
+    """``[output]``: where models and predictions go."""
+
+    models: str = Field("models", min_length=1, description="local directory of the model registry")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        max_length=128, description="name of the model in the registry"
+    )
+    predictions: str | None = Field(
+        None, min_length=1, description="local directory of predictions"
+    )
+
+    @field_validator("models", "predictions")
+    @classmethod
+    def _is_local(cls, address: str | None) -> str | None:
+        """Refuse what cannot be written to, before anything is read."""
+        if address is not None:
+            local_path(address)
+        return address
