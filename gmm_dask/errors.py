@@ -71,7 +71,15 @@ class NumericalError(GmmDaskError, ArithmeticError, ValueError):
 
 
 class IllConditionedError(NumericalError):
-    """A covariance matrix is not positive definite."""
+    """A covariance matrix is not positive definite.
+
+    Attributes
+    ----------
+    component
+        Whose covariance it is; 0 where all components share one.
+    """
+
+    component: int = 0
 
 
 class StorageError(GmmDaskError, OSError):

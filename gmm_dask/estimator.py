@@ -38,6 +38,7 @@ from gmm_dask.mixture.criteria import aic, bic, icl
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import (
+    COLLAPSE_NAMES,
     COVARIANCE_NAMES,
     INITIALIZATION_NAMES,
     EMOptions,
@@ -82,6 +83,9 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
     search_rows
         Rows of the sample for the search; ``"auto"``: max(65,536, 50·k·d). None: no search, but
         ``n_init`` plain starts by ``init_params``, as in scikit-learn.
+    on_collapse
+        ``"replace"``: a component that collapses or starves is placed again where the density is
+        lowest, three times at the most; each time costs a scan. ``"report"``: it is named only.
 
     Attributes
     ----------
@@ -109,6 +113,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "on_collapse": [StrOptions(set(COLLAPSE_NAMES))],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "init_params": [StrOptions(set(INITIALIZATION_NAMES))],
         "weights_init": ["array-like", None],
@@ -139,6 +144,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         verbose: int = 0,
         verbose_interval: int = 10,
         search_rows: int | Literal["auto"] | None = "auto",
+        on_collapse: str = "report",
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -155,6 +161,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.search_rows = search_rows
+        self.on_collapse = on_collapse
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, client: Any = None) -> Self:
@@ -330,7 +337,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         )
         return FitOptions(
             MixtureSpec(self.n_components, self.covariance_type, self.reg_covar, start),
-            EMOptions(self.tol, self.max_iter),
+            EMOptions(self.tol, self.max_iter, self.on_collapse),
             self.n_init,
             int(seed),
             self.search_rows,

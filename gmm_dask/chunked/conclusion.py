@@ -10,11 +10,11 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.replay import replay_of
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import Survey
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.criteria import Health, health, rank
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.replacing import count_replacements
 
 
 def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResult:
@@ -37,6 +37,7 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
     first = firsts[order[0]] if order[0] < len(firsts) else None
     if state.fresh[order[0]]:
         places = component_order(best.parameters)
+        numbers = {int(place): number for number, place in enumerate(places)}
         replay = {number: mixture.reordered(places) for number, mixture in replay.items()}
         initial = initial.reordered(places)
         first = first and first.reordered(places)
@@ -45,7 +46,13 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
             parameters=best.parameters.reordered(places),
             counts=None if best.counts is None else best.counts[places],
             history=tuple(
-                replace(iteration, weights=iteration.weights[places], means=iteration.means[places])
+                replace(
+                    iteration,
+                    weights=iteration.weights[places],
+                    means=iteration.means[places],
+                    guarded=tuple(sorted(numbers[c] for c in iteration.guarded)),
+                    replaced=tuple(sorted(numbers[c] for c in iteration.replaced)),
+                )
                 for iteration in best.history
             ),
         )
@@ -58,15 +65,21 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         state.search,
         judgement,
         scanner.scans,
-        tuple(_warnings(scanner.chunks.columns, state.survey, best, judgement, options)),
+        tuple(_warnings(scanner.chunks.columns, state, best, judgement, options)),
         replay,
         first,
+        state.replaced_on_sample,
     )
 
 
 def component_order(parameters: MixtureParameters) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     """Order of components, (k,): the heaviest first, components of equal weight by their means."""
     return np.lexsort((*parameters.means.T[::-1], -parameters.weights))
+
+
+def times(number: int) -> str:
+    """Say how often."""
+    return "once" if number == 1 else f"{number} times"
 
 
 def _could_collapse(parameters: MixtureParameters, share: float) -> bool:
@@ -80,12 +93,13 @@ def _could_collapse(parameters: MixtureParameters, share: float) -> bool:
 
 def _warnings(
     columns: tuple[str, ...],
-    survey: Survey,
+    state: FitState,
     best: Candidate,
     judgement: Health,
     options: FitOptions,
 ) -> list[str]:
     sentences = []
+    survey = state.survey
     variances: FloatArray = survey.variances
     reg_covar = options.spec.reg_covar
     for column, variance in zip(columns, variances.tolist(), strict=True):
@@ -108,6 +122,12 @@ def _warnings(
                 f"{'component' if mask.sum() == 1 else 'components'} {numbers} {defect}; "
                 "try fewer components" + (" or a larger reg_covar" if defect == "collapsed" else "")
             )
+    replaced = state.replaced_on_sample + int(count_replacements(best).sum())
+    if replaced and judgement.defects:
+        sentences.append(
+            f"components were placed again {times(replaced)}, and no mixture of "
+            f"{best.parameters.n_components} components was found of which none is lost"
+        )
     guarded = best.history[-1].guarded if best.history else ()
     if guarded:
         numbers = ", ".join(map(str, guarded))

@@ -18,12 +18,13 @@ import numpy as np
 
 from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
+from gmm_dask.chunked.replacing import is_lost, lowest_finder, mend_starts
 from gmm_dask.chunked.replay import add_frame
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import Survey, survey_source
 from gmm_dask.chunked.threads import available_cores
-from gmm_dask.errors import TooFewRowsError
+from gmm_dask.errors import NumericalError, TooFewRowsError
 from gmm_dask.events import (
     IterationFinished,
     Notify,
@@ -39,8 +40,10 @@ from gmm_dask.mixture.initialization import (
     given_start,
     initial_parameters,
     seeded,
+    wide_start,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.replacing import Replacement
 from gmm_dask.mixture.search import (
     SearchEffort,
     SearchSummary,
@@ -206,9 +209,15 @@ def make_starts(
         Further starts that compete in the search; not in that on a small sample.
     """
     sample = drop_weightless(survey.sample, options.spec.n_components)
-    if not searches(sample, options):
-        return _make_plain_starts(sample, options), None
-    return _search(notify, sample, options, survey.in_memory, threads, effort, rivals)
+    try:
+        if not searches(sample, options):
+            return _make_plain_starts(sample, options), None
+        return _search(notify, sample, options, survey.in_memory, threads, effort, rivals)
+    except NumericalError:
+        if options.em.on_collapse != "replace":
+            raise
+        # Every start broke down; wide covariances are as sound as that of all rows.
+        return (wide_start(sample.X, options.spec, seeded(options.random_state)),), None
 
 
 def searches(sample: Sample, options: FitOptions) -> bool:
@@ -305,18 +314,58 @@ def polish(
     compare
         As for `em_steps`.
     """
+    if state.em is None:
+        state = _mended(state, options)
     first = state.em or start_em(state.starts, options.em, before)
     state = replace(state, em=first)
+    replacing = _replacing(scanner, state, options)
     with ExitStack() as stack:
         expectation = _expectation(scanner, state, stack)
         began = time.perf_counter()
-        for em in em_steps(expectation, first, options.spec, options.em, compare):
+        steps = em_steps(
+            expectation, first, options.spec, options.em, lambda em: replacing(compare(em))
+        )
+        for em in steps:
             frames = add_frame(state.frames, em)
             state = replace(state, em=em, scans=scanner.scans, frames=frames)
             save(state)
             _notify_iteration(scanner.notify, em, state.survey.rows, time.perf_counter() - began)
             began = time.perf_counter()
     return state
+
+
+def _mended(state: FitState, options: FitOptions) -> FitState:
+    """Place lost components of the starts again on the sample, if the options ask for it."""
+    if options.em.on_collapse != "replace":
+        return state
+    starts, replaced = mend_starts(
+        state.starts,
+        state.fresh,
+        state.survey,
+        options,
+        available_cores(),
+        searched=bool(state.search or state.cells) or options.search_rows is None,
+    )
+    return replace(state, starts=starts, replaced_on_sample=replaced)
+
+
+def _replacing(
+    scanner: Scanner, state: FitState, options: FitOptions
+) -> Callable[[EMState], EMState]:
+    """Return what places lost components again after an iteration, if the options ask for it."""
+    survey, spec = state.survey, options.spec
+    if options.em.on_collapse != "replace":
+        return lambda em: em
+    replacement = Replacement.over(
+        survey.sample, options.em.max_iter, spec.reg_covar, survey.variances
+    )
+    find = lowest_finder(scanner, survey)
+    # What could not be mended on the sample is not tried again on all rows.
+    spared = [
+        fresh and bool(is_lost(start, survey, spec).any())
+        for fresh, start in zip(state.fresh, state.starts, strict=True)
+    ]
+    return lambda em: replacement(em, find, spared)
 
 
 def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expectation:

@@ -166,7 +166,7 @@ def fit_options(run: RunConfig, spec: MixtureSpec | None = None) -> FitOptions:
     rows = run.fit.search_rows
     return FitOptions(
         spec=spec or mixture_spec(run),
-        em=EMOptions(run.fit.tol, run.fit.max_iter),
+        em=EMOptions(run.fit.tol, run.fit.max_iter, run.fit.on_collapse),
         n_init=run.fit.n_init,
         random_state=run.fit.random_state,
         search_rows=None if rows == "none" else rows,

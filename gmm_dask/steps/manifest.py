@@ -108,6 +108,8 @@ def compose_manifest(
         clusters=clusters,
         filter=None if plan.filter is None else plan.filter.text,
         rows_outside=survey.outside,
+        replaced=result.replaced,
+        replaced_on_sample=result.replaced_on_sample,
     )
 
 

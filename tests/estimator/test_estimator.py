@@ -408,3 +408,15 @@ def test_a_column_whose_squares_are_zero_is_refused_by_name(X: np.ndarray) -> No
         GaussianMixture(2, random_state=0).fit(tiny)
     tiny[:, 1] = 0.0  # a constant column is another matter
     GaussianMixture(2, random_state=0).fit(tiny)
+
+
+def test_on_collapse_places_a_lost_component_again(caplog):
+    X = np.random.default_rng(0).integers(0, 3, size=(500, 1)).astype(float)
+    with caplog.at_level("WARNING", logger="gmm_dask"):
+        reported = GaussianMixture(3, random_state=0).fit(X)
+    assert reported.covariances_.min() < 2e-6
+    assert "collapsed" in caplog.text
+    mended = GaussianMixture(3, random_state=0, on_collapse="replace").fit(X)
+    assert mended.covariances_.min() > 0.1
+    with pytest.raises(ValueError, match="'on_collapse'"):
+        GaussianMixture(on_collapse="mend").fit(X)

@@ -33,6 +33,7 @@ HOMES = {
     "precisions_init": (Start, "precisions"),
     "tol": (EMOptions, "tol"),
     "max_iter": (EMOptions, "max_iter"),
+    "on_collapse": (EMOptions, "on_collapse"),
     "n_init": (FitOptions, "n_init"),
     "random_state": (FitOptions, "random_state"),
     "search_rows": (FitOptions, "search_rows"),

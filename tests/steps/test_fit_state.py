@@ -79,6 +79,7 @@ iterations = st.builds(
     arrays(K, D),
     st.lists(st.integers(0, K - 1), max_size=K).map(tuple),
     FLOATS,
+    st.lists(st.integers(0, K - 1), max_size=K).map(tuple),
 )
 
 
@@ -92,6 +93,7 @@ def candidates(kind):
         st.integers(0, 2**53),
         FLOATS,
         st.text(max_size=5),
+        st.none() | st.integers(0, K - 1),
     )
 
 
@@ -153,6 +155,7 @@ def states(draw):
             for number in draw(st.sets(st.integers(1, 99), max_size=2))
         ),
         draw(st.lists(cell_searches(search), max_size=2).map(tuple)),
+        draw(st.integers(0, 99)),
         draw(st.integers(0, 99)),
     )
 

@@ -94,10 +94,12 @@ def add_to_diagonals(matrices: FloatArray, value: float | FloatArray) -> None:
 
 def ill_conditioned_error(component: int, defect: str) -> IllConditionedError:
     """Make the error for a covariance that cannot be inverted."""
-    return IllConditionedError(
+    error = IllConditionedError(
         f"the covariance of component {component} {defect}: too few distinct rows belong to it, or "
         "features depend on each other; try fewer components, a larger reg_covar, or another scale"
     )
+    error.component = component
+    return error
 
 
 def upper_factors(covariances: FloatArray) -> FloatArray:

@@ -55,6 +55,7 @@ def encode(state: FitState) -> tuple[NamedArrays, Meta]:
             _encode_cell(cell, f"cell.{number}", arrays) for number, cell in enumerate(state.cells)
         ],
         "turns": state.turns,
+        "replaced_on_sample": state.replaced_on_sample,
     }
     if state.fingerprints is not None:
         arrays["fingerprints"] = np.asarray(state.fingerprints, dtype=np.uint64)
@@ -99,6 +100,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
             for number, cell in enumerate(meta["cells"])
         ),
         turns=meta["turns"],
+        replaced_on_sample=meta["replaced_on_sample"],
         frames=tuple(
             Frame(
                 int(iteration),
@@ -184,16 +186,20 @@ def _encode_candidate(candidate: Candidate, prefix: str, arrays: NamedArrays) ->
         "status": candidate.status.value,
         "rows": candidate.rows,
         "problem": candidate.problem,
+        "broken": candidate.broken,
         "guarded": [list(iteration.guarded) for iteration in history],
+        "replaced": [list(iteration.replaced) for iteration in history],
     }
 
 
 def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Candidate:
     columns = [arrays[f"{prefix}.history.{name}"] for name in _HISTORY]
     history = tuple(
-        Iteration(float(log_likelihood), weights, means, tuple(guarded), float(moved))
-        for log_likelihood, weights, means, moved, guarded in zip(
-            *columns, meta["guarded"], strict=True
+        Iteration(
+            float(log_likelihood), weights, means, tuple(guarded), float(moved), tuple(replaced)
+        )
+        for log_likelihood, weights, means, moved, guarded, replaced in zip(
+            *columns, meta["guarded"], meta["replaced"], strict=True
         )
     )
     return Candidate(
@@ -204,6 +210,7 @@ def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[
         meta["rows"],
         float(arrays[f"{prefix}.weight"][0]),
         meta["problem"],
+        meta["broken"],
     )
 
 

@@ -69,6 +69,9 @@ class Manifest:
         is None in a manifest of an older version.
     collapsed, starved
         Components that lost their data.
+    replaced, replaced_on_sample
+        Components that were placed again, as pairs of the iteration after which and the component;
+        and how often one was on the sample, before the iterations over all rows.
     occupancy
         Share of the weight for which each component is the most probable, (k,).
     quantiles
@@ -134,6 +137,8 @@ class Manifest:
     clusters: Clusters | None = None
     filter: str | None = None
     rows_outside: int = 0
+    replaced: tuple[tuple[int, int], ...] = ()
+    replaced_on_sample: int = 0
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""
@@ -169,6 +174,7 @@ class Manifest:
                 "quantiles": {float(share): value for share, value in quantiles.items()},
                 "features": {name: _record(Feature, values) for name, values in features.items()},
                 "clusters": None if clusters is None else Clusters.from_json(clusters),
+                "replaced": [tuple(pair) for pair in content.get("replaced", ())],
             },
         )
 
