@@ -1,6 +1,6 @@
 """The command ``gmm-dask``, the face of the flows; each command imports what it needs.
 
-What runs no flow stands in `gmm_dask.pipelines.model_commands`.
+What runs no flow stands in `gmm_dask.pipelines.model_commands` and `version_commands`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from gmm_dask.pipelines.arguments import (
 )
 from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error
 from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, SELECT, Kind, OutcomeT
-from gmm_dask.pipelines.model_commands import inspect, report, use
+from gmm_dask.pipelines.model_commands import inspect, list_models, report
+from gmm_dask.pipelines.version_commands import pin, prune, unpin, use
 
 if TYPE_CHECKING:
     from gmm_dask.config import ClusterKind, RunConfig
@@ -148,7 +149,8 @@ def serve(
         )
 
 
-for command in (inspect, report, use):
+app.command("list")(list_models)
+for command in (inspect, report, use, pin, unpin, prune):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""The commands that look at models and change which is in use; they run no flow."""
+"""The commands that show models; they run no flow and change nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import typer
 
 from gmm_dask.pipelines.arguments import Debug, Overrides, read_files
 from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error
+
+AsJson = Annotated[bool, typer.Option("--json", help="For other programs.")]
 
 
 def inspect(
@@ -86,16 +88,24 @@ def report(
                 sys.exit(FAILED)
 
 
-def use(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
-    version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Its version.")],
-    models: Annotated[str, typer.Option(help="Directory of the model registry.")] = "models",
+def list_models(
+    models: Annotated[
+        str, typer.Argument(metavar="MODELS", help="A directory of models, or models/NAME.")
+    ],
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Only this model of the directory.")
+    ] = None,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Make a version of a model the current one: an earlier one rolls back."""
+    """List the versions of models, and the candidates that were refused."""
     with exit_codes(debug):
-        from gmm_dask.storage.models.registry import Registry
+        from gmm_dask.pipelines.tables import print_json, print_listing
+        from gmm_dask.storage.models.listing import list_versions, registries_at
 
-        registry = Registry(models, name)
-        registry.use(version)
-        typer.echo(f"{registry.directory}: version {version} is current")
+        registries = registries_at(models, name)
+        listed = [model for registry in registries for model in list_versions(registry)]
+        if as_json:
+            print_json([vars(model) for model in listed])
+        else:
+            print_listing(listed)
