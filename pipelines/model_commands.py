@@ -88,7 +88,7 @@ def report(
                 sys.exit(FAILED)
 
 
-def list_models(
+def list_(
     models: Annotated[
         str, typer.Argument(metavar="MODELS", help="A directory of models, or models/NAME.")
     ],
@@ -101,11 +101,33 @@ def list_models(
     """List the versions of models, and the candidates that were refused."""
     with exit_codes(debug):
         from gmm_dask.pipelines.tables import print_json, print_listing
-        from gmm_dask.storage.models.listing import list_versions, registries_at
+        from gmm_dask.versions import list_models
 
-        registries = registries_at(models, name)
-        listed = [model for registry in registries for model in list_versions(registry)]
+        listed = list_models(models, name)
         if as_json:
             print_json([vars(model) for model in listed])
         else:
             print_listing(listed)
+
+
+def diff(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="models/NAME.")],
+    before: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="One version.")],
+    after: Annotated[
+        int | None,
+        typer.Argument(metavar="VERSION", min=1, help="Another; default: the current one."),
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two versions of a model: which component is which, what moved, what was set."""
+    with exit_codes(debug):
+        from gmm_dask.pipelines.differences import print_comparison
+        from gmm_dask.pipelines.tables import print_json
+        from gmm_dask.versions import compare_models
+
+        comparison = compare_models(model, before, after)
+        if as_json:
+            print_json(comparison.to_json())
+        else:
+            print_comparison(comparison)

@@ -308,11 +308,13 @@ def publish(
         The version cannot be written.
     """
     registry = registry_of(run)
+    of_current = evaluation.current_densities
     try:
         number = registry.publish(
             evaluation.model,
             run_id=run_id,
             based_on=based_on,
+            based_on_log_likelihood=None if of_current is None else of_current.mean_log_likelihood,
             extra=evaluation.files,
             describe=describe_by_report(run.output.name, evaluation.aggregates),
         )

@@ -149,3 +149,36 @@ def test_prune_takes_the_rule_of_a_run_file_or_that_of_its_options(models, tmp_p
 def test_mistakes_are_named(models, arguments, message):
     run = gmm_dask(*(argument.format(models=models) for argument in arguments))
     assert refused(run) == message.format(models=models)
+
+
+def test_diff_shows_components_likelihoods_and_settings(models):
+    registry = Registry(models, "stars")
+    registry.publish(some_model(seed=4), run_id="run-4", based_on=2, based_on_log_likelihood=-2.5)
+    shown = gmm_dask("diff", models / "stars", 2)  # with the current one
+    rows = lines(shown)
+    assert rows[0] == ["version", "2", "version", "4"]
+    assert [
+        "nats",
+        "per",
+        "row,",
+        "on",
+        "the",
+        "rows",
+        "of",
+        "version",
+        "4",
+        "-2.5",
+        "-2.125",
+    ] in rows
+    assert "matched by their permanent ids" in shown.stdout
+    assert [row[0] for row in rows if "→" in row] == ["0", "4", "7"]
+    assert rows[-1] == ["nothing", "was", "set", "otherwise"]
+    assert "matched by their distance" in gmm_dask("diff", models / "stars", 1, 4).stdout
+    document = json.loads(gmm_dask("diff", models / "stars", 4, 2, "--json").stdout)
+    assert document["before"]["log_likelihood_of_the_other_on_these_rows"] == -2.5
+    assert [component["before"] for component in document["components"]] == [0, 4, 7]
+    message = refused(gmm_dask("diff", models / "stars", 4, 9))
+    assert message == f"{models}/stars: has no version 9; there are versions 1, 2, 3, 4"
+    assert refused(gmm_dask("diff", models, 1)).startswith(
+        f"{models.parent}: has no model 'models'"
+    )

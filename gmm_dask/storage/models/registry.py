@@ -143,6 +143,7 @@ class Registry:
         *,
         run_id: str,
         based_on: int | None = None,
+        based_on_log_likelihood: float | None = None,
         extra: Mapping[str, bytes] | None = None,
         describe: Describe | None = None,
         deadline: float = 60.0,
@@ -161,6 +162,8 @@ class Registry:
             The version that was current when the fit began. If another version is current now,
             the model is kept under ``rejected/`` instead. If None, any current version is
             superseded.
+        based_on_log_likelihood
+            Its mean log-likelihood on the rows of this model, to be recorded.
         extra
             Further files to store, by name.
         describe
@@ -190,7 +193,15 @@ class Registry:
                 return number
             # A number is never used twice, even if somebody has removed the last version by hand.
             number = max((*numbers, current.published if current else 0)) + 1
-            published = replace(model, run=_publication(run_id, version=number, based_on=based_on))
+            published = replace(
+                model,
+                run=_publication(
+                    run_id,
+                    version=number,
+                    based_on=based_on,
+                    based_on_log_likelihood=based_on_log_likelihood,
+                ),
+            )
             self._add(writer, number, _files(published, extra, describe), pointer)
             return number
 
