@@ -90,10 +90,14 @@ def test_versions_and_candidates_that_are_old_are_removed_and_counted(stars):
         str(stars.path(5)),
         str(stars.directory / "rejected" / "bad-8"),
     )
+    age(stars, version_name(6), 9)
+    age(stars, "rejected/bad-7", 9)
+    assert prune_models(stars, Keep(days=0.5)).paths == ()  # the last of both
 
 
 def test_what_is_in_use_pinned_or_protected_stays(stars):
     stars.use(2)
+    age(stars, version_name(6), 1)
     pin(stars, 3)
     with stars.store.version(version_name(4)).held():
         pruned = prune_models(stars, Keep(days=0.001), protected={1})

@@ -109,7 +109,9 @@ def list_versions(registry: Registry) -> tuple[ListedModel, ...]:
     candidates = [
         _listed(registry, f"{REJECTED}/{run}", None, current) for run in rejected_runs(registry)
     ]
-    return (*versions, *candidates)
+    # One that was pruned meanwhile is not damaged.
+    listed = (*versions, *candidates)
+    return tuple(model for model in listed if model.problem is None or Path(model.path).exists())
 
 
 def _listed(registry: Registry, name: str, number: int | None, current: int | None) -> ListedModel:

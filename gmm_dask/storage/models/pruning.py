@@ -3,7 +3,7 @@
 These versions stay, however old they are:
 
 - the current one;
-- the last one, whose number and component ids the next one counts on from;
+- the last one, whose number and component ids the next one counts on from, and the last candidate;
 - those that are pinned;
 - the one whose selection the current one goes by (``retrain.select`` counts the days since);
 - those that the caller protects, such as the version that made the current predictions;
@@ -112,8 +112,8 @@ def _old_names(registry: Registry, keep: Keep, protected: Collection[int]) -> tu
         ]
     rejected = [f"{REJECTED}/{run}" for run in rejected_runs(registry)]
     sealed = [store.sealed_at(name) for name in rejected]
-    names += [name for name, yes in zip(rejected, keep.old(sealed, now), strict=True) if yes]
-    return tuple(names)
+    old_candidates = zip(rejected[:-1], keep.old(sealed, now)[:-1], strict=True)
+    return (*names, *(name for name, yes in old_candidates if yes))
 
 
 def _in_use(registry: Registry) -> set[int]:
