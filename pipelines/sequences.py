@@ -134,7 +134,10 @@ def predict(
     """Assign every row of the input to a component of the current model."""
     plan = call(steps.inspect_input, run, False, False, as_of)
     model = call(steps.read_model, run)
-    with steps.open_predictions(run, plan, model, cluster, notify, run_id) as prediction:
+    with (
+        steps.hold(model),
+        steps.open_predictions(run, plan, model, cluster, notify, run_id) as prediction,
+    ):
         predicted = call(steps.predict, run, prediction)
         total_rows = call(steps.verify_predictions, run, prediction, predicted)
         path = call(steps.publish_predictions, run, prediction, predicted)
@@ -156,12 +159,13 @@ def retrain(
     """
     plan = call(steps.inspect_input, run, True, run.select is not None)
     current = call(steps.read_current, run)
-    if not force and steps.is_up_to_date(run, plan, current):
-        outcome = RetrainOutcome(current)
-    else:
-        with steps.open_scanner(run, plan, cluster, notify) as scanner:
-            evaluation = _fit_again(run, plan, current, scanner, call, notify)
-        outcome = _pass_gate(run, call, current, evaluation, run_id)
+    with steps.hold(current):
+        if not force and steps.is_up_to_date(run, plan, current):
+            outcome = RetrainOutcome(current)
+        else:
+            with steps.open_scanner(run, plan, cluster, notify) as scanner:
+                evaluation = _fit_again(run, plan, current, scanner, call, notify)
+            outcome = _pass_gate(run, call, current, evaluation, run_id)
     if run.output.predictions is None or (current is None and outcome.published is None):
         return outcome
     as_of = None if plan.filter is None else plan.filter.as_of  # the fit's present is the run's

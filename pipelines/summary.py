@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 from gmm_dask.printable import printable, spread
 from gmm_dask.report.page.subject import REPORT
+from gmm_dask.steps.fitting import Published
 from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.input.plan import InputPlan
@@ -160,7 +161,15 @@ def _name(model: StoredModel) -> str:
 
 def fit_summary(outcome: FitOutcome) -> Summary:
     """Sum up a fit: the model as it is read back from the registry."""
-    return model_summary(load_model_at(outcome.published.path))
+    summary = model_summary(load_model_at(outcome.published.path))
+    return replace(summary, facts=[*summary.facts, *_pruned_facts(outcome.published)])
+
+
+def _pruned_facts(published: Published | None) -> list[tuple[str, str]]:
+    """Say which old versions went, if any did."""
+    if published is None or not published.pruned.paths:
+        return []
+    return [("removed", str(published.pruned))]
 
 
 def predict_summary(outcome: PredictOutcome) -> Summary:
@@ -214,7 +223,7 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
         assert current.path is not None
         path, decision = current.path, f"nothing is new, so nothing was fitted; {in_use} in use"
     summary = model_summary(load_model_at(path), evaluation.matches if evaluation else ())
-    facts = [("decision", decision), *summary.facts]
+    facts = [("decision", decision), *summary.facts, *_pruned_facts(outcome.published)]
     if current is not None and evaluation is not None and evaluation.current_densities is not None:
         record = evaluation.current_densities
         before = bic(current.parameters, record.log_likelihood, record.weight)

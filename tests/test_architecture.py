@@ -42,6 +42,7 @@ LAYERS = [
         "gmm_dask.loading",
         "gmm_dask.selection",
         "gmm_dask.verbosity",
+        "gmm_dask.versions",
         "gmm_dask.steps",
         "gmm_dask",
     },

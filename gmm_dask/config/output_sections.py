@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, field_validator
+from pydantic import Field, StrictBool, field_validator, model_validator
 
 from gmm_dask.addresses import local_path
-from gmm_dask.config.section import NonNegative, Positive, Rate, Section
+from gmm_dask.config.section import Days, NonNegative, Positive, Rate, Section
 
 
 class PredictSection(Section):
@@ -34,6 +34,19 @@ class PredictSection(Section):
     )
 
 
+class KeepSection(Section):
+    """``[output.keep]``: how long versions stay; what breaks every limit here is removed."""
+
+    versions: Positive | None = Field(None, description="so many of the last versions stay")
+    days: Days | None = Field(None, description="versions younger than this stay")
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> KeepSection:
+        if self.versions is None and self.days is None:
+            raise ValueError("{}: say how many versions to keep, for how many days, or both")
+        return self
+
+
 class OutputSection(Section):
     """``[output]``: where models and predictions go."""
 
@@ -43,6 +56,11 @@ class OutputSection(Section):
     )
     predictions: str | None = Field(
         None, min_length=1, description="local directory of predictions"
+    )
+    keep: KeepSection | None = Field(
+        None,
+        description="how long versions of models, refused candidates and predictions stay; "
+        "default: models and candidates for ever, predictions until two later ones are published",
     )
 
     @field_validator("models", "predictions")

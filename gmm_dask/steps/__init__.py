@@ -11,6 +11,7 @@ from gmm_dask.steps.predicting import (
     publish_predictions,
     verify_predictions,
 )
+from gmm_dask.steps.pruning import hold
 from gmm_dask.steps.retraining import (
     Decision,
     RetrainStart,
@@ -46,6 +47,7 @@ __all__ = [
     "evaluate",
     "evaluate_selection",
     "fit",
+    "hold",
     "inspect_input",
     "is_selection_due",
     "is_up_to_date",

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,10 @@ from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.report.aggregates import Aggregates
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest
+from gmm_dask.steps.pruning import prune_after_storing
 from gmm_dask.steps.reporting import count_for_report, describe_by_report
 from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
+from gmm_dask.storage.files.retention import Pruned
 from gmm_dask.storage.input.content import contents_of, encode_contents
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.checkpoint import open_checkpoint, remove_forgotten
@@ -102,10 +104,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Published:
-    """A version in the registry."""
+    """A version in the registry, and what was pruned after it was published."""
 
     version: int
     path: Path
+    pruned: Pruned = field(default_factory=Pruned)
 
 
 def fit(
@@ -288,6 +291,8 @@ def publish(
 ) -> Published:
     """Store the model as the next version and make it current, whole or not at all.
 
+    Then old versions are pruned, as ``output.keep`` says.
+
     Parameters
     ----------
     run_id
@@ -303,11 +308,13 @@ def publish(
         The version cannot be written.
     """
     registry = registry_of(run)
+    of_current = evaluation.current_densities
     try:
         number = registry.publish(
             evaluation.model,
             run_id=run_id,
             based_on=based_on,
+            based_on_log_likelihood=None if of_current is None else of_current.mean_log_likelihood,
             extra=evaluation.files,
             describe=describe_by_report(run.output.name, evaluation.aggregates),
         )
@@ -317,7 +324,7 @@ def publish(
     clear_checkpoint(run, evaluation)
     path = registry.path(number)
     logger.info("published %s", path)
-    return Published(number, path)
+    return Published(number, path, prune_after_storing(run))
 
 
 def clear_checkpoint(run: RunConfig, evaluation: Evaluation) -> None:

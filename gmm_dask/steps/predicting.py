@@ -23,6 +23,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
 from gmm_dask.steps.inputs import open_executor
+from gmm_dask.steps.pruning import keep_of
 from gmm_dask.steps.reporting import (
     MOST_BATCHES,
     batch_of,
@@ -310,7 +311,7 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
         "batches": [batch.to_json() for batch in batches],
     }
     report = report_on_batches(run.output.name, prediction.model, batches)
-    path = staged.publish(predicted.parts, summary, predicted.digests, report)
+    path = staged.publish(predicted.parts, summary, predicted.digests, report, keep_of(run))
     logger.info("published predictions in %s", run.output.predictions)
     return path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from gmm_dask.storage.files.contents import Version
 from gmm_dask.storage.models.model import StoredModel, read_file
 from gmm_dask.storage.models.registry import Registry, load_model_at
 from gmm_dask.storage.predictions.dataset import read_predictions
+from gmm_dask.versions import compare_stored
 
 logger = logging.getLogger("gmm_dask")
 
@@ -188,11 +190,12 @@ def write_report(
     subjects = [
         subject_of(model_name(model), model, batches_since(predictions, model)) for model in models
     ]
+    comparisons = [compare_stored(first, second) for first, second in pairwise(models)]
     if output is None:
         labels = [subject.label.replace("version ", "v").replace(" ", "-") for subject in subjects]
         output = Path("-".join([subjects[0].name, *labels]) + ".html")
     with storage_errors(output):
-        replace_file(output, report_page(subjects))
+        replace_file(output, report_page(subjects, comparisons))
     return output
 
 

@@ -14,6 +14,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.drift import Check
 from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, clear_checkpoint
 from gmm_dask.steps.manifest import fit_key
+from gmm_dask.steps.pruning import prune_after_storing
 from gmm_dask.steps.reporting import describe_by_report
 from gmm_dask.steps.resuming import registry_of
 from gmm_dask.steps.selecting import is_selection_due, last_selection
@@ -216,4 +217,5 @@ def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: s
     )
     clear_checkpoint(run, evaluation)
     logger.warning("refused: %s; the candidate is kept in %s", decision.reason, path)
+    prune_after_storing(run)
     return path

@@ -191,6 +191,9 @@ class Publication:
         Number in the registry, and the version that was current when the fit began, if any.
     rejected
         The reason why the model did not become a version; None if it did.
+    based_on_log_likelihood
+        Mean log-likelihood of the version ``based_on`` on the rows of this model, nats per row;
+        None where it was not measured.
     """
 
     run_id: str
@@ -199,10 +202,13 @@ class Publication:
     version: int | None = None
     based_on: int | None = None
     rejected: str | None = None
+    based_on_log_likelihood: float | None = None
 
     def to_json(self) -> Document:
         """Return the publication as JSON, with the keys of a version or of a rejected model."""
-        absent = ("rejected",) if self.rejected is None else ("version", "based_on")
+        absent = {"rejected"} if self.rejected is None else {"version", "based_on"}
+        if self.based_on_log_likelihood is None:
+            absent.add("based_on_log_likelihood")
         return {key: value for key, value in vars(self).items() if key not in absent}
 
     @classmethod

@@ -13,7 +13,7 @@
 prediction; the others keep their numbers. The names of parts contain the run
 id, so a reader that is overtaken by a new version finds a file missing, never a mixture of
 versions. The version before the current one is kept for readers that began with it; older ones
-are removed.
+are removed, unless the run file says how long to keep them (`pruning`).
 
 The record lies beside the parts, not among them, because some readers (Polars) refuse a directory
 with any other file in it.

@@ -19,13 +19,15 @@ from gmm_dask.errors import ConflictError, StorageError
 from gmm_dask.storage.files.atomic import replace_file
 from gmm_dask.storage.files.contents import StagedVersion, report_path
 from gmm_dask.storage.files.places import PredictionPlaces
+from gmm_dask.storage.files.retention import Keep
 from gmm_dask.storage.files.sealed import plain, seal
 from gmm_dask.storage.files.versions import Writer
 from gmm_dask.storage.input.content import Contents, contents_of
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.predictions.dataset import FORMAT, PART, RUN_ID
+from gmm_dask.storage.predictions.dataset import FORMAT, RUN_ID
 from gmm_dask.storage.predictions.parts import Part, PartWriter, check_key_columns, order_of
+from gmm_dask.storage.predictions.pruning import old_predictions
 from gmm_dask.storage.predictions.reuse import (
     Reusable,
     filters_of,
@@ -116,6 +118,7 @@ class StagedPredictions:
         summary: Mapping[str, Any] | None = None,
         digests: Sequence[str] = (),
         report: bytes | None = None,
+        keep: Keep | None = None,
     ) -> Path:
         """Make ``OUT`` link to this version; returns its path.
 
@@ -132,6 +135,9 @@ class StagedPredictions:
             Without them these files count as changed in the next run.
         report
             A page for people, kept beside the version. If it cannot be written, that is a warning.
+        keep
+            Which versions stay besides this one and the one before, which readers may still have
+            open; None: no others. If an old one cannot be removed, that is a warning.
 
         Raises
         ------
@@ -160,7 +166,7 @@ class StagedPredictions:
         before = self._before if self.places.store.pointer() else None
         self._version_writer.point(self.run_id.encode(), expecting=before)
         self._keep_report(report)
-        self._prune()
+        self._prune(keep)
         self._end()
         return self.path
 
@@ -171,13 +177,16 @@ class StagedPredictions:
             except StorageError as error:  # the version stands
                 logger.warning("the report was not kept: %s", error)
 
-    def _prune(self) -> None:
-        """Remove all versions but this and the one before, which readers may still have open."""
-        keep = {self.run_id} | ({self._before.content.decode()} if self._before else set())
+    def _prune(self, keep: Keep | None) -> None:
+        before = self._before.content.decode() if self._before else None
         try:
-            self._version_writer.prune(keep, PART)
+            old = old_predictions(self.places, keep, before)
+            pruned = self._version_writer.prune(old)
         except StorageError as error:  # the new version stands; the next run tries again
             logger.warning("old predictions were not removed: %s", error)
+        else:
+            if pruned.paths:
+                logger.info("removed %s", pruned)
 
     def abandon(self) -> None:
         """Remove what was staged, unless it was published, and release the lock."""
