@@ -205,7 +205,7 @@ def test_pages_carry_checksums_that_are_right(stars, tmp_path):
 
 
 def test_row_groups_have_one_size(stars, tmp_path, monkeypatch):
-    monkeypatch.setattr("gmm_dask.storage.predictions.parts.ROW_GROUP_ROWS", 16)
+    monkeypatch.setattr("gmm_dask.storage.predictions.part_files.ROW_GROUP_ROWS", 16)
     _, parts = predict(stars, tmp_path / "out", "run-1")
     footer = pq.read_metadata(tmp_path / "out" / parts[0].name)
     assert [footer.row_group(i).num_rows for i in range(footer.num_row_groups)] == [16, 16, 8]

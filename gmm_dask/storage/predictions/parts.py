@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
-import xxhash
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.assignment import Assignment
 from gmm_dask.mixture.prediction_columns import prediction_columns
-from gmm_dask.storage.files.atomic import OutputFile, storage_errors
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.parquet_rows import ParquetRows
 from gmm_dask.storage.input.plan import InputPlan
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-#: Rows that readers hold at once; fixed, so that parts do not depend on where they are written.
-ROW_GROUP_ROWS = 1 << 18
+from gmm_dask.storage.predictions.part_files import CLUSTER, PROBABILITY, write_part_file
 
 _RESERVED = ("row", "input_file", "component", "log_density", "outlier")
-_CLUSTER = "cluster"  # reserved only where it is written: it is a likely name of a key
-_PROBABILITY = "probability_"
 
 
 @dataclass(frozen=True)
@@ -73,12 +61,6 @@ class Part:
         return self.first + self.rows + self.outside
 
 
-def hint_of_part(path: Path) -> str:
-    """Return the hint of a part on the disk; raises ``OSError``."""
-    status = path.stat()
-    return f"{status.st_mtime_ns} {status.st_ino}"
-
-
 def part_name(run_id: str, file: int, chunk: int) -> str:
     """Return the file name of a part; sorted by name, parts follow the order of the input."""
     return f"part-{run_id}-{file:05d}-{chunk:06d}.parquet"
@@ -103,9 +85,10 @@ def check_key_columns(plan: InputPlan, key_columns: Sequence[str], clusters: boo
     ConfigError
         A key column is refused; the message names it, and what to do.
     """
-    reserved = (*_RESERVED, _CLUSTER) if clusters else _RESERVED
+    # It is a likely name of a key, and so reserved only where it is written.
+    reserved = (*_RESERVED, CLUSTER) if clusters else _RESERVED
     for name in key_columns:
-        if name in reserved or name.startswith(_PROBABILITY):
+        if name in reserved or name.startswith(PROBABILITY):
             raise ConfigError(
                 f"predict.key_columns: {name!r} is the name of a column of the predictions; "
                 "rename it in the input, or leave it out"
@@ -194,22 +177,8 @@ class PartWriter:
         path = self.plan.files[rows.file].path
         name = part_name(self.run_id, self.numbers[rows.file], rows.chunk)
         table = self._table(rows, path, rows.first_in_file, labels, log_densities, responsibilities)
-        with self.stage.writing(name) as file:
-            digesting = _DigestingFile(file)
-            pq.write_table(table, digesting, **_options(table.schema, self.cluster_ids is not None))
-        written = self.stage.directory / name
-        with storage_errors(written, "cannot be read"):
-            hint = hint_of_part(written)
-        return Part(
-            name,
-            path,
-            rows.first_in_file,
-            table.num_rows,
-            digesting.size,
-            digesting.digest.hexdigest(),
-            hint,
-            rows.outside,
-        )
+        written = write_part_file(self.stage, name, table)
+        return Part(name, path, rows.first_in_file, table.num_rows, *written, outside=rows.outside)
 
     def _table(
         self,
@@ -246,53 +215,5 @@ class PartWriter:
         if self.probabilities:
             assert responsibilities is not None
             for j, number in enumerate(self.component_ids):
-                columns[f"{_PROBABILITY}{number}"] = spread(responsibilities[:, j])
+                columns[f"{PROBABILITY}{number}"] = spread(responsibilities[:, j])
         return pa.table(columns)
-
-
-class _DigestingFile(io.RawIOBase):
-    """A file being written that counts its bytes and computes their digest."""
-
-    def __init__(self, file: OutputFile) -> None:
-        self._file = file
-        self.size = 0
-        self.digest = xxhash.xxh3_128()
-
-    def writable(self) -> bool:
-        """Return True: the file can be written."""
-        return True
-
-    def write(self, block: Buffer, /) -> int:
-        """Write all of ``block``, or raise ``OSError``."""
-        self.digest.update(block)
-        written = self._file.write(block)
-        self.size += written
-        return written
-
-
-def _options(schema: pa.Schema, clusters: bool) -> dict[str, Any]:
-    """Return how a part is encoded: 500,000 rows without keys take 18 ms, by default 78 ms.
-
-    A dictionary is used only where values repeat, and bounds are kept only where a query could
-    use them. Snappy costs nothing measurable here, and halves the size of text keys.
-    """
-    texts = [
-        field.name
-        for field in schema
-        if pa.types.is_dictionary(field.type)
-        or pa.types.is_string(field.type)
-        or pa.types.is_large_string(field.type)
-    ]
-    unsorted = ("log_density", "outlier")
-    return {
-        "row_group_size": ROW_GROUP_ROWS,
-        "write_page_checksum": True,
-        "compression": "snappy",
-        "use_dictionary": [*texts, "component", *([_CLUSTER] if clusters else [])],
-        "column_encoding": {"row": "DELTA_BINARY_PACKED"},
-        "write_statistics": [
-            name
-            for name in schema.names
-            if name not in unsorted and not name.startswith(_PROBABILITY)
-        ],
-    }

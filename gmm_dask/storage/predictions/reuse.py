@@ -17,7 +17,8 @@ from gmm_dask.storage.input.content import FileContent, unchanged_files
 from gmm_dask.storage.input.filters.predicate import text_of
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.predictions.dataset import read_predictions
-from gmm_dask.storage.predictions.parts import Part, hint_of_part, order_of, part_name
+from gmm_dask.storage.predictions.part_files import hint_of_part
+from gmm_dask.storage.predictions.parts import Part, order_of, part_name
 from gmm_dask.storage.predictions.verification import first_fault, intact
 
 logger = logging.getLogger(__name__)
