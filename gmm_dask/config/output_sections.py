@@ -11,8 +11,18 @@ from gmm_dask.config.section import NonNegative, Positive, Rate, Section
 
 
 class PredictSection(Section):
-    """``[predict]``: what is written for each row, and when rows count as drifted."""
+    """``[predict]``: which rows, what is written for each, and when rows count as drifted."""
 
+    filter: str | None = Field(
+        None,
+        description="rows to predict, instead of those of input.filter; 'true': every row; "
+        "predictions of other rows stay as they are",
+    )
+    refresh: Literal["changed", "all"] = Field(
+        "all",
+        description="what a new version of the model predicts again: all files inside the "
+        "filter, or only new and changed ones",
+    )
     key_columns: list[str] = Field(
         default_factory=list, description="input columns to copy to the predictions"
     )

@@ -1,11 +1,11 @@
-"""The present of a run: what ``current_date`` means in its filter, once for all its steps."""
+"""Which rows a run uses: to fit, to predict, and what ``current_date`` means in its filters."""
 
 from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
 
-from gmm_dask.config import RunConfig
+from gmm_dask.config import InputSection, RunConfig
 from gmm_dask.errors import GmmDaskError
 from gmm_dask.steps.manifest import fit_key
 from gmm_dask.storage.input.filters.input_filter import names_present
@@ -14,6 +14,13 @@ from gmm_dask.storage.models.checkpoint import interrupted_fits
 from gmm_dask.storage.models.registry import Registry
 
 logger = logging.getLogger("gmm_dask")
+
+
+def predicted_input(run: RunConfig) -> InputSection:
+    """Return the input whose rows are predicted: with ``predict.filter``, where there is one."""
+    if run.predict.filter is None:
+        return run.input
+    return run.input.model_copy(update={"filter": run.predict.filter})
 
 
 def choose_present(run: RunConfig, for_fit: bool) -> datetime:

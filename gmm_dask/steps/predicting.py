@@ -22,6 +22,7 @@ from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
+from gmm_dask.steps.filtering import predicted_input
 from gmm_dask.steps.inputs import open_executor
 from gmm_dask.steps.reporting import (
     MOST_BATCHES,
@@ -34,9 +35,11 @@ from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
 from gmm_dask.storage.models.clusters import name_clusters
 from gmm_dask.storage.models.model import StoredModel
+from gmm_dask.storage.predictions.beginning import begin
 from gmm_dask.storage.predictions.dataset import Predictions, read_predictions
-from gmm_dask.storage.predictions.parts import Part, PartWriter
-from gmm_dask.storage.predictions.staging import StagedPredictions, begin
+from gmm_dask.storage.predictions.part_writer import PartWriter
+from gmm_dask.storage.predictions.parts import Part
+from gmm_dask.storage.predictions.staging import StagedPredictions
 
 logger = logging.getLogger("gmm_dask")
 
@@ -77,7 +80,11 @@ class Predicted:
         Rows that this run predicted, and rows inside the filter that it did not predict because
         they hold nulls; their predictions are null.
     reused
-        Number of input files whose parts come from the version before.
+        Number of input files inside the filter whose parts come from the version before.
+    kept
+        Number of input files outside the filter whose predictions stay.
+    lost
+        Files whose predictions outside the filter could not be kept.
     drift
         How the predicted rows differ from the training rows; None if no row was predicted, or
         only rows of weight 0.
@@ -91,6 +98,8 @@ class Predicted:
     reused: int
     drift: Drift | None
     digests: tuple[str, ...] = ()
+    kept: int = 0
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +112,10 @@ class PredictRequest:
 
 @dataclass(frozen=True, eq=False)
 class PredictedRows:
-    """Parts written, the densities of used rows, and the number of rows inside the filter."""
+    """Parts written, the densities of used rows, and the number of rows inside the filter.
+
+    Rows that are kept beside these are not among them.
+    """
 
     parts: tuple[Part, ...]
     densities: DensitySummary
@@ -146,7 +158,7 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     densities = summarize_densities(
         assigned, chunk.sample_weight, parameters.n_components, density_ceiling(parameters)
     )
-    return PredictedRows((part,), densities, part.rows)
+    return PredictedRows((part,), densities, chunk.source_rows - chunk.outside)
 
 
 @contextmanager
@@ -157,18 +169,29 @@ def open_predictions(
     cluster: ClusterKind,
     notify: Notify,
     run_id: str,
+    backfill: bool = False,
 ) -> Iterator[Prediction]:
     """Begin a version of the predictions; if it is not published by the end, it is removed.
 
     Input files that hold the same values as for the version before are not predicted again, if
-    the model and the settings are the same. A run that has published its predictions does nothing
-    when it is tried again.
+    the model and the settings are the same, or under ``predict.refresh = "changed"`` an earlier
+    version of the model has predicted them. Predictions outside the filter stay as they are. A run
+    that has published its predictions does nothing when it is tried again.
+
+    Parameters
+    ----------
+    plan
+        The input inside the filter of the prediction (`inspect_input` with ``for_fit=False``).
+    backfill
+        Whether this very model is to predict all rows inside the filter, whatever
+        ``predict.refresh`` says.
 
     Raises
     ------
     ConfigError
-        ``output.predictions`` is missing, a key column cannot be used, or more clusters are asked
-        for than the model has components.
+        ``output.predictions`` is missing, a key column cannot be used, more clusters are asked
+        for than the model has components, or predictions outside the filter cannot stay beside
+        new ones.
     ModelError
         The model has other columns than the input, or no clusters although they are asked for.
     StorageError
@@ -197,7 +220,9 @@ def open_predictions(
         run_id=run_id,
         key_columns=run.predict.key_columns,
         probabilities=run.predict.probabilities,
+        cluster=run.predict.cluster,
         cluster_ids=cluster_ids,
+        refresh="all" if backfill else run.predict.refresh,
     ) as staged:
         if not staged.remaining.files:
             yield Prediction(staged, None, model)
@@ -258,14 +283,16 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     if isinstance(staged, Predictions):
         logger.info("this run has published its predictions already")
         return Predicted((), 0, 0, len(staged.files), None)
+    untouched = len(staged.reused), len(staged.kept)
     if scanner is None:
         logger.info("no input file is new or changed; all predictions are kept")
-        return Predicted((), 0, 0, len(staged.reused), None)
+        return Predicted((), 0, 0, untouched[0], None, kept=untouched[1], lost=staged.lost)
     request = PredictRequest(prediction.model.parameters, staged.writer)
     result = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
     if not result.inside and not staged.reused:
+        condition = predicted_input(run).filter
         raise TooFewRowsError(
-            f"{run.input.path}: no row is inside the filter {run.input.filter}; widen it, or check "
+            f"{run.input.path}: no row is inside the filter {condition}; widen it, or check "
             "that its values are written as the columns have them; nothing was published"
         )
     densities = result.densities
@@ -275,12 +302,21 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
         _report_drift(run, drift)
     dropped = result.inside - densities.rows
     return Predicted(
-        result.parts, densities.rows, dropped, len(staged.reused), drift, scanner.digests
+        result.parts,
+        densities.rows,
+        dropped,
+        untouched[0],
+        drift,
+        scanner.digests,
+        untouched[1],
+        staged.lost,
     )
 
 
 def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> int:
-    """Check that every row inside the filter has one prediction; return how many there are.
+    """Check that every row inside the filter has one prediction; return how many rows there are.
+
+    Predictions that are kept outside the filter count too.
 
     Only the footers of the parts are read.
 
@@ -306,6 +342,7 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
     summary = {
         "rows": predicted.rows,
         "dropped": predicted.dropped,
+        "lost": predicted.lost,
         "drift": predicted.drift and asdict(predicted.drift),
         "batches": [batch.to_json() for batch in batches],
     }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ROW_GROUP_ROWS = 1 << 18
 
 CLUSTER = "cluster"
+MODEL_VERSION = "model_version"
 PROBABILITY = "probability_"
 
 
@@ -81,7 +82,7 @@ def _options(schema: pa.Schema) -> dict[str, Any]:
         or pa.types.is_string(field.type)
         or pa.types.is_large_string(field.type)
     ]
-    repeated = ("component", CLUSTER)
+    repeated = ("component", CLUSTER, MODEL_VERSION)
     unsorted = ("log_density", "outlier")
     return {
         "row_group_size": ROW_GROUP_ROWS,
