@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -22,11 +22,11 @@ from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
-from gmm_dask.steps.filtering import predicted_input
 from gmm_dask.steps.inputs import open_executor
 from gmm_dask.steps.reporting import (
     MOST_BATCHES,
     batch_of,
+    batches_of_others,
     batches_since,
     report_on_batches,
 )
@@ -85,6 +85,8 @@ class Predicted:
         Number of input files outside the filter whose predictions stay.
     lost
         Files whose predictions outside the filter could not be kept.
+    filter
+        The resolved filter; None: every row of the input is predicted.
     drift
         How the predicted rows differ from the training rows; None if no row was predicted, or
         only rows of weight 0.
@@ -100,6 +102,7 @@ class Predicted:
     digests: tuple[str, ...] = ()
     kept: int = 0
     lost: tuple[str, ...] = ()
+    filter: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,15 +285,17 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     staged, scanner = prediction.staged, prediction.scanner
     if isinstance(staged, Predictions):
         logger.info("this run has published its predictions already")
-        return Predicted((), 0, 0, len(staged.files), None)
-    untouched = len(staged.reused), len(staged.kept)
+        return Predicted((), 0, 0, len(staged.files), None, filter=staged.filter)
+    condition = None if staged.plan.filter is None else staged.plan.filter.text
+    nothing = Predicted(
+        (), 0, 0, len(staged.reused), None, (), len(staged.kept), staged.lost, condition
+    )
     if scanner is None:
         logger.info("no input file is new or changed; all predictions are kept")
-        return Predicted((), 0, 0, untouched[0], None, kept=untouched[1], lost=staged.lost)
+        return nothing
     request = PredictRequest(prediction.model.parameters, staged.writer)
     result = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
     if not result.inside and not staged.reused:
-        condition = predicted_input(run).filter
         raise TooFewRowsError(
             f"{run.input.path}: no row is inside the filter {condition}; widen it, or check "
             "that its values are written as the columns have them; nothing was published"
@@ -301,15 +306,13 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
         drift = measure_drift(run.predict, prediction.model, densities)
         _report_drift(run, drift)
     dropped = result.inside - densities.rows
-    return Predicted(
-        result.parts,
-        densities.rows,
-        dropped,
-        untouched[0],
-        drift,
-        scanner.digests,
-        untouched[1],
-        staged.lost,
+    return replace(
+        nothing,
+        parts=result.parts,
+        rows=densities.rows,
+        dropped=dropped,
+        drift=drift,
+        digests=scanner.digests,
     )
 
 
@@ -336,7 +339,8 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
     staged = prediction.staged
     if isinstance(staged, Predictions):
         return staged.path
-    batches = batches_since(run.output.predictions, prediction.model)
+    output = staged.places.out
+    batches = batches_since(output, prediction.model)
     if predicted.drift is not None:
         batches = (*batches, batch_of(predicted.drift, predicted.rows))[-MOST_BATCHES:]
     summary = {
@@ -345,6 +349,7 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
         "lost": predicted.lost,
         "drift": predicted.drift and asdict(predicted.drift),
         "batches": [batch.to_json() for batch in batches],
+        "batches_of_others": batches_of_others(output, prediction.model),
     }
     report = report_on_batches(run.output.name, prediction.model, batches)
     path = staged.publish(predicted.parts, summary, predicted.digests, report)
