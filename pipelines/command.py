@@ -197,7 +197,7 @@ def _inspect_input(run_file: Path, overrides: list[str]) -> None:
     from datetime import UTC, datetime
 
     from gmm_dask.pipelines.summary import input_summary, print_summary
-    from gmm_dask.steps.filtering import predicted_input
+    from gmm_dask.steps.filtering import plan_prediction
     from gmm_dask.storage.input.plan import plan_input
 
     run, _ = _read(run_file, overrides, None)
@@ -206,8 +206,7 @@ def _inspect_input(run_file: Path, overrides: list[str]) -> None:
         print_summary(input_summary(path, plan_input(run.input, present)))
         return
     print_summary(input_summary(path, plan_input(run.input, present), ", to fit"))
-    predicted = plan_input(predicted_input(run), present)
-    print_summary(input_summary(path, predicted, ", to predict"))
+    print_summary(input_summary(path, plan_prediction(run, present), ", to predict"))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, field_validator
 
@@ -42,6 +42,12 @@ class PredictSection(Section):
     max_occupancy_change: Rate = Field(
         0.2, description="total variation distance from the training occupancy, 0 to 1"
     )
+
+    @field_validator("filter", mode="before")
+    @classmethod
+    def _is_a_condition(cls, condition: Any) -> Any:
+        """Take ``--set predict.filter=true``, which TOML reads as a boolean, for the condition."""
+        return "true" if condition is True else condition
 
 
 class OutputSection(Section):

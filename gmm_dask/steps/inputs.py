@@ -19,7 +19,7 @@ from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import check_start
 from gmm_dask.mixture.spec import MixtureSpec, Start
-from gmm_dask.steps.filtering import choose_present, predicted_input
+from gmm_dask.steps.filtering import choose_present, plan_prediction
 from gmm_dask.storage.files.atomic import check_writable
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.overlap import refuse_overlap
@@ -59,8 +59,8 @@ def inspect_input(
     StorageError
         An output cannot be written.
     """
-    section = run.input if for_fit else predicted_input(run)
-    plan = plan_input(section, as_of or choose_present(run, for_fit))
+    present = as_of or choose_present(run, for_fit)
+    plan = plan_input(run.input, present) if for_fit else plan_prediction(run, present)
     for output in (run.output.models, run.output.predictions):
         if output is not None:
             refuse_overlap(output, run.input.path, plan)

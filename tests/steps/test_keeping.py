@@ -521,7 +521,8 @@ def test_a_kept_part_that_is_lost_before_it_is_published_is_noticed(root):
     [
         ("dya = 2", SchemaError, "'dya', which the filter names.*day"),
         ("day = 9", TooFewRowsError, "can be inside the filter"),
-        ("", ConfigError, "filter: is empty"),
+        ("", ConfigError, r"^predict\.filter: is empty"),
+        ("number = 'x'", ConfigError, r"^predict\.filter: line 1, column 10"),
     ],
 )
 def test_a_filter_that_cannot_be_used_is_refused_before_a_fit(root, condition, error, message):
