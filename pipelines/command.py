@@ -96,11 +96,19 @@ def predict(
     run_file: RunFile,
     overrides: Overrides = [],  # noqa: B006
     cluster_file: ClusterFile = None,
+    model_version: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Backfill: predict by this version of the model."),
+    ] = None,
     direct: Direct = False,
     debug: Debug = False,
 ) -> None:
-    """Assign every row of the input to a component of the current model."""
-    _run(PREDICT, run_file, overrides, cluster_file, direct, debug)
+    """Assign rows to components of the model: those of predict.filter, else of the input.
+
+    Other rows keep the predictions that they have.
+    """
+    options = {} if model_version is None else {"model_version": model_version}
+    _run(PREDICT, run_file, overrides, cluster_file, direct, debug, **options)
 
 
 @app.command()
@@ -161,7 +169,7 @@ def _run(
     cluster_file: Path | None,
     direct: bool,
     debug: bool,
-    **options: bool,
+    **options: int,
 ) -> None:
     """Do a run, through Prefect or directly, and sum it up."""
     with exit_codes(debug) as begun:
@@ -184,7 +192,7 @@ def _run_directly(
     cluster: ClusterKind,
     begun: Notify,
     debug: bool,
-    options: dict[str, bool],
+    options: dict[str, int],
 ) -> OutcomeT:
     from gmm_dask.pipelines.sequences import directly
     from gmm_dask.pipelines.watching.listening import fan_out
@@ -202,7 +210,7 @@ def _run_as_flow(
     cluster: ClusterKind,
     begun: Notify,
     debug: bool,
-    options: dict[str, bool],
+    options: dict[str, int],
 ) -> OutcomeT:
     from gmm_dask.pipelines.settings import (
         prepare_environment,

@@ -27,7 +27,8 @@ def inspect(
     """Show a model, after checking all its files; or what the filter of a run file leaves.
 
     A model is shown by its fit and its components in the data's units. Of an input only footers
-    are read: its files, its row groups, and how many rows there are at most.
+    are read: its files, its row groups, and how many rows there are at most, for a fit and, with
+    predict.filter, for a prediction.
     """
     with exit_codes(debug):
         if model.endswith(".toml"):
@@ -50,11 +51,19 @@ def inspect(
 
 
 def _inspect_input(run_file: Path, overrides: list[str]) -> None:
+    from datetime import UTC, datetime
+
     from gmm_dask.pipelines.summary import input_summary, print_summary
+    from gmm_dask.steps.filtering import plan_prediction
     from gmm_dask.storage.input.plan import plan_input
 
     run, _ = read_files(run_file, overrides, None)
-    print_summary(input_summary(run.input.path, plan_input(run.input)))
+    path, present = run.input.path, datetime.now(UTC)
+    if run.predict.filter is None:
+        print_summary(input_summary(path, plan_input(run.input, present)))
+        return
+    print_summary(input_summary(path, plan_input(run.input, present), ", to fit"))
+    print_summary(input_summary(path, plan_prediction(run, present), ", to predict"))
 
 
 def report(

@@ -129,14 +129,25 @@ def predict(
     call: Call,
     notify: Notify,
     run_id: str,
+    model_version: int | None = None,
     as_of: datetime | None = None,
 ) -> PredictOutcome:
-    """Assign every row of the input to a component of the current model."""
+    """Assign the rows inside the filter to components of a version of the model.
+
+    Parameters
+    ----------
+    model_version
+        This version predicts all rows inside the filter, whatever ``predict.refresh`` says; by
+        default it is the current one, and obeys.
+    as_of
+        What the filter calls now.
+    """
+    model = call(steps.read_model, run, model_version)
     plan = call(steps.inspect_input, run, False, False, as_of)
-    model = call(steps.read_model, run)
+    backfill = model_version is not None
     with (
         steps.hold(model),
-        steps.open_predictions(run, plan, model, cluster, notify, run_id) as prediction,
+        steps.open_predictions(run, plan, model, cluster, notify, run_id, backfill) as prediction,
     ):
         predicted = call(steps.predict, run, prediction)
         total_rows = call(steps.verify_predictions, run, prediction, predicted)
@@ -158,6 +169,10 @@ def retrain(
     is due, and are otherwise those of the current model.
     """
     plan = call(steps.inspect_input, run, True, run.select is not None)
+    present = _present_of(plan)  # the fit's present is the run's
+    if run.predict.filter is not None and run.output.predictions is not None:
+        # A filter that cannot be used is refused before the fit.
+        present = _present_of(call(steps.inspect_input, run, False, False, present))
     current = call(steps.read_current, run)
     with steps.hold(current):
         if not force and steps.is_up_to_date(run, plan, current):
@@ -168,8 +183,12 @@ def retrain(
             outcome = _pass_gate(run, call, current, evaluation, run_id)
     if run.output.predictions is None or (current is None and outcome.published is None):
         return outcome
-    as_of = None if plan.filter is None else plan.filter.as_of  # the fit's present is the run's
-    return replace(outcome, predictions=predict(run, cluster, call, notify, run_id, as_of))
+    predictions = predict(run, cluster, call, notify, run_id, as_of=present)
+    return replace(outcome, predictions=predictions)
+
+
+def _present_of(plan: InputPlan) -> datetime | None:
+    return None if plan.filter is None else plan.filter.as_of
 
 
 def _fit_again(

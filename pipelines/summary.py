@@ -119,8 +119,11 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     return Summary(title, facts, header, table, notes, comparison)
 
 
-def input_summary(path: str, plan: InputPlan) -> Summary:
-    """Sum up an input: what its filter leaves, by what can be known without reading a row."""
+def input_summary(path: str, plan: InputPlan, purpose: str = "") -> Summary:
+    """Sum up an input: what its filter leaves, by what can be known without reading a row.
+
+    ``purpose`` says in the title what it is read for, if more than one input is shown.
+    """
     facts = [("input", path)]
     if plan.filter is None:
         facts.append(("files", f"{len(plan.files):,}"))
@@ -135,7 +138,7 @@ def input_summary(path: str, plan: InputPlan) -> Summary:
         ("rows", f"{bound}{plan.rows:,}, before nulls"),
         ("columns", ", ".join(plan.names)),
     ]
-    return Summary(f"input {path}", facts)
+    return Summary(f"input {path}{purpose}", facts)
 
 
 def clusters_words(clusters: Clusters, component_ids: Sequence[int]) -> str:
@@ -177,13 +180,17 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     predicted, model, output = outcome.predicted, outcome.model, outcome.run.output
     rows = f"{predicted.rows:,} predicted, {predicted.dropped:,} with nulls left null"
     if not predicted.parts:
-        rows = "none: this model has already predicted all of these files"
+        rows = "none: all of these files are predicted already"
     files = len({part.input_file for part in predicted.parts})  # a file may have many parts
-    which = "as in the input" if outcome.run.input.filter is None else "those inside the filter"
+    which, outside = "as in the input", ""
+    if predicted.filter is not None:
+        which = "those inside the filter, and those kept outside"
+        outside = f", {predicted.kept:,} kept outside the filter"
     facts = [
         ("model", f"{output.models}/{output.name}, version {model.version}"),
+        *([("filter", predicted.filter)] if predicted.filter else []),
         ("new rows", rows),
-        ("input files", f"{files:,} read, {predicted.reused:,} unchanged"),
+        ("input files", f"{files:,} read, {predicted.reused:,} unchanged{outside}"),
         ("predictions", f"{output.predictions}: {outcome.total_rows:,} rows, {which}"),
     ]
     if outcome.run.predict.cluster:
@@ -192,8 +199,14 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     if report_path(outcome.path).exists():
         facts.append(("report", str(report_path(outcome.path))))
     title = f"predictions for {outcome.run.input.path}"
+    notes = []
+    if predicted.lost:
+        notes.append(
+            f"{len(predicted.lost):,} files that have changed lost predictions of rows outside the "
+            f"filter, the first of them {predicted.lost[0]}"
+        )
     if predicted.drift is None:
-        return Summary(title, facts)
+        return Summary(title, facts, notes=notes)
     table = [
         # Rounded and without a negative zero: the rest of a difference of equals says nothing.
         [
@@ -204,7 +217,7 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
         ]
         for check in predicted.drift.checks
     ]
-    notes = [check.explanation for check in predicted.drift.checks if not check.passed]
+    notes += [check.explanation for check in predicted.drift.checks if not check.passed]
     return Summary(title, facts, ["drift", "found", "allowed", "within"], table, notes)
 
 

@@ -82,3 +82,10 @@ def test_the_alternatives_of_a_value_are_no_keys():
     assert "predict.cluster = 'yes': input should be a valid boolean" in message
     assert "predict.cluster = 'yes': input should be a valid integer" in message
     assert "key output is missing" in message
+
+
+def test_every_row_is_predicted_by_a_filter_that_is_true(tmp_path):
+    (tmp_path / "run.toml").write_text(RUN)
+    for override in ("predict.filter=true", 'predict.filter="true"'):
+        assert read_config(RunConfig, tmp_path / "run.toml", [override]).predict.filter == "true"
+    assert "predict.filter = False: input" in refused(tmp_path / "run.toml", "predict.filter=false")

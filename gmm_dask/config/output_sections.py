@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, field_validator, model_validator
 
@@ -11,8 +11,18 @@ from gmm_dask.config.section import Days, NonNegative, Positive, Rate, Section
 
 
 class PredictSection(Section):
-    """``[predict]``: what is written for each row, and when rows count as drifted."""
+    """``[predict]``: which rows, what is written for each, and when rows count as drifted."""
 
+    filter: str | None = Field(
+        None,
+        description="rows to predict, instead of those of input.filter; 'true': every row; "
+        "predictions of other rows stay as they are",
+    )
+    refresh: Literal["changed", "all"] = Field(
+        "all",
+        description="what a new version of the model predicts again: all files inside the "
+        "filter, or only new and changed ones",
+    )
     key_columns: list[str] = Field(
         default_factory=list, description="input columns to copy to the predictions"
     )
@@ -32,6 +42,12 @@ class PredictSection(Section):
     max_occupancy_change: Rate = Field(
         0.2, description="total variation distance from the training occupancy, 0 to 1"
     )
+
+    @field_validator("filter", mode="before")
+    @classmethod
+    def _is_a_condition(cls, condition: Any) -> Any:
+        """Take ``--set predict.filter=true``, which TOML reads as a boolean, for the condition."""
+        return "true" if condition is True else condition
 
 
 class KeepSection(Section):

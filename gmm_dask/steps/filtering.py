@@ -1,4 +1,4 @@
-"""The present of a run: what ``current_date`` means in its filter, once for all its steps."""
+"""Which rows a run uses: to fit, to predict, and what ``current_date`` means in its filters."""
 
 from __future__ import annotations
 
@@ -6,14 +6,33 @@ import logging
 from datetime import UTC, datetime
 
 from gmm_dask.config import RunConfig
-from gmm_dask.errors import GmmDaskError
+from gmm_dask.errors import ConfigError, GmmDaskError
 from gmm_dask.steps.manifest import fit_key
 from gmm_dask.storage.input.filters.input_filter import names_present
-from gmm_dask.storage.input.plan import plan_input
+from gmm_dask.storage.input.plan import InputPlan, plan_input
 from gmm_dask.storage.models.checkpoint import interrupted_fits
 from gmm_dask.storage.models.registry import Registry
 
 logger = logging.getLogger("gmm_dask")
+
+
+def plan_prediction(run: RunConfig, present: datetime) -> InputPlan:
+    """Make the plan of the rows to predict: those inside ``predict.filter``, where there is one.
+
+    Raises
+    ------
+    ConfigError, InputError
+        As `plan_input` does; of a filter the message says that it is ``predict.filter``.
+    """
+    condition = run.predict.filter
+    if condition is None:
+        return plan_input(run.input, present)
+    try:
+        return plan_input(run.input.model_copy(update={"filter": condition}), present)
+    except ConfigError as error:
+        if str(error).startswith("filter: "):
+            raise ConfigError(f"predict.{error}") from error
+        raise
 
 
 def choose_present(run: RunConfig, for_fit: bool) -> datetime:

@@ -338,12 +338,12 @@ def clear_checkpoint(run: RunConfig, evaluation: Evaluation) -> None:
         logger.warning("the checkpoint is kept: %s", error)
 
 
-def read_model(run: RunConfig) -> StoredModel:
-    """Read the current model that a run file names.
+def read_model(run: RunConfig, version: int | None = None) -> StoredModel:
+    """Read a version of the model that a run file names, the current one by default.
 
     Raises
     ------
     ModelError
-        No version has been published, or the current one is damaged.
+        There is no such version (the message lists those that there are), or it is damaged.
     """
-    return registry_of(run).load()
+    return registry_of(run).load(version)

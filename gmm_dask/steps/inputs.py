@@ -19,7 +19,7 @@ from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import check_start
 from gmm_dask.mixture.spec import MixtureSpec, Start
-from gmm_dask.steps.filtering import choose_present
+from gmm_dask.steps.filtering import choose_present, plan_prediction
 from gmm_dask.storage.files.atomic import check_writable
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.overlap import refuse_overlap
@@ -41,8 +41,8 @@ def inspect_input(
     Parameters
     ----------
     for_fit
-        Whether a model will be fitted and stored. A prediction accepts any number of rows and
-        only reads models.
+        Whether a model will be fitted and stored. A prediction accepts any number of rows, only
+        reads models, and has a filter of its own (``predict.filter``).
     selects
         Whether ``[select]`` is to choose the number of components and the covariance type.
     as_of
@@ -59,7 +59,8 @@ def inspect_input(
     StorageError
         An output cannot be written.
     """
-    plan = plan_input(run.input, as_of or choose_present(run, for_fit))
+    present = as_of or choose_present(run, for_fit)
+    plan = plan_input(run.input, present) if for_fit else plan_prediction(run, present)
     for output in (run.output.models, run.output.predictions):
         if output is not None:
             refuse_overlap(output, run.input.path, plan)

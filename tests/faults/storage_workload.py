@@ -31,7 +31,7 @@ from gmm_dask.storage.models.checkpoint import open_checkpoint
 from gmm_dask.storage.models.model import StoredModel, verify_files
 from gmm_dask.storage.models.pruning import prune_models, rejected_runs
 from gmm_dask.storage.models.registry import Registry
-from gmm_dask.storage.predictions.staging import begin
+from gmm_dask.storage.predictions.beginning import begin
 from tests.faults.kills import die_at_changes
 from tests.storage.stored import some_manifest
 

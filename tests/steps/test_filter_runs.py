@@ -301,15 +301,20 @@ def test_a_window_that_moves_on_keeps_the_predictions_of_the_files_inside(nights
     assert predicted.reused == 2
     assert dataset.read_predictions(run.output.predictions).filter == "\"dt\" >= date '2026-02-08'"
     files = read_predictions(run)["input_file"].unique().to_pylist()
-    assert files == [f"dt=2026-02-{day:02}/part.parquet" for day in (8, 9, 10)]
-    # The same question to the rows of a file keeps its part, another does not.
+    assert files == [f"dt=2026-02-{day:02}/part.parquet" for day in (7, 8, 9, 10)]
+    assert predicted.kept == 1
+    # Files that were predicted whole hold the answers of a narrower filter, too.
     masked = make_run(nights, input__filter=f"{WINDOW} and share > 1")
+    assert run_predict(masked, "masked")[0].reused == 3
+    # The same question to the rows of a file keeps its part, another does not.
+    elsewhere = {"output__predictions": str(nights / "masked")}
+    masked = make_run(nights, input__filter=f"{WINDOW} and share > 1", **elsewhere)
     assert run_predict(masked, "masked")[0].reused == 0
     at(TUESDAY + dt.timedelta(1))
     assert run_predict(masked, "wednesday")[0].reused == 2
-    narrower = make_run(nights, input__filter=f"{WINDOW} and share > 1.1")
-    assert run_predict(narrower, "narrower")[0].reused == 0
-    assert run_predict(make_run(nights), "all")[0].reused == 0
+    other = make_run(nights, input__filter=f"{WINDOW} and share > 1.1", **elsewhere)
+    assert run_predict(other, "other")[0].reused == 0
+    assert run_predict(make_run(nights, **elsewhere), "all")[0].reused == 0
 
 
 def test_a_file_without_a_row_inside_has_an_empty_part(nights, at):

@@ -54,9 +54,9 @@ class InputPlan:
         included. These may be key columns.
     filter
         Which rows are used; None: all.
-    listed
-        Files at the path, before the filter; it does not belong to the snapshot, and is 0 in a
-        plan that was stored or sent.
+    listing
+        Paths of all files at the address, before the filter, in the order in which they would be
+        read. It does not belong to the snapshot, and is empty in a plan that was stored or sent.
     """
 
     root: str
@@ -67,7 +67,7 @@ class InputPlan:
     convert: Mapping[str, str]
     types: Mapping[str, str] = field(repr=False)
     filter: InputFilter | None = None
-    listed: int = field(default=0, compare=False)
+    listing: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -93,6 +93,22 @@ class InputPlan:
     def masked(self) -> bool:
         """Whether rows must be read to know whether they are inside the filter."""
         return any(self.residual(file) is not None for file in self.files)
+
+    @property
+    def listed(self) -> int:
+        """Files at the address, before the filter."""
+        return len(self.listing)
+
+    @cached_property
+    def outside(self) -> tuple[str, ...]:
+        """Paths of the files at the address of which the filter leaves no row."""
+        left = {file.path for file in self.files}
+        return tuple(path for path in self.listing if path not in left)
+
+    @property
+    def partial(self) -> bool:
+        """Whether the filter may leave out a row of the input."""
+        return bool(self.outside) or self.masked or any(file.left for file in self.files)
 
     @property
     def size(self) -> int:
@@ -227,7 +243,7 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
         dict(section.convert),
         schemas.common(),
         input_filter,
-        len(listed),
+        tuple(listed),
     )
     if not plan.rows and any(sum(file_schema.file.row_groups) for file_schema in file_schemas):
         assert input_filter is not None
