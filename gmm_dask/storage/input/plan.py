@@ -27,8 +27,9 @@ from gmm_dask.storage.input.columns import Column
 from gmm_dask.storage.input.filters.input_filter import InputFilter
 from gmm_dask.storage.input.filters.predicate import Constant, Predicate
 from gmm_dask.storage.input.location import did_you_mean, find_files
+from gmm_dask.storage.input.partitions import partition_types
 from gmm_dask.storage.input.pruning import Draft, left_by, nothing_left
-from gmm_dask.storage.input.schemas import InputFile, Schemas, partition_types, read_schemas
+from gmm_dask.storage.input.schemas import InputFile, Schemas, read_schemas
 
 
 @dataclass(frozen=True)
