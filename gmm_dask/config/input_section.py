@@ -26,5 +26,5 @@ class InputSection(Section):
     )
     convert: dict[str, Literal["float", "seconds"]] = Field(
         default_factory=dict,
-        description="columns to convert: decimals to 'float', dates and times to 'seconds'",
+        description="columns to convert: numbers of any type to 'float', times to 'seconds'",
     )

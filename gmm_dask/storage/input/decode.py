@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from gmm_dask.errors import InputChangedError, InputError
 from gmm_dask.storage.input.columns import INT96_UNIT
 from gmm_dask.storage.input.footer import read_footer
+from gmm_dask.storage.input.input_file import InputFile
 from gmm_dask.storage.input.location import READ_ERRORS, open_file, reason
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.input.schemas import InputFile
 
 # Measured on local files: 64 KiB stay in the cache, 1 MiB is 15 % slower. Memory mapping is 20 %
 # faster still, but a mapped file that is shortened kills the process (SIGBUS).

@@ -26,10 +26,11 @@ from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.input.columns import Column
 from gmm_dask.storage.input.filters.input_filter import InputFilter
 from gmm_dask.storage.input.filters.predicate import Constant, Predicate
+from gmm_dask.storage.input.input_file import InputFile, read_schemas
 from gmm_dask.storage.input.location import did_you_mean, find_files
 from gmm_dask.storage.input.partitions import partition_types
 from gmm_dask.storage.input.pruning import Draft, left_by, nothing_left
-from gmm_dask.storage.input.schemas import InputFile, Schemas, read_schemas
+from gmm_dask.storage.input.schemas import Schemas
 
 
 @dataclass(frozen=True)
