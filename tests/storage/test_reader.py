@@ -25,7 +25,14 @@ from hypothesis import strategies as st
 
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.config import InputSection
-from gmm_dask.errors import ConfigError, InputChangedError, InputError, NonFiniteError, SchemaError
+from gmm_dask.errors import (
+    BadFileError,
+    ConfigError,
+    InputChangedError,
+    InputError,
+    NonFiniteError,
+    SchemaError,
+)
 from gmm_dask.storage.input import reader
 from gmm_dask.storage.input.layout import chunk_rows, lay_out
 from gmm_dask.storage.input.plan import plan_input
@@ -553,7 +560,7 @@ def test_more_or_fewer_rows_than_the_footer_promises(tmp_path, rows, promised):
     whole = plan(tmp_path)
     file = replace(whole.files[0], row_groups=(promised,))
     chunks = ParquetChunks(replace(whole, files=(file,)), 10**6)
-    with pytest.raises(InputChangedError) as caught:
+    with pytest.raises(BadFileError) as caught:
         next(chunks.read(0, 1))
     assert str(caught.value) == (
         f"x.parquet: row group 0 delivers {rows:,} rows where the footer has {promised:,}; it was "

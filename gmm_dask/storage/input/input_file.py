@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from gmm_dask.errors import InputError
+from gmm_dask.errors import BadFileError, InputError
+from gmm_dask.storage.input.bad_files import BadFile, is_unanswered
 from gmm_dask.storage.input.filters.outcomes import Domain
 from gmm_dask.storage.input.filters.statistics import row_group_domains
 from gmm_dask.storage.input.footer import read_footer
@@ -85,25 +86,32 @@ class FileSchema:
     domains: tuple[Mapping[str, Domain], ...] = ()
 
 
-def read_schemas(root: str, paths: Sequence[str], filtered: Sequence[str] = ()) -> list[FileSchema]:
+def read_schemas(
+    root: str, paths: Sequence[str], filtered: Sequence[str] = ()
+) -> list[FileSchema | BadFile]:
     """Read all footers, many at a time: most of the time is spent waiting for a remote disk.
 
     Parameters
     ----------
     filtered
         Columns whose statistics are wanted.
+
+    Raises
+    ------
+    InputError
+        The disk or the network does not answer.
     """
 
-    def read_turn(start: int) -> list[FileSchema]:
+    def read_turn(start: int) -> list[FileSchema | BadFile]:
         turn = paths[start : start + _FOOTERS_PER_TURN]
         return [_read_schema(root, path, filtered) for path in turn]
 
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         turns = pool.map(read_turn, range(0, len(paths), _FOOTERS_PER_TURN))
-        return [file_schema for turn in turns for file_schema in turn]
+        return [file for turn in turns for file in turn]
 
 
-def _read_schema(root: str, path: str, filtered: Sequence[str]) -> FileSchema:
+def _read_schema(root: str, path: str, filtered: Sequence[str]) -> FileSchema | BadFile:
     try:
         with open_file(root, path) as source:
             hint = hint_of(root, path, source)
@@ -113,12 +121,15 @@ def _read_schema(root: str, path: str, filtered: Sequence[str]) -> FileSchema:
         # A partition key counts, even where the file stores a column of its name.
         names = [name for name in filtered if name not in partitions_of(path)]
         domains = row_group_domains(footer.raw, metadata, schema, names) if names else ()
-    except InputError:
-        raise
+    except BadFileError as error:
+        return BadFile.of(error)
     except READ_ERRORS as error:
-        raise InputError(
-            f"{path}: cannot be read ({reason(error)}); check that it exists and may be read"
-        ) from error
+        why = f"cannot be read ({reason(error)}); check that it exists and may be read"
+        if is_unanswered(error):
+            raise InputError(f"{path}: {why}") from error
+        bad = BadFileError(path, why)
+        bad.__cause__ = error
+        return BadFile.of(bad)
     groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     file = InputFile(path, footer.size, groups, footer.digest, hint)
     return FileSchema(file, schema, tuple(domains))

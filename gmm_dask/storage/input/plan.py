@@ -23,14 +23,16 @@ from typing import Any
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.nulls import NullPolicy
+from gmm_dask.storage.input.bad_files import BadFile
 from gmm_dask.storage.input.columns import Column
 from gmm_dask.storage.input.filters.input_filter import InputFilter
 from gmm_dask.storage.input.filters.predicate import Constant, Predicate
-from gmm_dask.storage.input.input_file import InputFile, read_schemas
+from gmm_dask.storage.input.input_file import InputFile
 from gmm_dask.storage.input.location import did_you_mean, find_files
 from gmm_dask.storage.input.partitions import partition_types
 from gmm_dask.storage.input.pruning import Draft, left_by, nothing_left
 from gmm_dask.storage.input.schemas import Schemas
+from gmm_dask.storage.input.usable_files import usable_files
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,13 @@ class InputPlan:
         included. These may be key columns.
     filter
         Which rows are used; None: all.
-    listed
-        Files at the path, before the filter; it does not belong to the snapshot, and is 0 in a
-        plan that was stored or sent.
+    skipped
+        Files that cannot be used and were left out, as ``input.bad_files`` allows. They describe
+        the snapshot, but its digest is of the files that are read.
+    listed, unsettled
+        Files at the path, before the filter, and the files that are not at rest
+        (``input.settled_for``). They do not belong to the snapshot: a plan that was stored or
+        sent has 0 and none.
     """
 
     root: str
@@ -69,7 +75,9 @@ class InputPlan:
     convert: Mapping[str, str]
     types: Mapping[str, str] = field(repr=False)
     filter: InputFilter | None = None
+    skipped: tuple[BadFile, ...] = ()
     listed: int = field(default=0, compare=False)
+    unsettled: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -109,12 +117,13 @@ class InputPlan:
         """
         content = self.to_json()
         del content["root"], content["types"]
+        content.pop("skipped", None)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan in JSON form; `from_json` reads it back."""
-        content = {
+        content: dict[str, Any] = {
             "root": self.root,
             "files": [
                 [file.path, file.size, list(file.row_groups), file.footer] for file in self.files
@@ -125,6 +134,8 @@ class InputPlan:
             "convert": dict(self.convert),
             "types": dict(self.types),
         }
+        if self.skipped:
+            content["skipped"] = [[file.path, file.reason] for file in self.skipped]
         # Left out of a plan without a filter, which keeps the digest that it always had.
         if self.filter is not None:
             content["filter"] = {
@@ -166,6 +177,7 @@ class InputPlan:
                 dict(content["convert"]),
                 dict(content["types"]),
                 None if filtering is None else InputFilter.from_json(filtering),
+                tuple(BadFile(path, why) for path, why in content.get("skipped", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not an input plan: {error!r}") from error
@@ -181,7 +193,9 @@ def _restore(compressed: bytes) -> InputPlan:
     return InputPlan.from_json(json.loads(zlib.decompress(compressed)))
 
 
-def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPlan:
+def plan_input(
+    section: InputSection, as_of: datetime | None = None, known: Sequence[BadFile] = ()
+) -> InputPlan:
     """Make the input plan of an ``[input]`` section: reads footers, no rows.
 
     Parameters
@@ -192,6 +206,8 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
         file stores a column of the same name, the stored column is used, except by the filter.
     as_of
         What ``current_timestamp`` means in the filter, with a time zone; by default now.
+    known
+        Files of which a scan has found that they cannot be used.
 
     Raises
     ------
@@ -212,10 +228,11 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
         draft = Draft.of(section.filter, as_of or datetime.now(UTC))
     root, listed = find_files(section.path)
     paths = listed if draft is None else draft.possible_paths(section.path, listed)
-    file_schemas = read_schemas(root, paths, () if draft is None else draft.names)
-    schemas = Schemas(file_schemas, partition_types(paths))
-    columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
+    usable = usable_files(section, root, paths, () if draft is None else draft.names, known)
+    file_schemas = usable.file_schemas
     files = tuple(file_schema.file for file_schema in file_schemas)
+    schemas = Schemas(file_schemas, partition_types(file.path for file in files))
+    columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
     input_filter = None
     if draft is not None:
         input_filter = draft.bind(schemas)
@@ -229,14 +246,17 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
         dict(section.convert),
         schemas.common(),
         input_filter,
+        usable.skipped,
         len(listed),
+        usable.unsettled,
     )
     if not plan.rows and any(sum(file_schema.file.row_groups) for file_schema in file_schemas):
         assert input_filter is not None
         raise nothing_left(section.path, len(listed), input_filter.text)
     if not plan.rows:
         raise TooFewRowsError(
-            f"{section.path}: {len(paths):,} file(s), but not one row; is the writer finished?"
+            f"{section.path}: {len(file_schemas):,} file(s), but not one row; is the writer "
+            "finished?"
         )
     return plan
 

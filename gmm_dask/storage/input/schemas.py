@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from gmm_dask.errors import SchemaError
+from gmm_dask.storage.input.bad_files import BadFile
 from gmm_dask.storage.input.columns import Column, common_type, problem_of
 from gmm_dask.storage.input.filters.binding import Family, family_of
 from gmm_dask.storage.input.input_file import FileSchema
@@ -56,19 +57,57 @@ class Schemas:
                 paths = [file_schema.file.path]
                 self.distinct.append(_Alike(keys, _types_by_name(schema), schema, paths))
 
-    def column(self, name: str, conversion: str | None) -> Column:
-        """Find a column in every file, and check that its types agree.
+    def unfit(
+        self, conversions: Mapping[str, str | None], filtered: Sequence[str]
+    ) -> list[BadFile]:
+        """Find the files that lack a column, or have it in a type that cannot be used.
+
+        Parameters
+        ----------
+        conversions
+            The columns that are read as numbers, and their ``[input.convert]``.
+        filtered
+            Columns that the filter names.
 
         Raises
         ------
         SchemaError
-            A file has no such column, or has it in a type that cannot be used, or its types may
-            not differ so; null alone may differ from every other.
+            No file can be used for one of the columns.
+        """
+        problems: list[str | None] = [None] * len(self.distinct)
+        asked: list[list[str | None]] = [
+            [self._problem(alike, name, conversion) for alike in self.distinct]
+            for name, conversion in conversions.items()
+        ]
+        for name in filtered:
+            words = f"{_column(name)}{_FILTERED}"
+            asked.append(
+                [
+                    None if name in alike.keys else self._missing(alike, name, words)
+                    for alike in self.distinct
+                ]
+            )
+        for these in asked:
+            if all(these):
+                raise SchemaError(f"{self.distinct[0].paths[0]}: {these[0]}")
+            problems = [before or now for before, now in zip(problems, these, strict=True)]
+        return [
+            BadFile(path, problem)
+            for alike, problem in zip(self.distinct, problems, strict=True)
+            if problem is not None
+            for path in alike.paths
+        ]
+
+    def column(self, name: str, conversion: str | None) -> Column:
+        """Check that the types of a column agree; no file is unfit for it.
+
+        Raises
+        ------
+        SchemaError
+            Its types may not differ so, or are all null.
         """
         kinds = {}
         for alike in self.distinct:
-            if (problem := self._problem(alike, name, conversion)) is not None:
-                raise SchemaError(f"{alike.paths[0]}: {problem}")
             kind = self._type(alike, name)
             kinds[str(kind)] = kind
         values = [kind for kind in kinds.values() if not types.is_null(kind)]
@@ -81,12 +120,12 @@ class Schemas:
         return Column(name, common)
 
     def family(self, name: str, key_families: Mapping[str, Family]) -> Family:
-        """Find a column of a filter in every file, and check that its families agree.
+        """Check that the families of a column of a filter agree; no file is without it.
 
         Raises
         ------
         SchemaError
-            A file has no such column, or has it in another family.
+            A file has it in another family.
         """
         common: tuple[Family, str] | None = None
         for alike in self.distinct:
@@ -94,10 +133,6 @@ class Schemas:
             if name in alike.keys:
                 family = key_families[name]
             else:
-                if (
-                    missing := self._missing(alike, name, f"{_column(name)}{_FILTERED}")
-                ) is not None:
-                    raise SchemaError(f"{path}: {missing}")
                 kind = self._type(alike, name)
                 if types.is_null(kind):  # what a writer makes of a day without a value
                     continue
