@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
+from gmm_dask.pipelines.left_out import left_out_notes, skipped_facts, unsettled_words
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 from gmm_dask.printable import printable, spread
 from gmm_dask.report.page.subject import REPORT
@@ -91,6 +92,7 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     facts = [
         ("input", f"{manifest.configuration['input']['path']} ({manifest.files:,} files)"),
         *([("filter", manifest.filter)] if manifest.filter else []),
+        *skipped_facts(manifest.files_skipped or {}),
         ("rows", f"{read:,} read, {outside}{dropped:,} dropped for nulls, {rows:,} used"),
         ("scans", f"{manifest.scans} of all rows"),
         ("iterations", f"{manifest.n_iter}, {STATUS[manifest.status]}"),
@@ -126,6 +128,9 @@ def input_summary(path: str, plan: InputPlan) -> Summary:
     else:
         facts.append(("filter", plan.filter.text))
         facts.append(("files", f"{len(plan.files):,} of {plan.listed:,} are read"))
+    facts += skipped_facts({file.path: file.reason for file in plan.skipped})
+    if plan.unsettled:
+        facts.append(("left for later", unsettled_words(len(plan.unsettled))))
     groups = sum(len(file.groups) for file in plan.files)
     of_all = sum(rows > 0 for file in plan.files for rows in file.row_groups)
     bound = "at most " if plan.masked else ""
@@ -160,7 +165,8 @@ def _name(model: StoredModel) -> str:
 
 def fit_summary(outcome: FitOutcome) -> Summary:
     """Sum up a fit: the model as it is read back from the registry."""
-    return model_summary(load_model_at(outcome.published.path))
+    summary = model_summary(load_model_at(outcome.published.path))
+    return replace(summary, notes=[*summary.notes, *left_out_notes(outcome)])
 
 
 def predict_summary(outcome: PredictOutcome) -> Summary:
@@ -184,7 +190,7 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
         facts.append(("report", str(report_path(outcome.path))))
     title = f"predictions for {outcome.run.input.path}"
     if predicted.drift is None:
-        return Summary(title, facts)
+        return Summary(title, facts, notes=left_out_notes(outcome))
     table = [
         # Rounded and without a negative zero: the rest of a difference of equals says nothing.
         [
@@ -196,6 +202,7 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
         for check in predicted.drift.checks
     ]
     notes = [check.explanation for check in predicted.drift.checks if not check.passed]
+    notes += left_out_notes(outcome)
     return Summary(title, facts, ["drift", "found", "allowed", "within"], table, notes)
 
 
@@ -220,11 +227,11 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
         before = bic(current.parameters, record.log_likelihood, record.weight)
         words = f"log-likelihood {record.mean_log_likelihood:.6g} nats per row, BIC {before:,.1f}"
         facts.insert(1, (f"version {current.version}", f"{words}, on the same rows"))
-    notes += summary.notes
+    notes += [*summary.notes, *left_out_notes(outcome)]
     if outcome.predictions is not None:
         predictions = predict_summary(outcome.predictions)
         facts += predictions.facts[1:]
-        notes += predictions.notes
+        notes += [note for note in predictions.notes if note not in notes]
     return Summary(summary.title, facts, summary.header, summary.rows, notes, summary.comparison)
 
 

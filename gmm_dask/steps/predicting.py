@@ -308,6 +308,7 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
         "dropped": predicted.dropped,
         "drift": predicted.drift and asdict(predicted.drift),
         "batches": [batch.to_json() for batch in batches],
+        "skipped": {file.path: file.reason for file in staged.plan.skipped},
     }
     report = report_on_batches(run.output.name, prediction.model, batches)
     path = staged.publish(predicted.parts, summary, predicted.digests, report)
