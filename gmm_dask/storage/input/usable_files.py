@@ -102,7 +102,7 @@ def _settled(
     settled = [path for path, modified in zip(paths, times, strict=True) if modified <= since]
     if not settled:
         raise TooFewRowsError(
-            f"{section.path}: each of {len(paths):,} file(s) was written less than "
+            f"{section.path}: no file is at rest: all {len(paths):,} were written less than "
             f"input.settled_for = {section.settled_for} ago; start later, or shorten it"
         )
     return settled, tuple(sorted({*paths} - {*settled}))
