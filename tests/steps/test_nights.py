@@ -27,7 +27,7 @@ class Nights:
     def __init__(self, root, monkeypatch):
         self.root = root
         self.night = 0
-        self.filter = {}
+        self.settled_for, self.filter = "10min", {}
         self.growing, self.growths = 0, 0
         self.versions = 0
         monkeypatch.setattr(filtering, "_now", self.now)
@@ -79,7 +79,7 @@ class Nights:
             input__nulls="drop",
             input__convert={"height": "float", "width": "float"},
             input__bad_files="skip",
-            input__settled_for="10min",
+            input__settled_for=self.settled_for,
             model__n_components=2,
             retrain__max_log_likelihood_drop=100.0,
             **self.filter,
@@ -140,7 +140,8 @@ def test_thirty_nights(nights):
     for day in range(3):
         nights.write(day)
     nights.ends(published=True)  # 1: the first
-    nights.ends(published=False)  # 2: nothing is new
+    nights.settled_for = "9min"
+    nights.ends(published=False)  # 2: nothing is new, and what is left out is no part of a fit
     nights.write(3)
     nights.ends(published=True)  # 3: a new day
     nights.write(1, "late")

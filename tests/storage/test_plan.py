@@ -21,6 +21,7 @@ import pytest
 
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, InputError, SchemaError, TooFewRowsError
+from gmm_dask.storage.input import usable_files
 from gmm_dask.storage.input.footer import read_footer
 from gmm_dask.storage.input.location import _s3
 from gmm_dask.storage.input.plan import InputPlan, plan_input
@@ -788,7 +789,7 @@ def s3(tmp_path, monkeypatch):
     _s3.cache_clear()
 
 
-def test_s3_is_listed_and_read_like_a_directory(tmp_path, s3):
+def test_s3_is_listed_and_read_like_a_directory(tmp_path, s3, monkeypatch):
     for i in range(3):
         write(tmp_path / "bucket" / "data" / f"day={i}" / "x.parquet", rows=i + 1)
     write(tmp_path / "bucket" / "data" / "_temporary" / "x.parquet")
@@ -800,6 +801,10 @@ def test_s3_is_listed_and_read_like_a_directory(tmp_path, s3):
     assert found.digest == local.digest
     assert names(s3("bucket/data/day=[12]/*.parquet")) == members[1:]
     assert names(s3("bucket/data/day=1/x.parquet")) == ["day=1/x.parquet"]
+    # The server says when an object was written: in 2024.
+    assert names(s3("bucket/data"), settled_for="2h") == members
+    monkeypatch.setattr(usable_files.time, "time", lambda: 1_704_067_200.0 + 60)
+    assert "no file is at rest" in refused(TooFewRowsError, s3("bucket/data"), settled_for="2h")
     assert names(s3("bucket/data/**/x.parquet")) == members
     chunks = pickle.loads(pickle.dumps(parquet_chunks(found)))
     (rows,) = chunks.read(0, 1)

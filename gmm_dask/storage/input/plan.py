@@ -29,9 +29,7 @@ from gmm_dask.storage.input.filters.input_filter import InputFilter
 from gmm_dask.storage.input.filters.predicate import Constant, Predicate
 from gmm_dask.storage.input.input_file import InputFile
 from gmm_dask.storage.input.location import did_you_mean, find_files
-from gmm_dask.storage.input.partitions import partition_types
 from gmm_dask.storage.input.pruning import Draft, left_by, nothing_left
-from gmm_dask.storage.input.schemas import Schemas
 from gmm_dask.storage.input.usable_files import usable_files
 
 
@@ -229,9 +227,8 @@ def plan_input(
     root, listed = find_files(section.path)
     paths = listed if draft is None else draft.possible_paths(section.path, listed)
     usable = usable_files(section, root, paths, () if draft is None else draft.names, known)
-    file_schemas = usable.file_schemas
+    file_schemas, schemas = usable.file_schemas, usable.schemas
     files = tuple(file_schema.file for file_schema in file_schemas)
-    schemas = Schemas(file_schemas, partition_types(file.path for file in files))
     columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
     input_filter = None
     if draft is not None:

@@ -29,8 +29,8 @@ class UsableFiles:
 
     Attributes
     ----------
-    file_schemas
-        The files that are read.
+    file_schemas, schemas
+        The files that are read, and their schemas compared.
     skipped
         Files that cannot be used.
     unsettled
@@ -38,6 +38,7 @@ class UsableFiles:
     """
 
     file_schemas: Sequence[FileSchema]
+    schemas: Schemas
     skipped: tuple[BadFile, ...]
     unsettled: tuple[str, ...]
 
@@ -75,17 +76,21 @@ def usable_files(
     file_schemas = [file for file in read if isinstance(file, FileSchema)]
     bad = [file for file in known if file.path in settled]
     bad += [file for file in read if isinstance(file, BadFile)]
+    schemas = _compared(file_schemas)
     if file_schemas:
         wanted = [*section.columns, *([section.sample_weight] if section.sample_weight else [])]
-        conversions = {name: section.convert.get(name) for name in wanted}
-        bad += Schemas(file_schemas, partition_types(settled)).unfit(conversions, filtered)
+        bad += schemas.unfit({name: section.convert.get(name) for name in wanted}, filtered)
     skipped = left_out(section, sorted(bad, key=lambda file: file.path), len(settled))
-    left = {file.path for file in skipped}
-    return UsableFiles(
-        [file_schema for file_schema in file_schemas if file_schema.file.path not in left],
-        tuple(replace(file, cause=None) for file in skipped),
-        unsettled,
-    )
+    if skipped:
+        left = {file.path for file in skipped}
+        file_schemas = [each for each in file_schemas if each.file.path not in left]
+        schemas = _compared(file_schemas)
+    without_causes = tuple(replace(file, cause=None) for file in skipped)
+    return UsableFiles(file_schemas, schemas, without_causes, unsettled)
+
+
+def _compared(file_schemas: Sequence[FileSchema]) -> Schemas:
+    return Schemas(file_schemas, partition_types(each.file.path for each in file_schemas))
 
 
 def _settled(
