@@ -1,9 +1,9 @@
 """The flows as they run unattended: with a time limit, and with a message when one goes wrong.
 
-Deployments name these (``gmm_dask.pipelines.deployed.retrain``). Two environment variables of the
-worker change them: ``GMM_DASK_TIME_LIMIT``, seconds that a run may take, and
-``GMM_DASK_ON_TROUBLE``, a command that is given the message on its standard input, for example
-``mail -s gmm-dask ops``.
+Deployments name these (``gmm_dask.pipelines.deployed.retrain``). Three environment variables of
+the worker change them: ``GMM_DASK_TIME_LIMIT``, seconds that a run may take, ``GMM_DASK_RETRIES``,
+how often it begins again (`gmm_dask.pipelines.attempts`), and ``GMM_DASK_ON_TROUBLE``, a command
+that is given the message on its standard input, for example ``mail -s gmm-dask ops``.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def inspect_input(
     StorageError
         An output cannot be written.
     """
-    plan = plan_input(run.input, as_of or choose_present(run, for_fit, bad), bad)
+    keys = () if for_fit else run.predict.key_columns
+    plan = plan_input(run.input, as_of or choose_present(run, for_fit, bad), bad, keys)
     if not {*plan.skipped} <= {*bad}:  # else this run has said so before
         logger.warning("%s", describe(plan.skipped))
     if plan.unsettled:

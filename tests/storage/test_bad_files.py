@@ -25,8 +25,9 @@ def write(path, columns=None):
     return path
 
 
-def plan(path, known=(), **section):
-    return plan_input(InputSection(path=str(path), **({"columns": ["a"]} | section)), None, known)
+def plan(path, known=(), keys=(), **section):
+    tables = {"path": str(path), "columns": ["a"]} | section
+    return plan_input(InputSection(**tables), None, known, keys)
 
 
 def skip(path, limit=9, **section):
@@ -102,6 +103,18 @@ def test_skipped_files_are_described_and_the_rows_are_those_of_the_others(folder
     write(folder / "only_a.parquet", {"a": [1.0]})
     assert "only_a.parquet" in {file.path for file in skip(folder, filter="b > 0").skipped}
     assert "only_a.parquet" not in {file.path for file in skip(folder).skipped}
+
+
+def test_a_file_without_a_key_column_cannot_be_predicted(tmp_path):
+    write(tmp_path / "1.parquet", {"a": [1.0], "id": [1]})
+    write(tmp_path / "2.parquet")
+    assert len(plan(tmp_path).files) == 2  # but fitted
+    with pytest.raises(SchemaError, match=r"^2\.parquet: has no key column 'id'; there are a, b$"):
+        plan(tmp_path, keys=["id"])
+    found = plan(tmp_path, keys=["id"], bad_files="skip")
+    assert [file.path for file in found.skipped] == ["2.parquet"]
+    assert found.types["id"] == "int64"
+    assert len(plan(tmp_path, keys=["nowhere"]).files) == 2  # that is for the prediction to refuse
 
 
 def test_the_limit_is_a_number_of_files_and_one_is_left(folder):

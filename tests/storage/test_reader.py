@@ -568,6 +568,17 @@ def test_more_or_fewer_rows_than_the_footer_promises(tmp_path, rows, promised):
     )
 
 
+def test_a_file_that_is_rewritten_and_then_ends_too_early_has_changed(tmp_path):
+    path = write(tmp_path / "x.parquet", {"a": np.arange(100.0)})
+    whole = plan(tmp_path)
+    file = replace(whole.files[0], row_groups=(101,))
+    reading = ParquetChunks(replace(whole, files=(file,)), 60).read(0, 2)
+    next(reading)
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(InputChangedError, match=r"^x\.parquet: has grown from"):
+        next(reading)
+
+
 def test_no_more_of_a_row_group_is_decoded_than_asked_for(tmp_path):
     path = write(tmp_path / "x.parquet", {"a": np.random.default_rng(0).normal(size=10**6)},
                  use_dictionary=False, write_page_checksum=True)  # fmt: skip

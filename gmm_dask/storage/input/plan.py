@@ -192,7 +192,10 @@ def _restore(compressed: bytes) -> InputPlan:
 
 
 def plan_input(
-    section: InputSection, as_of: datetime | None = None, known: Sequence[BadFile] = ()
+    section: InputSection,
+    as_of: datetime | None = None,
+    known: Sequence[BadFile] = (),
+    keys: Sequence[str] = (),
 ) -> InputPlan:
     """Make the input plan of an ``[input]`` section: reads footers, no rows.
 
@@ -206,6 +209,8 @@ def plan_input(
         What ``current_timestamp`` means in the filter, with a time zone; by default now.
     known
         Files of which a scan has found that they cannot be used.
+    keys
+        Key columns of predictions: a file that lacks one of them cannot be used.
 
     Raises
     ------
@@ -226,7 +231,8 @@ def plan_input(
         draft = Draft.of(section.filter, as_of or datetime.now(UTC))
     root, listed = find_files(section.path)
     paths = listed if draft is None else draft.possible_paths(section.path, listed)
-    usable = usable_files(section, root, paths, () if draft is None else draft.names, known)
+    filtered = () if draft is None else draft.names
+    usable = usable_files(section, root, paths, filtered, keys, known)
     file_schemas, schemas = usable.file_schemas, usable.schemas
     files = tuple(file_schema.file for file_schema in file_schemas)
     columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}

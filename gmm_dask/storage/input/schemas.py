@@ -58,7 +58,10 @@ class Schemas:
                 self.distinct.append(_Alike(keys, _types_by_name(schema), schema, paths))
 
     def unfit(
-        self, conversions: Mapping[str, str | None], filtered: Sequence[str]
+        self,
+        conversions: Mapping[str, str | None],
+        filtered: Sequence[str],
+        keys: Sequence[str] = (),
     ) -> list[BadFile]:
         """Find the files that lack a column, or have it in a type that cannot be used.
 
@@ -68,6 +71,8 @@ class Schemas:
             The columns that are read as numbers, and their ``[input.convert]``.
         filtered
             Columns that the filter names.
+        keys
+            Key columns of predictions. One that no file has is for the prediction to refuse.
 
         Raises
         ------
@@ -87,6 +92,10 @@ class Schemas:
                     for alike in self.distinct
                 ]
             )
+        for name in keys:
+            words = f"key column {name!r}"
+            these = [self._missing(alike, name, words) for alike in self.distinct]
+            asked += [] if all(these) else [these]
         for these in asked:
             if all(these):
                 raise SchemaError(f"{self.distinct[0].paths[0]}: {these[0]}")

@@ -48,6 +48,7 @@ def usable_files(
     root: str,
     paths: Sequence[str],
     filtered: Sequence[str],
+    keys: Sequence[str],
     known: Sequence[BadFile],
 ) -> UsableFiles:
     """Read the footers of the files at rest, and leave out those that cannot be used.
@@ -58,6 +59,8 @@ def usable_files(
         Relative to ``root``.
     filtered
         Columns that the filter names.
+    keys
+        Key columns of predictions.
     known
         Files in which an earlier scan of this run found what cannot be decoded.
 
@@ -79,7 +82,7 @@ def usable_files(
     schemas = _compared(file_schemas)
     if file_schemas:
         wanted = [*section.columns, *([section.sample_weight] if section.sample_weight else [])]
-        bad += schemas.unfit({name: section.convert.get(name) for name in wanted}, filtered)
+        bad += schemas.unfit({name: section.convert.get(name) for name in wanted}, filtered, keys)
     skipped = left_out(section, sorted(bad, key=lambda file: file.path), len(settled))
     if skipped:
         left = {file.path for file in skipped}
