@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import link, link_page, report
+from gmm_dask.pipelines.artifacts import final_state, link, link_page, report
 from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
@@ -22,7 +23,7 @@ def predict(
     run: RunConfig,
     cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
     model_version: Annotated[int, Field(ge=1)] | None = None,
-) -> sequences.PredictOutcome:
+) -> State[Any] | sequences.PredictOutcome:
     """Assign the rows inside the filter to components of the model; others keep what they have.
 
     Parameters
@@ -41,4 +42,4 @@ def predict(
     report(predict_summary(outcome))
     link("predictions", outcome.path)
     link_page(report_path(outcome.path))
-    return outcome
+    return final_state(outcome)

@@ -10,6 +10,7 @@ import numpy as np
 
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
+from gmm_dask.pipelines.left_out import left_out_notes, skipped_facts, unsettled_words
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 from gmm_dask.printable import printable, spread
 from gmm_dask.report.page.subject import REPORT
@@ -92,6 +93,7 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     facts = [
         ("input", f"{manifest.configuration['input']['path']} ({manifest.files:,} files)"),
         *([("filter", manifest.filter)] if manifest.filter else []),
+        *skipped_facts(manifest.files_skipped or {}),
         ("rows", f"{read:,} read, {outside}{dropped:,} dropped for nulls, {rows:,} used"),
         ("scans", f"{manifest.scans} of all rows"),
         ("iterations", f"{manifest.n_iter}, {STATUS[manifest.status]}"),
@@ -130,6 +132,9 @@ def input_summary(path: str, plan: InputPlan, purpose: str = "") -> Summary:
     else:
         facts.append(("filter", plan.filter.text))
         facts.append(("files", f"{len(plan.files):,} of {plan.listed:,} are read"))
+    facts += skipped_facts({file.path: file.reason for file in plan.skipped})
+    if plan.unsettled:
+        facts.append(("left for later", unsettled_words(len(plan.unsettled))))
     groups = sum(len(file.groups) for file in plan.files)
     of_all = sum(rows > 0 for file in plan.files for rows in file.row_groups)
     bound = "at most " if plan.masked else ""
@@ -165,7 +170,11 @@ def _name(model: StoredModel) -> str:
 def fit_summary(outcome: FitOutcome) -> Summary:
     """Sum up a fit: the model as it is read back from the registry."""
     summary = model_summary(load_model_at(outcome.published.path))
-    return replace(summary, facts=[*summary.facts, *_pruned_facts(outcome.published)])
+    return replace(
+        summary,
+        facts=[*summary.facts, *_pruned_facts(outcome.published)],
+        notes=[*summary.notes, *left_out_notes(outcome)],
+    )
 
 
 def _pruned_facts(published: Published | None) -> list[tuple[str, str]]:
@@ -199,7 +208,7 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     if report_path(outcome.path).exists():
         facts.append(("report", str(report_path(outcome.path))))
     title = f"predictions for {outcome.run.input.path}"
-    notes = []
+    notes = left_out_notes(outcome)
     if predicted.lost:
         notes.append(
             f"{len(predicted.lost):,} files that have changed lost predictions of rows outside the "
@@ -242,11 +251,11 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
         before = bic(current.parameters, record.log_likelihood, record.weight)
         words = f"log-likelihood {record.mean_log_likelihood:.6g} nats per row, BIC {before:,.1f}"
         facts.insert(1, (f"version {current.version}", f"{words}, on the same rows"))
-    notes += summary.notes
+    notes += [*summary.notes, *left_out_notes(outcome)]
     if outcome.predictions is not None:
         predictions = predict_summary(outcome.predictions)
         facts += predictions.facts[1:]
-        notes += predictions.notes
+        notes += [note for note in predictions.notes if note not in notes]
     return Summary(summary.title, facts, summary.header, summary.rows, notes, summary.comparison)
 
 

@@ -3,6 +3,7 @@
 from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.steps.fitting import Evaluation, Fitted, Published, evaluate, fit, publish, read_model
 from gmm_dask.steps.inputs import inspect_input, open_scanner
+from gmm_dask.steps.leaving_out import count_lost_rows
 from gmm_dask.steps.predicting import (
     Predicted,
     Prediction,
@@ -43,6 +44,7 @@ __all__ = [
     "Selected",
     "choose_rival",
     "choose_start",
+    "count_lost_rows",
     "decide",
     "evaluate",
     "evaluate_selection",

@@ -24,6 +24,7 @@ from gmm_dask.storage.models.manifest import Feature, Manifest, Search
 QUANTILES = (0.0001, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 #: Distributions whose versions decide the bits of a result.
 RECORDED = ("gmm-dask", "numpy", "scipy", "numba", "scikit-learn", "pyarrow", "dask")
+_IN_THE_SNAPSHOT = {"path", "filter", "bad_files", "max_bad_files", "settled_for"}
 
 
 def fit_key(run: RunConfig, plan: InputPlan) -> str:
@@ -36,8 +37,8 @@ def fit_key(run: RunConfig, plan: InputPlan) -> str:
     content = {
         "model": run.model.model_dump(mode="json", exclude=chosen),
         "fit": run.fit.model_dump(mode="json"),
-        # The snapshot holds the filter, with the present put in.
-        "input": run.input.model_dump(mode="json", exclude={"path", "filter"}),
+        # The snapshot holds the filter, with the present put in, and the files that are read.
+        "input": run.input.model_dump(mode="json", exclude=_IN_THE_SNAPSHOT),
         "snapshot": plan.digest,
         "version": version("gmm-dask"),
     }
@@ -110,6 +111,7 @@ def compose_manifest(
         rows_outside=survey.outside,
         replaced=result.replaced,
         replaced_on_sample=result.replaced_on_sample,
+        files_skipped={file.path: file.reason for file in plan.skipped},
     )
 
 

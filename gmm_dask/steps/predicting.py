@@ -351,6 +351,7 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
         "drift": predicted.drift and asdict(predicted.drift),
         "batches": [batch.to_json() for batch in batches],
         "batches_of_others": batches_of_others(output, prediction.model),
+        "skipped": {file.path: file.reason for file in staged.plan.skipped},
     }
     report = report_on_batches(run.output.name, prediction.model, batches)
     path = staged.publish(predicted.parts, summary, predicted.digests, report, keep_of(run))

@@ -110,7 +110,9 @@ def read_parquet(
         What to do with rows that hold a null or NaN: refuse them when a block is computed
         ("error"), or leave them out ("drop").
     convert
-        Columns to convert: decimals to "float", dates and times to "seconds".
+        Columns to convert: to "float" decimals, and numbers whose type differs between files, as
+        integers and doubles where some days hold a null; dates and times to "seconds". What
+        float64 cannot hold exactly is refused, save the digits of decimals.
     filter
         Which rows to use, as after SQL's WHERE: ``"dt >= current_date - 30 and price > 0"``
         (`gmm_dask.storage.input.filters.sql`). ``current_date`` is today in UTC.

@@ -101,6 +101,9 @@ class Manifest:
     filter, rows_outside
         The filter with the present put in, None without one; and the rows that were read and lie
         outside it. Files and row groups that it excludes unread are not counted.
+    files_skipped
+        Input files that could not be used and were left out, and why; None in a manifest of an
+        older version.
     """
 
     configuration: Mapping[str, Any]
@@ -139,6 +142,7 @@ class Manifest:
     rows_outside: int = 0
     replaced: tuple[tuple[int, int], ...] = ()
     replaced_on_sample: int = 0
+    files_skipped: Mapping[str, str] | None = None
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""

@@ -11,8 +11,8 @@ from gmm_dask.storage.input.content import FileContent, unchanged_files
 from gmm_dask.storage.input.filters.input_filter import InputFilter
 from gmm_dask.storage.input.filters.predicate import text_of
 from gmm_dask.storage.input.hints import hint_at
+from gmm_dask.storage.input.input_file import FileSchema, InputFile, read_schemas
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.input.schemas import InputFile, read_schemas
 from gmm_dask.storage.predictions.dataset import Predictions
 from gmm_dask.storage.predictions.parts import Part
 
@@ -82,7 +82,7 @@ def unchanged(
     Raises
     ------
     InputError
-        A file whose hint differs cannot be read.
+        The disk or the network does not answer.
     """
     same: dict[str, Held] = {}
     files = {file.path: file for file in plan.files if file.path in held}
@@ -96,7 +96,9 @@ def unchanged(
                 same[path] = held[path]
             else:
                 doubtful.append(path)
-    files |= {schema.file.path: schema.file for schema in read_schemas(plan.root, doubtful)}
+    for schema in read_schemas(plan.root, doubtful):
+        if isinstance(schema, FileSchema):  # else it is damaged, and no longer what it was
+            files[schema.file.path] = schema.file
     by_residual: dict[str | None, list[InputFile]] = {}
     for path, file in files.items():
         groups = described_groups(file, held[path].parts)

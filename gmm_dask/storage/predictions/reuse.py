@@ -23,8 +23,8 @@ from typing import Literal
 from gmm_dask.errors import ConfigError
 from gmm_dask.storage.files.sealed import plain
 from gmm_dask.storage.input.filters.predicate import text_of
+from gmm_dask.storage.input.input_file import InputFile
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.input.schemas import InputFile
 from gmm_dask.storage.predictions.dataset import Origin, Predictions
 from gmm_dask.storage.predictions.held import (
     Held,

@@ -15,9 +15,9 @@ import xxhash
 
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.contents import StagedVersion
+from gmm_dask.storage.input.input_file import InputFile
 from gmm_dask.storage.input.location import READ_ERRORS
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.input.schemas import InputFile
 from gmm_dask.storage.predictions.part_files import hint_of_part
 from gmm_dask.storage.predictions.parts import Part
 
