@@ -263,6 +263,26 @@ def test_a_narrower_question_is_no_answer_to_a_wider(root, monkeypatch):
     assert len(rows_of(root)) == 80
 
 
+def test_rows_that_were_kept_once_are_kept_again(root):
+    predict(root, "all", version=1)
+    for version in (2, 3):  # the same question, so that only the origins say that rows are kept
+        outcome = predict(root, f"run-{version}", "country = 'FR' and day < 3", version)
+    answers = rows_of(root).items()
+    assert len(answers) == 240
+    french = {(f"day={day}/part.parquet", n) for day in (1, 2)
+              for n, country in enumerate(table_of(day)["country"].to_pylist())
+              if country == "FR"}  # fmt: skip
+    assert {key for key, (version, *_) in answers if version == 3} == french
+    missing = sum(key in french and component is None for key, (_, component, *_) in answers)
+    assert (outcome.predicted.rows, outcome.predicted.dropped) == (len(french) - missing, missing)
+    assert missing > 0
+    assert {version for key, (version, *_) in answers if key not in french} == {1}
+    assert [origin.run_id for origin in read_record(root / "predictions").origins] == [
+        "run-3",
+        "all",
+    ]
+
+
 @pytest.mark.parametrize("refresh", ["changed", "all"])
 def test_refresh_says_whether_a_new_version_predicts_history_again(root, refresh):
     current = Registry(root / "models", "boxes")

@@ -140,6 +140,8 @@ def read_predictions(out: str | Path) -> Predictions | None:
         files = {name: FileContent(*content) for name, content in record.pop("files").items()}
         parts = tuple(map(_decode_part, record.pop("parts")))
         origins = tuple(Origin(**origin) for origin in record.pop("origins", [_origin(record)]))
+        for origin in origins:
+            _check_origin(origin)
         for part in parts:
             _check_part(part, len(origins))
         return Predictions(path=path, files=files, parts=parts, origins=origins, **record)
@@ -159,6 +161,13 @@ def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
 def _decode_part(values: list[Any]) -> Part:
     part = Part(*values)
     return replace(part, origins=tuple(part.origins))
+
+
+def _check_origin(origin: Origin) -> None:
+    """Refuse an origin that does not say what decides whether its parts are taken over."""
+    missing = {"name", "version", "sha256"} - origin.model.keys()
+    if missing or "key_columns" not in origin.settings:
+        raise ValueError(f"run {origin.run_id} does not say its model or its key columns")
 
 
 def _check_part(part: Part, origins: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class KeptRows:
     def outside(
         self, path: str, first: int, inside: MaskArray
     ) -> tuple[pa.Table | None, tuple[int, ...]]:
-        """Return the kept rows of a chunk, and their origins: those outside the filter.
+        """Return the kept rows of a chunk, those outside the filter, and their origins.
 
         Parameters
         ----------
@@ -66,23 +66,35 @@ class KeptRows:
         for part in self.parts.get(path, ()):
             if part.stop <= first or part.first >= stop:
                 continue
-            table = read_part(self.version, part, self.model_versions[part.origins[0]])
+            model_version = self.model_versions[part.origins[0]]
+            table = read_part(self.version, part, model_version, (first, stop))
             places = table["row"].to_numpy() - first
             stays = (places >= 0) & (places < inside.size)
             stays[stays] = ~inside[places[stays]]
             if stays.any():
                 tables.append(table.filter(pa.array(stays)))
-                origins |= set(part.origins)
+                versions = set(tables[-1][MODEL_VERSION].unique().to_pylist())
+                origins |= {
+                    origin for origin in part.origins if self.model_versions[origin] in versions
+                }
         return (pa.concat_tables(tables) if tables else None), tuple(sorted(origins))
 
 
-def read_part(version: Version, part: Part, model_version: int | None) -> pa.Table:
+def read_part(
+    version: Version,
+    part: Part,
+    model_version: int | None,
+    between: tuple[int, int] | None = None,
+) -> pa.Table:
     """Read a part of a sealed version, with the column ``model_version`` in any case.
 
     Parameters
     ----------
     model_version
         What the column says where an older gmm-dask has written the part without it.
+    between
+        Numbers of the first row that is wanted, and of that after the last. Row groups without
+        such a row are not read.
 
     Raises
     ------
@@ -92,7 +104,8 @@ def read_part(version: Version, part: Part, model_version: int | None) -> pa.Tab
     path = version.path / part.name
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(use_threads=False)
+            groups = range(file.num_row_groups) if between is None else _groups(file, *between)
+            table = file.read_row_groups(list(groups), use_threads=False)
     except READ_ERRORS as error:
         raise StorageError(
             f"{path}: cannot be read ({reason(error)}), and its rows are to be kept; predict again"
@@ -101,6 +114,18 @@ def read_part(version: Version, part: Part, model_version: int | None) -> pa.Tab
         return table
     place = table.schema.get_field_index(_BEFORE) + 1
     return table.add_column(place, MODEL_VERSION, version_column(model_version, table.num_rows))
+
+
+def _groups(file: pq.ParquetFile, first: int, stop: int) -> Iterator[int]:
+    """Yield the row groups of a part that hold a row of these numbers, which ascend."""
+    numbers = file.read(columns=["row"], use_threads=False)["row"].to_numpy()
+    begin, end = np.searchsorted(numbers, (first, stop))
+    row = 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if row < end and begin < row + rows:
+            yield group
+        row += rows
 
 
 def version_column(model_version: int | None, rows: int) -> pa.Array:

@@ -29,7 +29,8 @@ class Part:
         describes ``rows + outside`` rows that follow each other, from ``first`` on.
     origins
         Indices of the origins of its rows in the record (`Predictions.origins`), the latest
-        first. With more than one, the column ``model_version`` says which model made which row.
+        first. With more than one, the column ``model_version`` says which model made which row;
+        of two origins of one version, either may have.
     """
 
     name: str

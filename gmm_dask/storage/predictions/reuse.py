@@ -83,7 +83,7 @@ class Question:
                 f"model {earlier.model['name']} made them, and component ids of model {name} mean "
                 "other components"
             )
-        keys = earlier.settings.get("key_columns", [])
+        keys = earlier.settings["key_columns"]
         if keys != plain(self.origin.settings)["key_columns"]:
             words = ", ".join(f"{key} ({kind})" for key, kind in keys)
             return f"their predict.key_columns are {words or 'none'}"
@@ -235,9 +235,9 @@ class _Survey:
 
     def _is_reusable(self, plan: InputPlan, file: InputFile) -> bool:
         held = self.held[file.path]
-        # None: every row of what its parts describe was predicted, so those inside were.
-        asked = {None, _residual(plan, file), _residual(plan, widened(file, held))}
-        if held.residual not in asked or first_fault(file, held.parts, exactly=False) is not None:
+        if not _asked_for(plan, file, held):
+            return False
+        if first_fault(file, held.parts, exactly=False) is not None:
             return False
         read = {index for index, _ in file.groups}
         return all(
@@ -286,6 +286,15 @@ def widened(file: InputFile, held: Held) -> InputFile:
 def _residual(plan: InputPlan, file: InputFile) -> str | None:
     residual = plan.residual(file)
     return None if residual is None else text_of(residual)
+
+
+def _asked_for(plan: InputPlan, file: InputFile, held: Held) -> bool:
+    """Whether a file was asked for the rows that are inside the filter now, or for all."""
+    return (
+        held.residual is None
+        or held.residual == _residual(plan, file)
+        or held.residual == _residual(plan, widened(file, held))
+    )
 
 
 def _is_partly_outside(plan: InputPlan, file: InputFile, held: Held) -> bool:
