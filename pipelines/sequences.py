@@ -163,6 +163,7 @@ def retrain(
         if not force and steps.is_up_to_date(run, plan, current):
             outcome = RetrainOutcome(current)
         else:
+            steps.warn_of_clusters(run, current)
             with steps.open_scanner(run, plan, cluster, notify) as scanner:
                 evaluation = _fit_again(run, plan, current, scanner, call, notify)
             outcome = _pass_gate(run, call, current, evaluation, run_id)
