@@ -115,6 +115,19 @@ def test_prune_takes_the_rule_of_a_run_file_or_that_of_its_options(models, tmp_p
     )
 
 
+def test_what_was_removed_before_an_error_is_said(models):
+    tides = Registry(models, "tides")  # comes after stars
+    for number in (1, 2):
+        tides.publish(some_model(seed=number), run_id=f"run-{number}")
+    (models / "tides/current.json").write_text("half")
+    run = gmm_dask("prune", models, "--keep-versions", 1)
+    assert run.returncode == 1
+    assert run.stdout == f"{models}/stars/v000001\n"
+    assert run.stderr.startswith(f"gmm-dask: {models}/tides/current.json: is damaged")
+    assert Registry(models, "stars").versions() == (2, 3)
+    assert tides.versions() == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
