@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -12,17 +14,22 @@ from tests.storage.stored import some_model
 
 
 @pytest.fixture
-def models(tmp_path):
+def models(tmp_path, two_models):
     """A directory of two models: stars of three versions and a candidate, and moons."""
+    return Path(shutil.copytree(two_models, tmp_path / "models"))
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory):
+    """What `models` is copied from: publishing waits for the disk."""
+    root = tmp_path_factory.mktemp("two") / "models"
+    stars = Registry(root, "stars")
     for number in (1, 2, 3):
-        Registry(tmp_path / "models", "stars").publish(
-            some_model(seed=number), run_id=f"run-{number}"
-        )
-    stars = Registry(tmp_path / "models", "stars")
+        stars.publish(some_model(seed=number), run_id=f"run-{number}")
     stars.reject(some_model(), run_id="bad", reason="it is [bold]bad")
     stars.use(2)
-    Registry(tmp_path / "models", "moons").publish(some_model("diag"), run_id="moon-1")
-    return tmp_path / "models"
+    Registry(root, "moons").publish(some_model("diag"), run_id="moon-1")
+    return root
 
 
 def lines(run):
