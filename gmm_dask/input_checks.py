@@ -6,6 +6,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
@@ -35,7 +36,8 @@ def rows_in_memory(estimator: BaseEstimator, X: Any, *, reset: bool) -> RowsArra
     Raises
     ------
     SchemaError
-        A column holds no numbers, or X is a lazy frame.
+        A column holds no numbers, or X is a lazy frame, or an array of another library while
+        ``array_api_dispatch`` is on.
     ValueError
         X has no rows or the wrong shape, or its columns are not those of the fit, in
         scikit-learn's words.
@@ -54,10 +56,22 @@ def rows_in_memory(estimator: BaseEstimator, X: Any, *, reset: bool) -> RowsArra
         X = np.asarray(X)
     if isinstance(X, np.ndarray):
         refuse_text_in(X, "X")
+    else:
+        _refuse_dispatch(X)
     rows: RowsArray = validate_data(
         estimator, X, reset=reset, dtype=FLOATS, ensure_all_finite=False
     )
     return rows
+
+
+def _refuse_dispatch(X: Any) -> None:
+    """Refuse an array that scikit-learn's setting says is to be computed by its own library."""
+    if hasattr(X, "__array_namespace__") and get_config()["array_api_dispatch"]:
+        library = type(X).__module__.partition(".")[0]
+        raise SchemaError(
+            f"X is an array of {library}, and array_api_dispatch is on, but gmm-dask computes on "
+            "numpy arrays and gives them back; pass np.asarray(X), or turn array_api_dispatch off"
+        )
 
 
 def frame_rows(estimator: BaseEstimator, X: Any, *, reset: bool, least_rows: int = 1) -> RowsArray:

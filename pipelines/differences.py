@@ -56,20 +56,19 @@ def print_comparison(comparison: ModelComparison) -> None:
 
 def component_cells(change: ComponentChange, columns: Sequence[str]) -> list[str]:
     """Write a component: its ids, its weights, how far its mean moved, how its spread changed."""
-    if change.match is None or change.shifted_most is None:
+    if change.match is None:
         weight = f"{change.weight_before or change.weight_after or 0.0:.1%}"
         name = f"{change.before} gone" if change.after is None else f"{change.after} new"
         return [name, weight, "", "", ""]
     name = str(change.before)
     if change.after != change.before:
         name = f"{change.before} → {change.after}"
-    feature, shift = change.shifted_most
     return [
         name,
         f"{change.weight_before:.1%} → {change.weight_after:.1%}",
         f"{change.match.moved:.2f} σ",
         f"× {change.match.spread:.3f}",
-        f"{columns[feature]} {shift:+.2f} σ",
+        change.largest_shift(columns),
     ]
 
 

@@ -214,6 +214,7 @@ def retrain(
         with steps.hold(current):
             if not force and steps.is_up_to_date(run, plan, current):
                 return present, RetrainOutcome(current, **_left_out(plan))
+            steps.warn_of_clusters(run, current)
             with steps.open_scanner(run, plan, cluster, notify) as scanner:
                 evaluation = _fit_again(run, plan, current, scanner, call, notify)
             outcome = _pass_gate(run, call, current, evaluation, run_id)

@@ -69,18 +69,22 @@ def prune(
     The current version stays, the last one, those that are pinned or being read, and those that
     others go by.
     """
-    with exit_codes(debug):
+    with exit_codes(debug) as begun:
         from gmm_dask.steps.pruning import prune as prune_versions
+        from gmm_dask.storage.files.retention import Pruned
 
         keep = _keep_asked(keep_versions, keep_days)
         registries, outputs, keep = _what_to_prune(where, overrides, predictions, keep)
-        pruned = prune_versions(registries, outputs, keep, dry_run)
-        for path in pruned.paths:
-            typer.echo(path)
-        for path in pruned.read:
-            typer.echo(f"{path} stays: somebody reads it")
+        total = Pruned()
+        for pruned in prune_versions(registries, outputs, keep, dry_run):
+            for path in pruned.paths:
+                typer.echo(path)
+            for path in pruned.read:
+                typer.echo(f"{path} stays: somebody reads it")
+            total += pruned
+            begun.value = begun.value or bool(pruned.paths)
         going = "would be removed" if dry_run else "removed"
-        typer.echo(f"{pruned} {going}" if pruned.paths else "nothing is to be removed")
+        typer.echo(f"{total} {going}" if total.paths else "nothing is to be removed")
 
 
 def pin(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,14 +32,14 @@ class ComponentChange:
     weight_after: float | None
     match: Match | None = None
 
-    @property
-    def shifted_most(self) -> tuple[int, float] | None:
-        """The feature whose mean shifted most, and by how much; None if it is new or gone."""
+    def largest_shift(self, columns: Sequence[str]) -> str:
+        """Name the feature whose mean shifted most, and say by how much; empty if new or gone."""
         if self.match is None:
-            return None
+            return ""
         shifts = self.match.shifts
         feature = max(range(len(shifts)), key=lambda feature: abs(shifts[feature]))
-        return feature, shifts[feature]
+        # Rounded, so that no shift at all has no sign of its own.
+        return f"{columns[feature]} {round(shifts[feature], 2) + 0.0:+.2f} σ"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from gmm_dask.steps.retraining import (
     is_up_to_date,
     read_current,
     reject,
+    warn_of_clusters,
 )
 from gmm_dask.steps.selecting import (
     Selected,
@@ -64,4 +65,5 @@ __all__ = [
     "reject",
     "select",
     "verify_predictions",
+    "warn_of_clusters",
 ]

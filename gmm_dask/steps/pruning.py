@@ -48,8 +48,8 @@ def prune_after_storing(run: RunConfig) -> Pruned:
 
 def prune(
     registries: Sequence[Registry], predictions: Sequence[str], keep: Keep, dry_run: bool = False
-) -> Pruned:
-    """Remove old versions of models, rejected candidates and predictions.
+) -> Iterator[Pruned]:
+    """Remove old versions of models, rejected candidates and predictions, one after the other.
 
     Parameters
     ----------
@@ -63,18 +63,21 @@ def prune(
     dry_run
         Whether only to say what would be removed.
 
+    Yields
+    ------
+    Pruned
+        For each model, then for each prediction dataset.
+
     Raises
     ------
     StorageError
         Another process writes there, what is there is damaged, or the disk refuses.
     """
-    pruned = Pruned()
     for registry in registries:
         protected = set[int]().union(*(_predicted_by(registry, output) for output in predictions))
-        pruned += prune_models(registry, keep, protected, dry_run)
+        yield prune_models(registry, keep, protected, dry_run)
     for output in predictions:
-        pruned += prune_predictions(PredictionPlaces.of(output), keep, dry_run)
-    return pruned
+        yield prune_predictions(PredictionPlaces.of(output), keep, dry_run)
 
 
 def _predicted_by(registry: Registry, output: str | None) -> set[int]:

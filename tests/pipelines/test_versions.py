@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -12,17 +14,22 @@ from tests.storage.stored import some_model
 
 
 @pytest.fixture
-def models(tmp_path):
+def models(tmp_path, two_models):
     """A directory of two models: stars of three versions and a candidate, and moons."""
+    return Path(shutil.copytree(two_models, tmp_path / "models"))
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory):
+    """What `models` is copied from: publishing waits for the disk."""
+    root = tmp_path_factory.mktemp("two") / "models"
+    stars = Registry(root, "stars")
     for number in (1, 2, 3):
-        Registry(tmp_path / "models", "stars").publish(
-            some_model(seed=number), run_id=f"run-{number}"
-        )
-    stars = Registry(tmp_path / "models", "stars")
+        stars.publish(some_model(seed=number), run_id=f"run-{number}")
     stars.reject(some_model(), run_id="bad", reason="it is [bold]bad")
     stars.use(2)
-    Registry(tmp_path / "models", "moons").publish(some_model("diag"), run_id="moon-1")
-    return tmp_path / "models"
+    Registry(root, "moons").publish(some_model("diag"), run_id="moon-1")
+    return root
 
 
 def lines(run):
@@ -113,6 +120,19 @@ def test_prune_takes_the_rule_of_a_run_file_or_that_of_its_options(models, tmp_p
         f"{run_file}: key output.keep is missing; give it, such as "
         "keep = {versions = 30, days = 90}, or --keep-versions, or --keep-days"
     )
+
+
+def test_what_was_removed_before_an_error_is_said(models):
+    tides = Registry(models, "tides")  # comes after stars
+    for number in (1, 2):
+        tides.publish(some_model(seed=number), run_id=f"run-{number}")
+    (models / "tides/current.json").write_text("half")
+    run = gmm_dask("prune", models, "--keep-versions", 1)
+    assert run.returncode == 1
+    assert run.stdout == f"{models}/stars/v000001\n"
+    assert run.stderr.startswith(f"gmm-dask: {models}/tides/current.json: is damaged")
+    assert Registry(models, "stars").versions() == (2, 3)
+    assert tides.versions() == (1, 2)
 
 
 @pytest.mark.parametrize(

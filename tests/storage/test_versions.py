@@ -218,6 +218,21 @@ def test_a_version_that_is_held_is_not_pruned(versions):
         assert not exists
 
 
+def test_a_forked_child_does_not_end_the_hold_of_its_parent(versions):
+    write(versions, "v1")
+    write(versions, "v2")
+    holding = versions.version("v1").held()
+    holding.__enter__()
+    child = os.fork()
+    if child == 0:  # it unwinds what its parent has begun
+        holding.__exit__(None, None, None)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert versions.prunable(["v1"]).read
+    holding.__exit__(None, None, None)
+    assert versions.prunable(["v1"]).paths
+
+
 def test_who_begins_to_read_while_a_version_goes_finds_it_gone(versions, monkeypatch):
     """The reader has opened the directory; before it holds it, the directory is renamed."""
     write(versions, "v1")

@@ -96,13 +96,12 @@ def _change(
         "–" if share is None else percent(share)
         for share in (change.weight_before, change.weight_after)
     ]
-    if change.match is None or change.shifted_most is None:
+    if change.match is None:
         return [name, *shares, "gone" if change.after is None else "new", "", ""]
-    feature, shift = change.shifted_most
     return [
         name,
         *shares,
         f"{change.match.moved:.2f} σ",
         f"× {change.match.spread:.3f}",
-        f"{columns[feature]} {shift:+.2f} σ".replace("-", "−"),
+        change.largest_shift(columns).replace("-", "−"),
     ]

@@ -112,13 +112,14 @@ def reading(directory: Path) -> Iterator[bool]:
     except OSError as error:
         yield error.errno not in (errno.ENOENT, errno.ENOTDIR)
         return
+    process = os.getpid()
     try:
         with suppress(OSError):
-            # Who removes a directory holds it for the moment of a rename.
+            # Who removes a directory holds it until it is gone.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield _is_named(descriptor, directory)
     finally:
-        _unlock(descriptor)
+        _unlock(descriptor, process)
 
 
 @contextmanager
@@ -126,6 +127,7 @@ def unless_read(directory: Path) -> Iterator[bool]:
     """Keep readers from beginning with a directory; yields False if somebody reads it already."""
     with storage_errors(directory, "cannot be locked"):
         descriptor = open_directory(directory)
+    process = os.getpid()
     try:
         try:
             with storage_errors(directory, "cannot be locked"):
@@ -137,13 +139,15 @@ def unless_read(directory: Path) -> Iterator[bool]:
         else:
             yield True
     finally:
-        _unlock(descriptor)
+        _unlock(descriptor, process)
 
 
-def _unlock(descriptor: int) -> None:
-    # A forked child has a copy of the descriptor, which would hold the lock on.
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+def _unlock(descriptor: int, process: int) -> None:
+    """Give up the lock of a process; a forked child has a copy of the descriptor, and may not."""
+    if process == os.getpid():
+        # Closing is not enough while a child lives on.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
 
