@@ -8,9 +8,10 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
 
+import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -30,6 +31,7 @@ from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import ClustersMixin
 from gmm_dask.estimator_exchange import ExchangeMixin
 from gmm_dask.estimator_frames import FramesMixin
+from gmm_dask.estimator_values import ValuesMixin
 from gmm_dask.frames import refuse_text_in
 from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
@@ -50,7 +52,7 @@ from gmm_dask.verbosity import progress_printer
 logger = logging.getLogger("gmm_dask")
 
 
-class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture fitted by expectation maximization (EM) to any number of rows.
 
     Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
@@ -82,6 +84,10 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
     search_rows
         Rows of the sample for the search; ``"auto"``: max(65,536, 50·k·d). None: no search, but
         ``n_init`` plain starts by ``init_params``, as in scikit-learn.
+    nulls
+        ``"error"`` refuses NaN and nulls; ``"marginalize"`` lets each row count by the features it
+        has, as is right where values are missing at random. A row without any value is no part of
+        a fit; its label is −1, and the rest of its prediction NaN.
 
     Attributes
     ----------
@@ -94,7 +100,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
     log_likelihood_
         Mean log-likelihood of all rows under the final parameters, nats per row.
     low_density_threshold_
-        The log-density below which 0.1 % of the rows lie, nats.
+        The log-density below which 0.1 % of the complete rows lie, nats; NaN without any.
     scans_
         How many times all rows were read.
     n_features_in_, feature_names_in_
@@ -119,6 +125,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "search_rows": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "nulls": [StrOptions({"error", "marginalize"})],
     }
 
     def __init__(
@@ -139,6 +146,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         verbose: int = 0,
         verbose_interval: int = 10,
         search_rows: int | Literal["auto"] | None = "auto",
+        nulls: Literal["error", "marginalize"] = "error",
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -155,6 +163,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.search_rows = search_rows
+        self.nulls = nulls
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, client: Any = None) -> Self:
@@ -179,7 +188,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         TooFewRowsError
             Fewer rows than components.
         NonFiniteError
-            X holds nulls, NaN or infinity; the message names the column and the first place.
+            X holds infinity, or nulls or NaN that ``nulls`` refuses; the message says where.
         SchemaError
             A column holds no numbers, or two have the same name; or the weights do not fit.
         InputError
@@ -222,7 +231,11 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log p(x), nats per row; dask's rows are computed at once, in one scan."""
-        return float(self.score_samples(X).mean())
+        densities = self.score_samples(X)
+        if self._nulls is NullPolicy.ERROR:
+            return float(densities.mean())
+        lazy = isinstance(densities, da.Array)  # a row without any value says nothing
+        return float(da.nanmean(densities) if lazy else np.nanmean(densities))
 
     def aic(self, X: Any) -> float:
         """Akaike's criterion on X; lower is better. One scan."""
@@ -240,22 +253,6 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         """
         return icl(self._parameters(), *self._sums(X))
 
-    def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""
-        parameters = self._parameters()
-        if n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least "
-                "one sample."
-            )
-        random = check_random_state(self.random_state)
-        counts = random.multinomial(n_samples, parameters.weights)  # (k,)
-        lower = np.linalg.cholesky(parameters.matrices)  # (k, d, d)
-        labels = np.repeat(np.arange(parameters.n_components), counts)  # (n,)
-        noise = random.standard_normal((n_samples, parameters.n_features))
-        X = parameters.means[labels] + np.einsum("nij,nj->ni", lower[labels], noise)  # (n, d)
-        return X, labels
-
     @classmethod
     @cache
     def _get_param_names(cls) -> list[str]:
@@ -268,7 +265,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         parameters = self._parameters()
         array = lazy_array(self, X, reset=False)
         if array is not None:
-            return sum_array(array, parameters, columns_of(self), unit_of(X))
+            return sum_array(array, parameters, columns_of(self), unit_of(X), self._nulls)
         return sum_assignment(self._assign(X, certainties=True))
 
     def _last_parameters(self) -> tuple[MixtureParameters, ...]:
@@ -303,15 +300,23 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         parameters = self._parameters()
         array = lazy_array(self, X, reset=False)
         if array is not None:
-            return predict_array(array, parameters, what, columns_of(self), unit_of(X))
+            return predict_array(array, parameters, what, columns_of(self), unit_of(X), self._nulls)
         predicted = getattr(self._assign(X, responsibilities=what == "responsibilities"), what)
         return predicted.astype(np.int64) if what == "labels" else predicted
 
-    def _assign(self, X: Any, **wanted: bool) -> Assignment:
+    def _assign(
+        self, X: Any, *, responsibilities: bool = False, certainties: bool = False
+    ) -> Assignment:
         rows = rows_in_memory(self, X, reset=False)
-        assigned = assign(self._parameters(), rows, **wanted, threads=available_cores())
+        assigned = assign(
+            self._parameters(),
+            rows,
+            responsibilities=responsibilities,
+            certainties=certainties,
+            threads=available_cores(),
+        )
         if not assigned.finite:
-            require_usable(rows, columns_of(self), NullPolicy.ERROR, "row {:,}".format)
+            require_usable(rows, columns_of(self), self._nulls, "row {:,}".format)
         return assigned
 
     def _options(self) -> FitOptions:
@@ -334,6 +339,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
             self.n_init,
             int(seed),
             self.search_rows,
+            self._nulls,
         )
 
     def _scanner(

@@ -72,9 +72,10 @@ class Manifest:
     occupancy
         Share of the weight for which each component is the most probable, (k,).
     quantiles
-        Quantiles of the rows' log-density, nats, by probability.
+        Quantiles of the complete rows' log-density, nats, by probability.
     low_density_threshold
-        The log-density below which a row is an outlier, nats.
+        The log-density below which a complete row is an outlier, nats; None, and no quantiles,
+        without complete rows.
     scans
         Number of times that all rows were read.
     search
@@ -98,6 +99,9 @@ class Manifest:
     filter, rows_outside
         The filter with the present put in, None without one; and the rows that were read and lie
         outside it. Files and row groups that it excludes unread are not counted.
+    rows_incomplete, complete_log_likelihood
+        Used rows with a hole, and the mean log-likelihood of the rows without, nats per row; None
+        if there are none, or in a manifest of an older version, whose used rows are all complete.
     """
 
     configuration: Mapping[str, Any]
@@ -119,7 +123,7 @@ class Manifest:
     starved: tuple[int, ...]
     occupancy: tuple[float, ...]
     quantiles: Mapping[float, float]
-    low_density_threshold: float
+    low_density_threshold: float | None
     scans: int
     search: Search | None
     selection: SelectionTable | None = None
@@ -134,6 +138,8 @@ class Manifest:
     clusters: Clusters | None = None
     filter: str | None = None
     rows_outside: int = 0
+    rows_incomplete: int = 0
+    complete_log_likelihood: float | None = None
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""

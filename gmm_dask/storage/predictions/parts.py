@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from gmm_dask.arrays import FloatArray
+from gmm_dask.arrays import FloatArray, MaskArray, RowsArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.assignment import Assignment
+from gmm_dask.mixture.patterns import count_observed
 from gmm_dask.mixture.prediction_columns import prediction_columns
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.files.atomic import OutputFile, storage_errors
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.parquet_rows import ParquetRows
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
 ROW_GROUP_ROWS = 1 << 18
 
 _RESERVED = ("row", "input_file", "component", "log_density", "outlier")
-_CLUSTER = "cluster"  # reserved only where it is written: it is a likely name of a key
+# Reserved only where they are written: they are likely names of keys.
+_CLUSTER, _OBSERVED = "cluster", "observed"
 _PROBABILITY = "probability_"
+#: What follows the name of a feature in that of the column with its imputed values.
+IMPUTED = "_imputed"
 
 
 @dataclass(frozen=True)
@@ -90,20 +95,25 @@ def order_of(name: str) -> tuple[int, int]:
     return int(file), int(chunk)
 
 
-def check_key_columns(plan: InputPlan, key_columns: Sequence[str], clusters: bool = False) -> None:
+def check_key_columns(
+    plan: InputPlan, key_columns: Sequence[str], clusters: bool = False, impute: bool = False
+) -> None:
     """Refuse key columns that the input does not have, or whose names predictions use.
 
     Parameters
     ----------
-    clusters
-        Whether clusters are written.
+    clusters, impute
+        Whether clusters and imputed values are written.
 
     Raises
     ------
     ConfigError
         A key column is refused; the message names it, and what to do.
     """
-    reserved = (*_RESERVED, _CLUSTER) if clusters else _RESERVED
+    reserved = {*_RESERVED}
+    reserved |= {_CLUSTER} if clusters else set()
+    reserved |= {_OBSERVED} if plan.nulls is NullPolicy.MARGINALIZE else set()
+    reserved |= {name + IMPUTED for name in plan.names} if impute else set()
     for name in key_columns:
         if name in reserved or name.startswith(_PROBABILITY):
             raise ConfigError(
@@ -136,11 +146,13 @@ class PartWriter:
     component_ids
         The value of ``component`` for each label.
     threshold
-        The log-density below which a row is an outlier, nats.
+        The log-density below which a complete row is an outlier, nats; None: that is not known.
     probabilities
         Whether responsibilities are written.
     cluster_ids
         Id of the cluster of each component, (k,), if clusters are written.
+    impute
+        Whether conditional means of missing features are written.
     """
 
     stage: StagedVersion
@@ -148,9 +160,10 @@ class PartWriter:
     plan: InputPlan
     numbers: tuple[int, ...]
     component_ids: tuple[int, ...]
-    threshold: float
+    threshold: float | None
     probabilities: bool
     cluster_ids: tuple[int, ...] | None = None
+    impute: bool = False
 
     @property
     def needs_responsibilities(self) -> bool:
@@ -163,6 +176,7 @@ class PartWriter:
         labels: npt.NDArray[np.int32],
         log_densities: FloatArray,
         responsibilities: FloatArray | None = None,
+        filled: RowsArray | None = None,
     ) -> Part:
         """Write the part of one chunk; writing it again replaces it with the same content.
 
@@ -181,6 +195,8 @@ class PartWriter:
             log p(x) of each used row, nats.
         responsibilities
             (used rows, k); required if `needs_responsibilities`.
+        filled
+            The used rows without holes, (used rows, d); required if `impute`.
 
         Raises
         ------
@@ -193,7 +209,8 @@ class PartWriter:
             raise ValueError("clusters or probabilities need responsibilities, but none were given")
         path = self.plan.files[rows.file].path
         name = part_name(self.run_id, self.numbers[rows.file], rows.chunk)
-        table = self._table(rows, path, rows.first_in_file, labels, log_densities, responsibilities)
+        assigned = Assignment(labels, log_densities, responsibilities)
+        table = self._table(rows, path, rows.first_in_file, assigned, filled)
         with self.stage.writing(name) as file:
             digesting = _DigestingFile(file)
             pq.write_table(table, digesting, **_options(table.schema, self.cluster_ids is not None))
@@ -216,9 +233,8 @@ class PartWriter:
         rows: ParquetRows,
         path: str,
         first: int,
-        labels: npt.NDArray[np.int32],
-        log_densities: FloatArray,
-        responsibilities: FloatArray | None,
+        assigned: Assignment,
+        filled: RowsArray | None,
     ) -> pa.Table:
         numbers = np.arange(first, first + rows.source_rows)
         used = None if rows.used is rows.inside else rows.used
@@ -226,28 +242,49 @@ class PartWriter:
             numbers = numbers[rows.inside]
             used = None if used is None else used[rows.inside]
         m = len(numbers)
-
-        def spread(values: npt.NDArray[Any]) -> pa.Array:
-            """Spread the values of used rows over the rows inside, with nulls where dropped."""
-            if used is None:
-                return pa.array(values)
-            spread_values = np.zeros(m, values.dtype)
-            spread_values[used] = values
-            return pa.array(spread_values, mask=~used)
-
         file = pa.DictionaryArray.from_arrays(np.zeros(m, np.int32), [path])
         columns: dict[str, Any] = {"row": numbers, "input_file": file}
         if rows.keys is not None:
             columns |= dict(zip(rows.keys.column_names, rows.keys.columns, strict=True))
-        assigned = Assignment(labels, log_densities, responsibilities)
-        predicted = prediction_columns(assigned, self.component_ids, self.cluster_ids)
-        columns |= {name: spread(values) for name, values in predicted.items()}
-        columns["outlier"] = spread(log_densities < self.threshold)
-        if self.probabilities:
-            assert responsibilities is not None
-            for j, number in enumerate(self.component_ids):
-                columns[f"{_PROBABILITY}{number}"] = spread(responsibilities[:, j])
+        for name, values, unknown in self._predicted(rows, assigned, filled):
+            columns[name] = _spread(values, unknown, used)
         return pa.table(columns)
+
+    def _predicted(
+        self, rows: ParquetRows, assigned: Assignment, filled: RowsArray | None
+    ) -> Iterator[tuple[str, npt.NDArray[Any], MaskArray | None]]:
+        """Yield name, values and unknown values of each column that says something of used rows."""
+        holes = self.plan.nulls is NullPolicy.MARGINALIZE
+        observed = count_observed(rows.values) if holes else None
+        predicted = prediction_columns(assigned, self.component_ids, self.cluster_ids, observed)
+        yield from ((name, values, None) for name, values in predicted.items())
+        unknown = None if observed is None else observed < len(self.plan.names)
+        threshold = self.threshold
+        if threshold is None:
+            threshold, unknown = 0.0, np.ones(len(assigned.labels), dtype=np.bool_)
+        yield "outlier", assigned.log_densities < threshold, unknown
+        if self.probabilities:
+            assert assigned.responsibilities is not None
+            for j, number in enumerate(self.component_ids):
+                yield f"{_PROBABILITY}{number}", assigned.responsibilities[:, j], None
+        if self.impute:
+            assert filled is not None
+            for name, values, given in zip(self.plan.names, filled.T, rows.values.T, strict=True):
+                yield name + IMPUTED, values.astype(np.float64), ~np.isnan(given)
+
+
+def _spread(
+    values: npt.NDArray[Any], unknown: MaskArray | None, used: MaskArray | None
+) -> pa.Array:
+    """Spread the values of used rows over the rows inside; what is unknown or not used is null."""
+    if used is None:
+        return pa.array(values, mask=unknown)
+    spread_values = np.zeros(len(used), values.dtype)
+    spread_values[used] = values
+    missing = ~used
+    if unknown is not None:
+        missing[used] = unknown
+    return pa.array(spread_values, mask=missing)
 
 
 class _DigestingFile(io.RawIOBase):
@@ -283,7 +320,7 @@ def _options(schema: pa.Schema, clusters: bool) -> dict[str, Any]:
         or pa.types.is_string(field.type)
         or pa.types.is_large_string(field.type)
     ]
-    unsorted = ("log_density", "outlier")
+    unsorted = ("log_density", "outlier")  # and what is as good as random
     return {
         "row_group_size": ROW_GROUP_ROWS,
         "write_page_checksum": True,
@@ -293,6 +330,8 @@ def _options(schema: pa.Schema, clusters: bool) -> dict[str, Any]:
         "write_statistics": [
             name
             for name in schema.names
-            if name not in unsorted and not name.startswith(_PROBABILITY)
+            if name not in unsorted
+            and not name.startswith(_PROBABILITY)
+            and not name.endswith(IMPUTED)
         ],
     }

@@ -221,6 +221,7 @@ def begin(
     key_columns: Sequence[str] = (),
     probabilities: bool = False,
     cluster_ids: tuple[int, ...] | None = None,
+    impute: bool = False,
     reuse: bool = True,
     deadline: float = 0.0,
 ) -> StagedPredictions:
@@ -242,6 +243,8 @@ def begin(
         Whether to write responsibilities.
     cluster_ids
         Id of the cluster of each component, (k,), to write clusters; None: not to.
+    impute
+        Whether to write the conditional means of missing features.
     reuse
         Whether to reuse parts of the current version for input files that have not changed
         (`reusable_parts`).
@@ -260,9 +263,9 @@ def begin(
     places = PredictionPlaces.of(out)
     if not RUN_ID.fullmatch(run_id):
         raise StorageError(f"run id {run_id!r}: use up to 100 letters, digits and . _ -")
-    check_key_columns(plan, key_columns, clusters=cluster_ids is not None)
+    check_key_columns(plan, key_columns, clusters=cluster_ids is not None, impute=impute)
     places.current_run()  # refuses what gmm-dask did not write, before anything is created
-    settings = _settings(plan, key_columns, probabilities, cluster_ids)
+    settings = _settings(plan, key_columns, probabilities, cluster_ids, impute)
     version_writer = places.store.open(deadline)
     try:
         stage = _stage(places, version_writer, run_id)
@@ -271,7 +274,10 @@ def begin(
             kept = reusable_parts(places.out, plan, model.sha256, settings, key_columns)
         reused = take_over(places, kept, stage, run_id, plan)
         known = {path: reusable.content for path, reusable in kept.items()}
-        writer = _part_writer(stage, run_id, plan, reused, model, probabilities, cluster_ids)
+        writer = _part_writer(stage, run_id, plan, reused, model)
+        writer = replace(
+            writer, probabilities=probabilities, cluster_ids=cluster_ids, impute=impute
+        )
         record = {
             "format": FORMAT,
             "run_id": run_id,
@@ -301,8 +307,6 @@ def _part_writer(
     plan: InputPlan,
     reused: Mapping[str, tuple[Part, ...]],
     model: StoredModel,
-    probabilities: bool,
-    cluster_ids: tuple[int, ...] | None,
 ) -> PartWriter:
     """Make the writer for the files whose parts are not reused."""
     numbered = [
@@ -317,8 +321,7 @@ def _part_writer(
         tuple(number for number, _ in numbered),
         model.component_ids,
         model.manifest.low_density_threshold,
-        probabilities,
-        cluster_ids,
+        probabilities=False,
     )
 
 
@@ -327,6 +330,7 @@ def _settings(
     key_columns: Sequence[str],
     probabilities: bool,
     cluster_ids: tuple[int, ...] | None,
+    impute: bool,
 ) -> dict[str, Any]:
     """Return everything besides model and file that determines the content of a part."""
     settings = {
@@ -336,5 +340,9 @@ def _settings(
         "key_columns": [[name, plan.types[name]] for name in key_columns],
         "probabilities": probabilities,
     }
-    # Left out where no clusters are written, so that parts of older versions are reused.
-    return settings if cluster_ids is None else {**settings, "cluster_ids": list(cluster_ids)}
+    # Left out where they are not written, so that parts of older versions are reused.
+    if cluster_ids is not None:
+        settings["cluster_ids"] = list(cluster_ids)
+    if impute:
+        settings["impute"] = True
+    return settings
