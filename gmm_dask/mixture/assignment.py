@@ -13,10 +13,12 @@ import numpy.typing as npt
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.patterns import Pattern, Patterns, find_patterns, marginal
+from gmm_dask.mixture.patterns import Pattern, Patterns, find_patterns, has_holes, marginal
 
 #: The fewest rows that are worth a thread.
 LEAST_SLICE_ROWS = 32_768
+#: Rows that are looked at for holes, before a pass over all rows that would find them too late.
+LOOK_ROWS = 1_024
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,8 @@ def assign(
     """
     n = X.shape[0]
     assigned = _unassigned(parameters, n, responsibilities, certainties)
+    if not patterns and n > LOOK_ROWS and has_holes(X[:LOOK_ROWS]):
+        patterns = find_patterns(X)
     if not patterns:
         step = max(-(-n // threads), LEAST_SLICE_ROWS)
         pieces = [slice(start, start + step) for start in range(0, n, step)]
