@@ -8,9 +8,10 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
 
+import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -24,14 +25,15 @@ from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
 from gmm_dask.chunked.partitions import is_frame
 from gmm_dask.chunked.rows import MemoryChunks
-from gmm_dask.chunked.scan import Executor, Scanner, group_rows
+from gmm_dask.chunked.scan import Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import ClustersMixin
 from gmm_dask.estimator_exchange import ExchangeMixin
 from gmm_dask.estimator_frames import FramesMixin
+from gmm_dask.estimator_values import ValuesMixin
 from gmm_dask.frames import refuse_text_in
-from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
+from gmm_dask.input_checks import columns_of, executor_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic, icl
@@ -51,7 +53,7 @@ from gmm_dask.verbosity import progress_printer
 logger = logging.getLogger("gmm_dask")
 
 
-class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, BaseEstimator):  # type: ignore[misc]
     """A Gaussian mixture fitted by expectation maximization (EM) to any number of rows.
 
     Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
@@ -84,8 +86,12 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         Rows of the sample for the search; ``"auto"``: max(65,536, 50·k·d). None: no search, but
         ``n_init`` plain starts by ``init_params``, as in scikit-learn.
     on_collapse
-        ``"replace"``: a component that collapses or starves is placed again where the density is
-        lowest, three times at the most; each time costs a scan. ``"report"``: it is named only.
+        ``"replace"``: a component that collapses or starves is placed again, three times at the
+        most, where the density is lowest; each time costs a scan. ``"report"``: it is only named.
+    nulls
+        ``"error"`` refuses NaN and nulls; ``"marginalize"`` lets each row count by the features it
+        has, as is right where values are missing at random. A row without any value is no part of
+        a fit; its label is −1, and the rest of its prediction NaN.
 
     Attributes
     ----------
@@ -98,7 +104,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
     log_likelihood_
         Mean log-likelihood of all rows under the final parameters, nats per row.
     low_density_threshold_
-        The log-density below which 0.1 % of the rows lie, nats.
+        The log-density below which 0.1 % of the complete rows lie, nats; NaN without any.
     scans_
         How many times all rows were read.
     n_features_in_, feature_names_in_
@@ -124,6 +130,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "search_rows": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "nulls": [StrOptions({"error", "marginalize"})],
     }
 
     def __init__(
@@ -145,6 +152,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         verbose_interval: int = 10,
         search_rows: int | Literal["auto"] | None = "auto",
         on_collapse: str = "report",
+        nulls: Literal["error", "marginalize"] = "error",
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -162,6 +170,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         self.verbose_interval = verbose_interval
         self.search_rows = search_rows
         self.on_collapse = on_collapse
+        self.nulls = nulls
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, client: Any = None) -> Self:
@@ -186,7 +195,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         TooFewRowsError
             Fewer rows than components.
         NonFiniteError
-            X holds nulls, NaN or infinity; the message names the column and the first place.
+            X holds infinity, or nulls or NaN that ``nulls`` refuses; the message says where.
         SchemaError
             A column holds no numbers, or two have the same name; or the weights do not fit.
         InputError
@@ -229,7 +238,11 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log p(x), nats per row; dask's rows are computed at once, in one scan."""
-        return float(self.score_samples(X).mean())
+        densities = self.score_samples(X)
+        if self._nulls is NullPolicy.ERROR:
+            return float(densities.mean())
+        lazy = isinstance(densities, da.Array)  # a row without any value says nothing
+        return float(da.nanmean(densities) if lazy else np.nanmean(densities))
 
     def aic(self, X: Any) -> float:
         """Akaike's criterion on X; lower is better. One scan."""
@@ -247,22 +260,6 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         """
         return icl(self._parameters(), *self._sums(X))
 
-    def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""
-        parameters = self._parameters()
-        if n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least "
-                "one sample."
-            )
-        random = check_random_state(self.random_state)
-        counts = random.multinomial(n_samples, parameters.weights)  # (k,)
-        lower = np.linalg.cholesky(parameters.matrices)  # (k, d, d)
-        labels = np.repeat(np.arange(parameters.n_components), counts)  # (n,)
-        noise = random.standard_normal((n_samples, parameters.n_features))
-        X = parameters.means[labels] + np.einsum("nij,nj->ni", lower[labels], noise)  # (n, d)
-        return X, labels
-
     @classmethod
     @cache
     def _get_param_names(cls) -> list[str]:
@@ -275,7 +272,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         parameters = self._parameters()
         array = lazy_array(self, X, reset=False)
         if array is not None:
-            return sum_array(array, parameters, columns_of(self), unit_of(X))
+            return sum_array(array, parameters, columns_of(self), unit_of(X), self._nulls)
         return sum_assignment(self._assign(X, certainties=True))
 
     def _last_parameters(self) -> tuple[MixtureParameters, ...]:
@@ -310,15 +307,23 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         parameters = self._parameters()
         array = lazy_array(self, X, reset=False)
         if array is not None:
-            return predict_array(array, parameters, what, columns_of(self), unit_of(X))
+            return predict_array(array, parameters, what, columns_of(self), unit_of(X), self._nulls)
         predicted = getattr(self._assign(X, responsibilities=what == "responsibilities"), what)
         return predicted.astype(np.int64) if what == "labels" else predicted
 
-    def _assign(self, X: Any, **wanted: bool) -> Assignment:
+    def _assign(
+        self, X: Any, *, responsibilities: bool = False, certainties: bool = False
+    ) -> Assignment:
         rows = rows_in_memory(self, X, reset=False)
-        assigned = assign(self._parameters(), rows, **wanted, threads=available_cores())
+        assigned = assign(
+            self._parameters(),
+            rows,
+            responsibilities=responsibilities,
+            certainties=certainties,
+            threads=available_cores(),
+        )
         if not assigned.finite:
-            require_usable(rows, columns_of(self), NullPolicy.ERROR, "row {:,}".format)
+            require_usable(rows, columns_of(self), self._nulls, "row {:,}".format)
         return assigned
 
     def _options(self) -> FitOptions:
@@ -341,6 +346,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
             self.n_init,
             int(seed),
             self.search_rows,
+            self._nulls,
         )
 
     def _scanner(
@@ -357,7 +363,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
             )
             # Rows of an unknown number were counted.
             counted = source is None and (is_frame(X) or any(np.isnan(X.chunks[0])))
-            return Scanner(chunks, _executor(client), notify, scans=int(counted))
+            return Scanner(chunks, executor_of(client), notify, scans=int(counted))
         if client is not None:
             raise ConfigError(
                 "client is for dask arrays and frames: rows in memory are scanned by threads here; "
@@ -407,11 +413,3 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
                 ConvergenceWarning,
                 stacklevel=3,
             )
-
-
-def _executor(client: Any) -> Executor:
-    if client is None:
-        return Threads()
-    from gmm_dask.chunked.cluster import ClusterExecutor
-
-    return ClusterExecutor(client)

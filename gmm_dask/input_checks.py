@@ -13,6 +13,8 @@ from sklearn.utils.validation import check_array, validate_data
 from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.array import require_matrix
 from gmm_dask.chunked.partitions import count_rows, frame_array, is_frame, is_series
+from gmm_dask.chunked.scan import Executor
+from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import SchemaError
 from gmm_dask.frames import as_frame, empty_frame, open_frame, refuse_text_in, require_numbers
 
@@ -146,3 +148,12 @@ def columns_of(estimator: BaseEstimator) -> tuple[str, ...]:
     if names is None:
         return tuple(f"x{number}" for number in range(estimator.n_features_in_))
     return tuple(str(name) for name in names)
+
+
+def executor_of(client: Any) -> Executor:
+    """Return what scans on the workers of a client, or without one on threads here."""
+    if client is None:
+        return Threads()
+    from gmm_dask.chunked.cluster import ClusterExecutor
+
+    return ClusterExecutor(client)

@@ -8,6 +8,7 @@ import numpy as np
 
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.mixture.em import Status
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.models.registry import load_model_at
 
 
@@ -25,7 +26,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     -------
     GaussianMixture
         Fitted, with the model's columns as ``feature_names_in_``, its permanent
-        ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it.
+        ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it. It takes
+        rows with holes if it was fitted to such (``nulls="marginalize"``).
 
     Raises
     ------
@@ -36,14 +38,19 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     """
     stored = load_model_at(path, version)
     parameters = stored.parameters
-    model = GaussianMixture(parameters.n_components, covariance_type=parameters.covariance_type)
+    model = GaussianMixture(
+        parameters.n_components,
+        covariance_type=parameters.covariance_type,
+        nulls="marginalize" if stored.nulls is NullPolicy.MARGINALIZE else "error",
+    )
     model._take_parameters(parameters)
     model.n_features_in_ = parameters.n_features
     model.feature_names_in_ = np.asarray(stored.columns, dtype=object)
     model.component_ids_ = np.asarray(stored.component_ids)
     if stored.manifest.clusters is not None:
         model.merge_tree_ = stored.manifest.clusters.tree(stored.component_ids)
-    model.low_density_threshold_ = stored.manifest.low_density_threshold
+    threshold = stored.manifest.low_density_threshold
+    model.low_density_threshold_ = np.nan if threshold is None else threshold
     model.log_likelihood_ = stored.manifest.log_likelihood
     model.converged_ = stored.manifest.status == Status.CONVERGED.value
     model.n_iter_ = stored.manifest.n_iter

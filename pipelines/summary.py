@@ -89,12 +89,13 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     manifest, path = model.manifest, model.path
     rows, dropped = manifest.rows, manifest.rows_dropped
     outside = f"{manifest.rows_outside:,} outside the filter, " if manifest.filter else ""
+    holes = f", {manifest.rows_incomplete:,} with holes" if manifest.rows_incomplete else ""
     read = rows + dropped + manifest.rows_outside
     facts = [
         ("input", f"{manifest.configuration['input']['path']} ({manifest.files:,} files)"),
         *([("filter", manifest.filter)] if manifest.filter else []),
         *skipped_facts(manifest.files_skipped or {}),
-        ("rows", f"{read:,} read, {outside}{dropped:,} dropped for nulls, {rows:,} used"),
+        ("rows", f"{read:,} read, {outside}{dropped:,} dropped for nulls, {rows:,} used{holes}"),
         ("scans", f"{manifest.scans} of all rows"),
         ("iterations", f"{manifest.n_iter}, {STATUS[manifest.status]}"),
         ("log-likelihood", f"{manifest.log_likelihood:.6g} nats per row"),

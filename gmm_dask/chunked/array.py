@@ -6,7 +6,7 @@ A dask data frame is an array too, with a block for each partition (`gmm_dask.ch
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from itertools import accumulate
@@ -300,6 +300,7 @@ def predict_array(
     what: str,
     columns: tuple[str, ...] | None = None,
     unit: str = "block",
+    nulls: NullPolicy = NullPolicy.ERROR,
 ) -> da.Array:
     """Predict labels, log-densities or responsibilities of a dask array's rows, lazily.
 
@@ -312,11 +313,14 @@ def predict_array(
         ``"responsibilities"``, (n, k).
     columns, unit
         As in `array_chunks`, for the error of a row that cannot be predicted.
+    nulls
+        Whether rows with holes are predicted (``MARGINALIZE``) or refused.
     """
     if X.ndim == 2 and X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
     columns = columns or tuple(f"x{number}" for number in range(X.shape[1]))
-    predict = partial(_predict_block, parameters=parameters, what=what, columns=columns, unit=unit)
+    request = _BlockRequest(parameters, columns, unit, nulls)
+    predict = partial(_predict_block, request=request, what=what)
     if what == "responsibilities":
         k = parameters.n_components
         return X.map_blocks(predict, dtype=np.float64, chunks=(X.chunks[0], (k,)))
@@ -325,7 +329,11 @@ def predict_array(
 
 
 def sum_array(
-    X: da.Array, parameters: MixtureParameters, columns: tuple[str, ...], unit: str = "block"
+    X: da.Array,
+    parameters: MixtureParameters,
+    columns: tuple[str, ...],
+    unit: str = "block",
+    nulls: NullPolicy = NullPolicy.ERROR,
 ) -> tuple[float, float, float]:
     """Sum over the rows of a dask array (n, d): log p(x) in nats, 1, and −log r.
 
@@ -333,60 +341,54 @@ def sum_array(
 
     Parameters
     ----------
-    columns, unit
-        As in `array_chunks`, for the error of a row that cannot be predicted.
+    columns, unit, nulls
+        As in `predict_array`.
     """
     if X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
-    add_up = partial(_sum_block, parameters=parameters, columns=columns, unit=unit)
+    add_up = partial(_sum_block, request=_BlockRequest(parameters, columns, unit, nulls))
     sums = X.map_blocks(add_up, dtype=np.float64, chunks=(1, 3))
     log_likelihood, rows, uncertainty = sums.sum(axis=0).compute().tolist()
     return log_likelihood, rows, uncertainty
 
 
-def _sum_block(
-    block: Any,
-    parameters: MixtureParameters,
-    columns: tuple[str, ...],
-    unit: str,
-    block_info: Any = None,
-) -> FloatArray:
-    place = partial(_place_of, unit, block_info)
-    return np.array(
-        [sum_assignment(_assign_block(block, parameters, "certainties", columns, place))]
-    )
+@dataclass(frozen=True, eq=False)
+class _BlockRequest:
+    """What is needed to predict a block; the fields are arguments of `predict_array`."""
+
+    parameters: MixtureParameters
+    columns: tuple[str, ...]
+    unit: str
+    nulls: NullPolicy
+
+
+def _sum_block(block: Any, request: _BlockRequest, block_info: Any = None) -> FloatArray:
+    return np.array([sum_assignment(_assign_block(block, request, "certainties", block_info))])
 
 
 def _predict_block(
-    block: Any,
-    parameters: MixtureParameters,
-    what: str,
-    columns: tuple[str, ...],
-    unit: str,
-    block_info: Any = None,
+    block: Any, request: _BlockRequest, what: str, block_info: Any = None
 ) -> FloatArray:
     """Predict a block; ``block_info`` is what dask knows of its place in the array."""
-    place = partial(_place_of, unit, block_info)
-    predicted = getattr(_assign_block(block, parameters, what, columns, place), what)
+    predicted = getattr(_assign_block(block, request, what, block_info), what)
     return predicted.astype(np.int64) if what == "labels" else predicted
 
 
-def _assign_block(
-    block: Any,
-    parameters: MixtureParameters,
-    what: str,
-    columns: tuple[str, ...],
-    place: Callable[[int], str],
-) -> Assignment:
+def _assign_block(block: Any, request: _BlockRequest, what: str, block_info: Any) -> Assignment:
     values = as_rows(block)
-    wanted = {name: name == what for name in ("responsibilities", "certainties")}
-    assigned = assign(parameters, values, **wanted)
+    assigned = assign(
+        request.parameters,
+        values,
+        responsibilities=what == "responsibilities",
+        certainties=what == "certainties",
+    )
     if not assigned.finite:
-        require_usable(values, columns, NullPolicy.ERROR, place)
+        place = partial(place_of, request.unit, block_info)
+        require_usable(values, request.columns, request.nulls, place)
     return assigned
 
 
-def _place_of(unit: str, block_info: Any, row: int) -> str:
+def place_of(unit: str, block_info: Any, row: int) -> str:
     """Say which row of the array a row of a block is; rows of unknown chunks have no number."""
     if not block_info:
         return f"row {row:,} of its {unit}"

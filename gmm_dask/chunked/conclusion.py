@@ -10,11 +10,16 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.replay import replay_of
 from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.survey import Survey
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.criteria import Health, health, rank
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import find_patterns
 from gmm_dask.mixture.replacing import count_replacements
+
+#: Patterns of missing values from which a fit says what they cost (benchmarks/RESULTS.md).
+MANY_PATTERNS = 100
 
 
 def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResult:
@@ -70,6 +75,28 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         first,
         state.replaced_on_sample,
     )
+
+
+def _warnings_of_holes(columns: tuple[str, ...], survey: Survey) -> list[str]:
+    """Say what rows with holes cost, and what they cannot tell; the sample knows it."""
+    X = survey.sample.X
+    sentences = []
+    patterns = len(find_patterns(X))
+    if patterns > MANY_PATTERNS:
+        sentences.append(
+            f"{len(X):,} sampled rows have {patterns:,} patterns of missing values; each is a pass "
+            "of its own, so that an iteration takes two to three times as long as on complete "
+            "rows, or more where a chunk has few rows of each; leave out columns that are rarely "
+            "there"
+        )
+    observed = (~np.isnan(X)).astype(np.float64)
+    together = observed.T @ observed  # (d, d)
+    for first, second in np.argwhere(np.triu(together == 0.0)).tolist():
+        sentences.append(
+            f"columns {columns[first]!r} and {columns[second]!r} are never there in the same row "
+            "of the sample, so that their covariance within a component is not known"
+        )
+    return sentences
 
 
 def component_order(parameters: MixtureParameters) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
@@ -128,6 +155,8 @@ def _warnings(
             f"components were placed again {times(replaced)}, and no mixture of "
             f"{best.parameters.n_components} components was found of which none is lost"
         )
+    if survey.incomplete:
+        sentences += _warnings_of_holes(columns, survey)
     guarded = best.history[-1].guarded if best.history else ()
     if guarded:
         numbers = ", ".join(map(str, guarded))

@@ -217,7 +217,9 @@ def make_starts(
         if options.em.on_collapse != "replace":
             raise
         # Every start broke down; wide covariances are as sound as that of all rows.
-        return (wide_start(sample.X, options.spec, seeded(options.random_state)),), None
+        random_state = seeded(options.random_state)
+        filled = sample.filled(options.spec)
+        return (wide_start(sample.X, options.spec, random_state, filled),), None
 
 
 def searches(sample: Sample, options: FitOptions) -> bool:
@@ -242,9 +244,10 @@ def drop_weightless(sample: Sample, k: int) -> Sample:
 
 def _make_plain_starts(sample: Sample, options: FitOptions) -> tuple[MixtureParameters, ...]:
     """Make starts as scikit-learn does, without a search."""
+    filled = sample.filled(options.spec)
     random_state = seeded(options.random_state)
     return tuple(
-        initial_parameters(sample.X, sample.sample_weight, options.spec, random_state)
+        initial_parameters(sample.X, sample.sample_weight, options.spec, random_state, filled)
         for _ in range(options.n_init)
     )
 
@@ -259,7 +262,7 @@ def _search(
     rivals: Sequence[MixtureParameters],
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     m, d = sample.X.shape
-    runs = count_runs(m, d, options.spec.n_components, options.n_init, whole)
+    runs = count_runs(m, d, options.spec.n_components, options.n_init, whole, sample.incomplete)
     notify(StageStarted(Stage.SEARCH, runs, "runs", f"on {m:,} rows"))
     starts, summary = search(
         sample,
@@ -293,7 +296,10 @@ def sum_batch(rows: Rows, batch: tuple[MixtureParameters, ...]) -> StatisticsBat
         Parameters of each candidate.
     """
     return StatisticsBatch(
-        tuple(sum_statistics(parameters, rows.values, rows.sample_weight) for parameters in batch)
+        tuple(
+            sum_statistics(parameters, rows.values, rows.sample_weight, rows.patterns or ())
+            for parameters in batch
+        )
     )
 
 

@@ -34,7 +34,8 @@ class FitOptions:
         Rows of the sample on which the search runs; ``"auto"`` is max(65,536, 50·k·d). None: no
         search, the starts are polished as they are.
     nulls
-        ``ERROR`` refuses rows that hold a null, ``DROP`` drops them.
+        ``ERROR`` refuses rows that hold a null, ``DROP`` drops them, ``MARGINALIZE`` fits to what
+        they have.
     """
 
     spec: MixtureSpec = field(default_factory=MixtureSpec)

@@ -172,7 +172,8 @@ class _Mender:
         for attempt in range(1, 1 + WIDE_STARTS):
             random_state = seeded((options.random_state + attempt) % 2**32)
             with suppress(NumericalError):
-                yield wide_start(self._expectation.X, spec, random_state)
+                filled = self._survey.sample.filled(spec)
+                yield wide_start(self._expectation.X, spec, random_state, filled)
 
     def _without_frequent_values(self) -> Sample:
         """Return the rows of the sample that hold none of its frequent values."""

@@ -15,6 +15,7 @@ from gmm_dask.chunked.partitions import map_frame, read_partition
 from gmm_dask.frames import join_columns
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import count_observed
 from gmm_dask.mixture.prediction_columns import prediction_columns
 from gmm_dask.nulls import NullPolicy
 
@@ -35,6 +36,8 @@ class TableRequest:
         Id of each component, (k,).
     cluster_ids
         Id of the cluster of each component, (k,), if clusters are predicted.
+    nulls
+        ``MARGINALIZE`` predicts rows with holes, and counts what they have; else they are refused.
     """
 
     parameters: MixtureParameters
@@ -42,6 +45,7 @@ class TableRequest:
     keys: tuple[str, ...]
     component_ids: tuple[int, ...]
     cluster_ids: tuple[int, ...] | None = None
+    nulls: NullPolicy = NullPolicy.ERROR
 
 
 def predict_table(
@@ -73,13 +77,14 @@ def predict_table(
     Raises
     ------
     NonFiniteError
-        A value is null, NaN or infinite.
+        A value is infinite, or null or NaN where such rows are refused.
     """
     clusters = request.cluster_ids is not None
     assigned = assign(request.parameters, rows, responsibilities=clusters, threads=threads)
     if not assigned.finite:
-        require_usable(rows, request.features, NullPolicy.ERROR, place)
-    columns = prediction_columns(assigned, request.component_ids, request.cluster_ids)
+        require_usable(rows, request.features, request.nulls, place)
+    observed = count_observed(rows) if request.nulls is NullPolicy.MARGINALIZE else None
+    columns = prediction_columns(assigned, request.component_ids, request.cluster_ids, observed)
     return join_columns(table, request.keys, columns)
 
 

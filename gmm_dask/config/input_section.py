@@ -18,7 +18,9 @@ class InputSection(Section):
     )
     columns: list[str] = Field(min_length=1, description="numeric columns, the features")
     nulls: NullPolicy = Field(
-        NullPolicy.ERROR, description="what to do with rows that hold a null or NaN"
+        NullPolicy.ERROR,
+        description="what to do with rows that hold a null or NaN: refuse them, leave them out, or "
+        "use what they have ('marginalize')",
     )
     sample_weight: str | None = Field(None, description="column of weights ≥ 0")
     filter: str | None = Field(

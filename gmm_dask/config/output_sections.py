@@ -30,6 +30,11 @@ class PredictSection(Section):
     cluster: StrictBool | Positive = Field(
         False, description="also write the cluster: true for the suggested number of them, or 2, 3…"
     )
+    impute: StrictBool = Field(
+        False,
+        description="also write the expected values of missing features, as NAME_imputed; with "
+        "nulls = 'marginalize'",
+    )
     on_drift: Literal["warn", "fail"] = Field(
         "warn", description="what to do where rows differ by more than the limits below"
     )

@@ -21,6 +21,7 @@ from gmm_dask.mixture.covariance import CovarianceType
 from gmm_dask.mixture.criteria import deviations, find_collapsed, health
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import count_observed, has_holes
 from gmm_dask.mixture.starts import Sample
 
 #: How often a component is placed again.
@@ -91,17 +92,23 @@ def find_lowest(
     sample_weight: FloatArray | None,
     numbers: npt.NDArray[np.int64],
 ) -> LowestRows:
-    """Find the rows of lowest density among rows in memory; rows of weight 0 do not count.
+    """Find the rows of lowest density among rows in memory.
+
+    Rows of weight 0 do not count, nor do rows with holes, whose densities are of fewer features.
 
     Parameters
     ----------
     X
-        (n, d), finite.
+        (n, d), without infinities.
     sample_weight
         (n,) or None.
     numbers
         Of the rows in the input, (n,).
     """
+    if has_holes(X):
+        complete = np.flatnonzero(count_observed(X) == X.shape[1])
+        X, numbers = X[complete], numbers[complete]
+        sample_weight = None if sample_weight is None else sample_weight[complete]
     log_densities = assign(parameters, X).log_densities
     log_likelihood, weight = float(log_densities.sum()), float(len(X))
     eligible = np.arange(len(X))
@@ -147,9 +154,14 @@ class Replacement:
     def over(
         cls, sample: Sample, max_iter: int, reg_covar: float, variances: FloatArray
     ) -> Replacement:
-        """Take the covariance of all rows from a sample of them."""
-        X, weight = sample.X.astype(np.float64), sample.sample_weight
-        pooled = np.atleast_2d(np.cov(X, rowvar=False, bias=True, aweights=weight))
+        """Take the covariance of all rows from the complete ones of a sample of them."""
+        X, weight, d = sample.X.astype(np.float64), sample.sample_weight, len(variances)
+        pooled = np.diag(variances)
+        if has_holes(X):
+            complete = np.flatnonzero(count_observed(X) == d)
+            X, weight = X[complete], None if weight is None else weight[complete]
+        if len(X) > 2 * d:
+            pooled = np.atleast_2d(np.cov(X, rowvar=False, bias=True, aweights=weight))
         pooled[np.diag_indices(len(pooled))] += reg_covar
         return cls(max_iter, reg_covar, variances, pooled)
 
@@ -174,7 +186,8 @@ class Replacement:
         candidates = list(em.candidates)
         lowest = find([candidates[index].parameters for index in lost])
         for (index, components), rows in zip(lost.items(), lowest, strict=True):
-            candidates[index] = self.replace_lost(candidates[index], components, rows)
+            if len(rows.values):
+                candidates[index] = self.replace_lost(candidates[index], components, rows)
         return replace(em, candidates=tuple(candidates))
 
     def find_lost(self, candidate: Candidate) -> tuple[int, ...]:

@@ -73,6 +73,7 @@ def compose_manifest(
     """
     sections = {"input", "model", "fit"} | ({"select"} if run.select is not None else set())
     best, survey, parameters = result.best, result.survey, result.parameters
+    comparable = densities.has_complete_rows
     return Manifest(
         configuration=run.model_dump(mode="json", include=sections),
         snapshot=plan.digest,
@@ -92,8 +93,8 @@ def compose_manifest(
         collapsed=tuple(np.flatnonzero(result.health.collapsed).tolist()),
         starved=tuple(np.flatnonzero(result.health.starved).tolist()),
         occupancy=tuple(densities.shares.tolist()),
-        quantiles={share: densities.quantile(share) for share in QUANTILES},
-        low_density_threshold=densities.quantile(LOW_DENSITY_SHARE),
+        quantiles={share: densities.quantile(share) for share in QUANTILES if comparable},
+        low_density_threshold=densities.quantile(LOW_DENSITY_SHARE) if comparable else None,
         scans=scanner.scans,
         search=_search(result),
         selection=selection,
@@ -112,6 +113,8 @@ def compose_manifest(
         replaced=result.replaced,
         replaced_on_sample=result.replaced_on_sample,
         files_skipped={file.path: file.reason for file in plan.skipped},
+        rows_incomplete=survey.incomplete,
+        complete_log_likelihood=densities.complete_mean_log_likelihood if comparable else None,
     )
 
 

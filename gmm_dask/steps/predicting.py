@@ -19,7 +19,9 @@ from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.errors import ConfigError, DriftError, ModelError, TooFewRowsError
 from gmm_dask.events import Notify, Stage
 from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.imputation import impute
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import complete_rows
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
 from gmm_dask.steps.inputs import open_executor
@@ -79,7 +81,7 @@ class Predicted:
         The parts that this run wrote.
     rows, dropped
         Rows that this run predicted, and rows inside the filter that it did not predict because
-        they hold nulls; their predictions are null.
+        they hold nulls, or under ``marginalize`` nothing else; their predictions are null.
     reused
         Number of input files inside the filter whose parts come from the version before.
     kept
@@ -145,22 +147,29 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     """
     chunk = cast(ParquetRows, rows)
     parameters, plan = request.parameters, request.writer.plan
+    patterns = chunk.patterns or ()
     assigned = assign(
         parameters,
         chunk.values,
         responsibilities=request.writer.needs_responsibilities,
         certainties=True,
+        patterns=patterns,
     )
     if not assigned.finite:
-        require_usable(
-            chunk.values, plan.names, NullPolicy.ERROR, lambda row: _place(chunk, row, plan)
-        )
+        # Rows with nulls have been dropped by now, or they have patterns.
+        nulls = NullPolicy.MARGINALIZE if patterns else NullPolicy.ERROR
+        require_usable(chunk.values, plan.names, nulls, lambda row: _place(chunk, row, plan))
     _refuse_bad_weights(chunk, plan)
+    filled = impute(parameters, chunk.values) if request.writer.impute else None
     part = request.writer.write(
-        chunk, assigned.labels, assigned.log_densities, assigned.responsibilities
+        chunk, assigned.labels, assigned.log_densities, assigned.responsibilities, filled
     )
     densities = summarize_densities(
-        assigned, chunk.sample_weight, parameters.n_components, density_ceiling(parameters)
+        assigned,
+        chunk.sample_weight,
+        parameters.n_components,
+        density_ceiling(parameters),
+        complete_rows(patterns, len(chunk.values)),
     )
     return PredictedRows((part,), densities, chunk.source_rows - chunk.outside)
 
@@ -227,6 +236,7 @@ def open_predictions(
         cluster=run.predict.cluster,
         cluster_ids=cluster_ids,
         refresh="all" if backfill else run.predict.refresh,
+        impute=run.predict.impute,
     ) as staged:
         if not staged.remaining.files:
             yield Prediction(staged, None, model)

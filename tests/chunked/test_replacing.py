@@ -18,6 +18,7 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, make_cells
+from gmm_dask.nulls import NullPolicy
 from tests.row_sources import DrawnRows
 
 REPLACE = EMOptions(on_collapse="replace")
@@ -156,3 +157,12 @@ def test_rows_that_a_filter_leaves_out_are_numbered_as_in_the_source() -> None:
     assert set(lowest.numbers.tolist()) <= set((1_000 + np.flatnonzero(used)).tolist())
     for number, value in zip(lowest.numbers, lowest.values, strict=True):
         assert X[number - 1_000].tolist() == value.tolist()
+
+
+def test_rows_with_holes_are_mended_too() -> None:
+    X = minutes()
+    X[np.random.default_rng(1).random(len(X)) < 0.1, 0] = np.nan
+    marginalize = replace(options(REPLACE), nulls=NullPolicy.MARGINALIZE)
+    plain = fit(Scanner(source(X), Threads(2)), replace(marginalize, em=REPORT))
+    assert plain.health.defects > 0
+    assert fit(Scanner(source(X), Threads(2)), marginalize).health.defects == 0

@@ -38,8 +38,8 @@ HOMES = {
     "random_state": (FitOptions, "random_state"),
     "search_rows": (FitOptions, "search_rows"),
 }
-#: Keywords of scikit-learn's estimator that a run file has no use for.
-ESTIMATOR_ONLY = {"warm_start", "verbose", "verbose_interval"}
+#: Keywords of scikit-learn's estimator that a run file has no use for; nulls is in its [input].
+ESTIMATOR_ONLY = {"warm_start", "verbose", "verbose_interval", "nulls"}
 #: Where a default differs, and why.
 DIFFERENT = {
     "n_components": "a run file must state it",

@@ -16,8 +16,9 @@ from hypothesis.extra import numpy as hnp
 from gmm_dask import steps
 from gmm_dask.chunked.defects import Defects
 from gmm_dask.chunked.fit_records import CellSearch, FitState
+from gmm_dask.chunked.moments import Moments
 from gmm_dask.chunked.replay import Frame
-from gmm_dask.chunked.survey import Draw, Moments, Survey
+from gmm_dask.chunked.survey import Draw, Survey
 from gmm_dask.errors import StorageError
 from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
@@ -118,6 +119,7 @@ def states(draw):
             draw(arrays(D)),
             draw(arrays(D)),
             draw(arrays(D)),
+            draw(st.none() | st.tuples(*[st.integers(0, 2**53)] * D)),
         ),
         draw(FLOATS),
         Defects(draw(counts), draw(counts), draw(places), draw(places)),
@@ -130,6 +132,8 @@ def states(draw):
                 draw(arrays(M)) if weighted else np.empty(0),
             ),
         ),
+        draw(st.integers(0, 2**53)),
+        draw(st.integers(0, 2**53)),
     )
     starts = draw(st.lists(parameters(kind), max_size=2).map(tuple))
     search = st.builds(

@@ -748,8 +748,8 @@ def test_a_null_in_a_block_is_refused_with_its_place(tmp_path):
         X.compute()
     assert str(caught.value) == (
         "Input X contains NaN: column 'b' holds 2 nulls or NaN, the first at 2.parquet row 1; "
-        "leave such rows out (with nulls = 'drop' in a run file or in read_parquet), or fill them "
-        "in"
+        "leave such rows out (with nulls = 'drop' in a run file or in read_parquet), fill them in, "
+        "or use what the rows have (with nulls = 'marginalize')"
     )
 
 

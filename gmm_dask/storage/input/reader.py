@@ -86,7 +86,7 @@ def parquet_chunks(
 def read_parquet(
     path: str | os.PathLike[str],
     columns: Sequence[str],
-    nulls: Literal["error", "drop"] = "error",
+    nulls: Literal["error", "drop", "marginalize"] = "error",
     convert: Mapping[str, Literal["float", "seconds"]] | None = None,
     filter: str | None = None,
 ) -> da.Array:
@@ -108,7 +108,8 @@ def read_parquet(
         The d features, in this order.
     nulls
         What to do with rows that hold a null or NaN: refuse them when a block is computed
-        ("error"), or leave them out ("drop").
+        ("error"), leave them out ("drop"), or keep them, with NaN for nulls ("marginalize"), for
+        an estimator that has ``nulls="marginalize"`` too.
     convert
         Columns to convert: to "float" decimals, and numbers whose type differs between files, as
         integers and doubles where some days hold a null; dates and times to "seconds". What
@@ -277,7 +278,7 @@ def _block(chunks: ParquetChunks | CountedChunks, start: int, stop: int) -> Rows
         _check_count(chunks, start, stop, kept)
         return kept.values
     rows = chunks.read_joined(start, stop)
-    _refuse(chunks, rows, stop, NullPolicy.ERROR)
+    _refuse(chunks, rows, stop, chunks.plan.nulls)
     return rows.values
 
 
@@ -296,8 +297,9 @@ def _counted(chunks: ParquetChunks) -> CountedChunks:
 
 
 def _kept_rows(chunks: ParquetChunks, rows: Rows, stop: int) -> Rows:
-    """Drop the rows with nulls, or refuse them; ``rows`` are chunks ``rows.chunk`` … stop−1."""
-    kept = apply_null_policy(rows, chunks.plan.nulls)
+    """Drop, refuse or keep rows with nulls; ``rows`` are chunks ``rows.chunk`` … stop−1."""
+    marginalized = chunks.plan.nulls is NullPolicy.MARGINALIZE
+    kept = rows if marginalized else apply_null_policy(rows, chunks.plan.nulls)
     if kept is not rows or not is_finite(kept.values):
         _refuse(chunks, rows, stop, chunks.plan.nulls)
     return kept

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from gmm_dask.arrays import NamedArrays
 from gmm_dask.chunked.defects import Defects
 from gmm_dask.chunked.fit_records import CellSearch, FitState
+from gmm_dask.chunked.moments import Moments
 from gmm_dask.chunked.replay import Frame
-from gmm_dask.chunked.survey import Draw, Moments, Survey
+from gmm_dask.chunked.survey import Draw, Survey
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
@@ -226,6 +227,8 @@ def _encode_survey(survey: Survey, arrays: NamedArrays) -> Meta:
     return {
         "source_rows": survey.source_rows,
         "outside": survey.outside,
+        "incomplete": survey.incomplete,
+        "observed": survey.moments.observed and list(survey.moments.observed),
         "rows": survey.moments.rows,
         "wanted": survey.draw.wanted,
         "first_missing": [place and list(place) for place in survey.defects.first_missing],
@@ -234,9 +237,11 @@ def _encode_survey(survey: Survey, arrays: NamedArrays) -> Meta:
 
 
 def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey:
+    mean, squares, minimum, maximum = (arrays[f"moments.{name}"] for name in _MOMENTS)
+    observed = meta["observed"] and tuple(meta["observed"])
     return Survey(
         meta["source_rows"],
-        Moments(meta["rows"], *(arrays[f"moments.{name}"] for name in _MOMENTS)),
+        Moments(meta["rows"], mean, squares, minimum, maximum, observed),
         float(arrays["weight"][0]),
         Defects(
             arrays["defects.missing"],
@@ -254,4 +259,5 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
             ),
         ),
         meta["outside"],
+        meta["incomplete"],
     )

@@ -75,9 +75,10 @@ class Manifest:
     occupancy
         Share of the weight for which each component is the most probable, (k,).
     quantiles
-        Quantiles of the rows' log-density, nats, by probability.
+        Quantiles of the complete rows' log-density, nats, by probability.
     low_density_threshold
-        The log-density below which a row is an outlier, nats.
+        The log-density below which a complete row is an outlier, nats; None, and no quantiles,
+        without complete rows.
     scans
         Number of times that all rows were read.
     search
@@ -104,6 +105,9 @@ class Manifest:
     files_skipped
         Input files that could not be used and were left out, and why; None in a manifest of an
         older version.
+    rows_incomplete, complete_log_likelihood
+        Used rows with a hole, and the mean log-likelihood of the rows without, nats per row; None
+        if there are none, or in a manifest of an older version, whose used rows are all complete.
     """
 
     configuration: Mapping[str, Any]
@@ -125,7 +129,7 @@ class Manifest:
     starved: tuple[int, ...]
     occupancy: tuple[float, ...]
     quantiles: Mapping[float, float]
-    low_density_threshold: float
+    low_density_threshold: float | None
     scans: int
     search: Search | None
     selection: SelectionTable | None = None
@@ -143,6 +147,8 @@ class Manifest:
     replaced: tuple[tuple[int, int], ...] = ()
     replaced_on_sample: int = 0
     files_skipped: Mapping[str, str] | None = None
+    rows_incomplete: int = 0
+    complete_log_likelihood: float | None = None
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""

@@ -31,6 +31,7 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ModelError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.files.contents import Version
 from gmm_dask.storage.files.sealed import Document, digest, seal
 from gmm_dask.storage.models.manifest import Manifest, Publication
@@ -114,6 +115,12 @@ class StoredModel:
             name: np.ascontiguousarray(getattr(self.parameters, name), dtype=np.float64)
             for name in ARRAYS
         }
+
+    @property
+    def nulls(self) -> NullPolicy:
+        """How the fit treated rows that hold a null."""
+        section = self.manifest.configuration.get("input", {})
+        return NullPolicy(section.get("nulls", NullPolicy.ERROR))
 
     @property
     def version(self) -> int | None:

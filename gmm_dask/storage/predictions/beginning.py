@@ -43,6 +43,7 @@ def begin(
     probabilities: bool = False,
     cluster: bool | int = False,
     cluster_ids: tuple[int, ...] | None = None,
+    impute: bool = False,
     refresh: Refresh = "all",
     reuse: bool = True,
     deadline: float = 0.0,
@@ -66,6 +67,8 @@ def begin(
     cluster, cluster_ids
         The clusters that were asked for, and the id of the cluster of each component, (k,), to
         write them; None: not to.
+    impute
+        Whether to write the conditional means of missing features.
     refresh
         Whether parts that an earlier version of the model has written are predicted again
         ("all"), or only new and changed files ("changed").
@@ -88,7 +91,7 @@ def begin(
     places = PredictionPlaces.of(out)
     if not RUN_ID.fullmatch(run_id):
         raise StorageError(f"run id {run_id!r}: use up to 100 letters, digits and . _ -")
-    check_key_columns(plan, key_columns, clusters=cluster_ids is not None)
+    check_key_columns(plan, key_columns, clusters=cluster_ids is not None, impute=impute)
     places.current_run()  # refuses what gmm-dask did not write, before anything is created
     origin = Origin(
         run_id,
@@ -96,7 +99,7 @@ def begin(
         {"name": model_name, "version": model.version, "sha256": model.sha256},
         plan.digest,
         None if plan.filter is None else plan.filter.text,
-        _settings(plan, key_columns, probabilities, cluster_ids),
+        _settings(plan, key_columns, probabilities, cluster_ids, impute),
         cluster,
     )
     version_writer = places.store.open(deadline)
@@ -111,6 +114,7 @@ def begin(
             model.manifest.low_density_threshold,
             probabilities,
             cluster_ids,
+            impute,
             model.version,
         )
         current = _read_current(places, plan) if reuse else None
@@ -225,6 +229,7 @@ def _settings(
     key_columns: Sequence[str],
     probabilities: bool,
     cluster_ids: tuple[int, ...] | None,
+    impute: bool,
 ) -> dict[str, Any]:
     """Return everything besides model and file that determines the content of a part."""
     settings = {
@@ -234,5 +239,9 @@ def _settings(
         "key_columns": [[name, plan.types[name]] for name in key_columns],
         "probabilities": probabilities,
     }
-    # Left out where no clusters are written, so that parts of older versions are reused.
-    return settings if cluster_ids is None else {**settings, "cluster_ids": list(cluster_ids)}
+    # Left out where they are not written, so that parts of older versions are reused.
+    if cluster_ids is not None:
+        settings["cluster_ids"] = list(cluster_ids)
+    if impute:
+        settings["impute"] = True
+    return settings

@@ -21,7 +21,10 @@ ROW_GROUP_ROWS = 1 << 18
 
 CLUSTER = "cluster"
 MODEL_VERSION = "model_version"
+OBSERVED = "observed"
 PROBABILITY = "probability_"
+#: What follows the name of a feature in that of the column with its imputed values.
+IMPUTED = "_imputed"
 
 
 class PartFile(NamedTuple):
@@ -83,7 +86,7 @@ def _options(schema: pa.Schema) -> dict[str, Any]:
         or pa.types.is_large_string(field.type)
     ]
     repeated = ("component", CLUSTER, MODEL_VERSION)
-    unsorted = ("log_density", "outlier")
+    unsorted = ("log_density", "outlier")  # and what is as good as random
     return {
         "row_group_size": ROW_GROUP_ROWS,
         "write_page_checksum": True,
@@ -93,6 +96,8 @@ def _options(schema: pa.Schema) -> dict[str, Any]:
         "write_statistics": [
             name
             for name in schema.names
-            if name not in unsorted and not name.startswith(PROBABILITY)
+            if name not in unsorted
+            and not name.startswith(PROBABILITY)
+            and not name.endswith(IMPUTED)
         ],
     }

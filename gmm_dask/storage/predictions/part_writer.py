@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,42 +10,50 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gmm_dask.arrays import FloatArray
+from gmm_dask.arrays import FloatArray, MaskArray, RowsArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.assignment import Assignment
+from gmm_dask.mixture.patterns import count_observed
 from gmm_dask.mixture.prediction_columns import prediction_columns
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.parquet_rows import ParquetRows
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.predictions.keeping import KeptRows, merge, version_column
 from gmm_dask.storage.predictions.part_files import (
     CLUSTER,
+    IMPUTED,
     MODEL_VERSION,
+    OBSERVED,
     PROBABILITY,
     write_part_file,
 )
 from gmm_dask.storage.predictions.parts import Part, part_name
 
 _PLACE = ("row", "input_file")
-_FINDINGS = ("log_density", "outlier", MODEL_VERSION)
-_RESERVED = (*_PLACE, "component", *_FINDINGS)
+_RESERVED = (*_PLACE, "component", "log_density", "outlier", MODEL_VERSION)
 
 
-def check_key_columns(plan: InputPlan, key_columns: Sequence[str], clusters: bool = False) -> None:
+def check_key_columns(
+    plan: InputPlan, key_columns: Sequence[str], clusters: bool = False, impute: bool = False
+) -> None:
     """Refuse key columns that the input does not have, or whose names predictions use.
 
     Parameters
     ----------
-    clusters
-        Whether clusters are written.
+    clusters, impute
+        Whether clusters and imputed values are written.
 
     Raises
     ------
     ConfigError
         A key column is refused; the message names it, and what to do.
     """
-    # It is a likely name of a key, and so reserved only where it is written.
-    reserved = (*_RESERVED, CLUSTER) if clusters else _RESERVED
+    # These are likely names of keys, and so reserved only where they are written.
+    reserved = {*_RESERVED}
+    reserved |= {CLUSTER} if clusters else set()
+    reserved |= {OBSERVED} if plan.nulls is NullPolicy.MARGINALIZE else set()
+    reserved |= {name + IMPUTED for name in plan.names} if impute else set()
     for name in key_columns:
         if name in reserved or name.startswith(PROBABILITY):
             raise ConfigError(
@@ -78,11 +86,13 @@ class PartWriter:
     component_ids
         The value of ``component`` for each label.
     threshold
-        The log-density below which a row is an outlier, nats.
+        The log-density below which a complete row is an outlier, nats; None: that is not known.
     probabilities
         Whether responsibilities are written.
     cluster_ids
         Id of the cluster of each component, (k,), if clusters are written.
+    impute
+        Whether conditional means of missing features are written.
     model_version
         Version of the model.
     kept
@@ -94,18 +104,22 @@ class PartWriter:
     plan: InputPlan
     numbers: tuple[int, ...]
     component_ids: tuple[int, ...]
-    threshold: float
+    threshold: float | None
     probabilities: bool
     cluster_ids: tuple[int, ...] | None = None
+    impute: bool = False
     model_version: int | None = None
     kept: KeptRows | None = None
 
     def columns(self, key_columns: Sequence[str]) -> tuple[str, ...]:
         """Return the names of the columns of each part, in their order."""
         cluster = () if self.cluster_ids is None else (CLUSTER,)
+        observed = (OBSERVED,) if self.plan.nulls is NullPolicy.MARGINALIZE else ()
         numbers = self.component_ids if self.probabilities else ()
         probabilities = (f"{PROBABILITY}{number}" for number in numbers)
-        return (*_PLACE, *key_columns, "component", *cluster, *_FINDINGS, *probabilities)
+        imputed = (name + IMPUTED for name in self.plan.names if self.impute)
+        findings = ("component", *cluster, "log_density", *observed, "outlier", MODEL_VERSION)
+        return (*_PLACE, *key_columns, *findings, *probabilities, *imputed)
 
     @property
     def needs_responsibilities(self) -> bool:
@@ -118,6 +132,7 @@ class PartWriter:
         labels: npt.NDArray[np.int32],
         log_densities: FloatArray,
         responsibilities: FloatArray | None = None,
+        filled: RowsArray | None = None,
     ) -> Part:
         """Write the part of one chunk; writing it again replaces it with the same content.
 
@@ -137,6 +152,8 @@ class PartWriter:
             log p(x) of each used row, nats.
         responsibilities
             (used rows, k); required if `needs_responsibilities`.
+        filled
+            The used rows without holes, (used rows, d); required if `impute`.
 
         Raises
         ------
@@ -149,7 +166,8 @@ class PartWriter:
             raise ValueError("clusters or probabilities need responsibilities, but none were given")
         path = self.plan.files[rows.file].path
         name = part_name(self.run_id, self.numbers[rows.file], rows.first_in_file)
-        table = self._table(rows, path, rows.first_in_file, labels, log_densities, responsibilities)
+        assigned = Assignment(labels, log_densities, responsibilities)
+        table = self._table(rows, path, rows.first_in_file, assigned, filled)
         kept, origins = None, tuple[int, ...]()
         if self.kept is not None and rows.inside is not None:
             kept, origins = self.kept.outside(path, rows.first_in_file, rows.inside)
@@ -171,9 +189,8 @@ class PartWriter:
         rows: ParquetRows,
         path: str,
         first: int,
-        labels: npt.NDArray[np.int32],
-        log_densities: FloatArray,
-        responsibilities: FloatArray | None,
+        assigned: Assignment,
+        filled: RowsArray | None,
     ) -> pa.Table:
         numbers = np.arange(first, first + rows.source_rows)
         used = None if rows.used is rows.inside else rows.used
@@ -181,26 +198,48 @@ class PartWriter:
             numbers = numbers[rows.inside]
             used = None if used is None else used[rows.inside]
         m = len(numbers)
-
-        def spread(values: npt.NDArray[Any]) -> pa.Array:
-            """Spread the values of used rows over the rows inside, with nulls where dropped."""
-            if used is None:
-                return pa.array(values)
-            spread_values = np.zeros(m, values.dtype)
-            spread_values[used] = values
-            return pa.array(spread_values, mask=~used)
-
         file = pa.DictionaryArray.from_arrays(np.zeros(m, np.int32), [path])
         columns: dict[str, Any] = {"row": numbers, "input_file": file}
         if rows.keys is not None:
             columns |= dict(zip(rows.keys.column_names, rows.keys.columns, strict=True))
-        assigned = Assignment(labels, log_densities, responsibilities)
-        predicted = prediction_columns(assigned, self.component_ids, self.cluster_ids)
-        columns |= {name: spread(values) for name, values in predicted.items()}
-        columns["outlier"] = spread(log_densities < self.threshold)
-        columns[MODEL_VERSION] = version_column(self.model_version, m)
-        if self.probabilities:
-            assert responsibilities is not None
-            for j, number in enumerate(self.component_ids):
-                columns[f"{PROBABILITY}{number}"] = spread(responsibilities[:, j])
+        for name, values, unknown in self._predicted(rows, assigned, filled):
+            columns[name] = _spread(values, unknown, used)
+            if name == "outlier":
+                columns[MODEL_VERSION] = version_column(self.model_version, m)
         return pa.table(columns)
+
+    def _predicted(
+        self, rows: ParquetRows, assigned: Assignment, filled: RowsArray | None
+    ) -> Iterator[tuple[str, npt.NDArray[Any], MaskArray | None]]:
+        """Yield name, values and unknown values of each column that says something of used rows."""
+        holes = self.plan.nulls is NullPolicy.MARGINALIZE
+        observed = count_observed(rows.values) if holes else None
+        predicted = prediction_columns(assigned, self.component_ids, self.cluster_ids, observed)
+        yield from ((name, values, None) for name, values in predicted.items())
+        unknown = None if observed is None else observed < len(self.plan.names)
+        threshold = self.threshold
+        if threshold is None:
+            threshold, unknown = 0.0, np.ones(len(assigned.labels), dtype=np.bool_)
+        yield "outlier", assigned.log_densities < threshold, unknown
+        if self.probabilities:
+            assert assigned.responsibilities is not None
+            for j, number in enumerate(self.component_ids):
+                yield f"{PROBABILITY}{number}", assigned.responsibilities[:, j], None
+        if self.impute:
+            assert filled is not None
+            for name, values, given in zip(self.plan.names, filled.T, rows.values.T, strict=True):
+                yield name + IMPUTED, values.astype(np.float64), ~np.isnan(given)
+
+
+def _spread(
+    values: npt.NDArray[Any], unknown: MaskArray | None, used: MaskArray | None
+) -> pa.Array:
+    """Spread the values of used rows over the rows inside; what is unknown or not used is null."""
+    if used is None:
+        return pa.array(values, mask=unknown)
+    spread_values = np.zeros(len(used), values.dtype)
+    spread_values[used] = values
+    missing = ~used
+    if unknown is not None:
+        missing[used] = unknown
+    return pa.array(spread_values, mask=missing)
