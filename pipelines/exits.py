@@ -72,7 +72,8 @@ def exit_codes(debug: bool) -> Iterator[Begun]:
         print_error(str(error))
         sys.exit(FAILED if begun.value else REFUSED)
     except Exception as error:
-        if debug:
+        # Typer ends without a word where whoever reads the output, such as `head`, has enough.
+        if debug or (isinstance(error, BrokenPipeError) and not begun.value):
             raise
         what, advice = f"{type(error).__name__}: {error}", "--debug shows the traceback"
         if type(error).__module__.partition(".")[0] in {"httpx", "prefect"}:

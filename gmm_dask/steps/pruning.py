@@ -56,8 +56,8 @@ def prune(
     registries
         The models.
     predictions
-        Prediction datasets: old versions of them are removed as well, and the model version that
-        made the current one stays.
+        Prediction datasets: old versions of them are removed as well, and the model versions that
+        made the current one stay.
     keep
         Which versions stay.
     dry_run
@@ -81,12 +81,16 @@ def prune(
 
 
 def _predicted_by(registry: Registry, output: str | None) -> set[int]:
-    """Return the version of a model that the current predictions were made with, if any."""
+    """Return the versions of a model that parts of the current predictions were made with."""
     predictions = None if output is None else read_predictions(output)
-    if predictions is None or predictions.model["name"] != registry.name:
+    if predictions is None:
         return set()
-    version = predictions.model["version"]
-    return set() if version is None else {version}
+    models = [predictions.model, *(origin.model for origin in predictions.origins)]
+    return {
+        model["version"]
+        for model in models
+        if model["name"] == registry.name and model["version"] is not None
+    }
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -202,3 +204,12 @@ def test_diff_shows_components_likelihoods_and_settings(models):
     assert refused(gmm_dask("diff", models, 1)).startswith(
         f"{models.parent}: has no model 'models'"
     )
+
+
+def test_a_reader_of_the_output_who_has_enough_ends_the_command_without_a_word(models):
+    ended = subprocess.Popen(["true"], stdin=subprocess.PIPE)
+    ended.wait()  # nobody reads from the pipe any more
+    command = [sys.executable, "-m", "gmm_dask.pipelines", "list", models, "--json"]
+    run = subprocess.run(command, stdout=ended.stdin, stderr=subprocess.PIPE, text=True)
+    ended.stdin.close()
+    assert (run.returncode, run.stderr) == (1, "")

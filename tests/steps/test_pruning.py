@@ -28,9 +28,10 @@ def predict_all(run, run_id):
     return predict(run, THREADS, directly, lambda event: None, run_id)
 
 
-def test_a_publish_removes_what_is_old_but_not_what_predicted(run):
+def test_a_publish_removes_what_is_old_but_not_what_predicted(run, tmp_path):
     run_fit(run, "fit-1")
     predict_all(run, "predict-1")
+    write_day(tmp_path, 2)  # else the next models are the same, and use its predictions again
     assert run_fit(run, "fit-2").published.pruned.paths == ()
     removed = run_fit(run, "fit-3").published.pruned
     assert removed.paths == (f"{run.output.models}/boxes/v000002",)
@@ -135,3 +136,15 @@ def test_predictions_are_kept_as_the_run_file_says(run, tmp_path):
         predict_all(three, f"predict-{number}")
     kept = sorted(path.name for path in (tmp_path / "predictions.versions").iterdir())
     assert [name for name in kept if "." not in name] == ["predict-1", "predict-2", "predict-3"]
+
+
+def test_a_version_whose_predictions_were_kept_stays(run, tmp_path):
+    run_fit(run, "fit-1")
+    keeping = make_run(tmp_path, output__keep={"versions": 1}, predict__refresh="changed")
+    predict_all(keeping, "predict-1")
+    write_day(tmp_path, 2)
+    run_fit(run, "fit-2")
+    predict_all(keeping, "predict-2")  # day 1 by version 1, day 2 by version 2
+    for number in (3, 4, 5):
+        run_fit(run, f"fit-{number}")
+    assert versions(run) == (1, 2, 5)

@@ -6,7 +6,7 @@ These versions stay, however old they are:
 - the last one, whose number and component ids the next one counts on from, and the last candidate;
 - those that are pinned;
 - the one whose selection the current one goes by (``retrain.select`` counts the days since);
-- those that the caller protects, such as the version that made the current predictions;
+- those that the caller protects, such as those that made the current predictions;
 - those that somebody reads.
 """
 
