@@ -402,6 +402,8 @@ def test_a_touched_file_with_rows_of_several_filters_is_recognized(root, monkeyp
 def test_what_has_other_columns_is_refused_by_name(root, changes, message, condition):
     Registry(root / "models", "boxes").use(1)
     predict(root, "all")
+    for day in DAYS:  # they are read again, as they were read then
+        os.utime(path_of(root, day), (2e9, 2e9))
     with pytest.raises(ConfigError, match=message) as caught:
         predict(root, "other", condition, **changes)
     text = str(caught.value)
@@ -435,6 +437,17 @@ def test_clusters_of_the_same_version_are_those_asked_for(root):
     predict(root, "two", predict__cluster=2)
     Registry(root / "models", "boxes").use(4)
     assert predict(root, "next", "day = 2", predict__cluster=2).predicted.kept == 3
+
+
+def test_other_features_of_the_same_model_stay_beside_each_other(root):
+    predict(root, "all")
+    for day in DAYS:
+        os.utime(path_of(root, day), (2e9, 2e9))
+    other = {"input__columns": ["width", "height"], "predict__refresh": "changed"}
+    run_fit(make_run(root, **other), "other")
+    outcome = predict(root, "some", "day = 2", **other)
+    assert (outcome.predicted.kept, outcome.predicted.rows, outcome.total_rows) == (3, 57, 240)
+    assert versions_of(root) == {1: 3, 2: 4, 3: 3, 4: 3}
 
 
 def test_predictions_of_another_model_are_not_mixed(root):

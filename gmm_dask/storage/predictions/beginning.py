@@ -121,7 +121,7 @@ def begin(
         carried, origins = Carried(), [origin]
         if current is not None:
             question = Question(origin, writer.columns(key_columns), refresh)
-            carried = carry_over(current, plan, question, key_columns)
+            carried = carry_over(current, plan, question)
             origins += current.origins
         numbers = _numbers(plan)
         taken = _take_over(places, stage, carried, origins, run_id, numbers)

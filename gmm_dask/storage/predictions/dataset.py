@@ -166,8 +166,8 @@ def _decode_part(values: list[Any]) -> Part:
 def _check_origin(origin: Origin) -> None:
     """Refuse an origin that does not say what decides whether its parts are taken over."""
     missing = {"name", "version", "sha256"} - origin.model.keys()
-    if missing or "key_columns" not in origin.settings:
-        raise ValueError(f"run {origin.run_id} does not say its model or its key columns")
+    if missing or not {"columns", "key_columns"} <= origin.settings.keys():
+        raise ValueError(f"run {origin.run_id} does not say its model or its columns")
 
 
 def _check_part(part: Part, origins: int) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import Any
 
+from gmm_dask.storage.input.columns import Column
 from gmm_dask.storage.input.content import FileContent, unchanged_files
 from gmm_dask.storage.input.filters.input_filter import InputFilter
 from gmm_dask.storage.input.filters.predicate import text_of
@@ -31,11 +33,15 @@ class Held:
         What the file held when it was last predicted: the row groups that the parts describe.
     residual
         What the filter asked of its rows then; None: nothing.
+    columns, key_columns
+        The features and the keys that were read of it.
     """
 
     parts: tuple[Part, ...]
     content: FileContent
     residual: str | None
+    columns: tuple[Column, ...]
+    key_columns: tuple[str, ...]
 
     @property
     def origins(self) -> frozenset[int]:
@@ -48,11 +54,18 @@ def held_by(current: Predictions) -> dict[str, Held]:
     by_file: dict[str, list[Part]] = {}
     for part in current.parts:
         by_file.setdefault(part.input_file, []).append(part)
-    unknown = FileContent(-1, "")
-    return {
-        path: Held(tuple(parts), current.files.get(path, unknown), current.filters.get(path))
-        for path, parts in by_file.items()
-    }
+    return {path: _held(current, path, tuple(parts)) for path, parts in by_file.items()}
+
+
+def _held(current: Predictions, path: str, parts: tuple[Part, ...]) -> Held:
+    settings = current.origins[parts[0].origins[0]].settings
+    return Held(
+        parts,
+        current.files.get(path, FileContent(-1, "")),
+        current.filters.get(path),
+        tuple(Column(name, kind) for name, kind in settings["columns"]),
+        tuple(name for name, _ in settings["key_columns"]),
+    )
 
 
 def filters_of(plan: InputPlan) -> dict[str, str]:
@@ -71,9 +84,7 @@ def described_groups(file: InputFile, parts: Sequence[Part]) -> tuple[int, ...]:
     )
 
 
-def unchanged(
-    plan: InputPlan, held: Mapping[str, Held], key_columns: Sequence[str]
-) -> dict[str, Held]:
+def unchanged(plan: InputPlan, held: Mapping[str, Held]) -> dict[str, Held]:
     """Return the files that hold what they held when they were predicted, with today's hints.
 
     They may be outside the filter of the plan. Then a file is opened only where its hint differs,
@@ -99,16 +110,25 @@ def unchanged(
     for schema in read_schemas(plan.root, doubtful):
         if isinstance(schema, FileSchema):  # else it is damaged, and no longer what it was
             files[schema.file.path] = schema.file
-    by_residual: dict[str | None, list[InputFile]] = {}
+    for path, content in _same_contents(plan, held, files).items():
+        same[path] = replace(held[path], content=content)
+    return same
+
+
+def _same_contents(
+    plan: InputPlan, held: Mapping[str, Held], files: Mapping[str, InputFile]
+) -> dict[str, FileContent]:
+    """Compare files with what they held, each by the columns and row groups that were read then."""
+    alike: dict[tuple[Any, ...], list[InputFile]] = {}
     for path, file in files.items():
-        groups = described_groups(file, held[path].parts)
-        read = replace(file, left=groups, inside=False)
-        by_residual.setdefault(held[path].residual, []).append(read)
-    for residual, read_files in by_residual.items():
-        # Only the columns of the residual matter here: they belong to the digest.
+        known = held[path]
+        read = replace(file, left=described_groups(file, known.parts), inside=False)
+        alike.setdefault((known.residual, known.columns, known.key_columns), []).append(read)
+    same: dict[str, FileContent] = {}
+    for (residual, columns, key_columns), read_files in alike.items():
+        # Only the columns that the residual names matter here: they belong to the digest.
         asked = None if residual is None else InputFilter(residual, {})
-        as_predicted = replace(plan, files=tuple(read_files), filter=asked)
+        then = replace(plan, files=tuple(read_files), columns=columns, filter=asked)
         contents = {file.path: held[file.path].content for file in read_files}
-        for path, content in unchanged_files(as_predicted, contents, key_columns).items():
-            same[path] = replace(held[path], content=content)
+        same |= unchanged_files(then, contents, key_columns)
     return same

@@ -136,9 +136,7 @@ class Carried:
     complete: Mapping[str, bool] = field(default_factory=dict)
 
 
-def carry_over(
-    current: Predictions, plan: InputPlan, question: Question, key_columns: Sequence[str]
-) -> Carried:
+def carry_over(current: Predictions, plan: InputPlan, question: Question) -> Carried:
     """Decide for each input file what of the current version goes into the next one.
 
     Reads the footers of the parts that could be taken, and the whole of each input file or part
@@ -162,7 +160,7 @@ def carry_over(
         for path, held in survey.held.items()
         if path in candidates and all(part.name in columns for part in held.parts)
     }
-    same = unchanged(plan, whole, key_columns)
+    same = unchanged(plan, whole)
     reused = {
         path: held
         for path, held in same.items()
