@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, IndexArray, LabelsArray, MaskArray, RowsArray
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -64,33 +67,42 @@ def find_patterns(X: RowsArray) -> Patterns:
     """
     if not has_holes(X):
         return ()
-    d = X.shape[1]
-    missing = np.isnan(X.T)  # (d, n)
-    packed = np.packbits(missing[missing.any(axis=1)], axis=0)  # (b, n), eight features a byte
-    if len(packed) == 1:
-        codes = packed[0]
-    elif len(packed) == 2:
-        codes = packed[0].astype(np.uint16) << 8 | packed[1]
-    else:
-        names = np.ascontiguousarray(packed.T).view(f"V{len(packed)}")[:, 0]
-        codes = np.unique(names, return_inverse=True)[1]
-    order = np.argsort(codes, kind="stable")  # of 16 bits or fewer, in linear time
-    starts = np.flatnonzero(np.diff(codes[order], prepend=codes[order[0]] ^ 1))
-    runs = np.split(order, starts[1:])
-    observed = [np.flatnonzero(~missing[:, rows[0]]) for rows in runs]
+    codes = _codes(X)
+    order = np.argsort(codes, kind="stable")  # of 16 bits, in linear time
+    ordered = codes[order]
+    starts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    runs = np.split(order, starts)
+    observed = [np.flatnonzero(~np.isnan(X[rows[0]])) for rows in runs]
     return tuple(
-        Pattern(features, rows, len(features) == d)
+        Pattern(features, rows, len(features) == X.shape[1])
         for features, rows in zip(observed, runs, strict=True)
     )
+
+
+def _codes(X: RowsArray) -> npt.NDArray[np.integer[Any]]:
+    """Number the patterns of rows, (n,): 0 where a row is complete, most where it has nothing."""
+    masks = [missing for column in X.T if (missing := np.isnan(column)).any()]
+    codes: npt.NDArray[np.integer[Any]] = _bits(masks[:16])
+    for first in range(16, len(masks), 16):
+        both = codes.astype(np.uint64) << 16 | _bits(masks[first : first + 16])
+        codes = np.unique(both, return_inverse=True)[1]
+    return codes
+
+
+def _bits(masks: Sequence[MaskArray]) -> npt.NDArray[np.uint16]:
+    """Put up to 16 masks (n,) into the bits of numbers, (n,)."""
+    bits = np.zeros(len(masks[0]), np.uint16)
+    for place, mask in enumerate(masks):
+        bits |= mask.astype(np.uint16) << np.uint16(place)
+    return bits
 
 
 def has_holes(X: RowsArray) -> bool:
     """Whether a value is NaN; one pass."""
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.add.reduce(X, axis=None)
-    if np.isfinite(total):
-        return False
-    return bool(np.isnan(total)) and bool(np.isnan(X).any())
+    # Infinities of both signs have no sum either.
+    return bool(np.isnan(total)) and any(np.isnan(column).any() for column in X.T)
 
 
 def count_observed(X: RowsArray) -> LabelsArray:
