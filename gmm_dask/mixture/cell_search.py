@@ -13,18 +13,15 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-import numpy as np
-
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.competition import Competition, Run
+from gmm_dask.mixture.competition import Competition, Run, pool_of
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.neighbours import converted, with_a_merge, with_a_split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import FINAL_ROWS, Round, SearchEffort, SearchSummary, effort_for
 from gmm_dask.mixture.spec import Cell, EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import Sample, StartKind
+from gmm_dask.mixture.starts import SharedSample, StartKind, Starts
 from gmm_dask.mixture.threads import single_threaded
 
 #: Mixtures that are tried of all splits of a neighbour, and of all merges.
@@ -48,13 +45,29 @@ def cell_effort(m: int, k: int, d: int, keep: int) -> SearchEffort:
     return replace(full, starts=max(9, keep), rounds=rounds)
 
 
+def label_starts(
+    shared: SharedSample, spec: MixtureSpec, effort: SearchEffort, pool: ThreadPoolExecutor
+) -> None:
+    """Make the labels of the fresh starts of one number of components, for all covariance types."""
+    starts = Starts(shared, effort.rounds[0].rows, spec)
+    kinds = starts.kinds(effort.starts)
+
+    def label(number: int) -> None:
+        # A BLAS that runs on OpenMP has a limit for each thread.
+        with single_threaded():
+            starts.labels(number, kinds[number])
+
+    labelled = (StartKind.KMEANS, StartKind.SEEDS)
+    for _ in pool.map(label, [i for i, kind in enumerate(kinds) if kind in labelled]):
+        pass
+
+
 def challengers(
-    sample: Sample,
+    shared: SharedSample,
     spec: MixtureSpec,
     best: Mapping[Cell, MixtureParameters],
     *,
     grow: bool,
-    random_state: int,
 ) -> Iterator[MixtureParameters]:
     """Yield starts for a cell that are made from the best mixtures of its neighbours.
 
@@ -71,7 +84,7 @@ def challengers(
     k, kind = spec.n_components, spec.covariance_type
     if grow:
         if (smaller := best.get(Cell(k - 1, kind))) is not None:
-            rows = sample.head(_trial_rows(sample, k), seeded(random_state))
+            rows = shared.head(_trial_rows(shared, k))
             expectation = ExpectationOn(rows.X, rows.sample_weight)
             yield from islice(with_a_split(expectation, smaller, spec), TRIES)
         return
@@ -84,13 +97,12 @@ def challengers(
 
 
 def challenge(
-    sample: Sample,
+    shared: SharedSample,
     spec: MixtureSpec,
     holders: Sequence[MixtureParameters],
     rivals: Sequence[MixtureParameters],
     summary: SearchSummary,
     *,
-    random_state: int,
     keep: int,
     threads: int,
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
@@ -118,17 +130,15 @@ def challenge(
         Of the search with this.
     """
     began = time.perf_counter()
-    variances = np.asarray(sample.X.var(axis=0, dtype=np.float64))  # (d,)
-    few = sample.head(_trial_rows(sample, spec.n_components), seeded(random_state))
-    many = sample.head(FINAL_ROWS, seeded(random_state))
+    few, many = shared.head(_trial_rows(shared, spec.n_components)), shared.head(FINAL_ROWS)
     firsts = summary.firsts or holders
     defending = [
         Run(StartKind.METHOD, Candidate(parameters), first)
         for parameters, first in zip(holders, firsts, strict=True)
     ]
     attacking = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        competition = Competition(pool, threads, variances, spec, lambda done: None)
+    with single_threaded(), pool_of(threads) as pool:
+        competition = Competition(pool, threads, shared.variances, spec, lambda done: None)
         ranked = competition.run(few, [*defending, *attacking], EMOptions(0.0, TRIAL_ITERATIONS))
         ahead = _ahead(ranked, len(defending))[: max(FINALISTS, keep)]
         best: list[Run] = []
@@ -159,5 +169,5 @@ def _ahead(ranked: Sequence[Run], defending: int) -> list[Run]:
     return [run for run in ranked[:last] if run.kind is StartKind.NEIGHBOUR]
 
 
-def _trial_rows(sample: Sample, k: int) -> int:
-    return 2 * max(4_096, 10 * k * sample.X.shape[1])
+def _trial_rows(shared: SharedSample, k: int) -> int:
+    return 2 * max(4_096, 10 * k * shared.sample.X.shape[1])

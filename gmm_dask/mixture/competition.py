@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +52,11 @@ class Run:
         return cls(kind, Candidate(first), first)
 
 
+def pool_of(threads: int) -> AbstractContextManager[ThreadPoolExecutor | None]:
+    """Open a pool of that many threads; none for one, which would only be waited for."""
+    return ThreadPoolExecutor(threads) if threads > 1 else nullcontext()
+
+
 def thin_out(runs: list[Run], keep: int) -> list[Run]:
     """Keep the best ``keep`` of runs that are sorted, the best of each kind among them."""
     best_of = {run.kind: run for run in reversed(runs)}
@@ -65,7 +71,7 @@ class Competition:
     Parameters
     ----------
     pool, threads
-        The pool of threads, and how many of them to use.
+        The pool of threads and how many of them to use; without one, the calling thread.
     variances
         Of the features, (d,).
     spec
@@ -85,7 +91,7 @@ class Competition:
 
     def __init__(
         self,
-        pool: ThreadPoolExecutor,
+        pool: ThreadPoolExecutor | None,
         threads: int,
         variances: FloatArray,
         spec: MixtureSpec,
@@ -125,7 +131,7 @@ class Competition:
                 except NumericalError as error:
                     return error
 
-        apply = self.pool.map if multiplications > WORTH_THREADS else map
+        apply = self.pool.map if self.pool and multiplications > WORTH_THREADS else map
         runs = []
         for index, outcome in enumerate(apply(attempt, range(len(kinds)))):
             if isinstance(outcome, NumericalError):

@@ -174,7 +174,7 @@ def _squarable(X: RowsArray) -> RowsArray:
     return X
 
 
-def _scale_weights(sample_weight: FloatArray | None) -> FloatArray | None:
+def scale_weights(sample_weight: FloatArray | None) -> FloatArray | None:
     """Return weights of mean 1 if the given ones are tiny, beside which `COUNT_FLOOR` is felt."""
     if sample_weight is None or not 0.0 < (mean := sample_weight.mean()) < TINY_WEIGHT:
         return sample_weight
@@ -251,7 +251,7 @@ def initial_parameters(
     sample_weight
         (n,) or None.
     """
-    sample_weight = _scale_weights(sample_weight)
+    sample_weight = scale_weights(sample_weight)
     initialize = INITIALIZATIONS[spec.start.init_params]
     responsibilities = initialize(X, sample_weight, spec.n_components, random_state)
     return start_from_responsibilities(X, responsibilities, spec)
@@ -261,7 +261,7 @@ def labelled_start(
     X: RowsArray, labels: LabelsArray, sample_weight: FloatArray | None, spec: MixtureSpec
 ) -> MixtureParameters:
     """Make a start from a label for each row of X (n, d)."""
-    responsibilities = one_hot(labels, spec.n_components, _scale_weights(sample_weight))
+    responsibilities = one_hot(labels, spec.n_components, scale_weights(sample_weight))
     return start_from_responsibilities(X, responsibilities, spec)
 
 

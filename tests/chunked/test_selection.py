@@ -170,9 +170,9 @@ def test_what_a_search_found_is_not_searched_again(
     select(Scanner(source, Threads(2)), options, save=states.append)
     searched: list[Cell] = []
 
-    def search_cell(state: FitState, options: Any, cell: Cell, search: Any, threads: int) -> Any:
-        searched.append(cell)
-        return search
+    def search_cell(state: FitState, options: Any, shared: Any, place: int, threads: int) -> Any:
+        searched.append(options.cells[place])
+        return state.cells[place]
 
     monkeypatch.setattr(selection, "_search_cell", search_cell)
     state = next(state for state in states if state.turns == 2)

@@ -21,7 +21,7 @@ from gmm_dask.mixture.moves import improve_by_moves, split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import count_runs, search, worth_searching
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
-from gmm_dask.mixture.starts import Sample, StartKind
+from gmm_dask.mixture.starts import Sample, SharedSample, StartKind
 
 TYPES = tuple(COVARIANCE_TYPES)
 
@@ -267,3 +267,24 @@ def test_components_that_share_a_centre_are_told_apart(seed):
     X = np.asfortranarray(kind.draw(30_000))
     reached = [run(X, 4, random_state=s)[1].log_likelihoods[0] for s in (0, seed)]
     assert reached[0] == pytest.approx(reached[1], abs=2e-3)
+
+
+def test_what_searches_share_is_computed_once_and_freed_when_nobody_asks(X):
+    shared = SharedSample(Sample(X, None), 0)
+    made = []
+
+    def ask(number):
+        return shared.labels(2, number, lambda: made.append(number) or number)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, [0, 1] * 8)) == [0, 1] * 8
+    assert sorted(made) == [0, 1]
+    shared.forget_unused()
+    assert ask(1) == 1
+    shared.forget_unused()
+    assert (ask(1), ask(0)) == (1, 0)
+    assert sorted(made) == [0, 0, 1]
+    assert shared.head(100) is shared.head(100)
+    np.testing.assert_array_equal(
+        shared.head(100).X, Sample(X, None).head(100, np.random.RandomState(0)).X
+    )
