@@ -172,7 +172,7 @@ def _label_starts(
     m, d = _shape(state)
     k = fit.spec.n_components
     if k <= len(shared.sample.X) and searches(shared.sample, fit) and not is_small(m, d, k):
-        label_starts(shared, fit.spec, cell_effort(m, k, d, fit.n_init), pool)
+        label_starts(shared, fit.spec, cell_effort(m, d, fit.spec, fit.n_init), pool)
 
 
 def _search_cell(
@@ -184,7 +184,7 @@ def _search_cell(
     if cell.n_components > survey.rows:
         return CellSearch(problem=str(too_few_rows(survey.rows, cell.n_components)))
     m, d = _shape(state)
-    effort = cell_effort(m, cell.n_components, d, fit.n_init)
+    effort = cell_effort(m, d, fit.spec, fit.n_init)
     try:
         rivals = _rivals(state, options, shared, cell, grow=True)
         searched = searches(survey.sample, fit)

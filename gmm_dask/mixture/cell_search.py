@@ -15,10 +15,13 @@ from itertools import islice
 
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.competition import Competition, Run, pool_of
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.expectation import ExpectationOn
+from gmm_dask.mixture.moves import effort_of_moves
 from gmm_dask.mixture.neighbours import converted, with_a_merge, with_a_split
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.race import Race
 from gmm_dask.mixture.search import FINAL_ROWS, Round, SearchEffort, SearchSummary, effort_for
 from gmm_dask.mixture.spec import Cell, EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import SharedSample, StartKind, Starts
@@ -26,23 +29,35 @@ from gmm_dask.mixture.threads import single_threaded
 
 #: Mixtures that are tried of all splits of a neighbour, and of all merges.
 TRIES = 2
-#: Iterations on few rows by which neighbours' starts are judged.
-TRIAL_ITERATIONS = 12
+#: Iterations on few rows by which neighbours' starts are judged, at the most.
+TRIAL_ITERATIONS = 16
+#: A rival takes a place only if it is ahead by this, nats per row: a tenth of the default ``tol``.
+AHEAD = 1e-4
+#: A rival may gain this many times what it promises: it began near its optimum.
+GENEROUS = 3.0
 #: Rivals that run to rest, at the most, if no more mixtures are wanted.
 FINALISTS = 2
 
 
-def cell_effort(m: int, k: int, d: int, keep: int) -> SearchEffort:
+def cell_effort(m: int, d: int, spec: MixtureSpec, keep: int) -> SearchEffort:
     """Choose the effort of the fresh starts for one cell: about half of a single fit's.
 
-    Of 196 cells of seven sets, 3 ended below a single fit by more than the default ``tol``; of
-    single fits with another seed, 19 did (benchmarks/RESULTS.md).
+    And what cannot win is given up on the way. Of 196 cells of seven sets, 3 ended below a single
+    fit by more than the default ``tol``; of single fits with another seed, 19 did
+    (benchmarks/RESULTS.md).
     """
-    full = effort_for(m, k, d, keep)
+    full = effort_for(m, spec.n_components, d, keep)
     first, second = full.rounds
     least = max(3, keep)
     rounds = (Round(first.rows, 8, max(4, least)), Round(second.rows, 8, least))
-    return replace(full, starts=max(9, keep), rounds=rounds)
+    moves = effort_of_moves(COVARIANCE_TYPES[spec.covariance_type])
+    return replace(
+        full,
+        starts=max(9, keep),
+        rounds=rounds,
+        moves=replace(moves, patience=8, compiled=True),
+        rival_iterations=8,
+    )
 
 
 def label_starts(
@@ -108,8 +123,8 @@ def challenge(
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     """Let starts from neighbours compete with the holders of a cell; keep the best.
 
-    All run a few iterations on few rows. Rivals that are ahead of a holder there run to rest on
-    the rows of finalists, and so do the holders.
+    All race on few rows: a few iterations, until it is clear who cannot take a place. Rivals that
+    are ahead of a holder there run to rest on the rows of finalists, and so do the holders.
 
     Parameters
     ----------
@@ -139,7 +154,9 @@ def challenge(
     attacking = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
     with single_threaded(), pool_of(threads) as pool:
         competition = Competition(pool, threads, shared.variances, spec, lambda done: None)
-        ranked = competition.run(few, [*defending, *attacking], EMOptions(0.0, TRIAL_ITERATIONS))
+        race = Race(shared.variances, spec.reg_covar, keep, margin=AHEAD, generous=GENEROUS)
+        options = EMOptions(0.0, TRIAL_ITERATIONS)
+        ranked = competition.race(few, [*defending, *attacking], options, race)
         ahead = _ahead(ranked, len(defending))[: max(FINALISTS, keep)]
         best: list[Run] = []
         if ahead:
@@ -163,10 +180,14 @@ def challenge(
 
 
 def _ahead(ranked: Sequence[Run], defending: int) -> list[Run]:
-    """Return the rivals that rank before the last holder; all if a holder broke down."""
+    """Return the rivals that rank clearly before the last holder; all if a holder broke down."""
+    rivals = [run for run in ranked if run.kind is StartKind.NEIGHBOUR]
     places = [place for place, run in enumerate(ranked) if run.kind is not StartKind.NEIGHBOUR]
-    last = places[-1] if len(places) == defending > 0 else len(ranked)
-    return [run for run in ranked[:last] if run.kind is StartKind.NEIGHBOUR]
+    if not len(places) == defending > 0:
+        return rivals
+    last = ranked[places[-1]].candidate.log_likelihood
+    before = [run for run in ranked[: places[-1]] if run.kind is StartKind.NEIGHBOUR]
+    return [run for run in before if abs(run.candidate.log_likelihood - last) > AHEAD]
 
 
 def _trial_rows(shared: SharedSample, k: int) -> int:

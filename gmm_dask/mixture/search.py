@@ -19,6 +19,7 @@ from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.competition import Competition, Run, pool_of, thin_out
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.covariance.matrices import ill_conditioned_error
+from gmm_dask.mixture.moves import MoveEffort, effort_of_moves
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.small_search.climbers import SmallSample
 from gmm_dask.mixture.small_search.rounds import STARTS, climb_rounds
@@ -31,8 +32,6 @@ from gmm_dask.mixture.threads import single_threaded
 SMALL_ROWS, SMALL_COMPONENTS, SMALL_PASS = 2_000, 10, 1_000_000
 #: The most rows on which finalists run.
 FINAL_ROWS = 50_000
-#: Iterations of a further start before it competes: as many as the rounds give the others.
-RIVALS = EMOptions(0.0, 16)
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,10 @@ class SearchEffort:
         Runs that remain after the rounds.
     final_rows, final_tol, final_iterations
         Rows, tolerance (nats per row) and largest number of iterations of the finalists.
+    moves
+        The moves of those that come to rest; None for what suits the covariance type.
+    rival_iterations
+        Iterations of a further start before it competes.
     """
 
     starts: int
@@ -79,6 +82,8 @@ class SearchEffort:
     final_rows: int
     final_tol: float
     final_iterations: int
+    moves: MoveEffort | None = None
+    rival_iterations: int = 16
 
     @property
     def runs(self) -> int:
@@ -219,9 +224,11 @@ def search(
             runs = thin_out(competition.run(rows, runs, options), round_.keep)
         if rivals:
             others = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
-            runs = competition.sort([*runs, *competition.run(rows, others, RIVALS)])
+            options = EMOptions(0.0, effort.rival_iterations)
+            runs = competition.sort([*runs, *competition.run(rows, others, options)])
         if spec.start.free:  # moves would leave parameters that the caller fixed
-            runs = competition.settle(rows, runs)
+            moves = effort.moves or effort_of_moves(COVARIANCE_TYPES[spec.covariance_type])
+            runs = competition.settle(rows, runs, moves, keep)
         runs = runs[: effort.finalists]
         final_rows = sample.X.shape[0] if whole else effort.final_rows
         rows = shared.head(final_rows)
