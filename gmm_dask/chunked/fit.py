@@ -51,7 +51,7 @@ from gmm_dask.mixture.search import (
     search,
     worth_searching,
 )
-from gmm_dask.mixture.starts import Sample
+from gmm_dask.mixture.starts import Sample, SharedSample
 from gmm_dask.mixture.statistics import StatisticsBatch, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
 
@@ -196,6 +196,7 @@ def make_starts(
     *,
     effort: SearchEffort | None = None,
     rivals: Sequence[MixtureParameters] = (),
+    shared: SharedSample | None = None,
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary | None]:
     """Make first parameters from the sample: by a search, or plainly where that cannot pay.
 
@@ -207,12 +208,14 @@ def make_starts(
         The extent of the search; by default that of a single fit.
     rivals
         Further starts that compete in the search; not in that on a small sample.
+    shared
+        The sample with what other searches have computed of it.
     """
     sample = drop_weightless(survey.sample, options.spec.n_components)
     try:
         if not searches(sample, options):
             return _make_plain_starts(sample, options), None
-        return _search(notify, sample, options, survey.in_memory, threads, effort, rivals)
+        return _search(notify, sample, options, survey.in_memory, threads, effort, rivals, shared)
     except NumericalError:
         if options.em.on_collapse != "replace":
             raise
@@ -260,6 +263,7 @@ def _search(
     threads: int,
     effort: SearchEffort | None,
     rivals: Sequence[MixtureParameters],
+    shared: SharedSample | None,
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     m, d = sample.X.shape
     runs = count_runs(m, d, options.spec.n_components, options.n_init, whole, sample.incomplete)
@@ -274,6 +278,7 @@ def _search(
         whole=whole,
         effort=effort,
         rivals=rivals,
+        shared=shared,
         advanced=lambda done: notify(StageAdvanced(Stage.SEARCH, done)),
     )
     best = summary.log_likelihoods[0]

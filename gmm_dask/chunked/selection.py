@@ -29,13 +29,14 @@ from gmm_dask.chunked.selection_records import (
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import NumericalError, TooFewRowsError
 from gmm_dask.events import Stage, StageAdvanced, StageFinished, StageStarted, silent
-from gmm_dask.mixture.cell_search import cell_effort, challenge, challengers
+from gmm_dask.mixture.cell_search import cell_effort, challenge, challengers, label_starts
 from gmm_dask.mixture.criteria import aic, bic, icl, n_parameters
 from gmm_dask.mixture.em import EMState
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary, is_small
 from gmm_dask.mixture.selection import Contest, cell_of
 from gmm_dask.mixture.spec import Cell
+from gmm_dask.mixture.starts import SharedSample
 from gmm_dask.mixture.threads import single_threaded
 
 #: Criteria that differ by less are equal: a difference of 2 is already called weak evidence.
@@ -124,11 +125,14 @@ def _search_cells(
     began = time.perf_counter()
     rows = len(state.survey.draw.numbers)
     scanner.notify(StageStarted(Stage.SEARCH, len(turns), "turns", f"on {rows:,} rows"))
+    weighted = drop_weightless(state.survey.sample, min(ks))
+    shared = SharedSample(weighted, options.fit.random_state)
     with ThreadPoolExecutor(available_cores()) as pool:
         for done, (k, upward) in enumerate(turns):
             if done >= state.turns:  # else it was done before an interruption
-                state = _take_turn(state, options, k, upward, pool)
+                state = _take_turn(state, options, shared, k, upward, pool)
                 save(state)
+                shared.forget_unused()
             scanner.notify(StageAdvanced(Stage.SEARCH, done + 1))
     seconds = time.perf_counter() - began
     sentence = f"{len(options.cells)} cells on {rows:,} rows"
@@ -137,17 +141,24 @@ def _search_cells(
 
 
 def _take_turn(
-    state: FitState, options: SelectionOptions, k: int, upward: bool, pool: ThreadPoolExecutor
+    state: FitState,
+    options: SelectionOptions,
+    shared: SharedSample,
+    k: int,
+    upward: bool,
+    pool: ThreadPoolExecutor,
 ) -> FitState:
     """Search the cells of one number of components, all at the same time."""
     search = _search_cell if upward else _challenge_cell
     places = [place for place, cell in enumerate(options.cells) if cell.n_components == k]
     threads = max(available_cores() // len(places), 1)
+    if upward:
+        _label_starts(state, _options_of(options, options.cells[places[0]]), shared, pool)
 
     def work(place: int) -> CellSearch:
         # A BLAS that runs on OpenMP has a limit for each thread.
         with single_threaded():
-            return search(state, options, options.cells[place], state.cells[place], threads)
+            return search(state, options, shared, place, threads)
 
     cells = list(state.cells)
     for place, result in zip(places, pool.map(work, places), strict=True):
@@ -155,27 +166,43 @@ def _take_turn(
     return replace(state, cells=tuple(cells), turns=state.turns + 1)
 
 
+def _label_starts(
+    state: FitState, fit: FitOptions, shared: SharedSample, pool: ThreadPoolExecutor
+) -> None:
+    m, d = _shape(state)
+    k = fit.spec.n_components
+    if k <= len(shared.sample.X) and searches(shared.sample, fit) and not is_small(m, d, k):
+        label_starts(shared, fit.spec, cell_effort(m, d, fit.spec, fit.n_init), pool)
+
+
 def _search_cell(
-    state: FitState, options: SelectionOptions, cell: Cell, search: CellSearch, threads: int
+    state: FitState, options: SelectionOptions, shared: SharedSample, place: int, threads: int
 ) -> CellSearch:
     """Search with fresh starts, among which those from smaller neighbours compete."""
+    cell = options.cells[place]
     fit, survey = _options_of(options, cell), state.survey
     if cell.n_components > survey.rows:
         return CellSearch(problem=str(too_few_rows(survey.rows, cell.n_components)))
     m, d = _shape(state)
-    effort = cell_effort(m, cell.n_components, d, fit.n_init)
+    effort = cell_effort(m, d, fit.spec, fit.n_init)
     try:
-        rivals = _rivals(state, options, cell, grow=True)
+        rivals = _rivals(state, options, shared, cell, grow=True)
         searched = searches(survey.sample, fit)
         starts, summary = make_starts(
-            silent, survey, fit, threads, effort=effort, rivals=rivals if searched else ()
+            silent,
+            survey,
+            fit,
+            threads,
+            effort=effort,
+            rivals=rivals if searched else (),
+            shared=shared,
         )
         search = CellSearch(starts, summary)
     except TooFewRowsError as error:  # rows of weight 0 are no rows
         return CellSearch(problem=str(error))
     except NumericalError as error:
         search, searched = CellSearch(problem=str(error)), False
-    return search if searched else _compete(state, options, cell, search, rivals, threads)
+    return search if searched else _compete(options, shared, cell, search, rivals, threads)
 
 
 def _shape(state: FitState) -> tuple[int, int]:
@@ -185,17 +212,18 @@ def _shape(state: FitState) -> tuple[int, int]:
 
 
 def _challenge_cell(
-    state: FitState, options: SelectionOptions, cell: Cell, search: CellSearch, threads: int
+    state: FitState, options: SelectionOptions, shared: SharedSample, place: int, threads: int
 ) -> CellSearch:
     """Let the neighbour with more components and the other covariance types compete."""
-    if cell.n_components > state.survey.rows:
+    cell, search = options.cells[place], state.cells[place]
+    if cell.n_components > len(shared.sample.X):
         return search
-    rivals = _rivals(state, options, cell, grow=False)
-    return _compete(state, options, cell, search, rivals, threads)
+    rivals = _rivals(state, options, shared, cell, grow=False)
+    return _compete(options, shared, cell, search, rivals, threads)
 
 
 def _rivals(
-    state: FitState, options: SelectionOptions, cell: Cell, grow: bool
+    state: FitState, options: SelectionOptions, shared: SharedSample, cell: Cell, grow: bool
 ) -> tuple[MixtureParameters, ...]:
     """Make starts for a cell from the best of its neighbours so far.
 
@@ -213,13 +241,12 @@ def _rivals(
         for other, search in zip(options.cells, state.cells, strict=True)
         if search.starts
     }
-    sample = drop_weightless(state.survey.sample, cell.n_components)
-    return (*challengers(sample, fit.spec, best, grow=grow, random_state=fit.random_state),)
+    return (*challengers(shared, fit.spec, best, grow=grow),)
 
 
 def _compete(
-    state: FitState,
     options: SelectionOptions,
+    shared: SharedSample,
     cell: Cell,
     search: CellSearch,
     rivals: Sequence[MixtureParameters],
@@ -229,14 +256,12 @@ def _compete(
     if not rivals:
         return search
     fit = _options_of(options, cell)
-    sample = drop_weightless(state.survey.sample, cell.n_components)
     starts, summary = challenge(
-        sample,
+        shared,
         fit.spec,
         search.starts,
         rivals,
-        search.summary or SearchSummary(len(sample.X), 0, 0, (), 0, 0.0),
-        random_state=fit.random_state,
+        search.summary or SearchSummary(len(shared.sample.X), 0, 0, (), 0, 0.0),
         keep=fit.n_init,
         threads=threads,
     )

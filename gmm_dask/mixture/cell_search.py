@@ -14,45 +14,75 @@ from dataclasses import replace
 from itertools import islice
 
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.competition import Competition, Run
+from gmm_dask.mixture.competition import Competition, Run, pool_of
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.initialization import seeded
+from gmm_dask.mixture.moves import effort_of_moves
 from gmm_dask.mixture.neighbours import converted, with_a_merge, with_a_split
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.race import Race
 from gmm_dask.mixture.search import FINAL_ROWS, Round, SearchEffort, SearchSummary, effort_for
 from gmm_dask.mixture.spec import Cell, EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import Sample, StartKind
+from gmm_dask.mixture.starts import SharedSample, StartKind, Starts
 from gmm_dask.mixture.threads import single_threaded
 
 #: Mixtures that are tried of all splits of a neighbour, and of all merges.
 TRIES = 2
-#: Iterations on few rows by which neighbours' starts are judged.
-TRIAL_ITERATIONS = 12
+#: Iterations on few rows by which neighbours' starts are judged, at the most.
+TRIAL_ITERATIONS = 16
+#: A rival takes a place only if it is ahead by this, nats per row: a tenth of the default ``tol``.
+AHEAD = 1e-4
+#: A rival may gain this many times what it promises: it began near its optimum.
+GENEROUS = 3.0
 #: Rivals that run to rest, at the most, if no more mixtures are wanted.
 FINALISTS = 2
 
 
-def cell_effort(m: int, k: int, d: int, keep: int) -> SearchEffort:
+def cell_effort(m: int, d: int, spec: MixtureSpec, keep: int) -> SearchEffort:
     """Choose the effort of the fresh starts for one cell: about half of a single fit's.
 
-    Of 196 cells of seven sets, 3 ended below a single fit by more than the default ``tol``; of
-    single fits with another seed, 19 did (benchmarks/RESULTS.md).
+    And what cannot win is given up on the way. Of 196 cells of seven sets, 3 ended below a single
+    fit by more than the default ``tol``; of single fits with another seed, 19 did
+    (benchmarks/RESULTS.md).
     """
-    full = effort_for(m, k, d, keep)
+    full = effort_for(m, spec.n_components, d, keep)
     first, second = full.rounds
     least = max(3, keep)
     rounds = (Round(first.rows, 8, max(4, least)), Round(second.rows, 8, least))
-    return replace(full, starts=max(9, keep), rounds=rounds)
+    moves = effort_of_moves(COVARIANCE_TYPES[spec.covariance_type])
+    return replace(
+        full,
+        starts=max(9, keep),
+        rounds=rounds,
+        moves=replace(moves, patience=8, compiled=True),
+        rival_iterations=8,
+    )
+
+
+def label_starts(
+    shared: SharedSample, spec: MixtureSpec, effort: SearchEffort, pool: ThreadPoolExecutor
+) -> None:
+    """Make the labels of the fresh starts of one number of components, for all covariance types."""
+    starts = Starts(shared, effort.rounds[0].rows, spec)
+    kinds = starts.kinds(effort.starts)
+
+    def label(number: int) -> None:
+        # A BLAS that runs on OpenMP has a limit for each thread.
+        with single_threaded():
+            starts.labels(number, kinds[number])
+
+    labelled = (StartKind.KMEANS, StartKind.SEEDS)
+    for _ in pool.map(label, [i for i, kind in enumerate(kinds) if kind in labelled]):
+        pass
 
 
 def challengers(
-    sample: Sample,
+    shared: SharedSample,
     spec: MixtureSpec,
     best: Mapping[Cell, MixtureParameters],
     *,
     grow: bool,
-    random_state: int,
 ) -> Iterator[MixtureParameters]:
     """Yield starts for a cell that are made from the best mixtures of its neighbours.
 
@@ -69,7 +99,7 @@ def challengers(
     k, kind = spec.n_components, spec.covariance_type
     if grow:
         if (smaller := best.get(Cell(k - 1, kind))) is not None:
-            rows = sample.head(_trial_rows(sample, k), seeded(random_state))
+            rows = shared.head(_trial_rows(shared, k))
             expectation = ExpectationOn(rows.X, rows.sample_weight)
             yield from islice(with_a_split(expectation, smaller, spec), TRIES)
         return
@@ -82,20 +112,19 @@ def challengers(
 
 
 def challenge(
-    sample: Sample,
+    shared: SharedSample,
     spec: MixtureSpec,
     holders: Sequence[MixtureParameters],
     rivals: Sequence[MixtureParameters],
     summary: SearchSummary,
     *,
-    random_state: int,
     keep: int,
     threads: int,
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     """Let starts from neighbours compete with the holders of a cell; keep the best.
 
-    All run a few iterations on few rows. Rivals that are ahead of a holder there run to rest on
-    the rows of finalists, and so do the holders.
+    All race on few rows: a few iterations, until it is clear who cannot take a place. Rivals that
+    are ahead of a holder there run to rest on the rows of finalists, and so do the holders.
 
     Parameters
     ----------
@@ -116,18 +145,18 @@ def challenge(
         Of the search with this.
     """
     began = time.perf_counter()
-    variances = sample.variances  # (d,)
-    few = sample.head(_trial_rows(sample, spec.n_components), seeded(random_state))
-    many = sample.head(FINAL_ROWS, seeded(random_state))
+    few, many = shared.head(_trial_rows(shared, spec.n_components)), shared.head(FINAL_ROWS)
     firsts = summary.firsts or holders
     defending = [
         Run(StartKind.METHOD, Candidate(parameters), first)
         for parameters, first in zip(holders, firsts, strict=True)
     ]
     attacking = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        competition = Competition(pool, threads, variances, spec, lambda done: None)
-        ranked = competition.run(few, [*defending, *attacking], EMOptions(0.0, TRIAL_ITERATIONS))
+    with single_threaded(), pool_of(threads) as pool:
+        competition = Competition(pool, threads, shared.variances, spec, lambda done: None)
+        race = Race(shared.variances, spec.reg_covar, keep, margin=AHEAD, generous=GENEROUS)
+        options = EMOptions(0.0, TRIAL_ITERATIONS)
+        ranked = competition.race(few, [*defending, *attacking], options, race)
         ahead = _ahead(ranked, len(defending))[: max(FINALISTS, keep)]
         best: list[Run] = []
         if ahead:
@@ -151,11 +180,15 @@ def challenge(
 
 
 def _ahead(ranked: Sequence[Run], defending: int) -> list[Run]:
-    """Return the rivals that rank before the last holder; all if a holder broke down."""
+    """Return the rivals that rank clearly before the last holder; all if a holder broke down."""
+    rivals = [run for run in ranked if run.kind is StartKind.NEIGHBOUR]
     places = [place for place, run in enumerate(ranked) if run.kind is not StartKind.NEIGHBOUR]
-    last = places[-1] if len(places) == defending > 0 else len(ranked)
-    return [run for run in ranked[:last] if run.kind is StartKind.NEIGHBOUR]
+    if not len(places) == defending > 0:
+        return rivals
+    last = ranked[places[-1]].candidate.log_likelihood
+    before = [run for run in ranked[: places[-1]] if run.kind is StartKind.NEIGHBOUR]
+    return [run for run in before if abs(run.candidate.log_likelihood - last) > AHEAD]
 
 
-def _trial_rows(sample: Sample, k: int) -> int:
-    return 2 * max(4_096, 10 * k * sample.X.shape[1])
+def _trial_rows(shared: SharedSample, k: int) -> int:
+    return 2 * max(4_096, 10 * k * shared.sample.X.shape[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +12,12 @@ import numpy as np
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.acceleration import fit_accelerated
-from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import health, rank
-from gmm_dask.mixture.em import Candidate, fit_em
+from gmm_dask.mixture.em import Candidate, EMState, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.moves import effort_of_moves, improve_by_moves
+from gmm_dask.mixture.moves import MoveEffort, improve_by_moves
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.race import Race, race_for
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import Sample, StartKind
 from gmm_dask.mixture.threads import WORTH_THREADS, single_threaded
@@ -25,6 +26,9 @@ from gmm_dask.mixture.threads import WORTH_THREADS, single_threaded
 #: trailed by more than 0.024. One that trails by less than SAME is the same mixture.
 HOPELESS = 0.03
 SAME = 1e-6
+#: Runs that came to rest, so that an iteration gains less than 1e-4, are taken for the same mixture
+#: if their likelihoods differ by less than this, nats per row.
+REPEATED = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,11 @@ class Run:
         return cls(kind, Candidate(first), first)
 
 
+def pool_of(threads: int) -> AbstractContextManager[ThreadPoolExecutor | None]:
+    """Open a pool of that many threads; none for one, which would only be waited for."""
+    return ThreadPoolExecutor(threads) if threads > 1 else nullcontext()
+
+
 def thin_out(runs: list[Run], keep: int) -> list[Run]:
     """Keep the best ``keep`` of runs that are sorted, the best of each kind among them."""
     best_of = {run.kind: run for run in reversed(runs)}
@@ -59,13 +68,26 @@ def thin_out(runs: list[Run], keep: int) -> list[Run]:
     return [run for run in runs if run in chosen]
 
 
+def drop_repeats(runs: list[Run], keep: int) -> list[Run]:
+    """Drop runs that rest at the same mixture as a better one; at least ``keep`` of them stay.
+
+    The runs are sorted, best first, and came to rest on the same rows.
+    """
+    distinct = runs[:1]
+    repeats: list[Run] = []
+    for run in runs[1:]:
+        behind = distinct[-1].candidate.log_likelihood - run.candidate.log_likelihood
+        (repeats if abs(behind) < REPEATED else distinct).append(run)
+    return [*distinct, *repeats[: max(keep - len(distinct), 0)]]
+
+
 class Competition:
     """The common resources of the runs that compete, and the counts of what they did.
 
     Parameters
     ----------
     pool, threads
-        The pool of threads, and how many of them to use.
+        The pool of threads and how many of them to use; without one, the calling thread.
     variances
         Of the features, (d,).
     spec
@@ -85,7 +107,7 @@ class Competition:
 
     def __init__(
         self,
-        pool: ThreadPoolExecutor,
+        pool: ThreadPoolExecutor | None,
         threads: int,
         variances: FloatArray,
         spec: MixtureSpec,
@@ -125,7 +147,7 @@ class Competition:
                 except NumericalError as error:
                     return error
 
-        apply = self.pool.map if multiplications > WORTH_THREADS else map
+        apply = self.pool.map if self.pool and multiplications > WORTH_THREADS else map
         runs = []
         for index, outcome in enumerate(apply(attempt, range(len(kinds)))):
             if isinstance(outcome, NumericalError):
@@ -176,33 +198,51 @@ class Competition:
         self.advanced(self.done)
         return self.sort(runs)
 
-    def settle(self, rows: Sample, runs: list[Run]) -> list[Run]:
+    def race(self, rows: Sample, runs: list[Run], options: EMOptions, race: Race) -> list[Run]:
+        """Continue runs on these rows, but give up those that cannot win the race.
+
+        Returns those that did not break down, best first.
+        """
+        return self._conclude(self._fit(rows, runs, options, race.give_up))
+
+    def settle(self, rows: Sample, runs: list[Run], moves: MoveEffort, keep: int) -> list[Run]:
         """Run EM until little changes, 30 iterations at most; then improve the best ones by moves.
 
-        A run that breaks down here stays as it was before. The result is sorted, best first.
+        A run that breaks down here stays as it was before. With the patience of ``moves``, runs
+        that cannot come in among the best ``keep`` are given up, and of those that came to rest at
+        the same mixture one remains. The result is sorted, best first.
         """
-        resting = self._fit(rows, runs, EMOptions(1e-4, 30))
+        compare = race_for(moves.patience, self.variances, self.spec.reg_covar, keep)
+        resting = self._fit(rows, runs, EMOptions(1e-4, 30), compare)
         ranked = self.sort(
             [
                 before if after.candidate.problem else after
                 for before, after in zip(runs, resting, strict=True)
             ]
         )
+        if moves.patience is not None:
+            ranked = drop_repeats(ranked, keep)
         expectation = self._expectation(rows)
-        count = effort_of_moves(COVARIANCE_TYPES[self.spec.covariance_type]).runs
         moved = []
-        for run in ranked[:count]:
+        for run in ranked[: moves.runs]:
             better, iterations = improve_by_moves(
-                expectation, run.candidate, self.spec, self.variances
+                expectation, run.candidate, self.spec, self.variances, moves
             )
             self.iterations += iterations
             moved.append(replace(run, candidate=better))
-        return [*self.sort(moved), *ranked[count:]]
+        return [*self.sort(moved), *ranked[moves.runs :]]
 
-    def _fit(self, rows: Sample, runs: list[Run], options: EMOptions) -> list[Run]:
+    def _fit(
+        self,
+        rows: Sample,
+        runs: list[Run],
+        options: EMOptions,
+        compare: Callable[[EMState], EMState] = lambda state: state,
+    ) -> list[Run]:
         """Run EM for all runs together: small M-steps cost little more for many than for one."""
         starts = [run.candidate.parameters for run in runs]
-        return self._update(runs, fit_em(self._expectation(rows), starts, self.spec, options))
+        expectation = self._expectation(rows)
+        return self._update(runs, fit_em(expectation, starts, self.spec, options, compare))
 
     def _update(self, runs: list[Run], candidates: Sequence[Candidate]) -> list[Run]:
         """Return the runs with their new candidates; count the iterations of these."""

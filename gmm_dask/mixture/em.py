@@ -350,9 +350,13 @@ def fit_em(
     parameters: Sequence[MixtureParameters],
     spec: MixtureSpec,
     options: EMOptions,
+    compare: Callable[[EMState], EMState] = lambda state: state,
 ) -> tuple[Candidate, ...]:
-    """Run every candidate to its end, at the cost of one scan for each iteration of the slowest."""
+    """Run every candidate to its end, at the cost of one scan for each iteration of the slowest.
+
+    ``compare`` is as for `em_steps`.
+    """
     state = start_em(parameters, options)
-    for latest in em_steps(expectation, state, spec, options):
+    for latest in em_steps(expectation, state, spec, options, compare):
         state = latest
     return state.candidates

@@ -185,7 +185,7 @@ def _squarable(X: RowsArray) -> RowsArray:
     return X
 
 
-def _scale_weights(sample_weight: FloatArray | None) -> FloatArray | None:
+def scale_weights(sample_weight: FloatArray | None) -> FloatArray | None:
     """Return weights of mean 1 if the given ones are tiny, beside which `COUNT_FLOOR` is felt."""
     if sample_weight is None or not 0.0 < (mean := sample_weight.mean()) < TINY_WEIGHT:
         return sample_weight
@@ -265,7 +265,7 @@ def initial_parameters(
     filled
         Where rows have holes: the rows without.
     """
-    sample_weight = _scale_weights(sample_weight)
+    sample_weight = scale_weights(sample_weight)
     initialize = INITIALIZATIONS[spec.start.init_params]
     values = X if filled is None else filled.values
     responsibilities = initialize(values, sample_weight, spec.n_components, random_state)
@@ -280,7 +280,7 @@ def labelled_start(
     filled: Filled | None = None,
 ) -> MixtureParameters:
     """Make a start from a label for each row of X (n, d)."""
-    responsibilities = one_hot(labels, spec.n_components, _scale_weights(sample_weight))
+    responsibilities = one_hot(labels, spec.n_components, scale_weights(sample_weight))
     return start_from_responsibilities(X, responsibilities, spec, filled)
 
 

@@ -6,7 +6,7 @@ two clusters, no iteration helps, but a move does (Ueda and others, 2000: split 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -24,6 +24,8 @@ from gmm_dask.mixture.imputation import Filled
 from gmm_dask.mixture.initialization import start_from_responsibilities
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import find_patterns, has_holes
+from gmm_dask.mixture.race import race_for
+from gmm_dask.mixture.small_search.halves import climb_halves
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.statistics import sum_statistics
 
@@ -31,6 +33,13 @@ from gmm_dask.mixture.statistics import sum_statistics
 SPLIT_ITERATIONS = 6
 #: A row with a smaller share in a component is ignored when that is split.
 _LEAST_SHARE = 0.02
+
+
+#: Splits a component: from the rows, its share of each, the mixture and the specification.
+Split = Callable[
+    [RowsArray, FloatArray, MixtureParameters, MixtureSpec, int],
+    tuple[float, MixtureParameters | None],
+]
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,18 @@ class MoveEffort:
         Mixtures that are tried for each move.
     iterations
         EM iterations of the whole mixture after a move.
+    patience
+        Iterations after which a mixture that cannot win is given up; None if all are done.
+    compiled
+        Whether components are split by `split_compiled`.
     """
 
     runs: int
     moves: int
     tries: int
     iterations: int
+    patience: int | None = None
+    compiled: bool = False
 
 
 #: Moves of more runs took a third of the search and gained nothing (benchmarks/RESULTS.md).
@@ -72,6 +87,7 @@ def improve_by_moves(
     candidate: Candidate,
     spec: MixtureSpec,
     variances: FloatArray,
+    effort: MoveEffort,
 ) -> tuple[Candidate, int]:
     """Improve a resting candidate by moves, as long as they help.
 
@@ -85,6 +101,8 @@ def improve_by_moves(
         The mixture wanted.
     variances
         Of the features, (d,).
+    effort
+        Of `effort_of_moves`, for example.
 
     Returns
     -------
@@ -93,7 +111,6 @@ def improve_by_moves(
     iterations
         EM iterations of whole mixtures.
     """
-    effort = effort_of_moves(candidate.parameters.covariance)
     options = EMOptions(0.0, effort.iterations)
     iterations = 0
     for _ in range(effort.moves):
@@ -101,8 +118,10 @@ def improve_by_moves(
         bounds = candidate.lower_bounds
         pending = max(bounds[-1] - bounds[-2], 0.0) if len(bounds) > 1 else 0.0
         least = candidate.log_likelihood + effort.iterations * pending + 1.0 / len(expectation.X)
-        moves = _moves(expectation, candidate.parameters, spec)
-        trials = fit_em(expectation, [*islice(moves, effort.tries)], spec, options)
+        splitter = split_compiled if effort.compiled else split
+        moves = islice(_moves(expectation, candidate.parameters, spec, splitter), effort.tries)
+        compare = race_for(effort.patience, variances, spec.reg_covar, least=least)
+        trials = fit_em(expectation, [*moves], spec, options, compare)
         iterations += sum(trial.n_iter for trial in trials)
         rivals = (candidate, *trials)
         best = rivals[rank(rivals, variances, spec.reg_covar)[0]]
@@ -113,7 +132,7 @@ def improve_by_moves(
 
 
 def _moves(
-    expectation: ExpectationOn, parameters: MixtureParameters, spec: MixtureSpec
+    expectation: ExpectationOn, parameters: MixtureParameters, spec: MixtureSpec, splitter: Split
 ) -> Iterator[MixtureParameters]:
     """Yield the mixtures that are one move away, the most promising first."""
     X, sample_weight, k = expectation.X, expectation.sample_weight, parameters.n_components
@@ -122,7 +141,7 @@ def _moves(
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
     # The loss of likelihood when a component is dropped, as if no other component filled the gap.
     losses = -(weight @ np.log(np.maximum(1.0 - shares, 1e-12))) / weight.sum()  # (k,)
-    splits = [split(X, shares[:, c] * weight, parameters, spec, c) for c in range(k)]
+    splits = [splitter(X, shares[:, c] * weight, parameters, spec, c) for c in range(k)]
     pairs = [
         (gain / weight.sum() - losses[dropped], dropped, c, halves)
         for c, (gain, halves) in enumerate(splits)
@@ -208,6 +227,23 @@ def _filled(members: RowsArray, parameters: MixtureParameters, c: int) -> Filled
         "full", np.ones(1), parameters.means[c : c + 1], parameters.matrices[c : c + 1]
     )
     return Filled.of(members, component)
+
+
+def split_compiled(
+    X: RowsArray, share: FloatArray, parameters: MixtureParameters, spec: MixtureSpec, c: int
+) -> tuple[float, MixtureParameters | None]:
+    """Split a component as `split` does, in a third of the time; the last digits differ.
+
+    Where rows have holes, it is `split` itself: the compiled EM takes complete rows.
+    """
+    if has_holes(X):
+        return split(X, share, parameters, spec, c)
+    rows = np.flatnonzero(share > _LEAST_SHARE)
+    least = max(parameters.covariance.least_rows(parameters.n_features), 1)
+    if len(rows) < 4 * least:
+        return -np.inf, None
+    members = np.ascontiguousarray(X.T[:, rows]).T  # (r, d), feature-major
+    return climb_halves(members, share[rows], spec, least, SPLIT_ITERATIONS)
 
 
 def _cuts(

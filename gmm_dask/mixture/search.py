@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.competition import Competition, Run, thin_out
+from gmm_dask.mixture.competition import Competition, Run, pool_of, thin_out
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.covariance.matrices import ill_conditioned_error
-from gmm_dask.mixture.initialization import seeded
+from gmm_dask.mixture.moves import MoveEffort, effort_of_moves
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.small_search.climbers import SmallSample
 from gmm_dask.mixture.small_search.rounds import STARTS, climb_rounds
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import TURNS, Sample, StartKind, Starts
+from gmm_dask.mixture.starts import TURNS, Sample, SharedSample, StartKind, Starts
 from gmm_dask.mixture.threads import single_threaded
 
 #: A small sample has at most this many rows, components, and multiplications in a pass; see
@@ -33,8 +32,6 @@ from gmm_dask.mixture.threads import single_threaded
 SMALL_ROWS, SMALL_COMPONENTS, SMALL_PASS = 2_000, 10, 1_000_000
 #: The most rows on which finalists run.
 FINAL_ROWS = 50_000
-#: Iterations of a further start before it competes: as many as the rounds give the others.
-RIVALS = EMOptions(0.0, 16)
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,10 @@ class SearchEffort:
         Runs that remain after the rounds.
     final_rows, final_tol, final_iterations
         Rows, tolerance (nats per row) and largest number of iterations of the finalists.
+    moves
+        The moves of those that come to rest; None for what suits the covariance type.
+    rival_iterations
+        Iterations of a further start before it competes.
     """
 
     starts: int
@@ -81,6 +82,8 @@ class SearchEffort:
     final_rows: int
     final_tol: float
     final_iterations: int
+    moves: MoveEffort | None = None
+    rival_iterations: int = 16
 
     @property
     def runs(self) -> int:
@@ -167,6 +170,7 @@ def search(
     whole: bool = False,
     effort: SearchEffort | None = None,
     rivals: Sequence[MixtureParameters] = (),
+    shared: SharedSample | None = None,
     advanced: Callable[[int], None] = lambda done: None,
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     """Find the ``keep`` best mixtures for a sample, best first.
@@ -196,6 +200,8 @@ def search(
     rivals
         Further starts, from neighbours in a selection, that compete after the rounds.
         Both are of no use on a small sample, whose search is quick.
+    shared
+        The sample with what other searches have computed of it.
     advanced
         Called with the number of runs done.
 
@@ -212,25 +218,26 @@ def search(
         advanced(summary.starts)
         return mixtures, summary
     effort = effort or effort_for(m, spec.n_components, d, keep)
-    variances = sample.variances  # (d,)
-    rows = sample.head(effort.rounds[0].rows, seeded(random_state))
-    starts = Starts(rows, variances, spec, random_state)
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        competition = Competition(pool, threads, variances, spec, advanced)
+    shared = shared or SharedSample(sample, random_state)
+    starts = Starts(shared, effort.rounds[0].rows, spec)
+    with single_threaded(), pool_of(threads) as pool:
+        competition = Competition(pool, threads, shared.variances, spec, advanced)
         kinds = starts.kinds(effort.starts)
         runs = competition.begin(starts.make, kinds, starts.multiplications)
         for round_ in effort.rounds:
-            rows = sample.head(round_.rows, seeded(random_state))
+            rows = shared.head(round_.rows)
             options = EMOptions(0.0, round_.iterations)
             runs = thin_out(competition.run(rows, runs, options), round_.keep)
         if rivals:
             others = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
-            runs = competition.sort([*runs, *competition.run(rows, others, RIVALS)])
+            options = EMOptions(0.0, effort.rival_iterations)
+            runs = competition.sort([*runs, *competition.run(rows, others, options)])
         if spec.start.free:  # moves would leave parameters that the caller fixed
-            runs = competition.settle(rows, runs)
+            moves = effort.moves or effort_of_moves(COVARIANCE_TYPES[spec.covariance_type])
+            runs = competition.settle(rows, runs, moves, keep)
         runs = runs[: effort.finalists]
         final_rows = sample.X.shape[0] if whole else effort.final_rows
-        rows = sample.head(final_rows, seeded(random_state))
+        rows = shared.head(final_rows)
         options = EMOptions(effort.final_tol, effort.final_iterations)
         best = competition.finish(rows, runs, options, keep)
         if whole:

@@ -14,12 +14,11 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.criteria import aic, bic, health
 from gmm_dask.mixture.em import Candidate, EMState, Status
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.race import GENEROUS, promised_gain
 from gmm_dask.mixture.spec import Cell, EMOptions
 
 #: Cells that a reader compares, and that therefore all run to their end.
 PLACES = 3
-#: A candidate may still gain this many times what Aitken's extrapolation promises.
-GENEROUS = 10.0
 #: Promised nats per row up to which a candidate may be stopped: the default tolerance.
 SETTLED = EMOptions.tol
 
@@ -100,20 +99,3 @@ class Contest:
         if self.criterion != "icl":
             return 0.0
         return 2.0 * self.weight * float(np.log(candidate.parameters.n_components))
-
-
-def promised_gain(candidate: Candidate) -> float:
-    """Extrapolate what EM will still gain, nats per row; infinite where that cannot be told.
-
-    EM converges linearly: gains shrink by a factor a, and what follows the last gain g sums up to
-    g·a/(1 − a) (Aitken; Böhning and others, 1994).
-    """
-    latest = candidate.history[-3:]
-    if len(latest) < 3 or latest[-1].guarded or any(step.replaced for step in latest):
-        return np.inf
-    first, second, third = candidate.lower_bounds[-3:]
-    before, gain = second - first, third - second
-    if not 0.0 <= gain < before:
-        return np.inf
-    ratio = gain / before
-    return gain * ratio / (1.0 - ratio)

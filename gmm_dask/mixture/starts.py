@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from threading import Lock
+from typing import Any
 
 import numpy as np
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
 from gmm_dask.mixture.criteria import deviations
 from gmm_dask.mixture.imputation import Filled, fit_pooled, observed_moments
 from gmm_dask.mixture.initialization import (
@@ -16,6 +20,7 @@ from gmm_dask.mixture.initialization import (
     kmeans_labels,
     labelled_start,
     nearest_seed_labels,
+    scale_weights,
     seeded,
     wide_start,
 )
@@ -87,31 +92,117 @@ class Sample:
         return Sample(X, None if self.sample_weight is None else self.sample_weight[chosen])
 
 
+class SharedSample:
+    """A sample, and what every search on it needs alike, computed by the first that asks.
+
+    In a selection, the searches of all cells share the rows that are drawn from the sample, and
+    those of one number of components the labels of starts, which no covariance type changes.
+
+    Parameters
+    ----------
+    sample
+        Rows of weight above 0.
+    random_state
+        Seed of everything that is drawn.
+    """
+
+    def __init__(self, sample: Sample, random_state: int) -> None:
+        self.sample = sample
+        self.random_state = random_state
+        self._lock = Lock()
+        self._values: dict[Hashable, Future[Any]] = {}
+        self._asked: set[Hashable] = set()
+
+    @property
+    def variances(self) -> FloatArray:
+        """Variances of the features, (d,)."""
+        variances: FloatArray = self._once("variances", lambda: self.sample.variances)
+        return variances
+
+    def head(self, rows: int) -> Sample:
+        """Draw that many rows, the same each time; return the sample itself if it has no more."""
+
+        def draw() -> Sample:
+            return self.sample.head(rows, seeded(self.random_state))
+
+        head: Sample = self._once(min(rows, len(self.sample.X)), draw)
+        return head
+
+    def filled(self, rows: int, spec: MixtureSpec) -> Filled | None:
+        """Fill the holes of the rows of `head`; None where there are none.
+
+        Of the specification it depends on ``reg_covar`` alone, which all cells share.
+
+        Raises
+        ------
+        NumericalError
+            As `Sample.filled` does.
+        """
+        filled: Filled | None = self._once(("filled", rows), lambda: self.head(rows).filled(spec))
+        return filled
+
+    def standardised(self, rows: int, spec: MixtureSpec) -> RowsArray:
+        """Return the rows of `head`, their holes filled, with unit variances, (rows, d).
+
+        Only k-means needs them, as it has no covariances.
+        """
+
+        def compute() -> RowsArray:
+            filled = self.filled(rows, spec)
+            X = self.head(rows).X if filled is None else filled.values
+            return (X - X.mean(axis=0, dtype=np.float64)) / deviations(self.variances)
+
+        X: RowsArray = self._once(("standardised", rows), compute)
+        return X
+
+    def labels(self, k: int, number: int, make: Callable[[], LabelsArray]) -> LabelsArray:
+        """Return the labels of a start of k components, made by the first that asks."""
+        labels: LabelsArray = self._once((k, number), make)
+        return labels
+
+    def forget_unused(self) -> None:
+        """Free what nobody has asked for since the last call."""
+        with self._lock:
+            self._values = {key: self._values[key] for key in self._asked}
+            self._asked = set()
+
+    def _once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        with self._lock:
+            self._asked.add(key)
+            future = self._values.get(key)
+            first = future is None
+            if future is None:
+                future = self._values[key] = Future()
+        if first:
+            try:
+                future.set_result(compute())
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+
 @dataclass(frozen=True, eq=False)
 class Starts:
     """The maker of first parameters, each seeded by its number.
 
     Attributes
     ----------
+    shared
+        The sample, whose seed is that of start 0; start i has its seed + i.
     rows
-        The rows of the first round.
-    variances
-        Of the features, (d,).
+        How many rows of it are used: those of the first round.
     spec
         The mixture wanted.
-    random_state
-        The seed of start 0; start i has seed ``random_state + i``.
     """
 
-    rows: Sample
-    variances: FloatArray
+    shared: SharedSample
+    rows: int
     spec: MixtureSpec
-    random_state: int
 
     @property
     def multiplications(self) -> int:
         """The multiplications of a start by k-means, which takes about twenty iterations."""
-        return 20 * self.spec.n_components * self.rows.X.size
+        return 20 * self.spec.n_components * self.shared.head(self.rows).X.size
 
     def kinds(self, starts: int) -> list[StartKind]:
         """Return the kinds of that many starts.
@@ -124,29 +215,38 @@ class Starts:
 
     def make_by_method(self, rows: Sample, number: int = 0) -> MixtureParameters:
         """Make a start from these rows as scikit-learn would, by the method asked for."""
-        filled = self._filled if rows is self.rows else rows.filled(self.spec)
-        random_state = seeded((self.random_state + number) % 2**32)
+        filled = self._filled if rows is self.shared.head(self.rows) else rows.filled(self.spec)
+        random_state = self._seeded(number)
         return initial_parameters(rows.X, rows.sample_weight, self.spec, random_state, filled)
-
-    @cached_property
-    def _filled(self) -> Filled | None:
-        return self.rows.filled(self.spec)
 
     def make(self, number: int, kind: StartKind) -> MixtureParameters:
         """Make a start; number 0 is made as by scikit-learn, whatever its kind."""
-        if number == 0 or kind is StartKind.METHOD:
-            return self.make_by_method(self.rows, number)
-        X, weight, k = self.rows.X, self.rows.sample_weight, self.spec.n_components
-        filled = self._filled
-        random_state = seeded((self.random_state + number) % 2**32)
+        rows = self.shared.head(self.rows)
+        if kind is StartKind.METHOD:
+            return self.make_by_method(rows, number)
         if kind is StartKind.WIDE:
-            return wide_start(X, self.spec, random_state, filled)
-        label = kmeans_labels if kind is StartKind.KMEANS else nearest_seed_labels
-        values = _standardise(X if filled is None else filled.values, self.variances)
-        labels = label(values, weight, k, random_state)
-        return labelled_start(X, labels, weight, self.spec, filled)
+            return wide_start(rows.X, self.spec, self._seeded(number), self._filled)
+        labels, weight = self.labels(number, kind), rows.sample_weight
+        return labelled_start(rows.X, labels, weight, self.spec, self._filled)
 
+    def labels(self, number: int, kind: StartKind) -> LabelsArray:
+        """Label the rows for a start by k-means or its seeds; all covariance types share them."""
+        k = self.spec.n_components
 
-def _standardise(X: RowsArray, variances: FloatArray) -> RowsArray:
-    """Return rows with unit variances, which only k-means needs, as it has no covariances."""
-    return (X - X.mean(axis=0, dtype=np.float64)) / deviations(variances)  # (m, d)
+        def make() -> LabelsArray:
+            rows, random_state = self.shared.head(self.rows), self._seeded(number)
+            weight = rows.sample_weight
+            if number == 0:
+                X = rows.X if self._filled is None else self._filled.values
+                return kmeans_labels(X, scale_weights(weight), k, random_state)
+            label = kmeans_labels if kind is StartKind.KMEANS else nearest_seed_labels
+            return label(self.shared.standardised(self.rows, self.spec), weight, k, random_state)
+
+        return self.shared.labels(k, number, make)
+
+    @property
+    def _filled(self) -> Filled | None:
+        return self.shared.filled(self.rows, self.spec)
+
+    def _seeded(self, number: int) -> np.random.RandomState:
+        return seeded((self.shared.random_state + number) % 2**32)

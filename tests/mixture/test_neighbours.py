@@ -12,7 +12,7 @@ from gmm_dask.mixture.neighbours import converted, with_a_merge, with_a_split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
 from gmm_dask.mixture.spec import Cell, MixtureSpec, make_cells
-from gmm_dask.mixture.starts import Sample
+from gmm_dask.mixture.starts import Sample, SharedSample
 from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.test_covariance import TYPES, property_test, random_mixture, seeds, sizes
 
@@ -117,12 +117,12 @@ def test_a_component_that_cannot_be_split_is_left_out():
 
 def test_rivals_come_from_the_neighbours_that_there_are():
     X = clouds(0.0, 8.0, 40.0)
-    sample, random = Sample(X, None), np.random.RandomState(0)
+    shared, random = SharedSample(Sample(X, None), 0), np.random.RandomState(0)
     cells = make_cells([1, 2, 3], ["full", "tied"])
     best = {cell: initial_parameters(X, None, MixtureSpec(*cell), random) for cell in cells}
 
     def rivals(k, kind, grow):
-        starts = challengers(sample, MixtureSpec(k, kind), best, grow=grow, random_state=0)
+        starts = challengers(shared, MixtureSpec(k, kind), best, grow=grow)
         return [(rival.n_components, rival.covariance_type) for rival in starts]
 
     assert rivals(3, "full", True) == [(3, "full")] * 2  # two splits
@@ -137,19 +137,19 @@ def test_rivals_come_from_the_neighbours_that_there_are():
 
 def test_a_better_rival_takes_the_place_and_a_worse_one_does_not():
     X = clouds(0.0, 8.0, 40.0)
-    sample, spec = Sample(X, None), MixtureSpec(3, "diag")
+    shared, spec = SharedSample(Sample(X, None), 0), MixtureSpec(3, "diag")
     good = converted(next(with_a_split(ExpectationOn(X, None), *two_and(spec, X))), "diag")
     means = np.array([[0.0, 0.0], [40.0, 0.0], [40.1, 0.0]])
     bad = MixtureParameters.from_covariances(
         "diag", np.array([0.6, 0.2, 0.2]), means, np.array([[20.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
     )
-    keywords = {"random_state": 0, "keep": 1, "threads": 2}
-    (kept,), summary = challenge(sample, spec, [bad], [good], NOTHING, **keywords)
+    keywords = {"keep": 1, "threads": 2}
+    (kept,), summary = challenge(shared, spec, [bad], [good], NOTHING, **keywords)
     assert log_likelihood(kept, X) > log_likelihood(bad, X) + 0.1
     assert summary.starts == 1
     assert summary.iterations > 0
     assert summary.log_likelihoods == (pytest.approx(log_likelihood(kept, X), abs=1e-3),)
-    (kept,), summary = challenge(sample, spec, [good], [bad], NOTHING, **keywords)
+    (kept,), summary = challenge(shared, spec, [good], [bad], NOTHING, **keywords)
     assert kept is good
     assert summary.log_likelihoods == ()
 
@@ -163,9 +163,8 @@ def test_a_rival_can_save_a_cell_whose_starts_all_broke_down():
     X = clouds(0.0, 8.0)
     spec = MixtureSpec(2, "full")
     rival = initial_parameters(X, None, spec, np.random.RandomState(0))
-    best, _ = challenge(
-        Sample(X, None), spec, [], [rival], NOTHING, random_state=0, keep=1, threads=1
-    )
+    shared = SharedSample(Sample(X, None), 0)
+    best, _ = challenge(shared, spec, [], [rival], NOTHING, keep=1, threads=1)
     assert len(best) == 1
 
 
@@ -176,8 +175,9 @@ def test_if_no_rival_survives_the_holders_stay():
     breaks = MixtureParameters.from_covariances(
         "full", np.full(2, 0.5), means, np.stack([np.eye(3)] * 2)
     )
-    keywords = {"random_state": 0, "keep": 1, "threads": 1}
-    best, summary = challenge(Sample(X, None), spec, [breaks], [breaks], NOTHING, **keywords)
+    keywords = {"keep": 1, "threads": 1}
+    shared = SharedSample(Sample(X, None), 0)
+    best, summary = challenge(shared, spec, [breaks], [breaks], NOTHING, **keywords)
     assert best == (breaks,)
     assert summary.failed == 2
 

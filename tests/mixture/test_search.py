@@ -1,6 +1,7 @@
 """The search for a start: its result, what the result depends on, and moves out of bad optima."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,17 +12,25 @@ from threadpoolctl import threadpool_info
 from benchmarks.sets import LADDER, iris
 from gmm_dask import GaussianMixture
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.competition import HOPELESS, SAME, Competition, Run
+from gmm_dask.mixture.competition import (
+    HOPELESS,
+    REPEATED,
+    SAME,
+    Competition,
+    Run,
+    drop_repeats,
+)
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import health
-from gmm_dask.mixture.em import fit_em
+from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters
-from gmm_dask.mixture.moves import improve_by_moves, split
+from gmm_dask.mixture.moves import effort_of_moves, improve_by_moves, split, split_compiled
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.race import Race
 from gmm_dask.mixture.search import count_runs, search, worth_searching
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
-from gmm_dask.mixture.starts import Sample, StartKind
+from gmm_dask.mixture.starts import Sample, SharedSample, StartKind
 
 TYPES = tuple(COVARIANCE_TYPES)
 
@@ -222,8 +231,9 @@ def resting(X, labels, covariance_type):
     return fit_em(ExpectationOn(X, None), [start], MixtureSpec(), EMOptions(1e-6, 200))[0]
 
 
+@pytest.mark.parametrize("changes", [{}, {"patience": 8, "compiled": True}])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_a_move_takes_a_wasted_component_to_where_one_is_missing(covariance_type):
+def test_a_move_takes_a_wasted_component_to_where_one_is_missing(covariance_type, changes):
     """Two components share one cluster while another has to cover two."""
     random = np.random.default_rng(1)
     centres = np.array([[0.0, 0.0], [30.0, 0.0], [30.0, 12.0]])
@@ -233,20 +243,22 @@ def test_a_move_takes_a_wasted_component_to_where_one_is_missing(covariance_type
     stuck = resting(X, wrong, covariance_type)
     right = resting(X, truth, covariance_type)
     assert right.log_likelihood > stuck.log_likelihood + 0.1
+    effort = replace(effort_of_moves(COVARIANCE_TYPES[covariance_type]), **changes)
     better, iterations = improve_by_moves(
-        ExpectationOn(X, None), stuck, MixtureSpec(3, covariance_type), X.var(axis=0)
+        ExpectationOn(X, None), stuck, MixtureSpec(3, covariance_type), X.var(axis=0), effort
     )
     assert better.log_likelihood == pytest.approx(right.log_likelihood, abs=1e-3)
     assert iterations > 0
 
 
-def test_a_cut_without_covariance_does_not_spoil_the_other_cut():
+@pytest.mark.parametrize("splitter", [split, split_compiled])
+def test_a_cut_without_covariance_does_not_spoil_the_other_cut(splitter):
     """The core of these rows is a repeated value; a cut across the middle separates them."""
     random = np.random.default_rng(0)
     sides = [random.normal(centre, 1, (300, 1)) for centre in (-5, 5)]
     X = np.asfortranarray(np.concatenate([np.zeros((800, 1)), *sides]))
     gaussian = MixtureParameters.from_covariances("full", [1.0], [[X.mean()]], [[[X.var()]]])
-    gain, halves = split(X, np.ones(len(X)), gaussian, MixtureSpec(reg_covar=0.0), 0)
+    gain, halves = splitter(X, np.ones(len(X)), gaussian, MixtureSpec(reg_covar=0.0), 0)
     assert gain > 100
     assert halves.n_components == 2
 
@@ -256,7 +268,8 @@ def test_a_good_mixture_is_left_as_it_is():
     truth = np.repeat(np.arange(3), 1_000)
     X = np.array([[0.0, 0.0], [30.0, 0.0], [0.0, 30.0]])[truth] + random.normal(size=(3_000, 2))
     right = resting(X, truth, "full")
-    kept, _ = improve_by_moves(ExpectationOn(X, None), right, MixtureSpec(), X.var(axis=0))
+    effort = effort_of_moves(COVARIANCE_TYPES["full"])
+    kept, _ = improve_by_moves(ExpectationOn(X, None), right, MixtureSpec(), X.var(axis=0), effort)
     assert kept is right
 
 
@@ -267,3 +280,96 @@ def test_components_that_share_a_centre_are_told_apart(seed):
     X = np.asfortranarray(kind.draw(30_000))
     reached = [run(X, 4, random_state=s)[1].log_likelihoods[0] for s in (0, seed)]
     assert reached[0] == pytest.approx(reached[1], abs=2e-3)
+
+
+def test_what_searches_share_is_computed_once_and_freed_when_nobody_asks(X):
+    shared = SharedSample(Sample(X, None), 0)
+    made = []
+
+    def ask(number):
+        return shared.labels(2, number, lambda: made.append(number) or number)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, [0, 1] * 8)) == [0, 1] * 8
+    assert sorted(made) == [0, 1]
+    shared.forget_unused()
+    assert ask(1) == 1
+    shared.forget_unused()
+    assert (ask(1), ask(0)) == (1, 0)
+    assert sorted(made) == [0, 0, 1]
+    assert shared.head(100) is shared.head(100)
+    np.testing.assert_array_equal(
+        shared.head(100).X, Sample(X, None).head(100, np.random.RandomState(0)).X
+    )
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_compiled_split_is_the_other_one(covariance_type, weighted, offset):
+    random = np.random.default_rng(4)
+    X = LADDER["overlapping 4x6"].draw(1_500) + offset
+    spec = MixtureSpec(2, covariance_type)
+    parameters = initial_parameters(X, None, spec, np.random.RandomState(0))
+    share = random.uniform(size=len(X)) ** 3 * (random.uniform(0.5, 2.0) if weighted else 1.0)
+    gain, halves = split(X, share, parameters, spec)
+    other_gain, others = split_compiled(X, share, parameters, spec)
+    assert other_gain == pytest.approx(gain, rel=1e-3, abs=0.05)
+    np.testing.assert_allclose(others.weights, halves.weights, rtol=1e-6)
+    np.testing.assert_allclose(others.means - offset, halves.means - offset, atol=1e-5)
+    np.testing.assert_allclose(others.covariances, halves.covariances, rtol=1e-5, atol=1e-6)
+
+
+def test_too_few_rows_are_not_split():
+    X = np.asfortranarray(np.random.default_rng(0).normal(size=(11, 2)))
+    gaussian = MixtureParameters.from_covariances("full", [1.0], [[0.0, 0.0]], [np.eye(2)])
+    for splitter in (split, split_compiled):
+        assert splitter(X, np.ones(11), gaussian, MixtureSpec()) == (-np.inf, None)
+    flat = np.column_stack([X[:, 0], np.zeros(11)]).repeat(3, axis=0)
+    singular = split_compiled(flat, np.ones(33), gaussian, MixtureSpec(reg_covar=0.0))
+    assert singular == (-np.inf, None)
+
+
+def runner(*bounds, starved=False, status=Status.RUNNING):
+    """A candidate that reached these mean log-likelihoods."""
+    means, weights = np.array([[0.0], [9.0]]), np.full(2, 0.5)
+    mixture = MixtureParameters.from_covariances("spherical", weights, means, np.ones(2))
+    history = tuple(Iteration(bound, weights, means, (), 0.0) for bound in bounds)
+    counts = np.array([100.0, 0.0 if starved else 100.0])
+    return Candidate(mixture, status, history, counts, 200, 200.0)
+
+
+def racing(race, *candidates):
+    state = race.give_up(EMState(candidates, max(one.n_iter for one in candidates)))
+    return [candidate.status is Status.RUNNING for candidate in state.candidates]
+
+
+def test_a_race_gives_up_those_that_cannot_take_a_place():
+    race = Race(np.array([20.0]), 1e-6)
+    leader, near = runner(-3.0, -2.5, -2.0), runner(-3.0, -2.2, -2.1)  # promises 0.014
+    far, rising = runner(-4.0, -3.1, -3.0), runner(-4.0, -3.9, -3.0)
+    starved = runner(-3.0, -1.5, -1.0, starved=True)
+    assert racing(race, leader, near, far, rising) == [True, True, False, True]
+    assert racing(race, starved, near, far) == [True, True, False]
+    assert racing(race, starved, far) == [True, True]  # what has a defect takes no place
+    assert racing(replace(race, places=2), leader, far) == [True, True]
+    assert racing(replace(race, generous=1.0), leader, near) == [True, False]
+    assert racing(replace(race, margin=0.1), near) == [True]
+    assert racing(replace(race, margin=0.2), near) == [False]
+    assert racing(replace(race, least=0.0), far) == [False]
+    assert racing(replace(race, patience=4), leader, far) == [True, True]
+    broken = runner(-3.0, -2.0, status=Status.ILL_CONDITIONED)
+    (kept,) = race.give_up(EMState((broken,), 3)).candidates
+    assert kept is broken
+
+
+def test_of_runs_that_rest_at_one_mixture_one_remains():
+    def rested(*bounds):
+        candidates = [runner(bound) for bound in bounds]
+        return [Run(StartKind.WIDE, candidate, candidate.parameters) for candidate in candidates]
+
+    runs = rested(-1.0, -1.0 - 0.5 * REPEATED, -1.2, -1.2 - 0.9 * REPEATED)
+    assert drop_repeats(runs, 1) == [runs[0], runs[2]]
+    assert drop_repeats(runs, 3) == [runs[0], runs[2], runs[1]]
+    assert drop_repeats(runs[:2], 2) == runs[:2]
+    assert drop_repeats([], 1) == []

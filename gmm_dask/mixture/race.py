@@ -1,0 +1,109 @@
+"""A race between candidates: those that can no longer come in among the first are given up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gmm_dask.arrays import FloatArray
+from gmm_dask.mixture.criteria import health
+from gmm_dask.mixture.em import Candidate, EMState, Status
+
+#: A candidate may still gain this many times what Aitken's extrapolation promises.
+GENEROUS = 10.0
+
+
+def promised_gain(candidate: Candidate) -> float:
+    """Extrapolate what EM will still gain, nats per row; infinite where that cannot be told.
+
+    EM converges linearly: gains shrink by a factor a, and what follows the last gain g sums up to
+    g·a/(1 − a) (Aitken; Böhning and others, 1994).
+    """
+    latest = candidate.history[-3:]
+    if len(latest) < 3 or latest[-1].guarded or any(step.replaced for step in latest):
+        return np.inf
+    first, second, third = (step.log_likelihood for step in latest)
+    before, gain = second - first, third - second
+    if not 0.0 <= gain < before:
+        return np.inf
+    ratio = gain / before
+    return gain * ratio / (1.0 - ratio)
+
+
+@dataclass(frozen=True, eq=False)
+class Race:
+    """What decides between candidates of the same form while they run.
+
+    Attributes
+    ----------
+    variances
+        Of the features, (d,).
+    reg_covar
+        Of all candidates.
+    places
+        Candidates that are wanted.
+    least
+        Mean log-likelihood that must be reached, nats per row.
+    margin
+        By how much more than that of the last place, nats per row.
+    generous
+        A candidate may still gain this many times what it promises.
+    patience
+        Iterations before any candidate is given up.
+    """
+
+    variances: FloatArray
+    reg_covar: float
+    places: int = 1
+    least: float = -np.inf
+    margin: float = 0.0
+    generous: float = GENEROUS
+    patience: int = 3
+
+    def give_up(self, state: EMState) -> EMState:
+        """Stop the candidates that cannot reach a place, even if they gain generously.
+
+        Candidates with defects take no place: their likelihood may grow without bound.
+        """
+        if state.iteration < self.patience:
+            return state
+        bar = max(self._last_place(state), self.least) + self.margin
+        return replace(
+            state, candidates=tuple(self._judge(candidate, bar) for candidate in state.candidates)
+        )
+
+    def _last_place(self, state: EMState) -> float:
+        taken = 0
+        for candidate in sorted(state.candidates, key=lambda runner: -runner.log_likelihood):
+            taken += self._is_sound(candidate)
+            if taken == self.places:
+                return candidate.log_likelihood
+        return -np.inf
+
+    def _is_sound(self, candidate: Candidate) -> bool:
+        if not np.isfinite(candidate.log_likelihood):
+            return False
+        counts = candidate.row_counts
+        return not health(candidate.parameters, counts, self.variances, self.reg_covar).defects
+
+    def _judge(self, candidate: Candidate, bar: float) -> Candidate:
+        if candidate.status is not Status.RUNNING:
+            return candidate
+        if candidate.log_likelihood + self.generous * promised_gain(candidate) >= bar:
+            return candidate
+        return replace(candidate, status=Status.BEATEN)
+
+
+def race_for(
+    patience: int | None,
+    variances: FloatArray,
+    reg_covar: float,
+    places: int = 1,
+    least: float = -np.inf,
+) -> Callable[[EMState], EMState]:
+    """Return `Race.give_up` with that patience; without a limit, what gives nobody up."""
+    if patience is None:
+        return lambda state: state
+    return Race(variances, reg_covar, places, least, patience=patience).give_up
