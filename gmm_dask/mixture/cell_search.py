@@ -69,7 +69,8 @@ def label_starts(
 
     def label(number: int) -> None:
         # A BLAS that runs on OpenMP has a limit for each thread.
-        with single_threaded():
+        # What is singular here fails each cell's start, which counts it.
+        with single_threaded(), suppress(NumericalError):
             starts.labels(number, kinds[number])
 
     labelled = (StartKind.KMEANS, StartKind.SEEDS)

@@ -312,8 +312,8 @@ def test_the_compiled_split_is_the_other_one(covariance_type, weighted, offset):
     spec = MixtureSpec(2, covariance_type)
     parameters = initial_parameters(X, None, spec, np.random.RandomState(0))
     share = random.uniform(size=len(X)) ** 3 * (random.uniform(0.5, 2.0) if weighted else 1.0)
-    gain, halves = split(X, share, parameters, spec)
-    other_gain, others = split_compiled(X, share, parameters, spec)
+    gain, halves = split(X, share, parameters, spec, 0)
+    other_gain, others = split_compiled(X, share, parameters, spec, 0)
     assert other_gain == pytest.approx(gain, rel=1e-3, abs=0.05)
     np.testing.assert_allclose(others.weights, halves.weights, rtol=1e-6)
     np.testing.assert_allclose(others.means - offset, halves.means - offset, atol=1e-5)
@@ -324,9 +324,9 @@ def test_too_few_rows_are_not_split():
     X = np.asfortranarray(np.random.default_rng(0).normal(size=(11, 2)))
     gaussian = MixtureParameters.from_covariances("full", [1.0], [[0.0, 0.0]], [np.eye(2)])
     for splitter in (split, split_compiled):
-        assert splitter(X, np.ones(11), gaussian, MixtureSpec()) == (-np.inf, None)
+        assert splitter(X, np.ones(11), gaussian, MixtureSpec(), 0) == (-np.inf, None)
     flat = np.column_stack([X[:, 0], np.zeros(11)]).repeat(3, axis=0)
-    singular = split_compiled(flat, np.ones(33), gaussian, MixtureSpec(reg_covar=0.0))
+    singular = split_compiled(flat, np.ones(33), gaussian, MixtureSpec(reg_covar=0.0), 0)
     assert singular == (-np.inf, None)
 
 
