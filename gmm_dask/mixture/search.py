@@ -241,10 +241,7 @@ def search(
         options = EMOptions(effort.final_tol, effort.final_iterations)
         best = competition.finish(rows, runs, options, keep)
         if whole:
-            by_method = competition.begin(
-                lambda number, kind: starts.make_by_method(sample), [StartKind.METHOD]
-            )
-            best = competition.sort([*best, *competition.run(sample, by_method, em)])
+            best = competition.sort([*best, *_run_by_method(competition, starts, sample, em)])
     if not best:
         raise NumericalError(f"every start of the search broke down: {competition.problem}")
     summary = SearchSummary(
@@ -257,6 +254,14 @@ def search(
         firsts=tuple(run.first for run in best[:keep]),
     )
     return tuple(run.candidate.parameters for run in best[:keep]), summary
+
+
+def _run_by_method(
+    competition: Competition, starts: Starts, sample: Sample, em: EMOptions
+) -> list[Run]:
+    """Run the start that scikit-learn would make from the sample."""
+    runs = competition.begin(lambda number, kind: starts.make_by_method(sample), [StartKind.METHOD])
+    return competition.run(sample, runs, em)
 
 
 def _search_small_sample(
