@@ -198,7 +198,7 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
         outside = f", {predicted.kept:,} kept outside the filter"
     facts = [
         ("model", f"{output.models}/{output.name}, version {model.version}"),
-        *([("filter", predicted.filter)] if predicted.filter else []),
+        *([("predict filter", predicted.filter)] if predicted.filter else []),
         ("new rows", rows),
         ("input files", f"{files:,} read, {predicted.reused:,} unchanged{outside}"),
         ("predictions", f"{output.predictions}: {outcome.total_rows:,} rows, {which}"),

@@ -162,12 +162,12 @@ def test_a_backfill_predicts_what_is_asked_for_and_keeps_the_rest(run_file, tmp_
     assert "files       1 of 3 are read" in shown.partition("to predict")[2]
     # Two versions of one fit are one model: its predictions stand.
     first = gmm_dask("predict", run_file, "--direct", *some, "--model-version", 1)
-    assert "new rows     none: all of these files are predicted already" in first.stdout
+    assert "new rows        none: all of these files are predicted already" in first.stdout
     assert gmm_dask("fit", run_file, "--direct", "--set", "fit.tol=1e-3").returncode == 0
     second = gmm_dask("predict", run_file, "--direct", *some, "--model-version", 3)
     assert second.returncode == 0, second.stderr
-    assert '  filter       "day" = 2 and "height" > 0\n' in second.stdout
-    assert "input files  1 read, 0 unchanged, 2 kept outside the filter" in second.stdout
+    assert '  predict filter  "day" = 2 and "height" > 0\n' in second.stdout
+    assert "input files     1 read, 0 unchanged, 2 kept outside the filter" in second.stdout
     assert "3,000 rows, those inside the filter, and those kept outside" in second.stdout
     message = refused(gmm_dask("predict", run_file, "--direct", *some, "--model-version", 7))
     assert message == (f"{tmp_path}/models/boxes: has no version 7; there are versions 1, 2, 3")
