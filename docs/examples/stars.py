@@ -23,6 +23,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gmm_dask import load_model
@@ -45,7 +46,9 @@ run(str(CLONE / "examples" / "hipparcos.py"), "demo/hipparcos")
 
 # %%
 # For half of the stars the distance or the colour is too uncertain. Those are null, and the run
-# file says ``nulls = "drop"``:
+# file says ``nulls = "marginalize"``: a star counts by what it has. Of a star without a distance,
+# that is how many stars have its colour. (Distances are missing for far stars, and of these one
+# sees the bright ones; so they are not quite missing at random, and the giants are still too few.)
 
 run_file = CLONE / "configs" / "hipparcos.toml"
 print(run_file.read_text())
@@ -79,7 +82,8 @@ show("components.png")
 # A magnitude is small where a star is bright, so the bright stars are at the bottom; astronomers
 # turn the axis round. From the lower left to the upper right runs the *main sequence*, where stars
 # burn hydrogen: blue and bright at one end, red dwarfs at the other. The dense spot at a colour of
-# 1.0 and a magnitude of 1 is the *red clump*: giants that burn helium. Around it are other giants.
+# 1.0 and a magnitude of 1 is the *red clump*: giants that burn helium. To its right are cooler and
+# larger giants.
 
 # %%
 # Which components belong together?
@@ -92,14 +96,13 @@ show("components.png")
 show("entropy.png")
 
 # %%
-# The suggestion is two clusters, the red dwarfs and everything else, because no others are as far
-# apart as these. Three are, from the same tree, the main sequence, the giants and the red dwarfs:
+# The suggestion is five clusters: the main sequence down to the Sun, the red clump with what lies
+# around it, the cool giants, the orange dwarfs and the red ones.
 
 model = load_model(work / "demo" / "models" / "hipparcos")
-print("suggested:", model.merge_tree_.n_clusters)
-three = model.merge_tree_.cut(3)
-for cluster in range(3):
-    components = np.flatnonzero(three == cluster)
+clusters = model.merge_tree_.cut()
+for cluster in range(model.merge_tree_.n_clusters):
+    components = np.flatnonzero(clusters == cluster)
     weight = model.weights_[components].sum()
     colour, magnitude = np.average(
         model.means_[components], axis=0, weights=model.weights_[components]
@@ -113,17 +116,21 @@ for cluster in range(3):
 # The predictions
 # ---------------
 #
-# One row for each star of the catalogue, with its number, the cluster, and a log-density. A star
-# without colour or distance has nulls.
+# One row for each star of the catalogue, with its number, the cluster, a log-density, and how many
+# features were observed. A star with neither colour nor distance has nulls.
 
-run("-m", "gmm_dask.pipelines", "predict", str(run_file), "--direct", "--set", "predict.cluster=3")
+run(
+    "-m", "gmm_dask.pipelines", "predict", str(run_file), "--direct",
+    "--set", "predict.cluster=true",
+)  # fmt: skip
 predictions = pq.read_table(work / "demo" / "predictions")
 print(predictions.num_rows, predictions.column_names)
 
 # %%
-# The rows of lowest density are the unusual stars.
+# The rows of lowest density are the unusual stars. Only those with both features can be compared.
 
-rarest = predictions.sort_by("log_density").slice(0, 8)
+complete = predictions.filter(pc.equal(predictions["observed"], 2))
+rarest = complete.sort_by("log_density").slice(0, 8)
 catalogue = pq.read_table(work / "demo" / "hipparcos", columns=["hip", *model.feature_names_in_])
 print("   hip  colour  magnitude  log density")
 for star in rarest.join(catalogue, "hip").sort_by("log_density").to_pylist():
@@ -131,9 +138,8 @@ for star in rarest.join(catalogue, "hip").sort_by("log_density").to_pylist():
     print(measured.format(**star))
 
 # %%
-# 3829 is van Maanen's star, and 57367 is of its kind: white dwarfs, hot and yet faint. 70890 is
-# Proxima Centauri, the nearest star of all and one of the faintest. Those with a colour near 3 are
-# carbon stars, redder than any dwarf; 62223 is La Superba.
+# 3829 is van Maanen's star, a white dwarf: hot and yet faint. 102098 is Deneb and 25985 Arneb, both
+# supergiants. Those with a colour above 3 are carbon stars, redder than any dwarf.
 
 # %%
 # What was fitted, to what and how it ended is in the manifest beside the parameters. It has no time

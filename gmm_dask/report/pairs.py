@@ -27,7 +27,7 @@ def components_figure(view: View) -> Figure:
     heading = (
         "Rows and components",
         f"{view.mixture_words} · ellipses at 1, 2, 3 σ, dashed where EM began · "
-        f"{view.rows_words}" + (", counted in hexagons, log scale" if dense else ""),
+        f"{len(view.sample):,} rows" + (", counted in hexagons, log scale" if dense else ""),
     )
     return _grid(view, _draw_components, *heading)
 
@@ -55,8 +55,8 @@ def _grid(
     """Arrange the panels of all pairs as a lower triangle, with the legend in the empty corner."""
     side = len(view.features) - 1
     panel = {1: 5.6, 2: 3.6, 3: 2.8, 4: 2.35}.get(side, 2.05)
-    left_out = view.left_out_words
-    left, bottom, top, gap = 0.85, 0.62, 1.05 if left_out else 0.85, 0.16
+    notes = view.notes
+    left, bottom, top, gap = 0.85, 0.62, 1.05 if notes else 0.85, 0.16
     width = left + side * panel + (2.2 if side == 1 else 0.3)
     width, height = max(width, 9.0), bottom + side * panel + top
     figure = Figure(figsize=(width, height), dpi=150 if side == 1 else 120)
@@ -79,7 +79,7 @@ def _grid(
                 MaxNLocator(6 if side == 1 else 4, steps=[1, 2, 2.5, 5, 10])
             )
     heading_left = left / width
-    add_heading(figure, heading_left, title, subtitle, left_out)
+    add_heading(figure, heading_left, title, subtitle, notes)
     if side == 1:
         add_legend(view, figure, (left + panel + 1.1) / width, 1 - top / height, 31)
     else:

@@ -147,11 +147,17 @@ class View:
         return f"{k} {self.final.covariance_type} Gaussian{'s' if k > 1 else ''}"
 
     @property
-    def rows_words(self) -> str:
-        """Number of the rows for titles; a panel shows those that have its features."""
-        rows = len(self.sample)
+    def notes(self) -> str:
+        """What a picture does not show, or nothing: rows without its features, and features."""
+        return " · ".join(filter(None, [self.holes_words, self.left_out_words]))
+
+    @property
+    def holes_words(self) -> str:
+        """Phrase that says how many rows are complete, or nothing if all are."""
         complete = int(np.count_nonzero(~np.isnan(self.sample).any(axis=1)))
-        return f"{rows:,} rows" + (f", {complete:,} of them complete" if complete < rows else "")
+        if complete == len(self.sample):
+            return ""
+        return f"{complete:,} of the rows are complete; a panel shows those with its features"
 
     @property
     def left_out_words(self) -> str:

@@ -300,3 +300,14 @@ def test_on_held_out_rows_a_fit_to_what_there_is_beats_one_to_complete_rows():
             )
             scores.append(assign(best, X[100:]).log_densities.mean())
         assert scores[0] > scores[1]
+
+
+def test_what_is_missing_at_random_does_no_harm():
+    """The second value is missing where the first is high: complete rows alone are biased."""
+    random = np.random.default_rng(0)
+    X = random.multivariate_normal([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]], 4_000)
+    X[X[:, 0] > 0.0, 1] = np.nan
+    gaussian = fit_pooled(X, None, MixtureSpec(1))
+    assert abs(gaussian.means[0, 1]) < 0.08
+    assert gaussian.covariances[0, 0, 1] == pytest.approx(0.8, abs=0.1)
+    assert np.nanmean(X[:, 1]) < -0.5

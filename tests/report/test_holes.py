@@ -44,5 +44,5 @@ def test_pictures_are_drawn_of_rows_with_holes(d):
     assert len(pictures) == 4
     view = View.of(rows, columns_of(mixture), mixture, mixture, range(3))
     complete = np.count_nonzero(~np.isnan(rows).any(axis=1))
-    words = "3,000 rows" if d == 1 else f"3,000 rows, {complete:,} of them complete"
-    assert view.rows_words == words
+    words = f"{complete:,} of the rows are complete; a panel shows those with its features"
+    assert view.notes == ("" if d == 1 else words)
