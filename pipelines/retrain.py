@@ -11,11 +11,10 @@ from prefect.states import Completed, Failed
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import announce, link, link_page, report, report_decision
+from gmm_dask.pipelines.artifacts import announce, link, link_report, report, report_decision
 from gmm_dask.pipelines.summary import retrain_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
-from gmm_dask.report.page.subject import REPORT
 
 
 @flow(name="retrain", flow_run_name="retrain {run.output.name} on {run.input.path}")
@@ -44,9 +43,9 @@ def retrain(
     report(retrain_summary(outcome))
     if outcome.published is not None:
         link("model", outcome.published.path)
-        link_page(outcome.published.path / REPORT)
+        link_report(outcome.published.path)
     if outcome.refusal is not None:
-        link_page(outcome.refusal.path / REPORT)
+        link_report(outcome.refusal.path)
     if outcome.predictions is not None:
         link("predictions", outcome.predictions.path)
     if outcome.decision is None:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from gmm_dask.config import InputSection
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.choice import exists, version_at
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.checkpoint import open_checkpoint
@@ -85,7 +85,7 @@ class Models:
         if self.registry.current_version() is None:
             return None
         for version in self.registry.versions():
-            verify_files(Version(self.registry.path(version)))
+            verify_files(version_at(self.registry.path(version)))
             self.registry.load(version)
         return number_of(self.registry.load())
 
@@ -147,7 +147,7 @@ class Checkpoints:
     def look(self) -> int | None:
         """Number of the checkpoint, when its parts agree."""
         path = self.registry.directory / ".checkpoints" / "key" / "state"
-        if not path.exists():
+        if not exists(path):
             return None
         with open_checkpoint(self.registry, "key") as checkpoint:
             loaded = checkpoint.load()

@@ -13,28 +13,26 @@ Here they are directories and files of a POSIX file system::
     POINTER               a file that is replaced (`FilePointer`), or a link (`LinkPointer`)
     LOCK                  held by the writer, gone with its process
 
-An object store would be a second implementation of `Versions`, `Version`, `Writer` and
-`StagedVersion`: files are keys that are written once, the last key to be written seals a version,
-and `point` replaces a key on the condition that its etag is the expected one. Its `open` would
-take no lock: two writers may stage at the same time, and the second to point gets the
-`ConflictError`.
+On an object store they are keys: `gmm_dask.storage.files.objects` has the same methods. Which of
+the two an address means is chosen in `gmm_dask.storage.files.choice`.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gmm_dask.errors import ConflictError, StorageError
 from gmm_dask.storage.files.atomic import (
     check_writable,
     remove_directory,
     remove_stale,
+    replace_file,
     storage_error,
     storage_errors,
 )
@@ -46,6 +44,8 @@ from gmm_dask.storage.files.sealed import Document, read_sealed
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+T = TypeVar("T")
+R = TypeVar("R")
 _logger = logging.getLogger(__name__)
 
 
@@ -83,6 +83,10 @@ class Versions:
     def record(self, name: str) -> Document:
         """Read the record beside a version; raises `StorageError` if it is damaged or missing."""
         return read_sealed(record_path(self.directory / name))
+
+    def ask_each(self, question: Callable[[T], R], subjects: Sequence[T]) -> Iterable[R]:
+        """Ask a question that reads versions about each subject, in their order."""
+        return map(question, subjects)
 
     def pointer(self) -> Pointer | None:
         """Read the pointer; None if it does not exist."""
@@ -127,6 +131,9 @@ class Versions:
 
 class Writer:
     """The right to change versions and pointer, until `close` or the end of a ``with`` block."""
+
+    #: Whether others may write at the same time.
+    shared = False
 
     def __init__(
         self, versions: Versions, pointer: FilePointer | LinkPointer, lock: HeldLock
@@ -190,6 +197,10 @@ class Writer:
         """Remove the pointer."""
         with storage_errors(self._pointer.path, "cannot be removed"):
             self._pointer.path.unlink(missing_ok=True)
+
+    def put_report(self, name: str, content: Buffer) -> None:
+        """Keep a report beside a version, for people."""
+        replace_file(report_path(self._versions.directory / name), content)
 
     def remove(self, name: str) -> None:
         """Remove a version that nothing points to, in one step; does nothing without one."""

@@ -24,9 +24,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from gmm_dask.addresses import Place
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.contents import record_path
 from gmm_dask.storage.files.places import PredictionPlaces
@@ -72,7 +72,7 @@ class Predictions:
         What it asks of the rows of each file that it does not take whole, by path.
     """
 
-    path: Path
+    path: Place
     run_id: str
     created: str
     host: str
@@ -92,7 +92,7 @@ class Predictions:
         return sum(part.rows for part in self.parts)
 
 
-def read_predictions(out: str | Path) -> Predictions | None:
+def read_predictions(out: str | Place) -> Predictions | None:
     """Read the record of the version that ``OUT`` links to; None if no version exists.
 
     Raises

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.assignment import Assignment
 from gmm_dask.mixture.prediction_columns import prediction_columns
-from gmm_dask.storage.files.atomic import OutputFile, storage_errors
-from gmm_dask.storage.files.contents import StagedVersion
+from gmm_dask.storage.files.atomic import OutputFile
+from gmm_dask.storage.files.choice import AnyStage
 from gmm_dask.storage.input.parquet_rows import ParquetRows
 from gmm_dask.storage.input.plan import InputPlan
 
@@ -52,7 +51,8 @@ class Part:
         Digest of its bytes, taken while they were written (xxh3, 128 bits). None in a record of
         an older format: then damage cannot be detected.
     hint
-        Modification time and inode; a hard link from another version keeps both.
+        Modification time and inode, which a hard link from another version keeps; on a store the
+        entity tag.
     outside
         Rows of the input file that it leaves out, because they are outside the filter. So it
         describes ``rows + outside`` rows that follow each other, from ``first`` on.
@@ -71,12 +71,6 @@ class Part:
     def stop(self) -> int:
         """Number of the row after the last that it describes, within the input file."""
         return self.first + self.rows + self.outside
-
-
-def hint_of_part(path: Path) -> str:
-    """Return the hint of a part on the disk; raises ``OSError``."""
-    status = path.stat()
-    return f"{status.st_mtime_ns} {status.st_ino}"
 
 
 def part_name(run_id: str, file: int, chunk: int) -> str:
@@ -126,7 +120,8 @@ class PartWriter:
     Attributes
     ----------
     stage
-        The version being written, at an absolute path that the workers can see.
+        The version being written: at an absolute path that the workers can see, or on a store
+        for which they have credentials.
     run_id
         Id of the run; part of each name.
     plan
@@ -143,7 +138,7 @@ class PartWriter:
         Id of the cluster of each component, (k,), if clusters are written.
     """
 
-    stage: StagedVersion
+    stage: AnyStage
     run_id: str
     plan: InputPlan
     numbers: tuple[int, ...]
@@ -197,9 +192,7 @@ class PartWriter:
         with self.stage.writing(name) as file:
             digesting = _DigestingFile(file)
             pq.write_table(table, digesting, **_options(table.schema, self.cluster_ids is not None))
-        written = self.stage.directory / name
-        with storage_errors(written, "cannot be read"):
-            hint = hint_of_part(written)
+        hint = self.stage.hint(name)
         return Part(
             name,
             path,
@@ -253,7 +246,7 @@ class PartWriter:
 class _DigestingFile(io.RawIOBase):
     """A file being written that counts its bytes and computes their digest."""
 
-    def __init__(self, file: OutputFile) -> None:
+    def __init__(self, file: OutputFile | io.BytesIO) -> None:
         self._file = file
         self.size = 0
         self.digest = xxhash.xxh3_128()

@@ -1,23 +1,24 @@
-"""Reuse of parts: finding those of the current version that are valid, and linking to them."""
+"""Reuse of parts: finding those of the current version that are valid, and taking them over."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from gmm_dask.addresses import Place
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.files.atomic import storage_errors
-from gmm_dask.storage.files.contents import StagedVersion
+from gmm_dask.storage.files.choice import AnyStage, AnyVersion, version_at
+from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.object_contents import ObjectVersion, StagedObjects
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.files.sealed import plain
 from gmm_dask.storage.input.content import FileContent, unchanged_files
 from gmm_dask.storage.input.filters.predicate import text_of
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.predictions.dataset import read_predictions
-from gmm_dask.storage.predictions.parts import Part, hint_of_part, order_of, part_name
+from gmm_dask.storage.predictions.parts import Part, order_of, part_name
 from gmm_dask.storage.predictions.verification import first_fault, intact
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Reusable:
 
 
 def reusable_parts(
-    out: str | Path,
+    out: str | Place,
     plan: InputPlan,
     model_sha256: str,
     settings: Mapping[str, Any],
@@ -73,7 +74,7 @@ def reusable_parts(
     }
     known = {path: current.files[path] for path in by_file if path in current.files}
     candidates = [part for path in known if path in paths for part in by_file[path]]
-    names = intact(current.path, candidates)
+    names = intact(version_at(current.path), candidates)
     known = {
         path: content
         for path, content in known.items()
@@ -94,25 +95,37 @@ def filters_of(plan: InputPlan) -> dict[str, str]:
 def take_over(
     places: PredictionPlaces,
     kept: Mapping[str, Reusable],
-    stage: StagedVersion,
+    stage: AnyStage,
     run_id: str,
     plan: InputPlan,
 ) -> dict[str, tuple[Part, ...]]:
-    """Link to reusable parts of the current version from the staged one, under new names."""
+    """Take reusable parts of the current version into the staged one, under new names."""
     current_run = places.current_run()
     if current_run is None:
         return {}
     current = places.store.version(current_run)
     numbers = {file.path: number for number, file in enumerate(plan.files)}
-    taken: dict[str, tuple[Part, ...]] = {}
-    for path, reusable in kept.items():
-        renamed = []
-        for part in reusable.parts:
-            # The file gets its new number; the chunk keeps its own, unique within the file.
-            name = part_name(run_id, numbers[path], order_of(part.name)[1])
-            stage.take(current, part.name, name)
-            with storage_errors(stage.directory / name, "cannot be read"):
-                hint = hint_of_part(stage.directory / name)
-            renamed.append(replace(part, name=name, hint=hint))
-        taken[path] = tuple(renamed)
-    return taken
+    names = {
+        # The file gets its new number; the chunk keeps its own, unique within the file.
+        part.name: part_name(run_id, numbers[path], order_of(part.name)[1])
+        for path, reusable in kept.items()
+        for part in reusable.parts
+    }
+    _take(stage, current, names)
+    return {
+        path: tuple(
+            replace(part, name=names[part.name], hint=stage.hint(names[part.name]))
+            for part in reusable.parts
+        )
+        for path, reusable in kept.items()
+    }
+
+
+def _take(stage: AnyStage, current: AnyVersion, names: Mapping[str, str]) -> None:
+    # The stage and the version before it are of one dataset, so of one kind.
+    if isinstance(stage, StagedObjects):
+        assert isinstance(current, ObjectVersion)
+        stage.take(current, names)
+    else:
+        assert isinstance(current, Version)
+        stage.take(current, names)

@@ -11,16 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gmm_dask.addresses import Place
 from gmm_dask.errors import ConflictError, StorageError
-from gmm_dask.storage.files.atomic import replace_file
-from gmm_dask.storage.files.contents import StagedVersion, report_path
+from gmm_dask.storage.files.choice import AnyStage, AnyWriter
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.files.sealed import plain, seal
-from gmm_dask.storage.files.versions import Writer
 from gmm_dask.storage.input.content import Contents, contents_of
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
@@ -62,7 +60,7 @@ class StagedPredictions:
         known: Contents,
         writer: PartWriter,
         record: Mapping[str, Any],
-        version_writer: Writer,
+        version_writer: AnyWriter,
     ) -> None:
         self.places = places
         self.run_id = writer.run_id
@@ -77,7 +75,7 @@ class StagedPredictions:
         self._ended = False
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """Directory of the version once it is published."""
         return self.places.store.version(self.run_id).path
 
@@ -116,8 +114,8 @@ class StagedPredictions:
         summary: Mapping[str, Any] | None = None,
         digests: Sequence[str] = (),
         report: bytes | None = None,
-    ) -> Path:
-        """Make ``OUT`` link to this version; returns its path.
+    ) -> Place:
+        """Make ``OUT`` link or point to this version; returns its path.
 
         May be called again after a failure; finished steps are not repeated.
 
@@ -167,7 +165,7 @@ class StagedPredictions:
     def _keep_report(self, report: bytes | None) -> None:
         if report is not None:
             try:
-                replace_file(report_path(self.path), report)
+                self._version_writer.put_report(self.run_id, report)
             except StorageError as error:  # the version stands
                 logger.warning("the report was not kept: %s", error)
 
@@ -212,7 +210,7 @@ class StagedPredictions:
 
 
 def begin(
-    out: str | Path,
+    out: str | Place,
     plan: InputPlan,
     model: StoredModel,
     *,
@@ -286,7 +284,7 @@ def begin(
         raise
 
 
-def _stage(places: PredictionPlaces, version_writer: Writer, run_id: str) -> StagedVersion:
+def _stage(places: PredictionPlaces, version_writer: AnyWriter, run_id: str) -> AnyStage:
     if places.current_run() == run_id:
         raise ConflictError(
             f"{places.out}: run {run_id} is already published; give another run id, or read it"
@@ -296,7 +294,7 @@ def _stage(places: PredictionPlaces, version_writer: Writer, run_id: str) -> Sta
 
 
 def _part_writer(
-    stage: StagedVersion,
+    stage: AnyStage,
     run_id: str,
     plan: InputPlan,
     reused: Mapping[str, tuple[Part, ...]],
