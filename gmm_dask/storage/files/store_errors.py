@@ -6,6 +6,7 @@ of their own. No message repeats such a text whole: it may hold the id of a key.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ _REMEDIES = (
         "the bucket is in another region{region}; set AWS_REGION to it",
     ),
     (
-        r"169\.254\.169\.254|metadata\.google|MissingCredentials|NoCredentials|"
+        r"169\.254\.169\.254|/latest/api/token|metadata\.google|MissingCredentials|NoCredentials|"
         r"InstanceProfile|could not find credentials",
         "there are no credentials in the environment; set AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY (for gs:// GOOGLE_APPLICATION_CREDENTIALS, for az:// "
@@ -51,8 +52,8 @@ _REMEDIES = (
     (
         r"AccessDenied|ACCESS_DENIED|403 Forbidden|HTTP status 403|necessary privileges|"
         r"401 Unauthorized|HTTP status 401|lacked valid authentication",
-        "access is denied; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may "
-        "list, read, write and delete here",
+        "access is denied; check AWS_ACCESS_KEY_ID{unset} and AWS_SECRET_ACCESS_KEY, and that they "
+        "may list, read, write and delete here",
     ),
     (
         r"SSL connect error|\bTLS\b|invalid peer certificate",
@@ -75,6 +76,7 @@ _OPEN = re.compile(
     r"412 Precondition|409 Conflict|404 Not Found|error sending request|timed out|SlowDown|"
     r"ServiceUnavailable|503 |500 |502 |504 |connection (closed|reset)|IncompleteMessage"
 )
+_SETTLED = re.compile("NoSuchBucket|ContainerNotFound|tcp connect error|dns error|latest/api/token")
 _REGION = re.compile(r"expecting '([a-z0-9-]+)'|<Region>([a-z0-9-]+)</Region>")
 _ENDPOINT = re.compile(r"https?://([A-Za-z0-9.:-]+)")
 
@@ -87,13 +89,14 @@ def remedy_of(text: str) -> str | None:
             return remedy.format(
                 region=f" ({region[1] or region[2]})" if region else "",
                 endpoint=f" ({endpoint[1]})" if endpoint else "",
+                unset="" if "AWS_ACCESS_KEY_ID" in os.environ else " (which is not set here)",
             )
     return None
 
 
 def is_open(text: str) -> bool:
     """Whether the outcome of a conditional put is open: only the object itself tells."""
-    return bool(_OPEN.search(text)) and not re.search("NoSuchBucket|ContainerNotFound", text)
+    return bool(_OPEN.search(text)) and not _SETTLED.search(text)
 
 
 def store_error(

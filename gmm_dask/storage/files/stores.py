@@ -265,6 +265,11 @@ class ObjectFile(io.RawIOBase):
         self._position = max(base + offset, 0)
         return self._position
 
+    def readall(self) -> bytes:
+        """Read the rest in one request; as inherited, it would take one for each 8 KiB."""
+        rest = bytearray(max(self._size - self._position, 0))
+        return bytes(memoryview(rest)[: self.readinto(rest)])
+
     def readinto(self, buffer: Buffer, /) -> int:
         """Read as many bytes as there are and fit."""
         import obstore
