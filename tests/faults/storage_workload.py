@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from gmm_dask.addresses import Place
 from gmm_dask.config import InputSection
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.storage.files.choice import exists, version_at
@@ -70,7 +71,7 @@ class Workload(Protocol):
 class Models:
     """Publishes a model with a picture."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         self.registry = Registry(root / "models", "stars")
 
     def prepare(self) -> None:
@@ -95,7 +96,7 @@ class Predictions:
 
     def __init__(self, root: Path) -> None:
         self.input = root / "input"
-        self.out = root / "out"
+        self.out: Place = root / "out"
 
     def prepare(self) -> None:
         """Write the input."""
@@ -120,9 +121,12 @@ class Predictions:
 
     def look(self) -> int | None:
         """Number of the predictions, when all rows are there and agree."""
-        if not self.out.exists():
+        if not exists(self.out):
             return None
-        table = ds.dataset(self.out).to_table()
+        return self.number_of(ds.dataset(self.out).to_table())
+
+    def number_of(self, table: pa.Table) -> int:
+        """Which predictions they are; all rows must be there and agree."""
         assert table.num_rows == 96
         assert table["row"].to_pylist() == [*range(64), *range(32)]
         numbers = set(table["log_density"].to_pylist())
@@ -133,7 +137,7 @@ class Predictions:
 class Checkpoints:
     """Saves the checkpoint of a fit."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         self.registry = Registry(root / "models", "stars")
 
     def prepare(self) -> None:

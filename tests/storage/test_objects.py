@@ -39,7 +39,7 @@ def write(versions, name, content=b"1", record=None):
 def keys(versions):
     """What is there, without tokens."""
     found = entries_under(versions.directory.parent)
-    return sorted(re.sub(r"\.[0-9a-f]{16}/", "/", key) for key in found)
+    return sorted(re.sub(r"\.[0-9a-f]{24}/", "/", key) for key in found)
 
 
 def content_of(versions):
@@ -202,6 +202,17 @@ def test_pruning_keeps_what_is_wanted_and_what_came_later(versions):
     assert versions.names() == ("v3", "v5")
     assert keys(versions) == ["all/v3.json", "all/v3/x", "all/v5.json", "all/v5/x", "current.json"]
     assert names_in(versions.directory.parent) == ("all",)
+
+
+def test_the_versions_of_an_owner_are_found_unread(versions):
+    for name, owner in (("v1", "run-1"), ("v2", "run-2"), ("v3", "run-1")):
+        with versions.open() as writer:
+            writer.stage(name, owner).put({"x": b"1"})
+            stage = writer.stage(name, owner)
+            stage.put({"x": b"1"})
+            stage.seal()
+    assert versions.names("run-1") == ("v1", "v3")
+    assert versions.names("run-3") == ()
 
 
 def test_what_killed_writers_left_is_removed_when_it_is_old(versions, monkeypatch):

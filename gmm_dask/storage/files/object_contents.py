@@ -5,6 +5,7 @@ The layout is described in `gmm_dask.storage.files.objects`.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import secrets
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 #: Endings of the objects beside the folder of a version.
 SEAL, REPORT = ".json", ".html"
-#: The folder of a version: its name, and the token of its writer.
-FOLDER = re.compile(r"(.+)\.[0-9a-f]{16}")
+#: The folder of a version: its name, then the mark of its owner and a token of its writer.
+FOLDER = re.compile(r"(.+)\.([0-9a-f]{24})")
 
 _READ_AHEAD = 8 << 20  # bytes; a footer is less, and ends with the object
 
@@ -162,9 +163,9 @@ class StagedObjects:
     made it.
     """
 
-    def __init__(self, target: ObjectAddress) -> None:
+    def __init__(self, target: ObjectAddress, owner: str) -> None:
         self._target = target
-        self.folder = target.with_name(f"{target.name}.{secrets.token_hex(8)}")
+        self.folder = target.with_name(f"{target.name}.{mark_of(owner)}{secrets.token_hex(8)}")
         self._hints: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
         self._sealed = False
@@ -284,6 +285,11 @@ def _open(address: ObjectAddress, size: int | None) -> io.BufferedReader:
     if size is None:
         raise FileNotFoundError(f"{address} is missing")
     return io.BufferedReader(ObjectFile(address, size), _READ_AHEAD)
+
+
+def mark_of(owner: str) -> str:
+    """Return the digits by which the folders of an owner are known."""
+    return hashlib.blake2b(owner.encode(), digest_size=4).hexdigest()
 
 
 def beside(path: ObjectAddress, ending: str) -> ObjectAddress:

@@ -2,7 +2,7 @@
 
 A key is written once, and there is no lock and no rename::
 
-    DIRECTORY/NAME.TOKEN/   the files of a version, under a token that its writer has drawn
+    DIRECTORY/NAME.TOKEN/   the files of a version, under the mark and token of its writer
     DIRECTORY/NAME.json     its seal: created if there is none. It names the folder and its files
                             and holds the record, where a version has one
     DIRECTORY/NAME.html     its report, where it has one beside it
@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from gmm_dask.addresses import ObjectAddress
 from gmm_dask.errors import ConflictError, StorageError
@@ -35,13 +35,12 @@ from gmm_dask.storage.files.object_contents import (
     ObjectVersion,
     StagedObjects,
     beside,
+    mark_of,
 )
 from gmm_dask.storage.files.pointers import NAME, Pointer
 from gmm_dask.storage.files.sealed import LARGEST_DOCUMENT, Document, seal, unseal
 from gmm_dask.storage.files.stores import (
-    Entry,
     Tag,
-    at_once,
     delete,
     delete_all,
     entries_under,
@@ -54,9 +53,6 @@ from gmm_dask.storage.files.stores import (
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 #: Age in seconds of the last object at which a folder without a seal counts as abandoned.
 ABANDONED = 7 * 24 * 3600.0
@@ -90,16 +86,28 @@ class ObjectVersions:
         self._names_version = names_version
         self._largest = largest
 
-    def names(self) -> tuple[str, ...]:
-        """Return the names of the sealed versions."""
-        _, objects = names_under(self.directory)
+    def names(self, owner: str | None = None) -> tuple[str, ...]:
+        """Return the names of the sealed versions.
+
+        Parameters
+        ----------
+        owner
+            Leave out versions that others have staged.
+        """
+        folders, objects = names_under(self.directory)
         pointer = self.pointer_address
         names = (
             name.removesuffix(SEAL)
             for name in objects
             if name.endswith(SEAL) and self.directory / name != pointer
         )
-        return tuple(sorted(name for name in names if NAME.fullmatch(name)))
+        names = (name for name in names if NAME.fullmatch(name))
+        if owner is not None:
+            matches = [FOLDER.fullmatch(folder) for folder in folders]
+            mark = mark_of(owner)
+            theirs = {match[1] for match in matches if match and match[2].startswith(mark)}
+            names = (name for name in names if name in theirs)
+        return tuple(sorted(names))
 
     def version(self, name: str) -> ObjectVersion:
         """Return the sealed version of this name, which need not exist."""
@@ -111,10 +119,6 @@ class ObjectVersions:
         if record is None:
             raise StorageError(f"{self.directory / name}: has no record; use another version")
         return dict(record)
-
-    def ask_each(self, question: Callable[[T], R], subjects: Sequence[T]) -> Iterable[R]:
-        """Ask a question that reads versions about each subject, about many at once."""
-        return at_once(question, subjects)
 
     def pointer(self) -> Pointer | None:
         """Read the pointer; None if it does not exist."""
@@ -176,17 +180,22 @@ class ObjectWriter:
         self._stages: list[StagedObjects] = []
         self._closed = False
 
-    def stage(self, name: str) -> StagedObjects:
+    def stage(self, name: str, owner: str = "") -> StagedObjects:
         """Begin a version; its name may put it into a folder: "rejected/NAME".
 
         If it is not sealed when the writer closes, it is discarded.
+
+        Parameters
+        ----------
+        owner
+            Who stages it, by which `ObjectVersions.names` finds it.
         """
         target = self._versions.directory / name
         if target.parent != self._versions.directory:
             remove_abandoned(target.parent)
         if self._present is None:
             self._present = frozenset(self._versions.names())
-        self._stages.append(StagedObjects(target))
+        self._stages.append(StagedObjects(target, owner))
         return self._stages[-1]
 
     def point(self, content: Buffer, expecting: Pointer | None) -> None:
@@ -293,25 +302,36 @@ class ObjectWriter:
 
 
 def remove_abandoned(directory: ObjectAddress) -> None:
-    """Remove the folders without a seal to which nothing was written for a week."""
+    """Remove the folders without a seal to which nothing was written for a week.
+
+    Costs a listing; where there are such folders, another one of all that is below.
+    """
     folders, objects = names_under(directory)
     staged: dict[str, list[str]] = {}
     for folder in folders:
         match = FOLDER.fullmatch(folder)
         if match is not None:
             staged.setdefault(match[1], []).append(folder)
+    unsealed: set[str] = set()
     for name, candidates in staged.items():
-        sealed = None
-        if f"{name}{SEAL}" in objects:
-            if len(candidates) == 1:
-                continue
+        if f"{name}{SEAL}" not in objects:
+            unsealed.update(candidates)
+        elif len(candidates) > 1:
             sealed = ObjectVersion(directory / name).folder.name
-        for folder in candidates:
-            if folder != sealed:
-                _remove_if_old(directory / folder)
+            unsealed.update(folder for folder in candidates if folder != sealed)
+    if unsealed:
+        _remove_old(directory, unsealed)
 
 
-def _remove_if_old(folder: ObjectAddress) -> None:
-    entries: dict[str, Entry] = entries_under(folder)
-    if time.time() - max((entry.written for entry in entries.values()), default=0.0) > ABANDONED:
-        delete_all(folder, entries)
+def _remove_old(directory: ObjectAddress, folders: Container[str]) -> None:
+    latest: dict[str, float] = {}
+    entries = entries_under(directory)
+    for key, entry in entries.items():
+        folder = key.partition("/")[0]
+        latest[folder] = max(latest.get(folder, 0.0), entry.written)
+    old = {
+        folder
+        for folder, written in latest.items()
+        if folder in folders and time.time() - written > ABANDONED
+    }
+    delete_all(directory, [key for key in entries if key.partition("/")[0] in old])

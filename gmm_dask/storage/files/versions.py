@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from gmm_dask.errors import ConflictError, StorageError
 from gmm_dask.storage.files.atomic import (
@@ -44,8 +44,6 @@ from gmm_dask.storage.files.sealed import Document, read_sealed
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-T = TypeVar("T")
-R = TypeVar("R")
 _logger = logging.getLogger(__name__)
 
 
@@ -72,8 +70,14 @@ class Versions:
         self._lock = lock
         self._title = title
 
-    def names(self) -> tuple[str, ...]:
-        """Return all names in the directory that a version may have."""
+    def names(self, owner: str | None = None) -> tuple[str, ...]:
+        """Return all names in the directory that a version may have.
+
+        Parameters
+        ----------
+        owner
+            Leave out versions that others have staged, where the storage tells; a disk does not.
+        """
         return names_in(self.directory)
 
     def version(self, name: str) -> Version:
@@ -83,10 +87,6 @@ class Versions:
     def record(self, name: str) -> Document:
         """Read the record beside a version; raises `StorageError` if it is damaged or missing."""
         return read_sealed(record_path(self.directory / name))
-
-    def ask_each(self, question: Callable[[T], R], subjects: Sequence[T]) -> Iterable[R]:
-        """Ask a question that reads versions about each subject, in their order."""
-        return map(question, subjects)
 
     def pointer(self) -> Pointer | None:
         """Read the pointer; None if it does not exist."""
@@ -144,10 +144,15 @@ class Writer:
         self._stages: list[StagedVersion] = []
         self._closed = False
 
-    def stage(self, name: str) -> StagedVersion:
+    def stage(self, name: str, owner: str = "") -> StagedVersion:
         """Begin a version; its name may put it into a folder: "rejected/NAME".
 
         If it is not sealed when the writer closes, it is discarded.
+
+        Parameters
+        ----------
+        owner
+            Who stages it, by which `Versions.names` finds it; a disk does not note it.
         """
         target = self._versions.directory / name
         if target.parent != self._versions.directory:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,6 @@ from gmm_dask.storage.files.choice import (
 from gmm_dask.storage.files.objects import ObjectVersions
 from gmm_dask.storage.files.pointers import FilePointer, Pointer
 from gmm_dask.storage.files.sealed import unseal
-from gmm_dask.storage.files.stores import REQUESTS
 from gmm_dask.storage.files.versions import Versions
 from gmm_dask.storage.models.current import CURRENT, Current, use_command
 from gmm_dask.storage.models.manifest import Publication
@@ -81,8 +80,7 @@ class Registry:
 
     def versions(self) -> tuple[int, ...]:
         """Return the numbers of the versions, ascending; empty if the model does not exist."""
-        matches = map(_VERSION.fullmatch, self._store.names())
-        return tuple(sorted(int(match[1]) for match in matches if match))
+        return _numbers(self._store.names())
 
     def current_version(self) -> int | None:
         """Return the number of the version in use; None if nothing has been published.
@@ -165,7 +163,7 @@ class Registry:
                 pointer = self._store.pointer()
                 current = self._decode(pointer)
                 numbers = self.versions()
-                number = added or self._version_of_run(run_id, numbers)
+                number = added or self._version_of_run(run_id)
                 if number is not None and current is not None and current.published >= number:
                     return number
                 if based_on is not None and (current is None or current.version != based_on):
@@ -177,7 +175,7 @@ class Registry:
                         number = max(numbers, default=0) + 1
                         publication = _publication(run_id, version=number, based_on=based_on)
                         published = replace(model, run=publication)
-                        self._add(writer, number, _files(published, extra, describe))
+                        self._add(writer, number, run_id, _files(published, extra, describe))
                         added = number
                     writer.point(Current(number, number).encode(), expecting=pointer)
                     return number
@@ -232,8 +230,8 @@ class Registry:
     def _version(self, number: int) -> AnyVersion:
         return self._store.version(_version_name(number))
 
-    def _add(self, writer: AnyWriter, number: int, files: Mapping[str, bytes]) -> None:
-        stage = writer.stage(_version_name(number))
+    def _add(self, writer: AnyWriter, number: int, run_id: str, files: Mapping[str, bytes]) -> None:
+        stage = writer.stage(_version_name(number), run_id)
         stage.put(files)
         stage.seal()
 
@@ -273,26 +271,18 @@ class Registry:
             stage.seal()
         return kept.path
 
-    def _version_of_run(self, run_id: str, numbers: tuple[int, ...]) -> int | None:
+    def _version_of_run(self, run_id: str) -> int | None:
         """Find the version that a run has published, searching from the latest."""
-
-        def has_published(number: int) -> bool:
+        for number in reversed(_numbers(self._store.names(run_id))):
             version = self._version(number)
             try:
                 content = version.read(RUN)
                 if run_id.encode() not in content:
-                    return False
-                return bool(unseal(content, version.path / RUN)["run"]["run_id"] == run_id)
-            except (StorageError, KeyError):  # a damaged old version does not stop a new one
-                return False
-
-        latest_first = numbers[::-1]
-        for first in range(0, len(numbers), REQUESTS):
-            several = latest_first[first : first + REQUESTS]
-            answers = self._store.ask_each(has_published, several)
-            for number, answer in zip(several, answers, strict=True):
-                if answer:
+                    continue
+                if unseal(content, version.path / RUN)["run"]["run_id"] == run_id:
                     return number
+            except (StorageError, KeyError):  # a damaged old version does not stop a new one
+                continue
         return None
 
     def _decode(self, pointer: Pointer | None) -> Current | None:
@@ -353,6 +343,11 @@ def _files(
 ) -> dict[str, bytes]:
     described = {} if describe is None else describe(model)
     return model_files(model, {**(extra or {}), **described})
+
+
+def _numbers(names: Iterable[str]) -> tuple[int, ...]:
+    matches = map(_VERSION.fullmatch, names)
+    return tuple(sorted(int(match[1]) for match in matches if match))
 
 
 def _version_name(number: int) -> str:
