@@ -13,7 +13,9 @@ can move it back. After a roll-back from 7 to 5 the next publish is version 8. A
 after writing the version but before ``current.json`` leaves a whole version that is not in use.
 Publishing the same run id again puts it into use, unless a later version has been published since.
 
-In terms of `gmm_dask.storage.files.versions`, ``current.json`` is the pointer.
+In terms of `gmm_dask.storage.files.versions`, ``current.json`` is the pointer. On an object store
+there is no lock: who finds the number taken takes the next one, and a retrain that is overtaken
+before it is current becomes a candidate, so its number may stay unused.
 """
 
 from __future__ import annotations
@@ -164,7 +166,9 @@ class Registry:
                 current = self._decode(pointer)
                 numbers = self.versions()
                 number = added or self._version_of_run(run_id)
-                if number is not None and current is not None and current.published >= number:
+                published_up_to = 0 if current is None else current.published
+                overtaken = added is not None and based_on is not None
+                if number is not None and number <= published_up_to and not overtaken:
                     return number
                 if based_on is not None and (current is None or current.version != based_on):
                     if added is not None:
