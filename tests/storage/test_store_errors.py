@@ -8,7 +8,7 @@ from gmm_dask.addresses import place_of
 from gmm_dask.config import InputSection
 from gmm_dask.errors import InputError, StorageError
 from gmm_dask.storage.files.choice import check_output
-from gmm_dask.storage.files.store_errors import remedy_of
+from gmm_dask.storage.files.store_errors import remedy_of, store_error
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.models.registry import Registry
 from tests.object_stores import KEY, SECRET, Proxy, credentials, environment
@@ -56,7 +56,7 @@ def test_an_output_says_what_to_try(fault, caplog):
             assert "\n" not in message
             assert SECRET not in message + caplog.text
             assert KEY not in message
-            assert caught.value.__suppress_context__  # the client's text repeats the answer
+            assert caught.value.__cause__ is None  # the client's text repeats the answer
 
 
 @pytest.mark.parametrize("fault", ANSWERS)
@@ -106,5 +106,41 @@ def test_without_credentials_the_variables_are_named(bucket, moto):
     assert "there are no credentials in the environment; set AWS_ACCESS_KEY_ID" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("AWS_ENDPOINT_URL", "127.0.0.1:9000", "AWS_ENDPOINT_URL = 127.0.0.1:9000 in the environm"),
+        ("AWS_ENDPOINT_URL_S3", "https://key:secret@host", "AWS_ENDPOINT_URL_S3 = https://host in"),
+        (
+            "AWS_SECRET_ACCESS_KEY",
+            "a-key-from-a-file\n",
+            "AWS_SECRET_ACCESS_KEY in the environment",
+        ),
+    ],
+)
+def test_a_variable_that_cannot_be_is_named(bucket, name, value, problem):
+    """The client ends the process with a page of Rust on these."""
+    with environment(**{name: value}), pytest.raises(StorageError) as caught:
+        check_output(place_of(bucket))
+    assert str(caught.value).startswith(problem)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_text_that_nobody_knows_is_cut_to_a_line():
-    assert remedy_of("a text of another kind") is None
+    error = OSError("a text of another kind\n\nDebug source: 5 lines")
+    assert remedy_of(str(error)) is None
+    message = str(store_error(error, place_of("gs://bucket/x"), "cannot be read"))
+    assert message == (
+        "gs://bucket/x: cannot be read: a text of another kind; try again, or check the store"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "variable"),
+    [("gs://b/x", "GOOGLE_APPLICATION_CREDENTIALS"), ("az://b/x", "AZURE_STORAGE_ACCOUNT_NAME")],
+)
+def test_other_stores_have_variables_of_their_own(address, variable):
+    denied = OSError("HTTP status 403 Forbidden")
+    message = str(store_error(denied, place_of(address), "cannot be read"))
+    assert f"access is denied; check {variable}" in message
+    assert "AWS" not in message

@@ -21,8 +21,8 @@ _REMEDIES = (
     ),
     (
         r"InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID",
-        "the store does not know the key id; check AWS_ACCESS_KEY_ID, and that AWS_ENDPOINT_URL is "
-        "the store that it belongs to",
+        "the store does not know the key id; check AWS_ACCESS_KEY_ID, and that {where} is the "
+        "store that it belongs to",
     ),
     (
         r"ExpiredToken|EXPIRED_TOKEN|InvalidToken|INVALID_TOKEN|TokenRefreshRequired",
@@ -34,7 +34,7 @@ _REMEDIES = (
     ),
     (
         r"NoSuchBucket|NO_SUCH_BUCKET|ContainerNotFound|specified bucket does not exist",
-        "there is no such bucket; create it, correct the address, or check AWS_ENDPOINT_URL",
+        "there is no such bucket; create it, correct the address, or check {where}",
     ),
     (
         r"AuthorizationHeaderMalformed|AUTHORIZATION_HEADER_MALFORMED|PermanentRedirect|Redirect|"
@@ -43,26 +43,24 @@ _REMEDIES = (
     ),
     (
         r"169\.254\.169\.254|/latest/api/token|metadata\.google|MissingCredentials|NoCredentials|"
-        r"InstanceProfile|could not find credentials",
-        "there are no credentials in the environment; set AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY (for gs:// GOOGLE_APPLICATION_CREDENTIALS, for az:// "
-        "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY), on every worker too; profiles "
+        r"InstanceProfile|could not find credentials|Account must be specified",
+        "there are no credentials in the environment; set {keys}, on every worker too; profiles "
         "are not read",
     ),
     (
         r"AccessDenied|ACCESS_DENIED|403 Forbidden|HTTP status 403|necessary privileges|"
         r"401 Unauthorized|HTTP status 401|lacked valid authentication",
-        "access is denied; check AWS_ACCESS_KEY_ID{unset} and AWS_SECRET_ACCESS_KEY, and that they "
-        "may list, read, write and delete here",
+        "access is denied; check {keys}{unset}, and that they may list, read, write and delete "
+        "here",
     ),
     (
         r"SSL connect error|\bTLS\b|invalid peer certificate",
-        "no secure connection came about; check the scheme of AWS_ENDPOINT_URL, http:// or https://",
+        "no secure connection came about; check the scheme of {where}, http:// or https://",
     ),
     (
         r"error sending request|NETWORK_CONNECTION|Could not resolve|Could not connect|"
         r"Connection refused|dns error|tcp connect error|operation timed out|curlCode",
-        "the store does not answer; check AWS_ENDPOINT_URL{endpoint} and the network",
+        "the store does not answer; check {where}{endpoint} and the network",
     ),
     (
         r"SlowDown|SLOW_DOWN|ServiceUnavailable|503 Service|InternalError|500 Internal",
@@ -77,19 +75,28 @@ _OPEN = re.compile(
     r"ServiceUnavailable|503 |500 |502 |504 |connection (closed|reset)|IncompleteMessage"
 )
 _SETTLED = re.compile("NoSuchBucket|ContainerNotFound|tcp connect error|dns error|latest/api/token")
+#: The variables that hold the credentials for a store.
+_KEYS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
 _REGION = re.compile(r"expecting '([a-z0-9-]+)'|<Region>([a-z0-9-]+)</Region>")
 _ENDPOINT = re.compile(r"https?://([A-Za-z0-9.:-]+)")
 
 
-def remedy_of(text: str) -> str | None:
+def remedy_of(text: str, scheme: str = "s3") -> str | None:
     """Return what an error of a store means and what to try; None if its text is not known."""
+    keys = _KEYS[scheme]
     for words, remedy in _REMEDIES:
         if re.search(words, text):
             region, endpoint = _REGION.search(text), _ENDPOINT.search(text)
             return remedy.format(
                 region=f" ({region[1] or region[2]})" if region else "",
                 endpoint=f" ({endpoint[1]})" if endpoint else "",
-                unset="" if "AWS_ACCESS_KEY_ID" in os.environ else " (which is not set here)",
+                keys=keys,
+                unset="" if keys.partition(" ")[0] in os.environ else " (not set here)",
+                where="AWS_ENDPOINT_URL" if scheme == "s3" else "the endpoint",
             )
     return None
 
@@ -107,7 +114,7 @@ def store_error(
 ) -> StorageError:
     """Return an error of one line that names the address, what went wrong, and what to try."""
     text = str(error)
-    reason = remedy_of(text)
+    reason = remedy_of(text, address.bucket.partition(":")[0])
     if reason is None and isinstance(error, FileNotFoundError):
         reason = "is missing; restore it, or use another version"
         return kind(f"{address}: {reason}")

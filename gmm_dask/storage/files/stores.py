@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from gmm_dask.addresses import ObjectAddress
+from gmm_dask.addresses import ObjectAddress, without_credentials
 from gmm_dask.errors import ConflictError, StorageError
 from gmm_dask.storage.files.sealed import LARGEST_DOCUMENT
 from gmm_dask.storage.files.store_errors import is_open, remedy_of, store_errors
@@ -73,11 +74,10 @@ def _client(bucket: str) -> ObjectStore:
     """Return the client of a bucket, made once in a process from its environment."""
     from obstore.store import from_url
 
-    scheme = bucket.partition(":")[0]
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    options: dict[str, Any] = {}
-    if scheme == "s3" and endpoint:
-        options["endpoint"] = endpoint
+    endpoint, options = "", dict[str, Any]()
+    if bucket.startswith("s3://"):
+        endpoint = _check_environment()
+        options = {"endpoint": endpoint} if endpoint else {}
     return from_url(
         bucket,
         # http only where the endpoint says so itself.
@@ -89,6 +89,24 @@ def _client(bucket: str) -> ObjectStore:
         retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=60)},
         **options,
     )
+
+
+def _check_environment() -> str:
+    """Refuse values on which the client would panic; return the endpoint, or an empty text."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"):
+        value = os.environ.get(name, "")
+        if not value.isprintable() or value != value.strip():
+            raise StorageError(f"{name} in the environment has blanks or line breaks; remove them")
+    name = "AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
+    endpoint = os.environ.get(name, "")
+    if endpoint and not re.fullmatch(
+        r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:\d+)?/?", endpoint
+    ):
+        raise StorageError(
+            f"{name} = {without_credentials(endpoint)} in the environment is no endpoint; write "
+            "https://HOST or http://HOST:PORT"
+        )
+    return endpoint.rstrip("/")
 
 
 def _says_yes(variable: str) -> bool:
