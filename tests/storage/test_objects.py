@@ -3,6 +3,7 @@
 import pickle
 import re
 import threading
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.storage.files import objects, stores
 from gmm_dask.storage.files.choice import names_in, version_at
 from gmm_dask.storage.files.objects import ObjectVersions
+from gmm_dask.storage.files.retention import Pruned
 from gmm_dask.storage.files.sealed import seal, unseal
 from gmm_dask.storage.files.stores import entries_under, find
 from tests.object_stores import LOSE, PASS, SECRET, Proxy, credentials, environment
@@ -189,19 +191,39 @@ def test_files_are_copied_by_the_store_and_keep_their_hints(versions):
         versions.record("v2")
 
 
-def test_pruning_keeps_what_is_wanted_and_what_came_later(versions):
+def test_a_version_stays_for_a_day_after_the_next_one_and_is_then_pruned(versions, monkeypatch):
     for name in ("v1", "v2", "v3"):
         write(versions, name)
+    paths = tuple(str(versions.directory / name) for name in ("v1", "v2"))
+    freed = sum(versions.version("v1").sizes().values())
     with versions.open() as writer:
-        writer.stage("v4").put({"x": b"4"})
-        write(versions, "v5")  # another writer's, who may be about to point to it
         writer.put_report("v1", b"<html>")
-        writer.prune({"v3"}, re.compile("y"))
-        assert versions.names() == ("v1", "v2", "v3", "v5")
-        writer.prune({"v3"}, re.compile("x"))
-    assert versions.names() == ("v3", "v5")
-    assert keys(versions) == ["all/v3.json", "all/v3/x", "all/v5.json", "all/v5/x", "current.json"]
+        assert writer.prune(["v1", "v2"]) == Pruned(read=paths)
+        assert versions.names() == ("v1", "v2", "v3")
+        monkeypatch.setattr(objects, "GRACE", 0.0)
+        assert versions.prunable(["v1", "v2"]) == Pruned(paths, 2 * freed)
+        assert versions.names() == ("v1", "v2", "v3")
+        assert writer.prune(["v1", "v2"]) == Pruned(paths, 2 * freed)
+    assert versions.names() == ("v3",)
     assert names_in(versions.directory.parent) == ("all",)
+
+
+def test_a_version_is_pinned_by_an_object_beside_it_and_is_listed_in_its_folder(versions):
+    write(versions, "v1")
+    write(versions, "rejected/run-1")
+    assert versions.names("rejected") == ("rejected/run-1",)
+    assert abs(versions.sealed_at("v1") - time.time()) < 3_600
+    with pytest.raises(StorageError, match="v9: is missing"):
+        versions.sealed_at("v9")
+    assert not versions.is_pinned("v1")
+    with versions.open() as writer:
+        writer.pin("v1")
+        assert versions.is_pinned("v1")
+        assert versions.names() == ("v1",)
+        writer.unpin("v1")
+    assert not versions.is_pinned("v1")
+    with versions.version("v1").held() as exists:
+        assert exists
 
 
 def test_the_versions_of_an_owner_are_found_unread(versions):
@@ -211,7 +233,7 @@ def test_the_versions_of_an_owner_are_found_unread(versions):
             stage = writer.stage(name, owner)
             stage.put({"x": b"1"})
             stage.seal()
-    assert versions.names("run-1") == ("v1", "v3")
+    assert versions.names(owner="run-1") == ("v1", "v3")
     assert versions.names("run-3") == ()
 
 

@@ -135,7 +135,7 @@ def test_only_parts_that_hold_what_was_written_are_used_again(stars, bucket):  #
     stores.put(folder / key, content)  # of the version before, which is kept
     predict(stars, out, "run-3")
     names = {key.partition(".")[0] for key in entries_under(folder)}
-    assert names == {"run-2", "run-3"}
+    assert names == {"run-1", "run-2", "run-3"}  # a reader may still have the first one open
 
 
 def test_the_second_of_two_predictions_to_end_is_refused(stars, bucket):  # noqa: F811

@@ -255,7 +255,7 @@ def test_what_a_prune_frees_leaves_out_what_other_versions_share(versions):
     with versions.open() as writer:
         for name in ("v2", "v3"):
             stage = writer.stage(name)
-            stage.take(versions.version("v1"), "x", "x")
+            stage.take(versions.version("v1"), {"x": "x"})
             stage.put({"y": b"y" * 10})
             stage.seal(["x", "y"])
     beside = (versions.directory / "v1.json").stat().st_size

@@ -309,7 +309,7 @@ class Registry:
 
     def _version_of_run(self, run_id: str) -> int | None:
         """Find the version that a run has published, searching from the latest."""
-        for number in reversed(_numbers(self.store.names(run_id))):
+        for number in reversed(_numbers(self.store.names(owner=run_id))):
             version = self._version(number)
             try:
                 content = version.read(RUN)
