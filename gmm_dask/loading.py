@@ -18,7 +18,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     Parameters
     ----------
     path
-        ``models/NAME``, or one version of it, ``models/NAME/v000007``; a local directory.
+        ``models/NAME``, or one version of it, ``models/NAME/v000007``; a local directory, or on a
+        store: ``s3://bucket/models/NAME``.
     version
         Number of a version of ``models/NAME``; by default the current one.
 
@@ -34,7 +35,7 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     ModelError
         The model does not exist, or its files are damaged.
     ConfigError
-        The path is not local: ``s3://…``, for example.
+        The path is on no storage that holds models: ``hdfs://…``, for example.
     """
     stored = load_model_at(path, version)
     parameters = stored.parameters

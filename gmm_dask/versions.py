@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from gmm_dask.addresses import local_path
+from gmm_dask.addresses import Place, place_of
 from gmm_dask.report.differences import ModelComparison, compare
 from gmm_dask.storage.models.lineage import share_ids
 from gmm_dask.storage.models.listing import ListedModel, list_versions, registries_at
@@ -12,7 +10,7 @@ from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import Registry
 
 
-def list_models(path: str | Path, name: str | None = None) -> list[ListedModel]:
+def list_models(path: str | Place, name: str | None = None) -> list[ListedModel]:
     """List the versions of models, and the candidates that were refused.
 
     Every model is read whole; one that is damaged is listed with its problem.
@@ -39,7 +37,7 @@ def list_models(path: str | Path, name: str | None = None) -> list[ListedModel]:
     return [model for registry in registries for model in list_versions(registry)]
 
 
-def compare_models(path: str | Path, before: int, after: int | None = None) -> ModelComparison:
+def compare_models(path: str | Place, before: int, after: int | None = None) -> ModelComparison:
     """Compare two versions of a model: which component is which, what moved, what was set.
 
     Components are matched by their permanent ids where both versions come from one fit by
@@ -63,7 +61,7 @@ def compare_models(path: str | Path, before: int, after: int | None = None) -> M
     ModelError
         The model or a version does not exist, or is damaged.
     """
-    directory = local_path(path)
+    directory = place_of(path)
     registry = Registry(directory.parent, directory.name)
     return compare_stored(registry.load(before), registry.load(after))
 

@@ -14,12 +14,15 @@ from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
+from gmm_dask.addresses import Place, absolute
 from gmm_dask.config import RunConfig
 from gmm_dask.pipelines.left_out import left_out_words
 from gmm_dask.pipelines.sequences import OutcomeT
 from gmm_dask.pipelines.summary import Summary, markdown
 from gmm_dask.printable import printable
+from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps import Decision, Published
+from gmm_dask.storage.files.choice import exists, version_at
 
 #: The state of a run that left files out because they cannot be used; the operator is told.
 PARTIAL = "Partial"
@@ -49,17 +52,24 @@ def report(summary: Summary) -> None:
     create_markdown_artifact(markdown(summary), key="report", description=summary.title)
 
 
-def link(key: str, path: str | Path) -> None:
+def link(key: str, path: Place) -> None:
     """Attach the address of the run's ``model`` or ``predictions``."""
-    create_link_artifact(Path(path).absolute().as_uri(), link_text=str(path), key=key)
+    address = path.absolute().as_uri() if isinstance(path, Path) else str(path)
+    create_link_artifact(address, link_text=str(path), key=key)
 
 
-def link_page(path: Path) -> None:
+def link_report(model: Place) -> None:
+    """Attach the address of the report in the directory of a model."""
+    link_page(version_at(model).address(REPORT))
+
+
+def link_page(path: Place) -> None:
     """Attach the address of a report page as text: browsers follow no link from here to a file."""
-    if path.exists():
+    if exists(path):
+        how = "On a machine that has it, open" if isinstance(path, Path) else "Fetch and open"
         create_markdown_artifact(
-            "The report is one HTML file that needs no network. On a machine that has it, open\n\n"
-            f"```text\n{printable(str(path.absolute()))}\n```\n",
+            f"The report is one HTML file that needs no network. {how}\n\n"
+            f"```text\n{printable(str(absolute(path)))}\n```\n",
             key="report-page",
             description="the report to open in a browser",
         )

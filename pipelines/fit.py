@@ -10,11 +10,10 @@ from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import announce, final_state, link, link_page, report
+from gmm_dask.pipelines.artifacts import announce, final_state, link, link_report, report
 from gmm_dask.pipelines.summary import fit_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
-from gmm_dask.report.page.subject import REPORT
 
 
 @flow(name="fit", flow_run_name="fit {run.output.name} on {run.input.path}")
@@ -35,6 +34,6 @@ def fit(
         outcome = sequences.fit(run, cluster, as_task, notify, run_id=str(flow_run.id))
     report(fit_summary(outcome))
     link("model", outcome.published.path)
-    link_page(outcome.published.path / REPORT)
+    link_report(outcome.published.path)
     announce(run, "fit", outcome.published)
     return final_state(outcome)

@@ -40,13 +40,13 @@ def inspect(
             raise ConfigError(f"--set changes a run file, and {model} is a model; leave it out")
 
         from gmm_dask.pipelines.summary import model_summary, print_summary
-        from gmm_dask.storage.files.contents import Version
+        from gmm_dask.storage.files.choice import version_at
         from gmm_dask.storage.models.model import verify_files
         from gmm_dask.storage.models.registry import load_model_at
 
         stored = load_model_at(model)
         assert stored.path is not None
-        verify_files(Version(stored.path))
+        verify_files(version_at(stored.path))
         print_summary(model_summary(stored))
 
 

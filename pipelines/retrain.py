@@ -14,14 +14,13 @@ from gmm_dask.pipelines.artifacts import (
     announce,
     final_state,
     link,
-    link_page,
+    link_report,
     report,
     report_decision,
 )
 from gmm_dask.pipelines.summary import retrain_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
-from gmm_dask.report.page.subject import REPORT
 
 
 @flow(name="retrain", flow_run_name="retrain {run.output.name} on {run.input.path}")
@@ -51,9 +50,9 @@ def retrain(
     report(retrain_summary(outcome))
     if outcome.published is not None:
         link("model", outcome.published.path)
-        link_page(outcome.published.path / REPORT)
+        link_report(outcome.published.path)
     if outcome.refusal is not None:
-        link_page(outcome.refusal.path / REPORT)
+        link_report(outcome.refusal.path)
     if outcome.predictions is not None:
         link("predictions", outcome.predictions.path)
     if outcome.decision is not None:

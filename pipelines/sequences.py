@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gmm_dask import steps
+from gmm_dask.addresses import Place
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.events import Notify
@@ -43,7 +43,7 @@ class Refusal:
     """Why a candidate did not become the current model, and where it is kept."""
 
     reason: str
-    path: Path
+    path: Place
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,7 +89,7 @@ class PredictOutcome(Outcome):
     model: StoredModel
     predicted: steps.Predicted
     total_rows: int
-    path: Path
+    path: Place
     lost_rows: int = 0
 
 

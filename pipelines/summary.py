@@ -16,6 +16,7 @@ from gmm_dask.printable import printable, spread
 from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps.fitting import Published
 from gmm_dask.steps.predicting import choose_clusters
+from gmm_dask.storage.files.choice import exists, version_at
 from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.clusters import Clusters
@@ -105,8 +106,11 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         facts.append(("clusters", clusters_words(manifest.clusters, model.component_ids)))
     if path is not None:
         facts.append(("model", str(path)))
-        facts.extend(("report", str(page)) for page in path.glob(REPORT))
-        facts.extend(("picture", str(picture)) for picture in sorted(path.glob("*.png")))
+        version = version_at(path)
+        names = version.names()
+        facts.extend(("report", str(version.address(name))) for name in names if name == REPORT)
+        pictures = (name for name in names if name.endswith(".png"))
+        facts.extend(("picture", str(version.address(name))) for name in pictures)
     header, table = component_table(model, matches)
     k, d = model.parameters.means.shape
     notes = list(manifest.warnings)
@@ -206,7 +210,7 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     if outcome.run.predict.cluster:
         ids = choose_clusters(outcome.run, model) or ()
         facts.append(("clusters", f"{len(set(ids))}, in the column cluster"))
-    if report_path(outcome.path).exists():
+    if exists(report_path(outcome.path)):
         facts.append(("report", str(report_path(outcome.path))))
     title = f"predictions for {outcome.run.input.path}"
     notes = left_out_notes(outcome)

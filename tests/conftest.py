@@ -4,3 +4,44 @@ import os
 
 # Read by scipy when it is first imported; one of scikit-learn's checks runs only with it.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of SeaweedFS, an S3 server that checks keys and heeds conditions in races."""
+    from tests import object_stores
+
+    with object_stores.seaweed(tmp_path_factory.mktemp("seaweed")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of moto, which starts in a second and has the answers of AWS."""
+    from tests import object_stores
+
+    with object_stores.moto(tmp_path_factory.mktemp("moto")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(moto: str) -> Iterator[str]:
+    """An address of its own on moto, for which this process has credentials."""
+    from tests.object_stores import credentials, environment
+
+    with environment(**credentials(moto)):
+        yield f"s3://bucket/{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def weeds(seaweed: str) -> Iterator[str]:
+    """An address of its own on SeaweedFS, for which this process has credentials."""
+    from tests.object_stores import credentials, environment
+
+    with environment(**credentials(seaweed)):
+        yield f"s3://bucket/{secrets.token_hex(4)}"

@@ -58,6 +58,7 @@ ONLY = {
     "PIL": ("gmm_dask.report",),
     "pyarrow": ("gmm_dask.storage",),
     "narwhals": ("gmm_dask.frames",),
+    "obstore": ("gmm_dask.storage.files.stores", "gmm_dask.storage.files.store_errors"),
     "sqlglot": ("gmm_dask.storage.input.filters.sql",),
     "dask": (
         "gmm_dask.chunked",
@@ -123,7 +124,18 @@ def test_imports_point_down_and_the_file_says_what_it_is_for(path):
         assert not name.startswith(VECTORS) or module == WHITENING, f"{module} imports {name}"
 
 
-HEAVY = {"numpy", "scipy", "numba", "dask", "pyarrow", "sklearn", "pydantic", "prefect", "sqlglot"}
+HEAVY = {
+    "numpy",
+    "scipy",
+    "numba",
+    "dask",
+    "pyarrow",
+    "sklearn",
+    "pydantic",
+    "prefect",
+    "sqlglot",
+    "obstore",
+}
 
 
 @pytest.mark.parametrize(

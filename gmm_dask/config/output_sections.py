@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, field_validator, model_validator
 
-from gmm_dask.addresses import local_path
+from gmm_dask.addresses import place_of
 from gmm_dask.config.section import Days, NonNegative, Positive, Rate, Section
 
 
@@ -71,12 +71,18 @@ class KeepSection(Section):
 class OutputSection(Section):
     """``[output]``: where models and predictions go."""
 
-    models: str = Field("models", min_length=1, description="local directory of the model registry")
+    models: str = Field(
+        "models",
+        min_length=1,
+        description="directory of the model registry, or its address on a store: s3://…",
+    )
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
         max_length=128, description="name of the model in the registry"
     )
     predictions: str | None = Field(
-        None, min_length=1, description="local directory of predictions"
+        None,
+        min_length=1,
+        description="directory of predictions, or its address on a store: s3://…",
     )
     keep: KeepSection | None = Field(
         None,
@@ -86,8 +92,8 @@ class OutputSection(Section):
 
     @field_validator("models", "predictions")
     @classmethod
-    def _is_local(cls, address: str | None) -> str | None:
+    def _is_a_place(cls, address: str | None) -> str | None:
         """Refuse what cannot be written to, before anything is read."""
         if address is not None:
-            local_path(address)
+            place_of(address)
         return address

@@ -7,10 +7,10 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
+from gmm_dask.addresses import Place
 from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.chunked.evaluation import evaluate as evaluate_mixtures
 from gmm_dask.chunked.fit import LOOK_ROWS
@@ -107,7 +107,7 @@ class Published:
     """A version in the registry, and what was pruned after it was published."""
 
     version: int
-    path: Path
+    path: Place
     pruned: Pruned = field(default_factory=Pruned)
 
 

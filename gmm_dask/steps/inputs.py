@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 
-from gmm_dask.addresses import local_path
+from gmm_dask.addresses import ObjectAddress, place_of
 from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.threads import Threads
@@ -21,7 +19,7 @@ from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import check_start
 from gmm_dask.mixture.spec import MixtureSpec, Start
 from gmm_dask.steps.filtering import choose_present, plan_prediction
-from gmm_dask.storage.files.atomic import check_writable
+from gmm_dask.storage.files.choice import check_output
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.bad_files import BadFile, describe
 from gmm_dask.storage.input.overlap import refuse_overlap
@@ -82,7 +80,9 @@ def inspect_input(
     if run.output.predictions is not None:
         places = PredictionPlaces.of(run.output.predictions)
         places.current_run()  # raises if not ours
-        _check_output(places.out.parent)
+        # On a store everything lies below the output, and a right may end there.
+        out = places.out
+        check_output(out if isinstance(out, ObjectAddress) else out.parent)
     if for_fit:
         k, key = _fewest_components(run, len(plan.names), selects)
         if plan.rows < k:
@@ -90,7 +90,7 @@ def inspect_input(
                 f"{run.input.path}: {plan.rows:,} rows are too few for {key} = {k}; "
                 "fit fewer components or give more rows"
             )
-        _check_output(local_path(run.output.models) / run.output.name)
+        check_output(place_of(run.output.models) / run.output.name)
     return plan
 
 
@@ -148,14 +148,6 @@ def mixture_spec(run: RunConfig) -> MixtureSpec:
         read_array("precisions_init"),
     )
     return MixtureSpec(model.n_components, model.covariance_type, model.reg_covar, start)
-
-
-def _check_output(path: Path) -> None:
-    """Check that a directory can be written, or could be created; creates nothing."""
-    path = path.absolute()
-    while not os.path.lexists(path):
-        path = path.parent
-    check_writable(path)
 
 
 @contextmanager

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 
+from gmm_dask.addresses import Place
 from gmm_dask.chunked.defects import bad_weights, require_usable
 from gmm_dask.chunked.evaluation import DensitySummary, density_ceiling, summarize_densities
 from gmm_dask.chunked.rows import Rows
@@ -345,7 +345,7 @@ def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predic
     return sum(part.rows for part in staged.verify(predicted.parts))
 
 
-def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> Path:
+def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> Place:
     """Publish the predictions under ``output.predictions``, whole, and return their path."""
     staged = prediction.staged
     if isinstance(staged, Predictions):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ModelError
 from gmm_dask.steps.resuming import registry_of
-from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.files.retention import Keep, Pruned
 from gmm_dask.storage.models.model import StoredModel
@@ -105,7 +105,7 @@ def hold(model: StoredModel | None) -> Iterator[None]:
     if model is None or model.path is None:
         yield
         return
-    with Version(model.path).held() as exists:
+    with version_at(model.path).held() as exists:
         if not exists:
             raise ModelError(
                 f"{model.path}: was removed while this run began, since another version is in use "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gmm_dask.addresses import resolved
+from gmm_dask.addresses import Place, absolute
 from gmm_dask.chunked.fit import LOOK_ROWS
 from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.replay import SearchStep, climb_again
@@ -21,7 +21,7 @@ from gmm_dask.report.aggregates import AGGREGATES, Aggregates, Json, aggregate
 from gmm_dask.report.page.subject import REPORT, Batch, Subject
 from gmm_dask.steps.drift import Drift
 from gmm_dask.storage.files.atomic import replace_file, storage_errors
-from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.models.model import StoredModel, read_file
 from gmm_dask.storage.models.registry import Registry, load_model_at
 from gmm_dask.storage.predictions.dataset import read_predictions
@@ -116,7 +116,7 @@ def batch_of(drift: Drift, rows: int) -> Batch:
     return Batch(created, rows, {check.name: (check.value, check.limit) for check in drift.checks})
 
 
-def batches_since(output: str | Path | None, model: StoredModel) -> tuple[Batch, ...]:
+def batches_since(output: str | Place | None, model: StoredModel) -> tuple[Batch, ...]:
     """Return the batches that a model has predicted so far; none where their record says nothing.
 
     Parameters
@@ -139,7 +139,7 @@ def batches_since(output: str | Path | None, model: StoredModel) -> tuple[Batch,
         return ()
 
 
-def batches_of_others(output: str | Path, model: StoredModel) -> dict[str, Json]:
+def batches_of_others(output: str | Place, model: StoredModel) -> dict[str, Json]:
     """Return the batches of other models that have predicted rows of a dataset, by their sha256.
 
     So a backfill by an earlier version does not end the history of the current one.
@@ -172,7 +172,7 @@ def subject_of(name: str, model: StoredModel, batches: tuple[Batch, ...] = ()) -
     known = None
     if model.path is not None:
         try:
-            known = Aggregates.decode(read_file(Version(model.path), AGGREGATES))
+            known = Aggregates.decode(read_file(version_at(model.path), AGGREGATES))
         except (ModelError, LookupError, TypeError, ValueError) as error:
             logger.info("the report on %s is made without counts: %s", model.path, error)
     return Subject(name, model, known, batches)
@@ -222,7 +222,7 @@ def write_report(
 def model_name(model: StoredModel) -> str:
     """Return the name of a stored model, from its path."""
     assert model.path is not None
-    path = resolved(model.path)  # "." and the like have no name
+    path = absolute(model.path)  # "." and the like have no name
     return path.parent.name if model.version is not None else path.parent.parent.name
 
 

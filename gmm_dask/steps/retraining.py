@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
+from gmm_dask.addresses import Place
 from gmm_dask.chunked.selection import criteria
 from gmm_dask.config import RetrainSection, RunConfig
 from gmm_dask.errors import GmmDaskError, ModelError
@@ -19,7 +19,7 @@ from gmm_dask.steps.pruning import prune_after_storing
 from gmm_dask.steps.reporting import describe_by_report
 from gmm_dask.steps.resuming import registry_of
 from gmm_dask.steps.selecting import is_selection_due, last_selection
-from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.input.content import Contents, decode_contents, unchanged_files
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel, read_file
@@ -103,7 +103,7 @@ def _input_content(current: StoredModel) -> Contents:
     """What the input files of a model held; nothing where that is not known."""
     assert current.path is not None
     try:
-        return decode_contents(read_file(Version(current.path), INPUT_CONTENT))
+        return decode_contents(read_file(version_at(current.path), INPUT_CONTENT))
     except (ModelError, ValueError) as error:
         logger.warning(
             "version %s does not say what its input files held (%s); they count as changed",
@@ -220,7 +220,7 @@ def _compare_criteria(evaluation: Evaluation, criterion: str, section: RetrainSe
     )
 
 
-def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: str) -> Path:
+def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: str) -> Place:
     """Keep a refused candidate under ``rejected/``, for inspection, and return its path."""
     path = registry_of(run).reject(
         evaluation.model,

@@ -18,8 +18,8 @@ from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from tests.docs.blocks import ROOT, Block, blocks_of, run
 
 DOCS = ROOT / "docs"
-#: Pages whose commands other tests run: operations, and a cluster of one's own.
-ELSEWHERE = {DOCS / "operations.md", DOCS / "clusters.md"}
+#: Pages whose commands other tests run: operations, a cluster of one's own, an object store.
+ELSEWHERE = {DOCS / "operations.md", DOCS / "clusters.md", DOCS / "stores.md"}
 PAGES = sorted(
     page
     for page in DOCS.rglob("*.md")

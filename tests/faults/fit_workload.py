@@ -29,7 +29,7 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import Event, StageStarted
 from gmm_dask.report import pictures
-from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.model import verify_files
 from gmm_dask.storage.models.registry import Registry
@@ -143,7 +143,7 @@ def look(run: RunConfig) -> list[Any]:
     """What readers find: the current model and the predictions, both whole, or an exception."""
     registry = Registry(run.output.models, run.output.name)
     for version in registry.versions():
-        verify_files(Version(registry.path(version)))
+        verify_files(version_at(registry.path(version)))
         registry.load(version)
     model = registry.load()
     table = pq.read_table(run.output.predictions)

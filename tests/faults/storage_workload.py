@@ -21,9 +21,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from gmm_dask.addresses import Place
 from gmm_dask.config import InputSection
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.choice import exists, version_at
 from gmm_dask.storage.files.retention import Keep
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
@@ -72,7 +73,7 @@ class Workload(Protocol):
 class Models:
     """Publishes a model with a picture."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         self.registry = Registry(root / "models", "stars")
 
     def prepare(self) -> None:
@@ -87,7 +88,7 @@ class Models:
         if self.registry.current_version() is None:
             return None
         for version in self.registry.versions():
-            verify_files(Version(self.registry.path(version)))
+            verify_files(version_at(self.registry.path(version)))
             self.registry.load(version)
         return number_of(self.registry.load())
 
@@ -113,7 +114,7 @@ class Predictions:
 
     def __init__(self, root: Path) -> None:
         self.input = root / "input"
-        self.out = root / "out"
+        self.out: Place = root / "out"
 
     def prepare(self) -> None:
         """Write the input."""
@@ -138,9 +139,12 @@ class Predictions:
 
     def look(self) -> int | None:
         """Number of the predictions, when all rows are there and agree."""
-        if not self.out.exists():
+        if not exists(self.out):
             return None
-        table = ds.dataset(self.out).to_table()
+        return self.number_of(ds.dataset(self.out).to_table())
+
+    def number_of(self, table: pa.Table) -> int:
+        """Which predictions they are; all rows must be there and agree."""
         assert table.num_rows == 96
         assert table["row"].to_pylist() == [*range(64), *range(32)]
         numbers = set(table["log_density"].to_pylist())
@@ -151,7 +155,7 @@ class Predictions:
 class Checkpoints:
     """Saves the checkpoint of a fit."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         self.registry = Registry(root / "models", "stars")
 
     def prepare(self) -> None:
@@ -165,7 +169,7 @@ class Checkpoints:
     def look(self) -> int | None:
         """Number of the checkpoint, when its parts agree."""
         path = self.registry.directory / ".checkpoints" / "key" / "state"
-        if not path.exists():
+        if not exists(path):
             return None
         with open_checkpoint(self.registry, "key") as checkpoint:
             loaded = checkpoint.load()

@@ -193,11 +193,11 @@ def test_clusters_of_components(run_file):
 def test_models_elsewhere_are_refused_by_name(run_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
-    said = "s3://bucket/x: s3:// is no place for models or predictions, which lie in local"
-    assert refused(gmm_dask("inspect", "s3://bucket/x")).startswith(said)
-    assert refused(gmm_dask("use", "boxes", 1, "--models", "s3://bucket/x")).startswith(said)
+    said = "hdfs://host/x: hdfs:// is no place for models or predictions; give a path of this"
+    assert refused(gmm_dask("inspect", "hdfs://host/x")).startswith(said)
+    assert refused(gmm_dask("use", "boxes", 1, "--models", "hdfs://host/x")).startswith(said)
     for key in ("models", "predictions"):
-        run = gmm_dask("fit", run_file, "--direct", "--set", f"output.{key}=s3://bucket/x")
+        run = gmm_dask("fit", run_file, "--direct", "--set", f"output.{key}=hdfs://host/x")
         assert refused(run).startswith(f"{run_file}: output.{key} = {said}")
     assert sorted(tmp_path.iterdir()) == before
 

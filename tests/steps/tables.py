@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gmm_dask import steps
+from gmm_dask.addresses import Place
 from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
@@ -126,7 +127,7 @@ def run_predict(
 
 def run_retrain(
     run: RunConfig, run_id: str, notify: Notify = silent, cluster: ClusterKind = THREADS
-) -> tuple[steps.Evaluation, steps.Decision, steps.Published | Path] | None:
+) -> tuple[steps.Evaluation, steps.Decision, steps.Published | Place] | None:
     """Call the steps of a retrain; the last result is what was published, or where it is kept.
 
     None if nothing is new.

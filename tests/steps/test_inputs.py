@@ -407,7 +407,7 @@ def test_a_prediction_takes_fewer_rows_than_components_and_a_registry_it_cannot_
         (tmp_path / f"input/day={day}/part.parquet").unlink()
     write_day(tmp_path, 4, rows=2)
     checked = []
-    monkeypatch.setattr(steps.inputs, "check_writable", checked.append)
+    monkeypatch.setattr(steps.inputs, "check_output", checked.append)
     assert run_predict(run)[1] == 2
     assert checked == [tmp_path]
 

@@ -97,6 +97,37 @@ def test_an_address_of_a_file_is_a_path(place):
         refuse_overlap("data/x", f"file://{place}/data")
 
 
+@pytest.mark.parametrize(
+    ("address", "output"),
+    [
+        ("s3://b/data", "s3://b/data"),
+        ("s3://b/data?region=eu-west-3", "s3://b/data/predictions"),
+        ("s3://b/data/x/part.parquet", "s3://b/data"),
+        ("s3://b/predictions/_versions", "s3://b/predictions"),
+        ("s3://b/data/**/*.parquet", "s3://b/data/predictions"),
+        ("s3://b/*/*/*/*.parquet", "s3://b/predictions"),
+        ("s3://b", "s3://b/predictions"),
+    ],
+)
+def test_an_overlap_on_a_store_is_refused(address, output):
+    with pytest.raises(ConfigError, match=rf"output {output} and input .* overlap: "):
+        refuse_overlap(output, address)
+
+
+@pytest.mark.parametrize(
+    ("address", "output"),
+    [
+        ("s3://b/data", "s3://b/data2"),
+        ("s3://b/data2", "s3://b/data"),
+        ("s3://other/data", "s3://b/data"),
+        ("s3://b/data/*.parquet", "s3://b/data/predictions"),
+        ("data", "s3://b/data"),
+    ],
+)
+def test_what_lies_apart_on_a_store_is_allowed(place, address, output):
+    refuse_overlap(output, address)
+
+
 @pytest.mark.parametrize(("address", "output"), APART)
 def test_what_lies_apart_is_allowed(place, address, output):
     refuse_overlap(output, address)

@@ -728,6 +728,8 @@ class Bucket(BaseHTTPRequestHandler):
         if "list-type" in query:
             return self.answer(200, self.listing(query), body)
         path = self.folder / unquote(url.path).lstrip("/")
+        if path.parent == self.folder and path.is_dir():
+            return self.answer(200, b"", body)  # a bucket
         if not path.is_file():
             return self.answer(404, b"", body)
         content = path.read_bytes()

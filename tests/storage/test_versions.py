@@ -162,7 +162,7 @@ def test_files_are_taken_over_by_link_or_copy(versions, monkeypatch, refusal):
         monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
     with versions.open() as writer:
         stage = writer.stage("v2")
-        stage.take(versions.version("v1"), "x", "y")
+        stage.take(versions.version("v1"), {"x": "y"})
         stage.seal(["y"])
     assert versions.version("v2").read("y") == b"1"
     linked = (versions.directory / "v2" / "y").samefile(versions.directory / "v1" / "x")
@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_taken_over_is_named(versions):
     with versions.open() as writer:
         stage = writer.stage("v2")
         with pytest.raises(StorageError, match="/y: cannot be written: the directory is gone"):
-            stage.take(versions.version("v1"), "gone", "y")
+            stage.take(versions.version("v1"), {"gone": "y"})
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/hostname", "..", "link"])
@@ -185,8 +185,8 @@ def test_only_files_of_the_version_itself_are_taken_over(versions, tmp_path, nam
     with versions.open() as writer:
         stage = writer.stage("v2")
         with pytest.raises(StorageError, match="is not a file of the version v1"):
-            stage.take(versions.version("v1"), name, "y")
-        assert stage.written() == ()
+            stage.take(versions.version("v1"), {name: "y"})
+        assert stage.written() == {}
 
 
 def test_pruning_removes_versions_with_what_lies_beside_them(versions):
@@ -255,7 +255,7 @@ def test_what_a_prune_frees_leaves_out_what_other_versions_share(versions):
     with versions.open() as writer:
         for name in ("v2", "v3"):
             stage = writer.stage(name)
-            stage.take(versions.version("v1"), "x", "x")
+            stage.take(versions.version("v1"), {"x": "x"})
             stage.put({"y": b"y" * 10})
             stage.seal(["x", "y"])
     beside = (versions.directory / "v1.json").stat().st_size

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from gmm_dask.addresses import ObjectAddress
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.atomic import (
     OutputFile,
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
+PlaceT = TypeVar("PlaceT", Path, ObjectAddress, Path | ObjectAddress)
+
+
 @dataclass(frozen=True)
 class Version:
     """A sealed version: files by name, which never change.
@@ -47,6 +53,9 @@ class Version:
     """
 
     path: Path
+
+    #: A file can be damaged and keep its times.
+    hints_are_proof: ClassVar[bool] = False
 
     def exists(self) -> bool:
         """Whether the version exists."""
@@ -67,6 +76,27 @@ class Version:
         """Return the names of its files, sorted."""
         with storage_errors(self.path, "cannot be read"):
             return tuple(sorted(entry.name for entry in self.path.iterdir()))
+
+    def holds(self, name: str) -> bool:
+        """Whether the version exists and has a file of this name."""
+        with storage_errors(self.path, "cannot be read"):
+            return (self.path / name).exists()
+
+    def address(self, name: str) -> Path:
+        """Return where a file is, for people and other programs."""
+        return self.path / name
+
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of its files in bytes, by name."""
+        return _sizes_in(self.path)
+
+    def hint(self, name: str) -> str:
+        """Return the hint of a file, by which a change is suspected; raises ``OSError``."""
+        return _hint_of(self.path / name)
+
+    def opened(self, name: str) -> io.BufferedReader:
+        """Open a regular file of the version for reading at any position; raises ``OSError``."""
+        return _open(self.path / name)
 
     def size(self, name: str, error: type[StorageError] = StorageError) -> int:
         """Return the size of a file in bytes; raises as `read` does."""
@@ -112,10 +142,7 @@ class StagedVersion:
 
     @property
     def directory(self) -> Path:
-        """Directory of the files, for tools that read them by path before they are sealed.
-
-        An object store has no such directory; a footer would be read by its key.
-        """
+        """Directory of the files, as messages name it."""
         return self._target if self._sealed else self._partial
 
     def put(self, contents: Mapping[str, Buffer]) -> None:
@@ -131,14 +158,34 @@ class StagedVersion:
         with replacement(self.directory / name, sync=False) as file:
             yield file
 
-    def take(self, version: Version, name: str, new_name: str) -> None:
-        """Take over a file of a sealed version by a hard link, or a copy if links are impossible.
+    def hint(self, name: str) -> str:
+        """Return the hint of a file: modification time and inode, which a hard link keeps.
+
+        Raises
+        ------
+        StorageError
+            The file cannot be read; the message names it.
+        """
+        with storage_errors(self.directory / name, "cannot be read"):
+            return _hint_of(self.directory / name)
+
+    def take(self, version: Version, names: Mapping[str, str]) -> None:
+        """Take over files of a sealed version by hard links, or copies if links are impossible.
+
+        Parameters
+        ----------
+        names
+            The new name of each file.
 
         Raises
         ------
         StorageError
             The version itself has no such file, or the disk refuses.
         """
+        for name, new_name in names.items():
+            self._take(version, name, new_name)
+
+    def _take(self, version: Version, name: str, new_name: str) -> None:
         source, target = version.path / name, self.directory / new_name
         with storage_errors(target):
             if source.parent != version.path or not stat.S_ISREG(source.lstat().st_mode):
@@ -155,10 +202,14 @@ class StagedVersion:
                 with source.open("rb") as old, self.writing(new_name) as new:
                     shutil.copyfileobj(old, new)
 
-    def written(self) -> tuple[str, ...]:
-        """Return the names of the whole files; removes what dead workers left unfinished."""
+    def written(self) -> dict[str, int]:
+        """Return the sizes of the whole files; removes what dead workers left unfinished."""
         remove_stale(self.directory)
-        return Version(self.directory).names()
+        return _sizes_in(self.directory)
+
+    def opened(self, name: str) -> io.BufferedReader:
+        """Open a regular file of the stage for reading at any position; raises ``OSError``."""
+        return _open(self.directory / name)
 
     def seal(self, names: Iterable[str] = (), record: Buffer | None = None) -> None:
         """Make the version appear, whole; after that nothing is written to it.
@@ -191,16 +242,33 @@ class StagedVersion:
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
-def pin_path(version: Path) -> Path:
-    """Return the path of the empty file beside a version that keeps it from being pruned."""
+def _sizes_in(directory: Path) -> dict[str, int]:
+    with storage_errors(directory, "cannot be read"), os.scandir(directory) as entries:
+        sizes = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
+    return dict(sorted(sizes.items()))
+
+
+def _hint_of(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_mtime_ns} {status.st_ino}"
+
+
+def _open(path: Path) -> io.BufferedReader:
+    if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would block, a link lead elsewhere
+        raise OSError(errno.EINVAL, "is not a regular file")
+    return path.open("rb")
+
+
+def pin_path(version: PlaceT) -> PlaceT:
+    """Return the place of what keeps a version from being pruned: an empty file beside it."""
     return version.with_name(f"{version.name}.pinned")
 
 
-def record_path(version: Path) -> Path:
-    """Return the path of the record beside a version."""
+def record_path(version: PlaceT) -> PlaceT:
+    """Return the path of the record beside a version; on a store it is the seal."""
     return version.with_name(f"{version.name}.json")
 
 
-def report_path(version: Path) -> Path:
+def report_path(version: PlaceT) -> PlaceT:
     """Return the path of the report beside a version, where a version has one there."""
     return version.with_name(f"{version.name}.html")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.atomic import replace_file, replace_link, storage_errors
 from gmm_dask.storage.files.sealed import LARGEST_DOCUMENT, read_whole
+from gmm_dask.storage.files.stores import Tag
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -23,10 +24,16 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class Pointer:
     """The content of a pointer as it was read; `Writer.point` expects to find it unchanged.
 
-    For an object store it would also hold the etag.
+    Attributes
+    ----------
+    content
+        What it says.
+    tag
+        Of the object that it was read from, on a store.
     """
 
     content: bytes
+    tag: Tag | None = None
 
 
 @dataclass(frozen=True)

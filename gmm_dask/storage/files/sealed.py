@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gmm_dask.addresses import Place
 from gmm_dask.errors import ModelError, StorageError
 from gmm_dask.storage.files.atomic import open_regular, storage_error
 
@@ -37,7 +38,7 @@ def digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(_text(content)).hexdigest()
 
 
-def unseal(text: bytes, path: Path, kind: type[StorageError] = StorageError) -> Document:
+def unseal(text: bytes, path: Place, kind: type[StorageError] = StorageError) -> Document:
     """Check a sealed text and return its content, without ``sha256``.
 
     Raises

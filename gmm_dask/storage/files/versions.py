@@ -14,15 +14,11 @@ Here they are directories and files of a POSIX file system::
     POINTER               a file that is replaced (`FilePointer`), or a link (`LinkPointer`)
     LOCK                  held by the writer, gone with its process
 
-An object store would be a second implementation of `Versions`, `Version`, `Writer` and
-`StagedVersion`: files are keys that are written once, the last key to be written seals a version,
-and `point` replaces a key on the condition that its etag is the expected one. Its `open` would
-take no lock: two writers may stage at the same time, and the second to point gets the
-`ConflictError`.
-
 A version is pruned only while nobody holds it (`Version.held`). A version is held by a shared lock
-on its directory, which other machines do not see; a store without locks would wait for a time of
-grace instead.
+on its directory, which other machines do not see.
+
+On an object store they are keys: `gmm_dask.storage.files.objects` has the same methods. Which of
+the two an address means is chosen in `gmm_dask.storage.files.choice`.
 """
 
 from __future__ import annotations
@@ -85,8 +81,14 @@ class Versions:
         self._lock = lock
         self._title = title
 
-    def names(self, folder: str = "") -> tuple[str, ...]:
-        """Return all names in the directory, or in a folder of it, that a version may have."""
+    def names(self, folder: str = "", owner: str | None = None) -> tuple[str, ...]:
+        """Return all names in the directory, or in a folder of it, that a version may have.
+
+        Parameters
+        ----------
+        owner
+            Leave out versions that others have staged, where the storage tells; a disk does not.
+        """
         prefix = f"{folder}/" if folder else ""
         return tuple(prefix + name for name in names_in(self.directory / folder))
 
@@ -191,6 +193,9 @@ class Versions:
 class Writer:
     """The right to change versions and pointer, until `close` or the end of a ``with`` block."""
 
+    #: Whether others may write at the same time.
+    shared = False
+
     def __init__(
         self, versions: Versions, pointer: FilePointer | LinkPointer, lock: HeldLock
     ) -> None:
@@ -200,10 +205,15 @@ class Writer:
         self._stages: list[StagedVersion] = []
         self._closed = False
 
-    def stage(self, name: str) -> StagedVersion:
+    def stage(self, name: str, owner: str = "") -> StagedVersion:
         """Begin a version; its name may put it into a folder: "rejected/NAME".
 
         If it is not sealed when the writer closes, it is discarded.
+
+        Parameters
+        ----------
+        owner
+            Who stages it, by which `Versions.names` finds it; a disk does not note it.
         """
         target = self._versions.directory / name
         if target.parent != self._versions.directory:
@@ -253,6 +263,10 @@ class Writer:
         """Remove the pointer."""
         with storage_errors(self._pointer.path, "cannot be removed"):
             self._pointer.path.unlink(missing_ok=True)
+
+    def put_report(self, name: str, content: Buffer) -> None:
+        """Keep a report beside a version, for people."""
+        replace_file(report_path(self._versions.directory / name), content)
 
     def remove(self, name: str) -> None:
         """Remove a version that nothing points to, in one step; does nothing without one."""

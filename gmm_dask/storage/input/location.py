@@ -33,6 +33,7 @@ from pyarrow import fs
 
 from gmm_dask.addresses import local_path, resolved, without_credentials
 from gmm_dask.errors import BadFileError, ConfigError, InputError
+from gmm_dask.storage.files.store_errors import remedy_of
 from gmm_dask.storage.input.listing import MAGIC, SUFFIXES, Listing, each_once
 
 #: Errors that pyarrow raises for files that are absent, forbidden, damaged or not Parquet.
@@ -73,8 +74,11 @@ def find_files(address: str) -> tuple[str, tuple[str, ...]]:
         elif MAGIC.search(base):
             root, paths = listing.glob(base)
         else:
+            _require_bucket(address, filesystem, base)
             raise InputError(f"{address}: {_absence(filesystem, base, kind)}")
         listing.tables.refuse(address, paths)
+        if not paths:
+            _require_bucket(address, filesystem, base)
     except InputError:
         raise
     except READ_ERRORS as error:
@@ -152,9 +156,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of a library's error, or the system's text for its number."""
+    """Return the first line of a library's error, or the system's text for its number.
+
+    Of an error of a store, what it means and what to try.
+    """
     if isinstance(error, OSError) and error.strerror and error.errno:
         return os.strerror(error.errno).lower()
+    remedy = remedy_of(str(error)) if "AWS Error" in str(error) else None
+    if remedy is not None:
+        return remedy
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
@@ -184,6 +194,18 @@ def _absolute(address: str) -> tuple[str, str]:
     # Links are followed now: if one is later moved to a newer version, the plan stays the same.
     named = resolved(path.parent) / path.name if path.is_file() else resolved(path)
     return named.as_posix(), ""
+
+
+def _require_bucket(address: str, filesystem: fs.FileSystem, base: str) -> None:
+    """Refuse the address of a bucket that does not exist: nothing in it would be found."""
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return
+    bucket = base.partition("/")[0]
+    if filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
+        raise InputError(
+            f"{address}: there is no bucket {bucket}; correct the address, or check "
+            "AWS_ENDPOINT_URL"
+        )
 
 
 def _absence(filesystem: fs.FileSystem, base: str, kind: fs.FileType) -> str:

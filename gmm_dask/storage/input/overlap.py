@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
 
-from gmm_dask.addresses import local_path, resolved
+from gmm_dask.addresses import ObjectAddress, Place, local_path, place_of, resolved
 from gmm_dask.errors import ConfigError
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.plan import InputPlan
@@ -14,7 +15,7 @@ from gmm_dask.storage.input.plan import InputPlan
 _MAGIC = frozenset("*?[")
 
 
-def refuse_overlap(output: str | Path, address: str, plan: InputPlan | None = None) -> None:
+def refuse_overlap(output: str | Place, address: str, plan: InputPlan | None = None) -> None:
     """Refuse an output that is the input, lies in it, holds it, or would become part of it.
 
     Paths are compared by the places that they lead to, through ``..``, symbolic links, other
@@ -36,11 +37,16 @@ def refuse_overlap(output: str | Path, address: str, plan: InputPlan | None = No
     ConfigError
         They overlap; the message names both, and what to try.
     """
+    place = place_of(output)
+    if isinstance(place, ObjectAddress):
+        _refuse_overlap_on_store(place, address)
+        return
     local = _local(address)
     if local is None:
         return
-    places = PredictionPlaces.of(output)
-    taken = [places.out, places.versions]
+    out = PredictionPlaces.of(output).out
+    assert isinstance(out, Path)
+    taken = [out, out.parent / f"{out.name}.versions"]
     is_glob = bool(_MAGIC & set(local)) and not os.path.lexists(local)
     sources = set() if is_glob else {resolved(local)}
     if plan is not None:
@@ -54,12 +60,28 @@ def refuse_overlap(output: str | Path, address: str, plan: InputPlan | None = No
             _refuse(output, address, "it lies in the input")
     else:
         pattern = _pattern(local)
-        for part in (places.out / "part-x.parquet", places.versions / "run" / "part-x.parquet"):
+        for part in (taken[0] / "part-x.parquet", taken[1] / "run" / "part-x.parquet"):
             if _matches(pattern, part.parts):
                 _refuse(output, address, "the input's pattern matches it")
 
 
-def _refuse(output: str | Path, address: str, how: str) -> None:
+def _refuse_overlap_on_store(output: ObjectAddress, address: str) -> None:
+    location = address.partition("?")[0].rstrip("/")
+    bucket, _, key = location.removeprefix("s3://").partition("/")
+    if not location.startswith("s3://") or f"s3://{bucket}" != output.bucket:
+        return
+    source = tuple(part for part in key.split("/") if part)
+    fixed = tuple(takewhile(lambda part: not _MAGIC & set(part), source))
+    taken = tuple(output.key.split("/")) if output.key else ()
+    if fixed[: len(taken)] == taken:
+        _refuse(output, address, "the input lies in it")
+    if fixed == source and taken[: len(source)] == source:
+        _refuse(output, address, "it lies in the input")
+    if fixed != source and _matches(source, (*taken, "_versions", "run.0", "part-x.parquet")):
+        _refuse(output, address, "the input's pattern matches it")
+
+
+def _refuse(output: str | Place, address: str, how: str) -> None:
     raise ConfigError(
         f"output {output} and input {address} overlap: {how}; "
         "choose an output beside the input, not in it or around it"

@@ -8,7 +8,8 @@ One file, ``models/NAME/.checkpoints/FIT_KEY/state``, replaced whole after each 
 The fit key is the digest of everything that determines the result, so a checkpoint of other data
 or another configuration lies elsewhere and is never read. In terms of
 `gmm_dask.storage.files.versions` a checkpoint is a pointer without versions; a lock beside it is
-held while the fit runs.
+held while the fit runs. On an object store there is no lock: each state replaces exactly the one
+before it, so of two runs of the same fit the older one ends when the younger one has saved.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from gmm_dask.addresses import ObjectAddress
 from gmm_dask.arrays import NamedArrays
 from gmm_dask.errors import StorageError
+from gmm_dask.storage.files.choice import AnyVersions, AnyWriter, names_in
+from gmm_dask.storage.files.objects import ObjectVersions
 from gmm_dask.storage.files.pointers import FilePointer
 from gmm_dask.storage.files.sealed import plain
-from gmm_dask.storage.files.versions import Versions, Writer, names_in
+from gmm_dask.storage.files.versions import Versions
 from gmm_dask.storage.models.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -51,7 +55,7 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class Checkpoint:
     """The checkpoint of one fit key, held by this process; make one with `open_checkpoint`."""
 
-    def __init__(self, versions: Versions, fit_key: str, writer: Writer) -> None:
+    def __init__(self, versions: AnyVersions, fit_key: str, writer: AnyWriter) -> None:
         self.path = versions.directory / STATE
         self.fit_key = fit_key
         self._versions = versions
@@ -70,7 +74,9 @@ class Checkpoint:
         Raises
         ------
         StorageError
-            The disk refuses; the previous checkpoint stays.
+            The storage refuses; the previous checkpoint stays.
+        ConflictError
+            On a store, another process runs the same fit and has saved since.
         """
         metadata = {"fit_key": self.fit_key, "meta": plain(meta)}
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
@@ -138,7 +144,7 @@ def _decode(text: bytes, key: str) -> tuple[NamedArrays, dict[str, Any]]:
 
 
 def open_checkpoint(registry: Registry, fit_key: str, deadline: float = 0.0) -> Checkpoint:
-    """Lock the checkpoint of a fit, before its first scan.
+    """Lock the checkpoint of a fit, before its first scan; on a store, begin to replace it.
 
     Parameters
     ----------
@@ -188,10 +194,12 @@ def remove_forgotten(registry: Registry) -> None:
                     logger.info("removed %s, left by a fit interrupted over a month ago", old.path)
 
 
-def _versions(registry: Registry, fit_key: str) -> Versions:
+def _versions(registry: Registry, fit_key: str) -> AnyVersions:
     if not _KEY.fullmatch(fit_key):
         raise StorageError(f"fit key {fit_key!r} cannot be the name of a directory")
     directory = registry.directory / CHECKPOINTS / fit_key
+    if isinstance(directory, ObjectAddress):
+        return ObjectVersions(directory, directory / STATE, largest=sys.maxsize)
     return Versions(
         directory,
         FilePointer(directory / STATE, largest=sys.maxsize),

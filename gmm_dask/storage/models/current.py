@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from gmm_dask.addresses import ObjectAddress, Place
 from gmm_dask.errors import ModelError
 from gmm_dask.storage.files.sealed import seal, unseal
 
@@ -23,7 +23,7 @@ class Current:
         return seal({"version": self.version, "published": self.published})
 
     @classmethod
-    def decode(cls, text: bytes, path: Path) -> Current:
+    def decode(cls, text: bytes, path: Place) -> Current:
         """Decode the text of the file at ``path``; raises `ModelError` if it is damaged."""
         document = unseal(text, path, ModelError)
         try:
@@ -34,6 +34,8 @@ class Current:
             ) from error
 
 
-def use_command(directory: Path) -> str:
+def use_command(directory: Place) -> str:
     """Return the command that chooses a version of the model in a directory."""
+    if isinstance(directory, ObjectAddress):
+        return f"gmm-dask use {directory.name} VERSION --models {directory.parent}"
     return f"gmm-dask use {directory.absolute().name} VERSION"

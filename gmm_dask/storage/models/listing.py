@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from gmm_dask.addresses import local_path
+from gmm_dask.addresses import Place, place_of
 from gmm_dask.errors import ModelError
+from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.models.model import read_model
 from gmm_dask.storage.models.pruning import is_pinned, rejected_runs
 from gmm_dask.storage.models.registry import (
@@ -60,7 +60,7 @@ class ListedModel:
     problem: str | None = None
 
 
-def registries_at(path: str | Path, name: str | None = None) -> tuple[Registry, ...]:
+def registries_at(path: str | Place, name: str | None = None) -> tuple[Registry, ...]:
     """Return the models in a directory, by name.
 
     Parameters
@@ -75,9 +75,9 @@ def registries_at(path: str | Path, name: str | None = None) -> tuple[Registry, 
     ModelError
         There is no such model, or none at all; the message lists those that there are.
     ConfigError
-        The path is not local.
+        The path is on no storage that holds models.
     """
-    root = local_path(path)
+    root = place_of(path)
     if name is not None:
         registry = Registry(root, name)
         if not registry.versions():
@@ -111,7 +111,11 @@ def list_versions(registry: Registry) -> tuple[ListedModel, ...]:
     ]
     # One that was pruned meanwhile is not damaged.
     listed = (*versions, *candidates)
-    return tuple(model for model in listed if model.problem is None or Path(model.path).exists())
+    return tuple(
+        model
+        for model in listed
+        if model.problem is None or version_at(place_of(model.path)).exists()
+    )
 
 
 def _listed(registry: Registry, name: str, number: int | None, current: int | None) -> ListedModel:

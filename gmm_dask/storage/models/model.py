@@ -20,19 +20,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from gmm_dask.addresses import Place
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ModelError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
-from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.choice import AnyVersion
 from gmm_dask.storage.files.sealed import Document, digest, seal
 from gmm_dask.storage.models.manifest import Manifest, Publication
 
@@ -74,7 +74,7 @@ class StoredModel:
     component_ids: tuple[int, ...]
     manifest: Manifest
     run: Publication | None = None
-    path: Path | None = None
+    path: Place | None = None
 
     def __post_init__(self) -> None:
         k, d = self.parameters.n_components, self.parameters.n_features
@@ -161,7 +161,7 @@ def model_files(model: StoredModel, extra: Mapping[str, bytes] | None = None) ->
     return contents
 
 
-def read_model(version: Version) -> StoredModel:
+def read_model(version: AnyVersion) -> StoredModel:
     """Read and check a model.
 
     Further files are not read: a damaged picture does not stop a prediction (`verify_files`
@@ -201,7 +201,7 @@ def read_model(version: Version) -> StoredModel:
     return model
 
 
-def verify_files(version: Version) -> None:
+def verify_files(version: AnyVersion) -> None:
     """Read and check every file of a model, the further files too.
 
     Raises
@@ -217,7 +217,7 @@ def verify_files(version: Version) -> None:
             _read_exactly(version, name, properties, largest=properties["bytes"])
 
 
-def read_file(version: Version, name: str) -> bytes:
+def read_file(version: AnyVersion, name: str) -> bytes:
     """Read and check one of the further files of a model.
 
     Raises
@@ -234,7 +234,7 @@ def read_file(version: Version, name: str) -> bytes:
 
 
 @contextmanager
-def _understanding(path: Path, problem: str) -> Iterator[None]:
+def _understanding(path: Place, problem: str) -> Iterator[None]:
     """Turn errors about content of an unexpected form into a `ModelError` of one line."""
     try:
         yield
@@ -245,7 +245,7 @@ def _understanding(path: Path, problem: str) -> Iterator[None]:
         ) from error
 
 
-def _read_document(version: Version, name: str) -> Document:
+def _read_document(version: AnyVersion, name: str) -> Document:
     """Return the content of a sealed file, if this version of gmm-dask knows its format."""
     document = version.document(name, ModelError)
     if document.get("format") != FORMAT:
@@ -257,7 +257,7 @@ def _read_document(version: Version, name: str) -> Document:
 
 
 def _read_exactly(
-    version: Version, name: str, properties: Mapping[str, Any], largest: int
+    version: AnyVersion, name: str, properties: Mapping[str, Any], largest: int
 ) -> bytes:
     """Read a file if its size and sha256 are the listed ones, and the size is plausible."""
     expected, sha256 = int(properties["bytes"]), str(properties["sha256"])
@@ -294,7 +294,7 @@ def _expected_bytes(kind: str, k: int, d: int) -> int:
     return total
 
 
-def _arrays(path: Path, content: bytes, kind: str, k: int, d: int) -> dict[str, FloatArray]:
+def _arrays(path: Place, content: bytes, kind: str, k: int, d: int) -> dict[str, FloatArray]:
     """Load a parameters file, and check the arrays' names, shapes, types and finiteness."""
     try:
         arrays = safetensors.numpy.load(content)

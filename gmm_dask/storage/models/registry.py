@@ -15,26 +15,37 @@ after writing the version but before ``current.json`` leaves a whole version tha
 Publishing the same run id again puts it into use, unless a later version has been published since.
 Old versions stay until they are pruned (`gmm_dask.storage.models.pruning`).
 
-In terms of `gmm_dask.storage.files.versions`, ``current.json`` is the pointer.
+In terms of `gmm_dask.storage.files.versions`, ``current.json`` is the pointer. On an object store
+there is no lock: who finds the number taken takes the next one, and a retrain that is overtaken
+before it is current becomes a candidate, so its number may stay unused.
 """
 
 from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gmm_dask.addresses import local_path
+from gmm_dask.addresses import ObjectAddress, Place, place_of
 from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.storage.files.atomic import storage_errors
-from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.choice import (
+    AnyVersion,
+    AnyVersions,
+    AnyWriter,
+    exists,
+    names_in,
+    version_at,
+)
+from gmm_dask.storage.files.objects import ObjectVersions
 from gmm_dask.storage.files.pointers import FilePointer, Pointer
 from gmm_dask.storage.files.sealed import unseal
-from gmm_dask.storage.files.versions import Versions, Writer, names_in
+from gmm_dask.storage.files.versions import Versions
 from gmm_dask.storage.models.current import CURRENT, Current, use_command
 from gmm_dask.storage.models.manifest import Publication
 from gmm_dask.storage.models.model import MANIFEST, RUN, StoredModel, model_files, read_model
@@ -54,8 +65,8 @@ class Registry:
     Parameters
     ----------
     root
-        Directory of all models; the first publish creates it. ``~`` and ``file://`` are
-        understood; other schemes raise `ConfigError`.
+        Directory of all models; the first publish creates it. ``~``, ``file://``, ``s3://``,
+        ``gs://`` and ``az://`` are understood; other schemes raise `ConfigError`.
     name
         The model's name, which is also its directory in ``root``.
 
@@ -65,26 +76,20 @@ class Registry:
         The versions as files, named ``v000007`` and ``rejected/RUN``.
     """
 
-    def __init__(self, root: str | Path, name: str) -> None:
-        self.root = local_path(root)
+    def __init__(self, root: str | Place, name: str) -> None:
+        self.root = place_of(root)
         self.name = name
         self.directory = self.root / name
         self._current_path = self.directory / CURRENT
-        self.store = Versions(
-            self.directory,
-            FilePointer(self._current_path),
-            self.directory / ".lock",
-            f"model {name} in {root}",
-        )
+        self.store = _versions(self.directory, f"model {name} in {root}")
 
-    def path(self, version: int) -> Path:
+    def path(self, version: int) -> Place:
         """Return the directory of a version, which need not exist."""
         return self._version(version).path
 
     def versions(self) -> tuple[int, ...]:
         """Return the numbers of the versions, ascending; empty if the model does not exist."""
-        matches = map(_VERSION.fullmatch, self.store.names())
-        return tuple(sorted(int(match[1]) for match in matches if match))
+        return _numbers(self.store.names())
 
     def current_version(self) -> int | None:
         """Return the number of the version in use; None if nothing has been published.
@@ -179,31 +184,45 @@ class Registry:
             The disk refuses, or another process holds the lock. The current version stays.
         """
         _check_name(run_id, "run id")
+        give_up = time.monotonic() + deadline
+        added: int | None = None
         with self._open(deadline) as writer:
-            pointer = self.store.pointer()
-            current = self._decode(pointer)
-            numbers = self.versions()
-            number = self._version_of_run(run_id, numbers)
-            if number is not None and current is not None and current.published >= number:
-                return number
-            if based_on is not None and (current is None or current.version != based_on):
-                self._refuse(writer, model, run_id, based_on, current, extra, describe)
-            if number is not None:
-                writer.point(Current(number, number).encode(), expecting=pointer)
-                return number
-            # A number is never used twice, even if somebody has removed the last version by hand.
-            number = max((*numbers, current.published if current else 0)) + 1
-            published = replace(
-                model,
-                run=_publication(
-                    run_id,
-                    version=number,
-                    based_on=based_on,
-                    based_on_log_likelihood=based_on_log_likelihood,
-                ),
-            )
-            self._add(writer, number, _files(published, extra, describe), pointer)
-            return number
+            while True:
+                pointer = self.store.pointer()
+                current = self._decode(pointer)
+                numbers = self.versions()
+                number = added or self._version_of_run(run_id)
+                published_up_to = 0 if current is None else current.published
+                overtaken = added is not None and based_on is not None
+                if number is not None and number <= published_up_to and not overtaken:
+                    return number
+                if based_on is not None and (current is None or current.version != based_on):
+                    if added is not None:
+                        writer.remove(version_name(added))
+                    self._refuse(writer, model, run_id, based_on, current, extra, describe)
+                try:
+                    if number is None:
+                        # A number is never used twice, not even one that was pruned.
+                        number = max((*numbers, published_up_to)) + 1
+                        publication = _publication(
+                            run_id,
+                            version=number,
+                            based_on=based_on,
+                            based_on_log_likelihood=based_on_log_likelihood,
+                        )
+                        published = replace(model, run=publication)
+                        self._add(writer, number, run_id, _files(published, extra, describe))
+                        added = number
+                    writer.point(Current(number, number).encode(), expecting=pointer)
+                    return number
+                except StorageError as error:
+                    # Under a lock only a person can be the other; on a store it is a publisher.
+                    waits = writer.shared and time.monotonic() < give_up
+                    if waits and isinstance(error, ConflictError):
+                        continue
+                    if added is not None and self.current_version() != added:
+                        writer.remove(version_name(added))
+                    raise
 
     def reject(
         self,
@@ -214,7 +233,7 @@ class Registry:
         extra: Mapping[str, bytes] | None = None,
         describe: Describe | None = None,
         deadline: float = 60.0,
-    ) -> Path:
+    ) -> Place:
         """Keep a candidate that will not be published, with the reason, for inspection.
 
         Returns its directory, which `load_model_at` reads; ``run.rejected`` is the reason. If the
@@ -240,30 +259,21 @@ class Registry:
             published = version if current is None else max(version, current.published)
             writer.point(Current(version, published).encode(), expecting=pointer)
 
-    def _open(self, deadline: float) -> Writer:
+    def _open(self, deadline: float) -> AnyWriter:
         _check_name(self.name, "model name")
         return self.store.open(deadline)
 
-    def _version(self, number: int) -> Version:
+    def _version(self, number: int) -> AnyVersion:
         return self.store.version(version_name(number))
 
-    def _add(
-        self, writer: Writer, number: int, files: Mapping[str, bytes], pointer: Pointer | None
-    ) -> None:
-        """Store a version and make it current; withdraw it if it cannot be made current."""
-        stage = writer.stage(version_name(number))
+    def _add(self, writer: AnyWriter, number: int, run_id: str, files: Mapping[str, bytes]) -> None:
+        stage = writer.stage(version_name(number), run_id)
         stage.put(files)
         stage.seal()
-        try:
-            writer.point(Current(number, number).encode(), expecting=pointer)
-        except StorageError:
-            if self.current_version() != number:
-                writer.remove(version_name(number))
-            raise
 
     def _refuse(
         self,
-        writer: Writer,
+        writer: AnyWriter,
         model: StoredModel,
         run_id: str,
         based_on: int,
@@ -281,13 +291,13 @@ class Registry:
 
     def _keep_rejected(
         self,
-        writer: Writer,
+        writer: AnyWriter,
         model: StoredModel,
         run_id: str,
         reason: str,
         extra: Mapping[str, bytes] | None,
         describe: Describe | None,
-    ) -> Path:
+    ) -> Place:
         name = f"{REJECTED}/{run_id}"
         kept = self.store.version(name)
         if not kept.exists():
@@ -297,9 +307,9 @@ class Registry:
             stage.seal()
         return kept.path
 
-    def _version_of_run(self, run_id: str, numbers: tuple[int, ...]) -> int | None:
+    def _version_of_run(self, run_id: str) -> int | None:
         """Find the version that a run has published, searching from the latest."""
-        for number in reversed(numbers):
+        for number in reversed(_numbers(self.store.names(owner=run_id))):
             version = self._version(number)
             try:
                 content = version.read(RUN)
@@ -315,14 +325,14 @@ class Registry:
         return None if pointer is None else Current.decode(pointer.content, self._current_path)
 
 
-def load_model_at(path: str | Path, version: int | None = None) -> StoredModel:
+def load_model_at(path: str | Place, version: int | None = None) -> StoredModel:
     """Read a model by its path.
 
     Parameters
     ----------
     path
         ``models/NAME`` (its current version), ``models/NAME/v000003``, or
-        ``models/NAME/rejected/RUN``. ``~`` and ``file://`` are understood.
+        ``models/NAME/rejected/RUN``. ``~``, ``file://`` and stores (``s3://…``) are understood.
     version
         Version of ``models/NAME``; the current one by default.
 
@@ -331,24 +341,29 @@ def load_model_at(path: str | Path, version: int | None = None) -> StoredModel:
     ModelError
         The path holds no model (the message lists the models nearby), or the model is damaged.
     ConfigError
-        The path is not local.
+        The path is on no storage that holds models.
     """
-    path = local_path(path)
+    path = place_of(path)
     registry = Registry(path.parent, path.name)
     if version is not None:
         return registry.load(version)
-    with storage_errors(path, "cannot be read"):
-        is_version = (path / MANIFEST).exists() or (path / RUN).exists()
-        is_model = (path / CURRENT).exists() or bool(registry.versions())
-    if is_version:
-        return read_model(Version(path))
-    if is_model:
+    stored = version_at(path)
+    if stored.holds(MANIFEST) or stored.holds(RUN):
+        return read_model(stored)
+    if exists(path / CURRENT) or registry.versions():
         return registry.load()
     siblings = Registry(path.parent.parent, path.parent.name).versions()
     if _VERSION.fullmatch(path.name) and siblings:
         raise ModelError(f"{path}: is missing; there are {_listed(siblings)}")
-    root = path if path.is_dir() else path.parent
+    is_folder = path.is_dir() if isinstance(path, Path) else bool(names_in(path))
+    root = path if is_folder else path.parent
     raise ModelError(f"{path}: holds no model; {describe_models(root)}")
+
+
+def _versions(directory: Place, title: str) -> AnyVersions:
+    if isinstance(directory, ObjectAddress):
+        return ObjectVersions(directory, directory / CURRENT)
+    return Versions(directory, FilePointer(directory / CURRENT), directory / ".lock", title)
 
 
 def _check_name(name: str, what: str) -> None:
@@ -364,6 +379,11 @@ def _files(
 ) -> dict[str, bytes]:
     described = {} if describe is None else describe(model)
     return model_files(model, {**(extra or {}), **described})
+
+
+def _numbers(names: Iterable[str]) -> tuple[int, ...]:
+    matches = map(_VERSION.fullmatch, names)
+    return tuple(sorted(int(match[1]) for match in matches if match))
 
 
 def version_name(number: int) -> str:
@@ -382,17 +402,18 @@ def _listed(numbers: tuple[int, ...]) -> str:
     return "versions " + ", ".join(map(str, numbers)) if numbers else "no versions"
 
 
-def models_in(root: Path) -> tuple[str, ...]:
-    """Return the names of the models in a directory; empty if it does not exist."""
+def models_in(root: Place) -> tuple[str, ...]:
+    """Return the names of the models at a place; empty if it does not exist."""
     return tuple(name for name in names_in(root) if Registry(root, name).versions())
 
 
-def describe_models(root: Path) -> str:
-    """Describe the models in a directory, for an error message."""
-    with storage_errors(root, "cannot be read"):
-        if not root.is_dir():
-            return f"there is no directory {root}; fit a model first, or give another path"
-        names = models_in(root)
+def describe_models(root: Place) -> str:
+    """Describe the models at a place, for an error message."""
+    if isinstance(root, Path):
+        with storage_errors(root, "cannot be read"):
+            if not root.is_dir():
+                return f"there is no directory {root}; fit a model first, or give another path"
+    names = models_in(root)
     if not names:
         return f"there are no models in {root}; fit one first, or give another path"
     return f"models in {root}: {', '.join(names)}"

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from gmm_dask.addresses import Place
 from gmm_dask.errors import ConflictError, StorageError
-from gmm_dask.storage.files.contents import StagedVersion
+from gmm_dask.storage.files.choice import AnyStage, AnyWriter
 from gmm_dask.storage.files.places import PredictionPlaces
-from gmm_dask.storage.files.versions import Writer
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.predictions.dataset import (
@@ -33,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def begin(
-    out: str | Path,
+    out: str | Place,
     plan: InputPlan,
     model: StoredModel,
     *,
@@ -133,7 +132,7 @@ def begin(
         raise
 
 
-def _stage(places: PredictionPlaces, version_writer: Writer, run_id: str) -> StagedVersion:
+def _stage(places: PredictionPlaces, version_writer: AnyWriter, run_id: str) -> AnyStage:
     if places.current_run() == run_id:
         raise ConflictError(
             f"{places.out}: run {run_id} is already published; give another run id, or read it"
@@ -164,7 +163,7 @@ def _numbers(plan: InputPlan) -> dict[str, int]:
 
 def _take_over(
     places: PredictionPlaces,
-    stage: StagedVersion,
+    stage: AnyStage,
     carried: Carried,
     origins: Sequence[Origin],
     run_id: str,

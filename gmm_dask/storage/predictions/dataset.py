@@ -25,9 +25,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from gmm_dask.addresses import Place
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.contents import record_path
 from gmm_dask.storage.files.places import PredictionPlaces
@@ -99,7 +99,7 @@ class Predictions:
         The origins of the parts; `Part.origins` counts in these.
     """
 
-    path: Path
+    path: Place
     run_id: str
     created: str
     host: str
@@ -120,7 +120,7 @@ class Predictions:
         return sum(part.rows for part in self.parts)
 
 
-def read_predictions(out: str | Path) -> Predictions | None:
+def read_predictions(out: str | Place) -> Predictions | None:
     """Read the record of the version that ``OUT`` links to; None if no version exists.
 
     Raises

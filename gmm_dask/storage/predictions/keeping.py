@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gmm_dask.addresses import Place
 from gmm_dask.arrays import MaskArray
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.files.atomic import storage_errors
-from gmm_dask.storage.files.contents import StagedVersion, Version
+from gmm_dask.storage.files.choice import AnyStage, AnyVersion
+from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.object_contents import ObjectVersion, StagedObjects
 from gmm_dask.storage.input.location import READ_ERRORS, reason
-from gmm_dask.storage.predictions.part_files import MODEL_VERSION, hint_of_part, write_part_file
+from gmm_dask.storage.predictions.part_files import MODEL_VERSION, write_part_file
 from gmm_dask.storage.predictions.parts import Part, part_name
 
 #: The columns before ``model_version`` end with this one.
@@ -37,7 +38,7 @@ class KeptRows:
         Version of the model of each origin, for parts that are older than the column.
     """
 
-    version: Version
+    version: AnyVersion
     parts: Mapping[str, tuple[Part, ...]]
     model_versions: Sequence[int | None]
 
@@ -81,7 +82,7 @@ class KeptRows:
 
 
 def read_part(
-    version: Version,
+    version: AnyVersion,
     part: Part,
     model_version: int | None,
     between: tuple[int, int] | None = None,
@@ -103,7 +104,10 @@ def read_part(
     """
     path = version.path / part.name
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with (
+            version.opened(part.name) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as file,
+        ):
             groups = range(file.num_row_groups) if between is None else _groups(file, *between)
             table = file.read_row_groups(list(groups), use_threads=False)
     except READ_ERRORS as error:
@@ -133,7 +137,7 @@ def version_column(model_version: int | None, rows: int) -> pa.Array:
     return pa.repeat(pa.scalar(model_version, pa.int32()), rows)
 
 
-def merge(predicted: pa.Table, kept: pa.Table, where: Path) -> pa.Table:
+def merge(predicted: pa.Table, kept: pa.Table, where: Place) -> pa.Table:
     """Return new and kept rows of a chunk in the order of their numbers.
 
     Raises
@@ -153,8 +157,8 @@ def merge(predicted: pa.Table, kept: pa.Table, where: Path) -> pa.Table:
 
 
 def take_over(
-    stage: StagedVersion,
-    current: Version,
+    stage: AnyStage,
+    current: AnyVersion,
     parts: Sequence[Part],
     run_id: str,
     number: int,
@@ -170,23 +174,34 @@ def take_over(
     model_versions
         Version of the model of each origin, as the parts number them.
     complete
-        Whether the parts have all columns. Then they are linked, else written again.
+        Whether the parts have all columns. Then they are linked, or copied by the store; else
+        written again.
 
     Raises
     ------
     StorageError
         A part is lost or cannot be read, or the disk refuses.
     """
+    names = {part.name: part_name(run_id, number, part.first) for part in parts}
+    if complete:
+        _take(stage, current, names)
+        return tuple(
+            replace(part, name=names[part.name], hint=stage.hint(names[part.name]))
+            for part in parts
+        )
     taken = []
     for part in parts:
-        name = part_name(run_id, number, part.first)
-        if not complete:
-            table = read_part(current, part, model_versions[part.origins[0]])
-            written = write_part_file(stage, name, table)
-            taken.append(replace(part, name=name, **written._asdict()))
-            continue
-        stage.take(current, part.name, name)
-        with storage_errors(stage.directory / name, "cannot be read"):
-            hint = hint_of_part(stage.directory / name)
-        taken.append(replace(part, name=name, hint=hint))
+        table = read_part(current, part, model_versions[part.origins[0]])
+        written = write_part_file(stage, names[part.name], table)
+        taken.append(replace(part, name=names[part.name], **written._asdict()))
     return tuple(taken)
+
+
+def _take(stage: AnyStage, current: AnyVersion, names: Mapping[str, str]) -> None:
+    # The stage and the version before it are of one dataset, so of one kind.
+    if isinstance(stage, StagedObjects):
+        assert isinstance(current, ObjectVersion)
+        stage.take(current, names)
+    else:
+        assert isinstance(current, Version)
+        stage.take(current, names)

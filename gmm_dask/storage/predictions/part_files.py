@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from gmm_dask.storage.files.atomic import OutputFile, storage_errors
-from gmm_dask.storage.files.contents import StagedVersion
+from gmm_dask.storage.files.atomic import OutputFile
+from gmm_dask.storage.files.choice import AnyStage
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -35,27 +34,18 @@ class PartFile(NamedTuple):
     hint: str
 
 
-def hint_of_part(path: Path) -> str:
-    """Return the hint of a part on the disk; raises ``OSError``."""
-    status = path.stat()
-    return f"{status.st_mtime_ns} {status.st_ino}"
-
-
-def write_part_file(stage: StagedVersion, name: str, table: pa.Table) -> PartFile:
-    """Write a table into a staged version; raises `StorageError` where the disk refuses."""
+def write_part_file(stage: AnyStage, name: str, table: pa.Table) -> PartFile:
+    """Write a table into a staged version; raises `StorageError` where its place refuses."""
     with stage.writing(name) as file:
         digesting = _DigestingFile(file)
         pq.write_table(table, digesting, **_options(table.schema))
-    written = stage.directory / name
-    with storage_errors(written, "cannot be read"):
-        hint = hint_of_part(written)
-    return PartFile(digesting.size, digesting.digest.hexdigest(), hint)
+    return PartFile(digesting.size, digesting.digest.hexdigest(), stage.hint(name))
 
 
 class _DigestingFile(io.RawIOBase):
     """A file being written that counts its bytes and computes their digest."""
 
-    def __init__(self, file: OutputFile) -> None:
+    def __init__(self, file: OutputFile | io.BytesIO) -> None:
         self._file = file
         self.size = 0
         self.digest = xxhash.xxh3_128()

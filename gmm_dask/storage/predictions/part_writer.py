@@ -16,7 +16,7 @@ from gmm_dask.mixture.assignment import Assignment
 from gmm_dask.mixture.patterns import count_observed
 from gmm_dask.mixture.prediction_columns import prediction_columns
 from gmm_dask.nulls import NullPolicy
-from gmm_dask.storage.files.contents import StagedVersion
+from gmm_dask.storage.files.choice import AnyStage
 from gmm_dask.storage.input.parquet_rows import ParquetRows
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.predictions.keeping import KeptRows, merge, version_column
@@ -76,7 +76,8 @@ class PartWriter:
     Attributes
     ----------
     stage
-        The version being written, at an absolute path that the workers can see.
+        The version being written: at an absolute path that the workers can see, or on a store
+        for which they have credentials.
     run_id
         Id of the run; part of each name.
     plan
@@ -99,7 +100,7 @@ class PartWriter:
         Rows of the current version that stay beside the new ones; None: there are none.
     """
 
-    stage: StagedVersion
+    stage: AnyStage
     run_id: str
     plan: InputPlan
     numbers: tuple[int, ...]

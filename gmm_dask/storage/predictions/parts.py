@@ -23,7 +23,8 @@ class Part:
         Digest of its bytes, taken while they were written (xxh3, 128 bits). None in a record of
         an older format: then damage cannot be detected.
     hint
-        Modification time and inode; a hard link from another version keeps both.
+        Modification time and inode, which a hard link from another version keeps; on a store the
+        entity tag.
     outside
         Rows of the input file that it leaves out, because they are outside the filter. So it
         describes ``rows + outside`` rows that follow each other, from ``first`` on.

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gmm_dask.errors import ConfigError
+from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.files.sealed import plain
 from gmm_dask.storage.input.filters.predicate import text_of
 from gmm_dask.storage.input.input_file import InputFile
@@ -153,7 +154,8 @@ def carry_over(current: Predictions, plan: InputPlan, question: Question) -> Car
     candidates = survey.reusable | survey.outside | survey.partly_outside
     # Parts first: if a file's parts are lost, its digest need not be computed.
     columns = intact(
-        current.path, [part for path in candidates for part in survey.held[path].parts]
+        version_at(current.path),
+        [part for path in candidates for part in survey.held[path].parts],
     )
     whole = {
         path: held

@@ -11,17 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, astuple, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gmm_dask.addresses import Place
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.files.atomic import replace_file
-from gmm_dask.storage.files.contents import report_path
+from gmm_dask.storage.files.choice import AnyWriter
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.files.retention import Keep
 from gmm_dask.storage.files.sealed import plain, seal
-from gmm_dask.storage.files.versions import Writer
 from gmm_dask.storage.input.content import contents_of
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.predictions.held import filters_of
@@ -65,7 +63,7 @@ class StagedPredictions:
         taken: Mapping[str, tuple[Part, ...]],
         writer: PartWriter,
         record: Mapping[str, Any],
-        version_writer: Writer,
+        version_writer: AnyWriter,
     ) -> None:
         self.places = places
         self.run_id = writer.run_id
@@ -82,7 +80,7 @@ class StagedPredictions:
         self._ended = False
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """Directory of the version once it is published."""
         return self.places.store.version(self.run_id).path
 
@@ -125,8 +123,8 @@ class StagedPredictions:
         digests: Sequence[str] = (),
         report: bytes | None = None,
         keep: Keep | None = None,
-    ) -> Path:
-        """Make ``OUT`` link to this version; returns its path.
+    ) -> Place:
+        """Make ``OUT`` link or point to this version; returns its path.
 
         May be called again after a failure; finished steps are not repeated.
 
@@ -183,7 +181,7 @@ class StagedPredictions:
     def _keep_report(self, report: bytes | None) -> None:
         if report is not None:
             try:
-                replace_file(report_path(self.path), report)
+                self._version_writer.put_report(self.run_id, report)
             except StorageError as error:  # the version stands
                 logger.warning("the report was not kept: %s", error)
 

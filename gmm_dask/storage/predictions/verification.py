@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import stat
+import os
 from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from gmm_dask.addresses import Place
 from gmm_dask.errors import StorageError
-from gmm_dask.storage.files.contents import StagedVersion
+from gmm_dask.storage.files.choice import AnyStage, AnyVersion
 from gmm_dask.storage.input.input_file import InputFile
 from gmm_dask.storage.input.location import READ_ERRORS
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.predictions.part_files import hint_of_part
 from gmm_dask.storage.predictions.parts import Part
 
 _FOOTER_THREADS = 8
 
 
 def check_coverage(
-    plan: InputPlan, parts: Iterable[Part], out: Path, taken: Container[str] = ()
+    plan: InputPlan, parts: Iterable[Part], out: Place, taken: Container[str] = ()
 ) -> None:
     """Check that the parts of each input file describe the rows that are read once, without a gap.
 
@@ -101,7 +100,7 @@ def _runs_read(file: InputFile) -> list[tuple[int, int]]:
     return runs
 
 
-def check_parts(stage: StagedVersion, parts: Sequence[Part]) -> None:
+def check_parts(stage: AnyStage, parts: Sequence[Part]) -> None:
     """Check that a stage holds exactly these parts, all readable and with the same schema.
 
     Files that dead workers left unfinished are removed.
@@ -111,9 +110,9 @@ def check_parts(stage: StagedVersion, parts: Sequence[Part]) -> None:
     StorageError
         It does not; the message names the part.
     """
-    directory = stage.directory
+    directory, written = stage.directory, stage.written()
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        schemas = list(pool.map(lambda part: _schema(directory, part), parts))
+        schemas = list(pool.map(lambda part: _schema(stage, part), parts))
     for part, schema in zip(parts, schemas, strict=True):
         if isinstance(schema, str):
             raise StorageError(f"{directory / part.name}: {schema}; predict again")
@@ -123,20 +122,20 @@ def check_parts(stage: StagedVersion, parts: Sequence[Part]) -> None:
                 f"{directory / part.name}: its columns differ from those of {parts[0].name}; "
                 "does a key column change its type between input files?"
             )
-    strangers = sorted(set(stage.written()) - {part.name for part in parts})
+    strangers = sorted(written.keys() - {part.name for part in parts})
     if strangers:
         raise StorageError(
             f"{directory / strangers[0]}: is not a part of this run; remove it, predict again"
         )
 
 
-def intact(directory: Path, parts: Sequence[Part]) -> dict[str, tuple[str, ...]]:
+def intact(version: AnyVersion, parts: Sequence[Part]) -> dict[str, tuple[str, ...]]:
     """Return the parts that exist and hold what was written: the columns of each, by name.
 
     Reads the footer of each part, and all bytes of parts whose hints differ.
     """
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        checks = pool.map(lambda part: _columns_if_intact(directory, part), parts)
+        checks = pool.map(lambda part: _columns_if_intact(version, part), parts)
         return {
             part.name: columns
             for part, columns in zip(parts, checks, strict=True)
@@ -144,31 +143,27 @@ def intact(directory: Path, parts: Sequence[Part]) -> dict[str, tuple[str, ...]]
         }
 
 
-def _columns_if_intact(directory: Path, part: Part) -> tuple[str, ...] | None:
-    if part.digest is None or isinstance(schema := _schema(directory, part), str):
+def _columns_if_intact(version: AnyVersion, part: Part) -> tuple[str, ...] | None:
+    if part.digest is None or isinstance(schema := _schema(version, part), str):
         return None
-    path = directory / part.name
     columns = tuple(schema.names)
     try:
-        if part.hint is not None and part.hint == hint_of_part(path):
+        if part.hint is not None and part.hint == version.hint(part.name):
             return columns
-        with path.open("rb") as file:
+        with version.opened(part.name) as file:
             digest = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
     except OSError:  # gone or unreadable: the part is written again
         return None
     return columns if digest == part.digest else None
 
 
-def _schema(directory: Path, part: Part) -> pa.Schema | str:
+def _schema(files: AnyStage | AnyVersion, part: Part) -> pa.Schema | str:
     """Return the schema in a part's footer, or a phrase that says what is wrong with it."""
-    path = directory / part.name
     try:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a link lead elsewhere
-            return "is not a regular file"
-        size = status.st_size
-        with pq.ParquetFile(path) as file:
-            rows, schema = file.metadata.num_rows, file.schema_arrow
+        with files.opened(part.name) as source:
+            size = source.seek(0, os.SEEK_END)
+            with pq.ParquetFile(source) as file:
+                rows, schema = file.metadata.num_rows, file.schema_arrow
     except FileNotFoundError:
         return "is missing"
     except READ_ERRORS as error:
