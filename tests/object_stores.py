@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -238,8 +237,3 @@ def _answer(
 
 
 _HOP = {"connection", "transfer-encoding", "content-length", "server", "date", "keep-alive"}
-
-
-def with_environment(variables: dict[str, str]) -> dict[str, str]:
-    """Return this process's environment, changed."""
-    return {**os.environ, **variables}

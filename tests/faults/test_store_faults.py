@@ -27,7 +27,7 @@ def test_of_racing_conditional_puts_all_but_one_lose(weeds):
     """What everything else rests on, asked of the server of these tests first."""
     address = place_of(weeds) / "raced"
     tag = None
-    for race in range(25):
+    for race in range(10):
         tags, barrier = [], threading.Barrier(4)
 
         def write(number, tag=tag, tags=tags, barrier=barrier, race=race):

@@ -55,7 +55,7 @@ class ObjectVersion:
     def __init__(self, path: ObjectAddress) -> None:
         self.path = path
         self._seal: Document | None = None
-        self._hints: dict[str, str] | None = None
+        self._hints: dict[str, str | None] | None = None
 
     @property
     def name(self) -> str:
@@ -99,7 +99,7 @@ class ObjectVersion:
         """Return the sizes of its files in bytes, by name; from the seal."""
         return dict(self.sealed()["files"])
 
-    def hint(self, name: str) -> str:
+    def hint(self, name: str) -> str | None:
         """Return the hint of a file: its etag; all are asked for once.
 
         Raises
@@ -174,7 +174,7 @@ class StagedObjects:
     def __init__(self, target: ObjectAddress, owner: str) -> None:
         self._target = target
         self.folder = target.with_name(f"{target.name}.{mark_of(owner)}{secrets.token_hex(8)}")
-        self._hints: dict[str, str] = {}
+        self._hints: dict[str, str | None] = {}
         self._sizes: dict[str, int] = {}
         self._sealed = False
 
@@ -197,7 +197,7 @@ class StagedObjects:
         yield file
         self._put(name, file.getbuffer())
 
-    def hint(self, name: str) -> str:
+    def hint(self, name: str) -> str | None:
         """Return the hint of a file: by what it is recognized, as long as it is not changed."""
         if name not in self._hints:
             entry = look_up(self.folder / name)
@@ -305,5 +305,5 @@ def beside(path: ObjectAddress, ending: str) -> ObjectAddress:
     return path.with_name(f"{path.name}{ending}")
 
 
-def _hint(tag: Tag) -> str:
-    return f"{tag.etag}"
+def _hint(tag: Tag) -> str | None:
+    return tag.etag or tag.version
