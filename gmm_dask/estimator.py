@@ -342,9 +342,17 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         notify = progress_printer(self.verbose, self.verbose_interval)
         array = lazy_array(self, X, reset=reset, scheduler=client)
         if array is not None:
-            from gmm_dask.storage.input.reader import source_of
+            from gmm_dask.storage.input.reader import refuse_lost_weights, source_of
 
-            source = source_of(array) if sample_weight is None else None
+            source = source_of(array)
+            if sample_weight is None:
+                refuse_lost_weights(array)
+            elif source is not None and source.weighted:
+                raise ConfigError(
+                    "sample_weight is given, but X has weights by weight_halflife; leave one out"
+                )
+            else:
+                source = None
             chunks = source or array_chunks(
                 array, sample_weight, columns_of(self), unit_of(X), scheduler=client
             )

@@ -164,8 +164,8 @@ def retrain(
         outcome = _pass_gate(run, call, current, evaluation, run_id)
     if run.output.predictions is None or (current is None and outcome.published is None):
         return outcome
-    as_of = None if plan.filter is None else plan.filter.as_of  # the fit's present is the run's
-    return replace(outcome, predictions=predict(run, cluster, call, notify, run_id, as_of))
+    # The fit's present is the run's.
+    return replace(outcome, predictions=predict(run, cluster, call, notify, run_id, plan.as_of))
 
 
 def _fit_again(

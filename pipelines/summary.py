@@ -17,6 +17,7 @@ from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.clusters import Clusters
+from gmm_dask.storage.models.manifest import Manifest
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
 
@@ -92,6 +93,7 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         ("input", f"{manifest.configuration['input']['path']} ({manifest.files:,} files)"),
         *([("filter", manifest.filter)] if manifest.filter else []),
         ("rows", f"{read:,} read, {outside}{dropped:,} dropped for nulls, {rows:,} used"),
+        *weight_facts(manifest),
         ("scans", f"{manifest.scans} of all rows"),
         ("iterations", f"{manifest.n_iter}, {STATUS[manifest.status]}"),
         ("log-likelihood", f"{manifest.log_likelihood:.6g} nats per row"),
@@ -118,6 +120,17 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     return Summary(title, facts, header, table, notes, comparison)
 
 
+def weight_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """Say what the rows weigh, where they have weights."""
+    if manifest.effective_rows is None:
+        return []
+    halflife = manifest.configuration["input"].get("weight_halflife")
+    words = f"{manifest.weight:,.6g} in all, as {manifest.effective_rows:,.6g} rows of equal weight"
+    if halflife:
+        words += f"; half for each {halflife['days']:g} days of {halflife['column']}"
+    return [("total weight", words)]
+
+
 def input_summary(path: str, plan: InputPlan) -> Summary:
     """Sum up an input: what its filter leaves, by what can be known without reading a row."""
     facts = [("input", path)]
@@ -128,6 +141,9 @@ def input_summary(path: str, plan: InputPlan) -> Summary:
         facts.append(("files", f"{len(plan.files):,} of {plan.listed:,} are read"))
     groups = sum(len(file.groups) for file in plan.files)
     of_all = sum(rows > 0 for file in plan.files for rows in file.row_groups)
+    if plan.decay is not None:
+        decay = f"half for each {plan.decay.days:g} days of {plan.decay.column} before "
+        facts.append(("weights", f"{decay}{plan.decay.today}"))
     bound = "at most " if plan.masked else ""
     facts += [
         ("row groups", f"{groups:,} of {of_all:,} in these files"),

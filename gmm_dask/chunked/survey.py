@@ -126,6 +126,8 @@ class Survey:
     draws
         Samples of the parts. Together they hold few more rows than the whole sample, so they are
         merged once, not at each addition.
+    weight_squares
+        Sum of the squared sample weights of the complete rows; without weights, their number.
     """
 
     source_rows: int
@@ -134,6 +136,7 @@ class Survey:
     defects: Defects
     draws: tuple[Draw, ...]
     outside: int = 0
+    weight_squares: float = 0.0
 
     def __add__(self, other: Survey) -> Survey:
         return Survey(
@@ -143,6 +146,7 @@ class Survey:
             self.defects + other.defects,
             self.draws + other.draws,
             self.outside + other.outside,
+            self.weight_squares + other.weight_squares,
         )
 
     @cached_property
@@ -154,6 +158,11 @@ class Survey:
     def rows(self) -> int:
         """Number of complete rows."""
         return self.moments.rows
+
+    @property
+    def effective_rows(self) -> float:
+        """Rows of equal weight that would say as much: (Σ w)² / Σ w² (Kish, 1965)."""
+        return self.weight * self.weight / self.weight_squares if self.weight_squares else 0.0
 
     @property
     def dropped(self) -> int:
@@ -288,6 +297,7 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
         defects,
         (Draw.merge([draw]),),
         rows.outside,
+        float(complete.values.shape[0]) if weights is None else float((weights * weights).sum()),
     )
 
 

@@ -6,8 +6,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from gmm_dask.config.section import Section
+from gmm_dask.config.section import Days, Section
 from gmm_dask.nulls import NullPolicy
+
+
+class HalflifeSection(Section):
+    """``weight_halflife``: rows weigh half as much for each half-life of their age."""
+
+    column: str = Field(description="dates or timestamps, or a partition key of dates")
+    days: Days = Field(description="age at which a row weighs half")
 
 
 class InputSection(Section):
@@ -21,6 +28,11 @@ class InputSection(Section):
         NullPolicy.ERROR, description="what to do with rows that hold a null or NaN"
     )
     sample_weight: str | None = Field(None, description="column of weights ≥ 0")
+    weight_halflife: HalflifeSection | None = Field(
+        None,
+        description="weights that decay with age, 2^(−age/days), times sample_weight: "
+        '{column = "dt", days = 14}',
+    )
     filter: str | None = Field(
         None, description="rows to use, as after SQL's WHERE: dt >= current_date - 30"
     )

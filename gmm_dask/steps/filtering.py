@@ -1,4 +1,4 @@
-"""The present of a run: what ``current_date`` means in its filter, once for all its steps."""
+"""The present of a run, once for all its steps: that of its filter, and of the ages of rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ logger = logging.getLogger("gmm_dask")
 
 
 def choose_present(run: RunConfig, for_fit: bool) -> datetime:
-    """Return the time that the filter of a run calls now.
+    """Return the time that a run calls now: in its filter, and where rows weigh by their age.
 
     It is that of an interrupted fit that this run can continue: one of the same configuration,
-    whose filter leaves the same rows of the same files as it did then. Otherwise it is now. So a
-    night's fit that is resumed on the next day ends with the rows that it began with, and one that
-    cannot be resumed takes today's.
+    for which the same rows of the same files are left and weigh the same as then. Otherwise it is
+    now. So a night's fit that is resumed on the next day ends with the rows and weights that it
+    began with, and one that cannot be resumed takes today's.
 
     Raises
     ------
@@ -31,7 +31,8 @@ def choose_present(run: RunConfig, for_fit: bool) -> datetime:
     """
     now = _now()
     text = run.input.filter
-    if not for_fit or text is None or not names_present(text):
+    ageing = run.input.weight_halflife is not None
+    if not for_fit or not (ageing or (text is not None and names_present(text))):
         return now
     for meta in interrupted_fits(Registry(run.output.models, run.output.name)):
         try:
@@ -40,7 +41,7 @@ def choose_present(run: RunConfig, for_fit: bool) -> datetime:
         except (GmmDaskError, KeyError, TypeError, ValueError):  # of other rows, or older
             continue
         if resumable:
-            logger.info("an interrupted fit goes on, its filter as of %s", as_of.isoformat())
+            logger.info("an interrupted fit goes on, as of %s", as_of.isoformat())
             return as_of
     return now
 

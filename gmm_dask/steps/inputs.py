@@ -41,12 +41,12 @@ def inspect_input(
     Parameters
     ----------
     for_fit
-        Whether a model will be fitted and stored. A prediction accepts any number of rows and
-        only reads models.
+        Whether a model will be fitted and stored. A prediction accepts any number of rows, does
+        not weigh them by their age, and only reads models.
     selects
         Whether ``[select]`` is to choose the number of components and the covariance type.
     as_of
-        What the filter calls now; by default `choose_present` says.
+        What the run calls now; by default `choose_present` says.
 
     Raises
     ------
@@ -59,7 +59,10 @@ def inspect_input(
     StorageError
         An output cannot be written.
     """
-    plan = plan_input(run.input, as_of or choose_present(run, for_fit))
+    section = run.input
+    if not for_fit:  # every row counts as one, however old
+        section = section.model_copy(update={"weight_halflife": None})
+    plan = plan_input(section, as_of or choose_present(run, for_fit))
     for output in (run.output.models, run.output.predictions):
         if output is not None:
             refuse_overlap(output, run.input.path, plan)

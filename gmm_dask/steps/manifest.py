@@ -108,6 +108,7 @@ def compose_manifest(
         clusters=clusters,
         filter=None if plan.filter is None else plan.filter.text,
         rows_outside=survey.outside,
+        effective_rows=survey.effective_rows if plan.weighted else None,
     )
 
 

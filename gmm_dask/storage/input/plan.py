@@ -24,6 +24,7 @@ from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.input.columns import Column
+from gmm_dask.storage.input.decay import Decay
 from gmm_dask.storage.input.filters.input_filter import InputFilter
 from gmm_dask.storage.input.filters.predicate import Constant, Predicate
 from gmm_dask.storage.input.location import did_you_mean, find_files
@@ -54,6 +55,8 @@ class InputPlan:
         included. These may be key columns.
     filter
         Which rows are used; None: all.
+    decay
+        How the weights of the rows decay with their age; None: they do not.
     listed
         Files at the path, before the filter; it does not belong to the snapshot, and is 0 in a
         plan that was stored or sent.
@@ -67,6 +70,7 @@ class InputPlan:
     convert: Mapping[str, str]
     types: Mapping[str, str] = field(repr=False)
     filter: InputFilter | None = None
+    decay: Decay | None = None
     listed: int = field(default=0, compare=False)
 
     def __hash__(self) -> int:
@@ -81,6 +85,18 @@ class InputPlan:
     def names(self) -> tuple[str, ...]:
         """Names of the d features."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the rows have weights: a column of them, or by their age."""
+        return self.sample_weight is not None or self.decay is not None
+
+    @property
+    def as_of(self) -> datetime | None:
+        """The present that was put in; None if nothing asks for it, or in a stored plan."""
+        if self.filter is not None and self.filter.as_of is not None:
+            return self.filter.as_of
+        return None if self.decay is None else self.decay.as_of
 
     def residual(self, file: InputFile) -> Predicate | None:
         """Return what the filter still asks of each row of a file; None: nothing."""
@@ -131,6 +147,8 @@ class InputPlan:
                 "left": [file.left and list(file.left) for file in self.files],
                 "inside": [file.inside for file in self.files],
             }
+        if self.decay is not None:
+            content["decay"] = self.decay.to_json()
         return content
 
     @classmethod
@@ -144,6 +162,7 @@ class InputPlan:
         """
         try:
             weight, filtering = content["sample_weight"], content.get("filter")
+            decay = content.get("decay")
             files = tuple(
                 InputFile(path, size, tuple(groups), footer)
                 for path, size, groups, footer in content["files"]
@@ -164,6 +183,7 @@ class InputPlan:
                 dict(content["convert"]),
                 dict(content["types"]),
                 None if filtering is None else InputFilter.from_json(filtering),
+                None if decay is None else Decay.from_json(decay),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not an input plan: {error!r}") from error
@@ -189,7 +209,8 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
         a path. Keys of Hive partitions (``day=3/``) are columns like those in the files. If a
         file stores a column of the same name, the stored column is used, except by the filter.
     as_of
-        What ``current_timestamp`` means in the filter, with a time zone; by default now.
+        What ``current_timestamp`` means in the filter, and whose day age is counted from, with a
+        time zone; by default now.
 
     Raises
     ------
@@ -205,15 +226,18 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
     """
     wanted = [*section.columns, *([section.sample_weight] if section.sample_weight else [])]
     _check_names(section, wanted)
-    draft = None
-    if section.filter is not None:
-        draft = Draft.of(section.filter, as_of or datetime.now(UTC))
+    as_of = as_of or datetime.now(UTC)
+    draft = None if section.filter is None else Draft.of(section.filter, as_of)
     root, listed = find_files(section.path)
     paths = listed if draft is None else draft.possible_paths(section.path, listed)
     file_schemas = read_schemas(root, paths, () if draft is None else draft.names)
     schemas = Schemas(file_schemas, partition_types(paths))
     columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
     files = tuple(file_schema.file for file_schema in file_schemas)
+    decay = None
+    if section.weight_halflife is not None:
+        decay = Decay.of(section.weight_halflife, as_of)
+        decay.check(schemas, tuple(paths))
     input_filter = None
     if draft is not None:
         input_filter = draft.bind(schemas)
@@ -227,6 +251,7 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
         dict(section.convert),
         schemas.common(),
         input_filter,
+        decay,
         len(listed),
     )
     if not plan.rows and any(sum(file_schema.file.row_groups) for file_schema in file_schemas):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -89,6 +89,7 @@ def read_parquet(
     nulls: Literal["error", "drop"] = "error",
     convert: Mapping[str, Literal["float", "seconds"]] | None = None,
     filter: str | None = None,
+    weight_halflife: Mapping[str, Any] | None = None,
 ) -> da.Array:
     """Open Parquet data as a lazy dask array with known chunks.
 
@@ -114,6 +115,10 @@ def read_parquet(
     filter
         Which rows to use, as after SQL's WHERE: ``"dt >= current_date - 30 and price > 0"``
         (`gmm_dask.storage.input.filters.sql`). ``current_date`` is today in UTC.
+    weight_halflife
+        ``{"column": "dt", "days": 14}``: an estimator that is fitted to the array itself weighs
+        each row by 2^(−age/days), from its date, timestamp or partition key to today in UTC. The
+        array holds no weights: fits of what is computed from it are refused.
 
     Returns
     -------
@@ -139,6 +144,7 @@ def read_parquet(
         "nulls": nulls,
         "convert": dict(convert or {}),
         "filter": filter,
+        "weight_halflife": weight_halflife and dict(weight_halflife),
     }
     section = check_config(InputSection, tables, "read_parquet")
     plan = plan_input(section)
@@ -153,6 +159,19 @@ def source_of(array: da.Array) -> RowChunks | None:
         return None
     source: RowChunks = array.dask[array.name + _SOURCE]
     return source
+
+
+def refuse_lost_weights(array: da.Array) -> None:
+    """Refuse an array computed from one whose rows weigh by their age, as a `ConfigError`."""
+    for name in array.dask.layers:
+        if name != array.name and name + _SOURCE in array.dask:
+            source: RowChunks = array.dask[name + _SOURCE]
+            if source.weighted:
+                raise ConfigError(
+                    "X is computed from an array of read_parquet(weight_halflife=…), and the "
+                    "weights are lost; fit the array itself, choose rows by its filter, or give "
+                    "sample_weight"
+                )
 
 
 @dataclass(frozen=True, eq=False)

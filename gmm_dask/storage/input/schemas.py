@@ -176,8 +176,18 @@ class Schemas:
         assert common is not None
         return Column(name, common)
 
-    def family(self, name: str, key_families: Mapping[str, Family]) -> Family:
-        """Find a column of a filter in every file, and check that its families agree.
+    def family(
+        self,
+        name: str,
+        key_families: Mapping[str, Family],
+        asked: str = "which the filter names",
+    ) -> Family:
+        """Find a column that is not read as numbers in every file; its families must agree.
+
+        Parameters
+        ----------
+        asked
+            What messages say of the column.
 
         Raises
         ------
@@ -190,15 +200,14 @@ class Schemas:
             if name in keys:
                 family = key_families[name]
             else:
-                asked = f"column {name!r}, which the filter names"
-                kind = self._type(stored, keys, name, path, asked)
+                kind = self._type(stored, keys, name, path, f"column {name!r}, {asked}")
                 if types.is_null(kind):  # what a writer makes of a day without a value
                     continue
                 family = family_of(kind)
             if common is not None and family is not common[0]:
                 raise SchemaError(
-                    f"{path}: column {name!r}, which the filter names, holds {family}, but "
-                    f"{common[0]} in {common[1]}; rewrite one of them"
+                    f"{path}: column {name!r}, {asked}, holds {family}, but {common[0]} in "
+                    f"{common[1]}; rewrite one of them"
                 )
             common = common or (family, path)
         return Family.OTHER if common is None else common[0]

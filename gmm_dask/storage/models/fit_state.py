@@ -212,7 +212,7 @@ def _encode_survey(survey: Survey, arrays: NamedArrays) -> Meta:
         arrays[f"moments.{name}"] = getattr(survey.moments, name)
     for name in _DRAW:
         arrays[f"draw.{name}"] = getattr(survey.draw, name)
-    arrays["weight"] = np.array([survey.weight])
+    arrays["survey.weight"] = np.array([survey.weight, survey.weight_squares])
     arrays["draw.columns"] = survey.draw.values.T  # (d, m): feature-major, as it is in memory
     arrays["defects.missing"] = survey.defects.missing
     arrays["defects.infinite"] = survey.defects.infinite
@@ -230,7 +230,7 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
     return Survey(
         meta["source_rows"],
         Moments(meta["rows"], *(arrays[f"moments.{name}"] for name in _MOMENTS)),
-        float(arrays["weight"][0]),
+        float(arrays["survey.weight"][0]),
         Defects(
             arrays["defects.missing"],
             arrays["defects.infinite"],
@@ -247,4 +247,5 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
             ),
         ),
         meta["outside"],
+        float(arrays["survey.weight"][1]),
     )

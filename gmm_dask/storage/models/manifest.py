@@ -98,6 +98,8 @@ class Manifest:
     filter, rows_outside
         The filter with the present put in, None without one; and the rows that were read and lie
         outside it. Files and row groups that it excludes unread are not counted.
+    effective_rows
+        Rows of equal weight that would say as much, (Σ w)² / Σ w²; None without weights.
     """
 
     configuration: Mapping[str, Any]
@@ -134,6 +136,7 @@ class Manifest:
     clusters: Clusters | None = None
     filter: str | None = None
     rows_outside: int = 0
+    effective_rows: float | None = None
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""
