@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
@@ -26,14 +27,15 @@ from gmm_dask.chunked.partitions import is_frame
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Executor, Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
+from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import ClustersMixin
 from gmm_dask.estimator_exchange import ExchangeMixin
 from gmm_dask.estimator_frames import FramesMixin
+from gmm_dask.estimator_transforms import TransformsMixin
 from gmm_dask.frames import refuse_text_in
 from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
-from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic, icl
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -50,7 +52,14 @@ from gmm_dask.verbosity import progress_printer
 logger = logging.getLogger("gmm_dask")
 
 
-class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(
+    ClustersMixin,
+    FramesMixin,
+    ExchangeMixin,
+    TransformsMixin,
+    DensityMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+):
     """A Gaussian mixture fitted by expectation maximization (EM) to any number of rows.
 
     Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
@@ -82,6 +91,13 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
     search_rows
         Rows of the sample for the search; ``"auto"``: max(65,536, 50·k·d). None: no search, but
         ``n_init`` plain starts by ``init_params``, as in scikit-learn.
+    transforms
+        Transforms of features, by the name of the column, or by its index where rows have no
+        names: ``{"price": "log1p"}``. There are ``"log"``, ``"log1p"``, ``"asinh"``, ``"sqrt"``,
+        ``"logit"`` and ``"standardise"``, by mean and standard deviation of the rows
+        (`gmm_dask.mixture.transforms`). Every method takes rows in natural units. Means and
+        covariances are those of transformed rows; log-densities and criteria are in natural
+        units, so that models with different transforms can be compared.
 
     Attributes
     ----------
@@ -97,6 +113,10 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         The log-density below which 0.1 % of the rows lie, nats.
     scans_
         How many times all rows were read.
+    transforms_
+        The transforms, one for each feature, with what ``standardise`` needs; only if there are.
+        ``transforms_.inverse(means_)`` are the components' centres in natural units: the medians
+        of each feature, since medians stay medians under a transform, and means do not.
     n_features_in_, feature_names_in_
         As in scikit-learn.
     merge_tree_
@@ -119,6 +139,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "search_rows": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "transforms": [Mapping, None],
     }
 
     def __init__(
@@ -139,6 +160,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         verbose: int = 0,
         verbose_interval: int = 10,
         search_rows: int | Literal["auto"] | None = "auto",
+        transforms: Mapping[str | int, str] | None = None,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -155,6 +177,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.search_rows = search_rows
+        self.transforms = transforms
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, client: Any = None) -> Self:
@@ -240,22 +263,6 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         """
         return icl(self._parameters(), *self._sums(X))
 
-    def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""
-        parameters = self._parameters()
-        if n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least "
-                "one sample."
-            )
-        random = check_random_state(self.random_state)
-        counts = random.multinomial(n_samples, parameters.weights)  # (k,)
-        lower = np.linalg.cholesky(parameters.matrices)  # (k, d, d)
-        labels = np.repeat(np.arange(parameters.n_components), counts)  # (n,)
-        noise = random.standard_normal((n_samples, parameters.n_features))
-        X = parameters.means[labels] + np.einsum("nij,nj->ni", lower[labels], noise)  # (n, d)
-        return X, labels
-
     @classmethod
     @cache
     def _get_param_names(cls) -> list[str]:
@@ -268,25 +275,9 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         parameters = self._parameters()
         array = lazy_array(self, X, reset=False)
         if array is not None:
-            return sum_array(array, parameters, columns_of(self), unit_of(X))
+            transforms = self._fitted_transforms()
+            return sum_array(array, parameters, columns_of(self), unit_of(X), transforms)
         return sum_assignment(self._assign(X, certainties=True))
-
-    def _last_parameters(self) -> tuple[MixtureParameters, ...]:
-        """Return the parameters of the last fit, or nothing before the first.
-
-        ``n_features_in_`` must be that of the new rows: call `_scanner` first.
-        """
-        if not hasattr(self, "means_"):
-            return ()
-        k, d = self.n_components, self.n_features_in_
-        shape = COVARIANCE_TYPES[self.covariance_type].shape(k, d)
-        if self.means_.shape != (k, d) or self.covariances_.shape != shape:
-            raise ConfigError(
-                f"warm_start: the last fit left means of shape {self.means_.shape} and "
-                f"covariances of shape {self.covariances_.shape}; {k} {self.covariance_type} "
-                f"components of {d} features have {(k, d)} and {shape}: set warm_start=False"
-            )
-        return (self._parameters(),)
 
     def _parameters(self) -> MixtureParameters:
         check_is_fitted(self)
@@ -303,13 +294,16 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         parameters = self._parameters()
         array = lazy_array(self, X, reset=False)
         if array is not None:
-            return predict_array(array, parameters, what, columns_of(self), unit_of(X))
+            transforms = self._fitted_transforms()
+            return predict_array(array, parameters, what, columns_of(self), unit_of(X), transforms)
         predicted = getattr(self._assign(X, responsibilities=what == "responsibilities"), what)
         return predicted.astype(np.int64) if what == "labels" else predicted
 
-    def _assign(self, X: Any, **wanted: bool) -> Assignment:
+    def _assign(self, X: Any, **wanted: Any) -> Assignment:
+        wanted |= {"transforms": self._fitted_transforms(), "threads": available_cores()}
         rows = rows_in_memory(self, X, reset=False)
-        assigned = assign(self._parameters(), rows, **wanted, threads=available_cores())
+        rows = transform_values(rows, wanted["transforms"], columns_of(self), "row {:,}".format)
+        assigned = assign(self._parameters(), rows, **wanted)
         if not assigned.finite:
             require_usable(rows, columns_of(self), NullPolicy.ERROR, "row {:,}".format)
         return assigned
@@ -342,23 +336,16 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
         notify = progress_printer(self.verbose, self.verbose_interval)
         array = lazy_array(self, X, reset=reset, scheduler=client)
         if array is not None:
-            from gmm_dask.storage.input.reader import refuse_lost_weights, source_of
+            from gmm_dask.storage.input.reader import source_to_fit
 
-            source = source_of(array)
-            if sample_weight is None:
-                refuse_lost_weights(array)
-            elif source is not None and source.weighted:
-                raise ConfigError(
-                    "sample_weight is given, but X has weights by weight_halflife; leave one out"
-                )
-            else:
-                source = None
+            source = source_to_fit(array, sample_weight)
             chunks = source or array_chunks(
                 array, sample_weight, columns_of(self), unit_of(X), scheduler=client
             )
             # Rows of an unknown number were counted.
-            counted = source is None and (is_frame(X) or any(np.isnan(X.chunks[0])))
-            return Scanner(chunks, _executor(client), notify, scans=int(counted))
+            counted = int(source is None and (is_frame(X) or any(np.isnan(X.chunks[0]))))
+            transforms = self._transforms_for(reset=reset)
+            return Scanner(chunks, _executor(client), notify, scans=counted, transforms=transforms)
         if client is not None:
             raise ConfigError(
                 "client is for dask arrays and frames: rows in memory are scanned by threads here; "
@@ -372,7 +359,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
                 sample_weight, rows, dtype=np.float64, ensure_non_negative=True
             )
         chunks = MemoryChunks(rows, weights, group_rows(rows.shape[0]), columns_of(self))
-        return Scanner(chunks, Threads(), notify)
+        return Scanner(chunks, Threads(), notify, transforms=self._transforms_for(reset=reset))
 
     def _take_parameters(self, parameters: MixtureParameters) -> None:
         self.weights_ = parameters.weights
@@ -389,8 +376,10 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, DensityMixin, B
 
     def _take_result(self, result: FitResult, densities: DensitySummary, scans: int) -> None:
         # What was said of the components before: by `merge_components`, or by a published model.
-        for name in ("merge_tree_", "component_ids_"):
+        for name in ("merge_tree_", "component_ids_", "transforms_"):
             self.__dict__.pop(name, None)
+        if result.survey.transforms is not None:
+            self.transforms_ = result.survey.transforms
         self._take_parameters(result.parameters)
         self.converged_ = result.best.status is Status.CONVERGED
         self.n_iter_ = result.best.n_iter

@@ -25,7 +25,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     -------
     GaussianMixture
         Fitted, with the model's columns as ``feature_names_in_``, its permanent
-        ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it.
+        ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it. A model with
+        transforms has them too: its methods take rows in natural units.
 
     Raises
     ------
@@ -38,6 +39,10 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     parameters = stored.parameters
     model = GaussianMixture(parameters.n_components, covariance_type=parameters.covariance_type)
     model._take_parameters(parameters)
+    if stored.transforms is not None:
+        names = zip(stored.columns, stored.transforms.names, strict=True)
+        model.transforms = {column: name for column, name in names if name is not None}
+        model.transforms_ = stored.transforms
     model.n_features_in_ = parameters.n_features
     model.feature_names_in_ = np.asarray(stored.columns, dtype=object)
     model.component_ids_ = np.asarray(stored.component_ids)

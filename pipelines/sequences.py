@@ -178,13 +178,14 @@ def _fit_again(
 ) -> steps.Evaluation:
     """Fit the mixture that the run file asks for, or choose one again if that is due."""
     if steps.is_selection_due(run, plan, current):
-        rival = steps.choose_rival(run, plan, current)
-        selected = call(steps.select, run, plan, scanner, notify, rival)
+        rival, transforms = steps.choose_rival(run, plan, current)
+        selected = call(steps.select, run, plan, scanner, notify, rival, transforms)
         return call(steps.evaluate_selection, run, plan, scanner, selected, current)
     if run.select is not None and current is not None:
         run = steps.keep_cell(run, current)
     start = steps.choose_start(run, plan, current)
-    fitted = call(steps.fit, run, plan, scanner, notify, start.parameters, start.search_too)
+    given = (start.parameters, start.search_too, start.transforms)
+    fitted = call(steps.fit, run, plan, scanner, notify, *given)
     return call(steps.evaluate, run, plan, scanner, fitted, current)
 
 

@@ -6,12 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
-from gmm_dask.printable import printable, spread
+from gmm_dask.printable import printable
 from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.storage.files.contents import report_path
@@ -93,6 +91,7 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         ("input", f"{manifest.configuration['input']['path']} ({manifest.files:,} files)"),
         *([("filter", manifest.filter)] if manifest.filter else []),
         ("rows", f"{read:,} read, {outside}{dropped:,} dropped for nulls, {rows:,} used"),
+        *([("transforms", model.transforms.words(model.columns))] if model.transforms else []),
         *weight_facts(manifest),
         ("scans", f"{manifest.scans} of all rows"),
         ("iterations", f"{manifest.n_iter}, {STATUS[manifest.status]}"),
@@ -108,6 +107,11 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     header, table = component_table(model, matches)
     k, d = model.parameters.means.shape
     notes = list(manifest.warnings)
+    if model.transforms is not None:
+        notes.append(
+            "columns with a transform: median of the component, and the ends of one standard "
+            "deviation, in the data's units; log-likelihood and BIC are in these units too"
+        )
     if d > SHOWN_COLUMNS:
         notes.append(f"{d - SHOWN_COLUMNS} further columns are not shown")
     kind = model.parameters.covariance_type
@@ -249,12 +253,12 @@ def component_table(
 ) -> tuple[list[str], list[list[str]]]:
     """Tabulate each component: its weight, its mean ± standard deviation per column, its state.
 
+    All columns are in natural units (`StoredModel.spread`).
+
     With ``matches`` also the change of its weight, and how far its mean has moved, in standard
     deviations of the model before.
     """
     parameters, columns = model.parameters, model.columns[:SHOWN_COLUMNS]
-    # (k, d)
-    deviations = np.sqrt(np.diagonal(parameters.matrices, axis1=1, axis2=2))
     changes = {match.new: match for match in matches}
     rows = []
     for component, identity in enumerate(model.component_ids):
@@ -263,10 +267,7 @@ def component_table(
             change = changes.get(component)
             cells.append("new" if change is None else f"{change.weight_change:+.1%}")
             cells.append("" if change is None else f"{change.moved:.2f} σ")
-        cells += [
-            spread(parameters.means[component, j], deviations[component, j])
-            for j in range(len(columns))
-        ]
+        cells += [model.spread(component, feature) for feature in range(len(columns))]
         rows.append([*cells, state(model, component)])
     changed = ["change", "moved"] if matches else []
     return ["component", "weight", *changed, *columns, "state"], rows

@@ -22,10 +22,12 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.partitions import is_series, series_array
 from gmm_dask.chunked.rows import Rows
+from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.errors import InputError, SchemaError, TooFewRowsError
 from gmm_dask.frames import refuse_text
 from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
 logger = logging.getLogger("gmm_dask")
@@ -300,6 +302,7 @@ def predict_array(
     what: str,
     columns: tuple[str, ...] | None = None,
     unit: str = "block",
+    transforms: Transforms | None = None,
 ) -> da.Array:
     """Predict labels, log-densities or responsibilities of a dask array's rows, lazily.
 
@@ -312,11 +315,14 @@ def predict_array(
         ``"responsibilities"``, (n, k).
     columns, unit
         As in `array_chunks`, for the error of a row that cannot be predicted.
+    transforms
+        Of the mixture; X is in natural units.
     """
     if X.ndim == 2 and X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
     columns = columns or tuple(f"x{number}" for number in range(X.shape[1]))
-    predict = partial(_predict_block, parameters=parameters, what=what, columns=columns, unit=unit)
+    mixture = parameters, transforms
+    predict = partial(_predict_block, mixture=mixture, what=what, columns=columns, unit=unit)
     if what == "responsibilities":
         k = parameters.n_components
         return X.map_blocks(predict, dtype=np.float64, chunks=(X.chunks[0], (k,)))
@@ -325,7 +331,11 @@ def predict_array(
 
 
 def sum_array(
-    X: da.Array, parameters: MixtureParameters, columns: tuple[str, ...], unit: str = "block"
+    X: da.Array,
+    parameters: MixtureParameters,
+    columns: tuple[str, ...],
+    unit: str = "block",
+    transforms: Transforms | None = None,
 ) -> tuple[float, float, float]:
     """Sum over the rows of a dask array (n, d): log p(x) in nats, 1, and −log r.
 
@@ -335,10 +345,13 @@ def sum_array(
     ----------
     columns, unit
         As in `array_chunks`, for the error of a row that cannot be predicted.
+    transforms
+        Of the mixture; X is in natural units.
     """
     if X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
-    add_up = partial(_sum_block, parameters=parameters, columns=columns, unit=unit)
+    mixture = parameters, transforms
+    add_up = partial(_sum_block, mixture=mixture, columns=columns, unit=unit)
     sums = X.map_blocks(add_up, dtype=np.float64, chunks=(1, 3))
     log_likelihood, rows, uncertainty = sums.sum(axis=0).compute().tolist()
     return log_likelihood, rows, uncertainty
@@ -346,20 +359,18 @@ def sum_array(
 
 def _sum_block(
     block: Any,
-    parameters: MixtureParameters,
+    mixture: tuple[MixtureParameters, Transforms | None],
     columns: tuple[str, ...],
     unit: str,
     block_info: Any = None,
 ) -> FloatArray:
     place = partial(_place_of, unit, block_info)
-    return np.array(
-        [sum_assignment(_assign_block(block, parameters, "certainties", columns, place))]
-    )
+    return np.array([sum_assignment(_assign_block(block, mixture, "certainties", columns, place))])
 
 
 def _predict_block(
     block: Any,
-    parameters: MixtureParameters,
+    mixture: tuple[MixtureParameters, Transforms | None],
     what: str,
     columns: tuple[str, ...],
     unit: str,
@@ -367,20 +378,26 @@ def _predict_block(
 ) -> FloatArray:
     """Predict a block; ``block_info`` is what dask knows of its place in the array."""
     place = partial(_place_of, unit, block_info)
-    predicted = getattr(_assign_block(block, parameters, what, columns, place), what)
+    predicted = getattr(_assign_block(block, mixture, what, columns, place), what)
     return predicted.astype(np.int64) if what == "labels" else predicted
 
 
 def _assign_block(
     block: Any,
-    parameters: MixtureParameters,
+    mixture: tuple[MixtureParameters, Transforms | None],
     what: str,
     columns: tuple[str, ...],
     place: Callable[[int], str],
 ) -> Assignment:
-    values = as_rows(block)
-    wanted = {name: name == what for name in ("responsibilities", "certainties")}
-    assigned = assign(parameters, values, **wanted)
+    parameters, transforms = mixture
+    values = transform_values(as_rows(block), transforms, columns, place)
+    assigned = assign(
+        parameters,
+        values,
+        responsibilities=what == "responsibilities",
+        certainties=what == "certainties",
+        transforms=transforms,
+    )
     if not assigned.finite:
         require_usable(values, columns, NullPolicy.ERROR, place)
     return assigned

@@ -18,6 +18,7 @@ from gmm_dask.events import Stage
 from gmm_dask.mixture.assignment import LEAST_SLICE_ROWS, Assignment, assign
 from gmm_dask.mixture.kernels.tally import tally
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
 #: Bins of the density histogram; quantiles are exact to the width of a bin.
@@ -31,6 +32,8 @@ DEPTH = 120.0
 @dataclass(frozen=True, eq=False)
 class DensitySummary:
     """Sums over rows of their densities in one mixture; summaries add by ``+``.
+
+    Densities are in natural units, also where the features are transformed.
 
     Attributes
     ----------
@@ -47,9 +50,9 @@ class DensitySummary:
         Extreme log-densities, nats.
     bins
         Histogram of the log-densities between ``ceiling − DEPTH`` and ``ceiling``: weight of the
-        rows in each bin, (BINS,). Rows below all bins are in the first.
+        rows in each bin, (BINS,). Rows below all bins are in the first, those above in the last.
     ceiling
-        Upper bound of the log-density in this mixture, nats.
+        Upper bound of the log-density in this mixture, nats; with transforms, of all but few rows.
     """
 
     rows: int
@@ -143,14 +146,21 @@ class EvaluationBatch:
         return EvaluationBatch(tuple(first + second for first, second in pairs))
 
 
-def density_ceiling(parameters: MixtureParameters) -> float:
-    """Upper bound of log p(x), nats: log Σ_k π_k N_k(μ_k)."""
+def density_ceiling(parameters: MixtureParameters, transforms: Transforms | None = None) -> float:
+    """Upper bound of log p(x), nats: log Σ_k π_k N_k(μ_k).
+
+    With transforms there may be no bound: the slope of a logarithm has none. Then it is that of
+    rows within four standard deviations of the means, which few rows exceed.
+    """
     k, d = parameters.means.shape
     peaks = (
         parameters.log_weights
         + parameters.covariance.log_determinants(parameters.precisions_cholesky, k, d)
         - 0.5 * d * np.log(2 * np.pi)
     )  # (k,)
+    if transforms is not None:
+        deviations = np.sqrt(np.diagonal(parameters.matrices, axis1=1, axis2=2))  # (k, d)
+        peaks = peaks + transforms.steepest(parameters.means, deviations)
     return float(np.logaddexp.reduce(peaks))
 
 
@@ -202,10 +212,16 @@ def evaluate_rows(
     return EvaluationBatch(
         tuple(
             summarize_densities(
-                assign(mixture, rows.values, certainties=True, threads=threads),
+                assign(
+                    mixture,
+                    rows.values,
+                    certainties=True,
+                    transforms=rows.transforms,
+                    threads=threads,
+                ),
                 rows.sample_weight,
                 mixture.n_components,
-                density_ceiling(mixture),
+                density_ceiling(mixture, rows.transforms),
             )
             for mixture in mixtures
         )
@@ -213,7 +229,10 @@ def evaluate_rows(
 
 
 def evaluate(
-    scanner: Scanner, mixtures: Sequence[MixtureParameters], survey: Survey | None = None
+    scanner: Scanner,
+    mixtures: Sequence[MixtureParameters],
+    survey: Survey | None = None,
+    nulls: NullPolicy = NullPolicy.ERROR,
 ) -> tuple[DensitySummary, ...]:
     """Summarize the densities of all rows in each mixture.
 
@@ -223,7 +242,9 @@ def evaluate(
     Parameters
     ----------
     survey
-        Survey of these rows. None: there are no nulls among them.
+        Survey of these rows, in the units of the mixtures; it says how nulls are treated.
+    nulls
+        How nulls are treated, where there is no survey.
 
     Raises
     ------
@@ -234,8 +255,8 @@ def evaluate(
     """
     if survey is not None and survey.in_memory:
         sample = survey.sample
-        rows = Rows(sample.X, sample.sample_weight, 0, 0)
+        rows = Rows(sample.X, sample.sample_weight, 0, 0, transforms=survey.transforms)
         threads = available_cores() if survey.rows > LEAST_SLICE_ROWS else 1
         return evaluate_rows(rows, tuple(mixtures), threads).summaries
-    nulls = NullPolicy.ERROR if survey is None else survey.nulls_left
+    nulls = nulls if survey is None else survey.nulls_left
     return scanner.reduce(evaluate_rows, tuple(mixtures), Stage.EVALUATE, nulls).summaries

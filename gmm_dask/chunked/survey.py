@@ -19,6 +19,7 @@ from gmm_dask.events import Stage
 from gmm_dask.mixture.kernels.moments import column_moments
 from gmm_dask.mixture.kernels.sampling import rows_below
 from gmm_dask.mixture.starts import Sample
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
 #: Largest absolute value whose squares can be summed over rows in float64.
@@ -128,6 +129,10 @@ class Survey:
         merged once, not at each addition.
     weight_squares
         Sum of the squared sample weights of the complete rows; without weights, their number.
+    transforms
+        Those that the rows of moments and draws have had.
+    log_slopes
+        Σ w log dy/dx of the complete rows, nats: from log-densities in model units to natural ones.
     """
 
     source_rows: int
@@ -137,6 +142,8 @@ class Survey:
     draws: tuple[Draw, ...]
     outside: int = 0
     weight_squares: float = 0.0
+    transforms: Transforms | None = None
+    log_slopes: float = 0.0
 
     def __add__(self, other: Survey) -> Survey:
         return Survey(
@@ -147,6 +154,8 @@ class Survey:
             self.draws + other.draws,
             self.outside + other.outside,
             self.weight_squares + other.weight_squares,
+            self.transforms,
+            self.log_slopes + other.log_slopes,
         )
 
     @cached_property
@@ -163,6 +172,11 @@ class Survey:
     def effective_rows(self) -> float:
         """Rows of equal weight that would say as much: (Σ w)² / Σ w² (Kish, 1965)."""
         return self.weight * self.weight / self.weight_squares if self.weight_squares else 0.0
+
+    @property
+    def log_slope(self) -> float:
+        """Mean of log dy/dx: what a mean log-likelihood in model units lacks to natural ones."""
+        return self.log_slopes / self.weight if self.transforms is not None else 0.0
 
     @property
     def dropped(self) -> int:
@@ -246,10 +260,40 @@ def survey_source(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPoli
     request = _request(scanner, sample_rows, seed, scanner.rows)
     survey = scanner.reduce(survey_rows, request, Stage.SURVEY)
     _refuse_unusable(survey, scanner.chunks, nulls)
+    transforms = scanner.transforms
+    if transforms is not None and transforms.pending:
+        scanner.transforms = _settle(transforms, survey.moments)
     if 2 * len(survey.draw.numbers) < min(sample_rows, survey.rows):
         request = _request(scanner, sample_rows, seed, survey.rows)
-        return replace(survey, draws=(scanner.reduce(survey_rows, request, Stage.SURVEY).draw,))
-    return survey if len(survey.draws) == 1 else replace(survey, draws=(survey.draw,))
+        again = scanner.reduce(survey_rows, request, Stage.SURVEY)
+        survey = replace(_in_units(survey, scanner.transforms), draws=(again.draw,))
+    elif len(survey.draws) > 1:
+        survey = replace(survey, draws=(survey.draw,))
+    return _in_units(survey, scanner.transforms)
+
+
+def _settle(transforms: Transforms, moments: Moments) -> Transforms:
+    """Put mean and standard deviation of the complete rows into what is pending."""
+    deviation = np.sqrt(moments.squares / moments.rows)  # (d,)
+    varies = moments.maximum > moments.minimum
+    return transforms.settled(moments.mean, np.where(varies, deviation, 0.0))
+
+
+def _in_units(survey: Survey, transforms: Transforms | None) -> Survey:
+    """Return the survey of rows that have had what was pending in their transforms, too."""
+    if transforms is None or transforms == survey.transforms:
+        return survey
+    moments, draw = survey.moments, survey.draw
+    rows = np.stack([moments.mean, moments.minimum, moments.maximum])  # (3, d)
+    mean, minimum, maximum = transforms.apply(rows, survey.transforms)
+    scale = transforms.scales(survey.transforms)  # (d,)
+    return replace(
+        survey,
+        moments=Moments(moments.rows, mean, moments.squares / scale**2, minimum, maximum),
+        draws=(replace(draw, values=transforms.apply(draw.values, survey.transforms)),),
+        transforms=transforms,
+        log_slopes=survey.log_slopes - survey.weight * float(np.log(scale).sum()),
+    )
 
 
 def _request(scanner: Scanner, sample_rows: int, seed: int, complete_rows: int) -> SurveyRequest:
@@ -298,7 +342,16 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
         (Draw.merge([draw]),),
         rows.outside,
         float(complete.values.shape[0]) if weights is None else float((weights * weights).sum()),
+        rows.transforms,
+        _sum_slopes(complete, weights),
     )
+
+
+def _sum_slopes(rows: Rows, weights: FloatArray | None) -> float:
+    if rows.transforms is None:
+        return 0.0
+    slopes = rows.transforms.log_slopes(rows.values)  # (m,)
+    return float(slopes.sum() if weights is None else (slopes * weights).sum())
 
 
 def frequent_values(sample: Sample) -> list[tuple[int, float, float]]:

@@ -12,10 +12,12 @@ import numpy as np
 from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.partitions import map_frame, read_partition
+from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.frames import join_columns
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.prediction_columns import prediction_columns
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
 
@@ -35,6 +37,8 @@ class TableRequest:
         Id of each component, (k,).
     cluster_ids
         Id of the cluster of each component, (k,), if clusters are predicted.
+    transforms
+        Of the mixture; tables are in natural units.
     """
 
     parameters: MixtureParameters
@@ -42,6 +46,7 @@ class TableRequest:
     keys: tuple[str, ...]
     component_ids: tuple[int, ...]
     cluster_ids: tuple[int, ...] | None = None
+    transforms: Transforms | None = None
 
 
 def predict_table(
@@ -74,9 +79,18 @@ def predict_table(
     ------
     NonFiniteError
         A value is null, NaN or infinite.
+    InputError
+        A value is outside of the domain of its transform.
     """
     clusters = request.cluster_ids is not None
-    assigned = assign(request.parameters, rows, responsibilities=clusters, threads=threads)
+    rows = transform_values(rows, request.transforms, request.features, place)
+    assigned = assign(
+        request.parameters,
+        rows,
+        responsibilities=clusters,
+        transforms=request.transforms,
+        threads=threads,
+    )
     if not assigned.finite:
         require_usable(rows, request.features, NullPolicy.ERROR, place)
     columns = prediction_columns(assigned, request.component_ids, request.cluster_ids)

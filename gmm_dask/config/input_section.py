@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from gmm_dask.config.section import Days, Section
+from gmm_dask.mixture.spec import TransformName
 from gmm_dask.nulls import NullPolicy
 
 
@@ -35,6 +36,11 @@ class InputSection(Section):
     )
     filter: str | None = Field(
         None, description="rows to use, as after SQL's WHERE: dt >= current_date - 30"
+    )
+    transform: dict[str, TransformName] = Field(
+        default_factory=dict,
+        description="transforms of columns: 'log', 'log1p', 'asinh', 'sqrt', 'logit' or "
+        "'standardise'; part of the model",
     )
     convert: dict[str, Literal["float", "seconds"]] = Field(
         default_factory=dict,

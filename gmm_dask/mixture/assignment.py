@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.transforms import Transforms
 
 #: The fewest rows that are worth a thread.
 LEAST_SLICE_ROWS = 32_768
@@ -47,6 +48,7 @@ def assign(
     *,
     responsibilities: bool = False,
     certainties: bool = False,
+    transforms: Transforms | None = None,
     threads: int = 1,
 ) -> Assignment:
     """Evaluate a mixture on rows in memory.
@@ -57,6 +59,8 @@ def assign(
         (n, d) float32 or float64. The predictions for a row that is not finite have no meaning.
     responsibilities, certainties
         Whether to return them.
+    transforms
+        Those that X has had: log-densities are then in natural units.
     threads
         Threads that share the rows; the result does not depend on their number.
     """
@@ -83,6 +87,8 @@ def assign(
     else:
         with ThreadPoolExecutor(threads) as pool:
             finite = all(list(pool.map(assign_slice, range(0, n, step))))
+    if transforms is not None:
+        log_densities += transforms.log_slopes(X)
     return Assignment(
         labels, log_densities, probabilities if responsibilities else None, largest, finite
     )

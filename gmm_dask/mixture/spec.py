@@ -17,10 +17,12 @@ CovarianceName = Literal["full", "tied", "diag", "spherical"]
 InitializationName = Literal["kmeans", "k-means++", "random", "random_from_data"]
 
 CriterionName = Literal["bic", "icl", "aic"]
+TransformName = Literal["log", "log1p", "asinh", "sqrt", "logit", "standardise"]
 
 COVARIANCE_NAMES: tuple[str, ...] = get_args(CovarianceName)
 INITIALIZATION_NAMES: tuple[str, ...] = get_args(InitializationName)
 CRITERION_NAMES: tuple[str, ...] = get_args(CriterionName)
+TRANSFORM_NAMES: tuple[str, ...] = get_args(TransformName)
 
 
 @dataclass(frozen=True, eq=False)

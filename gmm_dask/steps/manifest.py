@@ -108,6 +108,7 @@ def compose_manifest(
         clusters=clusters,
         filter=None if plan.filter is None else plan.filter.text,
         rows_outside=survey.outside,
+        transforms=None if survey.transforms is None else tuple(survey.transforms.to_json()),
         effective_rows=survey.effective_rows if plan.weighted else None,
     )
 

@@ -22,6 +22,7 @@ from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
+from gmm_dask.steps.fitting import same_features
 from gmm_dask.steps.inputs import open_executor
 from gmm_dask.steps.reporting import (
     MOST_BATCHES,
@@ -134,6 +135,7 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
         chunk.values,
         responsibilities=request.writer.needs_responsibilities,
         certainties=True,
+        transforms=chunk.transforms,
     )
     if not assigned.finite:
         require_usable(
@@ -143,9 +145,8 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     part = request.writer.write(
         chunk, assigned.labels, assigned.log_densities, assigned.responsibilities
     )
-    densities = summarize_densities(
-        assigned, chunk.sample_weight, parameters.n_components, density_ceiling(parameters)
-    )
+    ceiling = density_ceiling(parameters, chunk.transforms)
+    densities = summarize_densities(assigned, chunk.sample_weight, parameters.n_components, ceiling)
     return PredictedRows((part,), densities, part.rows)
 
 
@@ -183,6 +184,14 @@ def open_predictions(
             f"model {run.output.name} was fitted to columns {', '.join(model.columns)}, but "
             f"input.columns are {', '.join(plan.names)}; name the same columns in the same order"
         )
+    if not same_features(plan, model):
+        logger.warning(
+            "the transforms of model %s, version %s, are applied (%s), not those of the run file; "
+            "fit again to change them",
+            run.output.name,
+            model.version,
+            model.transforms.words(model.columns) if model.transforms else "none",
+        )
     cluster_ids = choose_clusters(run, model)
     if PredictionPlaces.of(run.output.predictions).current_run() == run_id:
         published = read_predictions(run.output.predictions)
@@ -210,7 +219,7 @@ def open_predictions(
         )
         with (
             open_executor(cluster) as executor,
-            Scanner(chunks, executor, notify, once=True) as scanner,
+            Scanner(chunks, executor, notify, once=True, transforms=model.transforms) as scanner,
         ):
             yield Prediction(staged, scanner, model)
 

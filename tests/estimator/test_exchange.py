@@ -83,7 +83,7 @@ def test_theirs_as_ours(covariance_type: str, k: int) -> None:
     assert_equal_predictions(mixture, model)
     assert_same_attributes(mixture, model, rtol=1e-12)  # precisions are multiplied again
     assert_shares_nothing(mixture, model)
-    assert mixture.get_params() == {**model.get_params(), "search_rows": "auto"}
+    assert mixture.get_params() == {**model.get_params(), "search_rows": "auto", "transforms": None}
     assert_equal_predictions(mixture.to_sklearn(), model)
     assert mixture.merge_components(X).predict_clusters(NEW, 1).max() == 0
     again = pickle.loads(

@@ -22,6 +22,7 @@ from typing import Any
 
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, TooFewRowsError
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.input.columns import Column
 from gmm_dask.storage.input.decay import Decay
@@ -57,6 +58,9 @@ class InputPlan:
         Which rows are used; None: all.
     decay
         How the weights of the rows decay with their age; None: they do not.
+    transform
+        Columns that are transformed for a fit, and the names of their transforms. Reading gives
+        values in natural units.
     listed
         Files at the path, before the filter; it does not belong to the snapshot, and is 0 in a
         plan that was stored or sent.
@@ -71,6 +75,7 @@ class InputPlan:
     types: Mapping[str, str] = field(repr=False)
     filter: InputFilter | None = None
     decay: Decay | None = None
+    transform: Mapping[str, str] = field(default_factory=dict)
     listed: int = field(default=0, compare=False)
 
     def __hash__(self) -> int:
@@ -85,6 +90,11 @@ class InputPlan:
     def names(self) -> tuple[str, ...]:
         """Names of the d features."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def transforms(self) -> Transforms | None:
+        """The transforms of the features, pending until a survey where they need one."""
+        return Transforms.of(self.names, self.transform)
 
     @property
     def weighted(self) -> bool:
@@ -149,6 +159,8 @@ class InputPlan:
             }
         if self.decay is not None:
             content["decay"] = self.decay.to_json()
+        if self.transform:
+            content["transform"] = dict(self.transform)
         return content
 
     @classmethod
@@ -184,6 +196,7 @@ class InputPlan:
                 dict(content["types"]),
                 None if filtering is None else InputFilter.from_json(filtering),
                 None if decay is None else Decay.from_json(decay),
+                dict(content.get("transform", {})),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not an input plan: {error!r}") from error
@@ -215,8 +228,8 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
     Raises
     ------
     ConfigError
-        A column is named twice, ``convert`` names a column that is not read, or the filter is not
-        one, or compares what cannot be compared.
+        A column is named twice, ``convert`` or ``transform`` name a column that is not read, or the
+        filter is not one, or compares what cannot be compared.
     InputError
         A path, file or footer cannot be used.
     SchemaError
@@ -252,6 +265,7 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
         schemas.common(),
         input_filter,
         decay,
+        dict(section.transform),
         len(listed),
     )
     if not plan.rows and any(sum(file_schema.file.row_groups) for file_schema in file_schemas):
@@ -274,4 +288,10 @@ def _check_names(section: InputSection, wanted: Sequence[str]) -> None:
             raise ConfigError(
                 f"input.convert names {name!r}, which is not among input.columns"
                 f"{did_you_mean(name, wanted)}"
+            )
+    for name in section.transform:
+        if name not in section.columns:
+            raise ConfigError(
+                f"input.transform names {name!r}, which is not among input.columns"
+                f"{did_you_mean(name, section.columns)}"
             )

@@ -20,6 +20,7 @@ from gmm_dask.chunked.survey import Draw, Moments, Survey
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
+from gmm_dask.mixture.transforms import Transforms
 
 Meta = dict[str, Any]
 
@@ -212,13 +213,14 @@ def _encode_survey(survey: Survey, arrays: NamedArrays) -> Meta:
         arrays[f"moments.{name}"] = getattr(survey.moments, name)
     for name in _DRAW:
         arrays[f"draw.{name}"] = getattr(survey.draw, name)
-    arrays["survey.weight"] = np.array([survey.weight, survey.weight_squares])
+    arrays["survey.weight"] = np.array([survey.weight, survey.weight_squares, survey.log_slopes])
     arrays["draw.columns"] = survey.draw.values.T  # (d, m): feature-major, as it is in memory
     arrays["defects.missing"] = survey.defects.missing
     arrays["defects.infinite"] = survey.defects.infinite
     return {
         "source_rows": survey.source_rows,
         "outside": survey.outside,
+        "transforms": survey.transforms and survey.transforms.to_json(),
         "rows": survey.moments.rows,
         "wanted": survey.draw.wanted,
         "first_missing": [place and list(place) for place in survey.defects.first_missing],
@@ -248,4 +250,6 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
         ),
         meta["outside"],
         float(arrays["survey.weight"][1]),
+        meta["transforms"] and Transforms.from_json(meta["transforms"]),
+        float(arrays["survey.weight"][2]),
     )

@@ -100,6 +100,10 @@ class Manifest:
         outside it. Files and row groups that it excludes unread are not counted.
     effective_rows
         Rows of equal weight that would say as much, (Σ w)² / Σ w²; None without weights.
+    transforms
+        For each feature ``name``, ``center`` and ``scale`` of its transform, or None; None
+        without any. Parameters and ``features`` are of transformed values, in model units; all
+        densities and criteria are in natural units.
     """
 
     configuration: Mapping[str, Any]
@@ -137,6 +141,7 @@ class Manifest:
     filter: str | None = None
     rows_outside: int = 0
     effective_rows: float | None = None
+    transforms: tuple[Mapping[str, Any] | None, ...] | None = None
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""
