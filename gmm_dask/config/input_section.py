@@ -12,7 +12,7 @@ from gmm_dask.nulls import NullPolicy
 
 
 class HalflifeSection(Section):
-    """``weight_halflife``: rows weigh half as much for each half-life of their age."""
+    """Weights that decay with age: 2^(−age/days), times ``sample_weight`` where there is one."""
 
     column: str = Field(description="dates or timestamps, or a partition key of dates")
     days: Days = Field(description="age at which a row weighs half")
