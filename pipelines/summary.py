@@ -154,6 +154,8 @@ def input_summary(path: str, plan: InputPlan) -> Summary:
         ("rows", f"{bound}{plan.rows:,}, before nulls"),
         ("columns", ", ".join(plan.names)),
     ]
+    if plan.transforms is not None:
+        facts.append(("transforms", plan.transforms.words(plan.names)))
     return Summary(f"input {path}", facts)
 
 

@@ -12,7 +12,7 @@ from gmm_dask.chunked.reading import fingerprint_of
 from gmm_dask.config import LocalProcesses
 from gmm_dask.errors import ConfigError, InputError, ModelError
 from gmm_dask.events import silent
-from gmm_dask.pipelines.summary import model_summary
+from gmm_dask.pipelines.summary import input_summary, model_summary
 from gmm_dask.storage.input.reader import read_parquet, source_of
 from gmm_dask.storage.models.registry import load_model_at
 from tests.steps.tables import (
@@ -237,6 +237,8 @@ def test_an_interrupted_fit_ends_with_the_same_bits(tmp_path, monkeypatch):
 
 def test_the_snapshot_holds_the_transforms(tmp_path):
     write(tmp_path)
+    inspected = input_summary("input", steps.inspect_input(run_of(tmp_path))).facts
+    assert ("transforms", "price = log1p, weight = standardise") in inspected
     plans = [steps.inspect_input(run_of(tmp_path, kinds)) for kinds in ({}, KINDS)]
     assert plans[0].digest != plans[1].digest
     assert "transform" not in plans[0].to_json()
