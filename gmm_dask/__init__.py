@@ -13,12 +13,23 @@ if TYPE_CHECKING:
     from gmm_dask.loading import load_model
     from gmm_dask.selection import Selection, select
     from gmm_dask.storage.input.reader import read_parquet
+    from gmm_dask.versions import compare_models, list_models
 
-__all__ = ["GaussianMixture", "Selection", "load_model", "read_parquet", "select"]
+__all__ = [
+    "GaussianMixture",
+    "Selection",
+    "compare_models",
+    "list_models",
+    "load_model",
+    "read_parquet",
+    "select",
+]
 
 _MODULES = {
     "GaussianMixture": "gmm_dask.estimator",
     "Selection": "gmm_dask.selection",
+    "compare_models": "gmm_dask.versions",
+    "list_models": "gmm_dask.versions",
     "load_model": "gmm_dask.loading",
     "read_parquet": "gmm_dask.storage.input.reader",
     "select": "gmm_dask.selection",

@@ -6,6 +6,7 @@
     ├── ConfigError(ValueError)          a key of a run or cluster file, a keyword of the estimator
     ├── InputError(ValueError)           the data
     │   ├── SchemaError                  a column is missing or of a type that cannot be used
+    │   ├── BadFileError                 a file is damaged or cannot be opened
     │   ├── NonFiniteError               nulls, NaN or infinity where they are not allowed
     │   ├── TooFewRowsError              fewer usable rows than components
     │   ├── InputChangedError            the data changed after the input plan was made
@@ -24,7 +25,16 @@ Each message says what, where (file, column, rows, component, key) and what to t
 
 from __future__ import annotations
 
+import errno
+
 from gmm_dask.printable import printable
+
+#: Errors of a disk or a network that may pass within a minute; a missing permission will not.
+PASSING = {
+    errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EAGAIN, errno.EBUSY,
+    errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
+    errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN,
+}  # fmt: skip
 
 
 class GmmDaskError(Exception):
@@ -44,6 +54,26 @@ class InputError(GmmDaskError, ValueError):
 
 class SchemaError(InputError):
     """A column is missing, or has a type that is not a number."""
+
+
+class BadFileError(InputError):
+    """A file is damaged or cannot be opened.
+
+    Attributes
+    ----------
+    path
+        The file, relative to the root of the input.
+    reason
+        What is wrong with it, and what to try.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)  # both are its arguments, by which it is pickled
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return printable(f"{self.path}: {self.reason}")
 
 
 class NonFiniteError(InputError):
@@ -71,7 +101,15 @@ class NumericalError(GmmDaskError, ArithmeticError, ValueError):
 
 
 class IllConditionedError(NumericalError):
-    """A covariance matrix is not positive definite."""
+    """A covariance matrix is not positive definite.
+
+    Attributes
+    ----------
+    component
+        Whose covariance it is; 0 where all components share one.
+    """
+
+    component: int = 0
 
 
 class StorageError(GmmDaskError, OSError):

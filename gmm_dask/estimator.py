@@ -9,9 +9,10 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
 
+import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -25,7 +26,7 @@ from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
 from gmm_dask.chunked.partitions import is_frame
 from gmm_dask.chunked.rows import MemoryChunks
-from gmm_dask.chunked.scan import Executor, Scanner, group_rows
+from gmm_dask.chunked.scan import Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.errors import ConfigError
@@ -33,13 +34,15 @@ from gmm_dask.estimator_clusters import ClustersMixin
 from gmm_dask.estimator_exchange import ExchangeMixin
 from gmm_dask.estimator_frames import FramesMixin
 from gmm_dask.estimator_transforms import TransformsMixin
+from gmm_dask.estimator_values import ValuesMixin
 from gmm_dask.frames import refuse_text_in
-from gmm_dask.input_checks import columns_of, lazy_array, rows_in_memory, unit_of
+from gmm_dask.input_checks import columns_of, executor_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
 from gmm_dask.mixture.criteria import aic, bic, icl
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import (
+    COLLAPSE_NAMES,
     COVARIANCE_NAMES,
     INITIALIZATION_NAMES,
     EMOptions,
@@ -57,7 +60,7 @@ class GaussianMixture(
     FramesMixin,
     ExchangeMixin,
     TransformsMixin,
-    DensityMixin,  # type: ignore[misc]
+    ValuesMixin,
     BaseEstimator,  # type: ignore[misc]
 ):
     """A Gaussian mixture fitted by expectation maximization (EM) to any number of rows.
@@ -91,6 +94,13 @@ class GaussianMixture(
     search_rows
         Rows of the sample for the search; ``"auto"``: max(65,536, 50·k·d). None: no search, but
         ``n_init`` plain starts by ``init_params``, as in scikit-learn.
+    on_collapse
+        ``"replace"``: a component that collapses or starves is placed again, three times at the
+        most, where the density is lowest; each time costs a scan. ``"report"``: it is only named.
+    nulls
+        ``"error"`` refuses NaN and nulls; ``"marginalize"`` lets each row count by the features it
+        has, as is right where values are missing at random. A row without any value is no part of
+        a fit; its label is −1, and the rest of its prediction NaN.
     transforms
         Transforms of features, by the name of the column, or by its index where rows have no
         names: ``{"price": "log1p"}``. There are ``"log"``, ``"log1p"``, ``"asinh"``, ``"sqrt"``,
@@ -110,13 +120,12 @@ class GaussianMixture(
     log_likelihood_
         Mean log-likelihood of all rows under the final parameters, nats per row.
     low_density_threshold_
-        The log-density below which 0.1 % of the rows lie, nats.
+        The log-density below which 0.1 % of the complete rows lie, nats; NaN without any.
     scans_
         How many times all rows were read.
     transforms_
-        The transforms, one for each feature, with what ``standardise`` needs; only if there are.
-        ``transforms_.inverse(means_)`` are the components' centres in natural units: the medians
-        of each feature, since medians stay medians under a transform, and means do not.
+        The transforms of the features; only if there are. ``transforms_.inverse(means_)`` are the
+        components' centres in natural units: medians, which stay medians under a transform.
     n_features_in_, feature_names_in_
         As in scikit-learn.
     merge_tree_
@@ -129,6 +138,7 @@ class GaussianMixture(
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "on_collapse": [StrOptions(set(COLLAPSE_NAMES))],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "init_params": [StrOptions(set(INITIALIZATION_NAMES))],
         "weights_init": ["array-like", None],
@@ -139,6 +149,7 @@ class GaussianMixture(
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "search_rows": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "nulls": [StrOptions({"error", "marginalize"})],
         "transforms": [Mapping, None],
     }
 
@@ -160,6 +171,8 @@ class GaussianMixture(
         verbose: int = 0,
         verbose_interval: int = 10,
         search_rows: int | Literal["auto"] | None = "auto",
+        on_collapse: str = "report",
+        nulls: Literal["error", "marginalize"] = "error",
         transforms: Mapping[str | int, str] | None = None,
     ) -> None:
         self.n_components = n_components
@@ -177,6 +190,8 @@ class GaussianMixture(
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.search_rows = search_rows
+        self.on_collapse = on_collapse
+        self.nulls = nulls
         self.transforms = transforms
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -202,7 +217,7 @@ class GaussianMixture(
         TooFewRowsError
             Fewer rows than components.
         NonFiniteError
-            X holds nulls, NaN or infinity; the message names the column and the first place.
+            X holds infinity, or nulls or NaN that ``nulls`` refuses; the message says where.
         SchemaError
             A column holds no numbers, or two have the same name; or the weights do not fit.
         InputError
@@ -245,7 +260,11 @@ class GaussianMixture(
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log p(x), nats per row; dask's rows are computed at once, in one scan."""
-        return float(self.score_samples(X).mean())
+        densities = self.score_samples(X)
+        if self._nulls is NullPolicy.ERROR:
+            return float(densities.mean())
+        lazy = isinstance(densities, da.Array)  # a row without any value says nothing
+        return float(da.nanmean(densities) if lazy else np.nanmean(densities))
 
     def aic(self, X: Any) -> float:
         """Akaike's criterion on X; lower is better. One scan."""
@@ -275,8 +294,8 @@ class GaussianMixture(
         parameters = self._parameters()
         array = lazy_array(self, X, reset=False)
         if array is not None:
-            transforms = self._fitted_transforms()
-            return sum_array(array, parameters, columns_of(self), unit_of(X), transforms)
+            rules = self._nulls, self._fitted_transforms()
+            return sum_array(array, parameters, columns_of(self), unit_of(X), *rules)
         return sum_assignment(self._assign(X, certainties=True))
 
     def _parameters(self) -> MixtureParameters:
@@ -294,8 +313,8 @@ class GaussianMixture(
         parameters = self._parameters()
         array = lazy_array(self, X, reset=False)
         if array is not None:
-            transforms = self._fitted_transforms()
-            return predict_array(array, parameters, what, columns_of(self), unit_of(X), transforms)
+            rules = self._nulls, self._fitted_transforms()
+            return predict_array(array, parameters, what, columns_of(self), unit_of(X), *rules)
         predicted = getattr(self._assign(X, responsibilities=what == "responsibilities"), what)
         return predicted.astype(np.int64) if what == "labels" else predicted
 
@@ -305,7 +324,7 @@ class GaussianMixture(
         rows = transform_values(rows, wanted["transforms"], columns_of(self), "row {:,}".format)
         assigned = assign(self._parameters(), rows, **wanted)
         if not assigned.finite:
-            require_usable(rows, columns_of(self), NullPolicy.ERROR, "row {:,}".format)
+            require_usable(rows, columns_of(self), self._nulls, "row {:,}".format)
         return assigned
 
     def _options(self) -> FitOptions:
@@ -324,10 +343,11 @@ class GaussianMixture(
         )
         return FitOptions(
             MixtureSpec(self.n_components, self.covariance_type, self.reg_covar, start),
-            EMOptions(self.tol, self.max_iter),
+            EMOptions(self.tol, self.max_iter, self.on_collapse),
             self.n_init,
             int(seed),
             self.search_rows,
+            self._nulls,
         )
 
     def _scanner(
@@ -345,7 +365,8 @@ class GaussianMixture(
             # Rows of an unknown number were counted.
             counted = int(source is None and (is_frame(X) or any(np.isnan(X.chunks[0]))))
             transforms = self._transforms_for(reset=reset)
-            return Scanner(chunks, _executor(client), notify, scans=counted, transforms=transforms)
+            executor = executor_of(client)
+            return Scanner(chunks, executor, notify, scans=counted, transforms=transforms)
         if client is not None:
             raise ConfigError(
                 "client is for dask arrays and frames: rows in memory are scanned by threads here; "
@@ -397,11 +418,3 @@ class GaussianMixture(
                 ConvergenceWarning,
                 stacklevel=3,
             )
-
-
-def _executor(client: Any) -> Executor:
-    if client is None:
-        return Threads()
-    from gmm_dask.chunked.cluster import ClusterExecutor
-
-    return ClusterExecutor(client)

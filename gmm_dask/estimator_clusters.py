@@ -10,7 +10,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from gmm_dask.chunked.survey import survey_source
 from gmm_dask.mixture.merging import (
-    IndexArray,
     MergeTree,
     assign_clusters,
     merge_on_sample,
@@ -19,6 +18,7 @@ from gmm_dask.mixture.merging import (
 from gmm_dask.nulls import NullPolicy
 
 if TYPE_CHECKING:
+    from gmm_dask.arrays import IndexArray
     from gmm_dask.chunked.scan import Scanner
     from gmm_dask.mixture.parameters import MixtureParameters
 
@@ -29,6 +29,7 @@ class ClustersMixin:
     """Clusters of a fitted mixture: which components make one, and which rows belong to it."""
 
     merge_tree_: MergeTree
+    nulls: str
 
     if TYPE_CHECKING:  # what it needs of the estimator
 
@@ -66,7 +67,8 @@ class ClustersMixin:
         NotFittedError
             There is no mixture yet.
         NonFiniteError, ValueError
-            X holds NaN or infinity, or other features than those of the fit.
+            X holds infinity, or NaN that ``nulls`` refuses, or other features than those of the
+            fit.
 
         Examples
         --------
@@ -85,7 +87,7 @@ class ClustersMixin:
         parameters = self._parameters()
         rows = rows_to_merge(parameters.n_components)
         with self._scanner(X, sample_weight, reset=False) as scanner:
-            sample = survey_source(scanner, rows, SEED, NullPolicy.ERROR).sample
+            sample = survey_source(scanner, rows, SEED, NullPolicy(self.nulls)).sample
         self.merge_tree_ = merge_on_sample(parameters, sample)
         return self
 

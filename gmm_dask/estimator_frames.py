@@ -18,10 +18,11 @@ from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import ConfigError, SchemaError
 from gmm_dask.frames import as_frame, open_frame, select_columns
 from gmm_dask.input_checks import frame_rows
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.models.clusters import name_clusters
 
 if TYPE_CHECKING:
-    from gmm_dask.mixture.merging import IndexArray
+    from gmm_dask.arrays import IndexArray
     from gmm_dask.mixture.parameters import MixtureParameters
     from gmm_dask.mixture.transforms import Transforms
 
@@ -31,6 +32,7 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
 
     feature_names_in_: npt.NDArray[np.object_]
     component_ids_: npt.NDArray[np.integer[Any]]  # of a published model
+    nulls: str
 
     if TYPE_CHECKING:  # what it needs of the estimator
 
@@ -139,7 +141,9 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
         table
             (n rows) The keys; ``component``, the permanent id of the most probable component, for
             a model that has ids, else its index; ``cluster`` if asked for, the smallest id of its
-            components; ``log_density``, log p(x) in nats.
+            components; ``log_density``, log p(x) in nats; with ``nulls="marginalize"`` also
+            ``observed``, how many features the row has (0: the ids are −1, and there is no
+            density).
 
         Raises
         ------
@@ -149,7 +153,8 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
             A column is missing or holds no numbers, or ``table`` is no data frame in memory or of
             dask.
         NonFiniteError
-            A feature is null, NaN or infinite; the message says where.
+            A feature is infinite, or null or NaN where ``nulls`` refuses it; the message says
+            where.
         InputError
             A feature is outside of the domain of its transform.
         ConfigError
@@ -194,7 +199,9 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
             cut = self._cut(None if suggested else cluster)
             cluster_ids = name_clusters(cut, component_ids)
         names = (keys,) if isinstance(keys, str) else tuple(keys)
+        nulls = NullPolicy(self.nulls)
         predicted = {"component", "log_density"} | ({"cluster"} if cluster_ids else set())
+        predicted |= {"observed"} if nulls is NullPolicy.MARGINALIZE else set()
         for name in names:
             if not isinstance(name, str):
                 raise ConfigError(f"keys: {name!r} is no name of a column; give strings")
@@ -207,7 +214,13 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
                 raise ConfigError(f"keys names {name!r} twice; name each column once")
         features = tuple(self.feature_names_in_)
         return TableRequest(
-            parameters, features, names, component_ids, cluster_ids, self._fitted_transforms()
+            parameters,
+            features,
+            names,
+            component_ids,
+            cluster_ids,
+            nulls,
+            self._fitted_transforms(),
         )
 
     def _component_ids(self) -> tuple[int, ...]:

@@ -1,13 +1,9 @@
-"""Transforms of `GaussianMixture`, what a fit goes on with, and rows drawn in natural units."""
+"""Transforms of `GaussianMixture`: asked for and fitted, and what a warm start goes on with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
-from sklearn.utils import check_random_state
+from typing import TYPE_CHECKING
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ConfigError
@@ -21,12 +17,11 @@ if TYPE_CHECKING:
 
 
 class TransformsMixin:
-    """The transforms of a mixture's features, and what is theirs: a warm start, rows drawn."""
+    """The transforms of a mixture's features, and what a warm start needs of the last fit."""
 
     transforms: Mapping[str | int, str] | None
     transforms_: Transforms
     warm_start: bool
-    random_state: Any
     n_components: int
     covariance_type: str
     n_features_in_: int
@@ -36,26 +31,6 @@ class TransformsMixin:
     if TYPE_CHECKING:  # what it needs of the estimator
 
         def _parameters(self) -> MixtureParameters: ...
-
-    def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,).
-
-        X is in natural units. A square root that is drawn below 0 becomes the row 0.
-        """
-        parameters = self._parameters()
-        if n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least "
-                "one sample."
-            )
-        random = check_random_state(self.random_state)
-        counts = random.multinomial(n_samples, parameters.weights)  # (k,)
-        lower = np.linalg.cholesky(parameters.matrices)  # (k, d, d)
-        labels = np.repeat(np.arange(parameters.n_components), counts)  # (n,)
-        noise = random.standard_normal((n_samples, parameters.n_features))
-        X = parameters.means[labels] + np.einsum("nij,nj->ni", lower[labels], noise)  # (n, d)
-        transforms = self._fitted_transforms()
-        return X if transforms is None else transforms.inverse(X), labels
 
     def _fitted_transforms(self) -> Transforms | None:
         """Return the transforms of the fitted mixture."""

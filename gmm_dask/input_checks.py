@@ -6,12 +6,15 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
 from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.array import require_matrix
 from gmm_dask.chunked.partitions import count_rows, frame_array, is_frame, is_series
+from gmm_dask.chunked.scan import Executor
+from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import SchemaError
 from gmm_dask.frames import as_frame, empty_frame, open_frame, refuse_text_in, require_numbers
 
@@ -35,7 +38,8 @@ def rows_in_memory(estimator: BaseEstimator, X: Any, *, reset: bool) -> RowsArra
     Raises
     ------
     SchemaError
-        A column holds no numbers, or X is a lazy frame.
+        A column holds no numbers, or X is a lazy frame, or an array of another library while
+        ``array_api_dispatch`` is on.
     ValueError
         X has no rows or the wrong shape, or its columns are not those of the fit, in
         scikit-learn's words.
@@ -54,10 +58,22 @@ def rows_in_memory(estimator: BaseEstimator, X: Any, *, reset: bool) -> RowsArra
         X = np.asarray(X)
     if isinstance(X, np.ndarray):
         refuse_text_in(X, "X")
+    else:
+        _refuse_dispatch(X)
     rows: RowsArray = validate_data(
         estimator, X, reset=reset, dtype=FLOATS, ensure_all_finite=False
     )
     return rows
+
+
+def _refuse_dispatch(X: Any) -> None:
+    """Refuse an array that scikit-learn's setting says is to be computed by its own library."""
+    if hasattr(X, "__array_namespace__") and get_config()["array_api_dispatch"]:
+        library = type(X).__module__.partition(".")[0]
+        raise SchemaError(
+            f"X is an array of {library}, and array_api_dispatch is on, but gmm-dask computes on "
+            "numpy arrays and gives them back; pass np.asarray(X), or turn array_api_dispatch off"
+        )
 
 
 def frame_rows(estimator: BaseEstimator, X: Any, *, reset: bool, least_rows: int = 1) -> RowsArray:
@@ -132,3 +148,12 @@ def columns_of(estimator: BaseEstimator) -> tuple[str, ...]:
     if names is None:
         return tuple(f"x{number}" for number in range(estimator.n_features_in_))
     return tuple(str(name) for name in names)
+
+
+def executor_of(client: Any) -> Executor:
+    """Return what scans on the workers of a client, or without one on threads here."""
+    if client is None:
+        return Threads()
+    from gmm_dask.chunked.cluster import ClusterExecutor
+
+    return ClusterExecutor(client)

@@ -8,6 +8,7 @@ import numpy as np
 
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.mixture.em import Status
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.models.registry import load_model_at
 
 
@@ -25,8 +26,9 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     -------
     GaussianMixture
         Fitted, with the model's columns as ``feature_names_in_``, its permanent
-        ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it. A model with
-        transforms has them too: its methods take rows in natural units.
+        ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it. It takes
+        rows with holes if it was fitted to such (``nulls="marginalize"``). A model with transforms
+        has them too: its methods take rows in natural units.
 
     Raises
     ------
@@ -37,7 +39,11 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     """
     stored = load_model_at(path, version)
     parameters = stored.parameters
-    model = GaussianMixture(parameters.n_components, covariance_type=parameters.covariance_type)
+    model = GaussianMixture(
+        parameters.n_components,
+        covariance_type=parameters.covariance_type,
+        nulls="marginalize" if stored.nulls is NullPolicy.MARGINALIZE else "error",
+    )
     model._take_parameters(parameters)
     if stored.transforms is not None:
         names = zip(stored.columns, stored.transforms.names, strict=True)
@@ -48,7 +54,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     model.component_ids_ = np.asarray(stored.component_ids)
     if stored.manifest.clusters is not None:
         model.merge_tree_ = stored.manifest.clusters.tree(stored.component_ids)
-    model.low_density_threshold_ = stored.manifest.low_density_threshold
+    threshold = stored.manifest.low_density_threshold
+    model.low_density_threshold_ = np.nan if threshold is None else threshold
     model.log_likelihood_ = stored.manifest.log_likelihood
     model.converged_ = stored.manifest.status == Status.CONVERGED.value
     model.n_iter_ = stored.manifest.n_iter

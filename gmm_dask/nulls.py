@@ -12,3 +12,6 @@ class NullPolicy(StrEnum):
     ERROR = "error"
     #: They are left out of a fit, and their predictions are null.
     DROP = "drop"
+    #: They count by what they have: the likelihood is that of their observed features. Rows
+    #: without any value are left out.
+    MARGINALIZE = "marginalize"

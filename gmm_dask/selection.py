@@ -183,6 +183,10 @@ def _listed(values: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def _numbers(values: int | Iterable[int]) -> tuple[int, ...]:
+    if isinstance(values, str):
+        known = values in COVARIANCE_NAMES
+        advice = f"; a covariance type is covariance_types={values!r}" if known else ""
+        raise ConfigError(f"n_components = {values!r}: give whole numbers, range(1, 13){advice}")
     numbers = (values,) if isinstance(values, Integral) else tuple(values)  # type: ignore[arg-type]
     for number in numbers:
         if not isinstance(number, Integral) or isinstance(number, bool | np.bool_):

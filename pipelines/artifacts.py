@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
     create_table_artifact,
 )
+from prefect.client.schemas.objects import State
 from prefect.events import emit_event
+from prefect.states import Completed, Failed
 
 from gmm_dask.config import RunConfig
+from gmm_dask.pipelines.left_out import left_out_words
+from gmm_dask.pipelines.sequences import OutcomeT
 from gmm_dask.pipelines.summary import Summary, markdown
 from gmm_dask.printable import printable
 from gmm_dask.steps import Decision, Published
+
+#: The state of a run that left files out because they cannot be used; the operator is told.
+PARTIAL = "Partial"
+
+
+def final_state(outcome: OutcomeT, nothing_new: bool = False) -> State[Any] | OutcomeT:
+    """Return the state in which a run ends; of one that simply completed, its outcome.
+
+    Parameters
+    ----------
+    nothing_new
+        Whether a retrain had nothing to fit.
+    """
+    words = left_out_words(outcome) if outcome.skipped else ""
+    if outcome.refusal is not None:
+        message = "; ".join(filter(None, (outcome.refusal.reason, words)))
+        return Failed(name="Refused", message=message, data=outcome)
+    if nothing_new:
+        words = "; ".join(filter(None, ("nothing is new", words)))
+    if outcome.skipped:
+        return Completed(name=PARTIAL, message=words, data=outcome)
+    return Completed(name="Skipped", message=words, data=outcome) if nothing_new else outcome
 
 
 def report(summary: Summary) -> None:

@@ -1,4 +1,7 @@
-"""The command ``gmm-dask``, the face of the flows; each command imports what it needs."""
+"""The command ``gmm-dask``, the face of the flows; each command imports what it needs.
+
+What runs no flow stands in `gmm_dask.pipelines.model_commands` and `version_commands`.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gmm_dask.pipelines.arguments import (
+    ClusterFile,
+    Debug,
+    Direct,
+    Overrides,
+    RunFile,
+    read_files,
+)
 from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error
 from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, SELECT, Kind, OutcomeT
+from gmm_dask.pipelines.model_commands import diff, inspect, list_, report
+from gmm_dask.pipelines.version_commands import pin, prune, unpin, use
 
 if TYPE_CHECKING:
     from gmm_dask.config import ClusterKind, RunConfig
@@ -24,18 +37,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 failed while running, 2 refused before it started.",
 )
-
-RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="What to run.")]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the run file."),
-]
-ClusterFile = Annotated[
-    Path | None,
-    typer.Option("--cluster", metavar="CLUSTER.toml", help="Where to run; default: threads here."),
-]
-Direct = Annotated[bool, typer.Option("--direct", help="The same steps without Prefect.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's log.")]
 
 
 def main() -> None:
@@ -95,11 +96,19 @@ def predict(
     run_file: RunFile,
     overrides: Overrides = [],  # noqa: B006
     cluster_file: ClusterFile = None,
+    model_version: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Backfill: predict by this version of the model."),
+    ] = None,
     direct: Direct = False,
     debug: Debug = False,
 ) -> None:
-    """Assign every row of the input to a component of the current model."""
-    _run(PREDICT, run_file, overrides, cluster_file, direct, debug)
+    """Assign rows to components of the model: those of predict.filter, else of the input.
+
+    Other rows keep the predictions that they have.
+    """
+    options = {} if model_version is None else {"model_version": model_version}
+    _run(PREDICT, run_file, overrides, cluster_file, direct, debug, **options)
 
 
 @app.command()
@@ -133,7 +142,7 @@ def serve(
 ) -> None:
     """Wait for the schedule and run the flows of a run file, until interrupted."""
     with exit_codes(debug):
-        run, cluster = _read(run_file, overrides, cluster_file)
+        run, cluster = read_files(run_file, overrides, cluster_file)
 
         from gmm_dask.pipelines.settings import prepare_environment, require_home, require_server
 
@@ -148,96 +157,9 @@ def serve(
         )
 
 
-@app.command()
-def inspect(
-    model: Annotated[  # text: a Path would make s3:/ of s3://
-        str,
-        typer.Argument(
-            metavar="MODEL|RUN.toml", help="models/NAME, one version .../v000007, or a run file."
-        ),
-    ],
-    overrides: Overrides = [],  # noqa: B006
-    debug: Debug = False,
-) -> None:
-    """Show a model, after checking all its files; or what the filter of a run file leaves.
-
-    A model is shown by its fit and its components in the data's units. Of an input only footers
-    are read: its files, its row groups, and how many rows there are at most.
-    """
-    with exit_codes(debug):
-        if model.endswith(".toml"):
-            _inspect_input(Path(model), overrides)
-            return
-        if overrides:
-            from gmm_dask.errors import ConfigError
-
-            raise ConfigError(f"--set changes a run file, and {model} is a model; leave it out")
-
-        from gmm_dask.pipelines.summary import model_summary, print_summary
-        from gmm_dask.storage.files.contents import Version
-        from gmm_dask.storage.models.model import verify_files
-        from gmm_dask.storage.models.registry import load_model_at
-
-        stored = load_model_at(model)
-        assert stored.path is not None
-        verify_files(Version(stored.path))
-        print_summary(model_summary(stored))
-
-
-def _inspect_input(run_file: Path, overrides: list[str]) -> None:
-    from gmm_dask.pipelines.summary import input_summary, print_summary
-    from gmm_dask.storage.input.plan import plan_input
-
-    run, _ = _read(run_file, overrides, None)
-    print_summary(input_summary(run.input.path, plan_input(run.input)))
-
-
-@app.command()
-def report(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="models/NAME, or one version: .../v000007.")
-    ],
-    versions: Annotated[
-        list[int] | None,
-        typer.Argument(metavar="VERSION", min=1, help="Several stand beside each other."),
-    ] = None,
-    predictions: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Its predictions, for the drift since.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: NAME-vN.html, in this folder.")
-    ] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
-    debug: Debug = False,
-) -> None:
-    """Write the report on any version of a model: one HTML file to open by a double click."""
-    with exit_codes(debug):
-        from gmm_dask.steps.reporting import write_report
-
-        page = write_report(model, versions or (), predictions, output)
-        typer.echo(page)
-        if open_:
-            import webbrowser
-
-            if not webbrowser.open(page.absolute().as_uri()):
-                print_error(f"no browser was found here; open {page} where there is one")
-                sys.exit(FAILED)
-
-
-@app.command()
-def use(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
-    version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Its version.")],
-    models: Annotated[str, typer.Option(help="Directory of the model registry.")] = "models",
-    debug: Debug = False,
-) -> None:
-    """Make a version of a model the current one: an earlier one rolls back."""
-    with exit_codes(debug):
-        from gmm_dask.storage.models.registry import Registry
-
-        registry = Registry(models, name)
-        registry.use(version)
-        typer.echo(f"{registry.directory}: version {version} is current")
+app.command("list")(list_)
+for command in (inspect, diff, report, use, pin, unpin, prune):
+    app.command()(command)
 
 
 def _run(
@@ -247,11 +169,11 @@ def _run(
     cluster_file: Path | None,
     direct: bool,
     debug: bool,
-    **options: bool,
+    **options: int,
 ) -> None:
     """Do a run, through Prefect or directly, and sum it up."""
     with exit_codes(debug) as begun:
-        run, cluster = _read(run_file, overrides, cluster_file)
+        run, cluster = read_files(run_file, overrides, cluster_file)
         how = _run_directly if direct else _run_as_flow
         outcome = how(kind, run, cluster, begun, debug, options)
 
@@ -264,24 +186,13 @@ def _run(
             sys.exit(FAILED)
 
 
-def _read(
-    run_file: Path, overrides: list[str], cluster_file: Path | None
-) -> tuple[RunConfig, ClusterKind]:
-    from gmm_dask.config import ClusterConfig, RunConfig, ThreadsCluster, read_config
-
-    run = read_config(RunConfig, run_file, overrides)
-    if cluster_file is None:
-        return run, ThreadsCluster()
-    return run, read_config(ClusterConfig, cluster_file).cluster
-
-
 def _run_directly(
     kind: Kind[OutcomeT],
     run: RunConfig,
     cluster: ClusterKind,
     begun: Notify,
     debug: bool,
-    options: dict[str, bool],
+    options: dict[str, int],
 ) -> OutcomeT:
     from gmm_dask.pipelines.sequences import directly
     from gmm_dask.pipelines.watching.listening import fan_out
@@ -299,7 +210,7 @@ def _run_as_flow(
     cluster: ClusterKind,
     begun: Notify,
     debug: bool,
-    options: dict[str, bool],
+    options: dict[str, int],
 ) -> OutcomeT:
     from gmm_dask.pipelines.settings import (
         prepare_environment,

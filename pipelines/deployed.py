@@ -1,9 +1,9 @@
 """The flows as they run unattended: with a time limit, and with a message when one goes wrong.
 
-Deployments name these (``gmm_dask.pipelines.deployed.retrain``). Two environment variables of the
-worker change them: ``GMM_DASK_TIME_LIMIT``, seconds that a run may take, and
-``GMM_DASK_ON_TROUBLE``, a command that is given the message on its standard input, for example
-``mail -s gmm-dask ops``.
+Deployments name these (``gmm_dask.pipelines.deployed.retrain``). Three environment variables of
+the worker change them: ``GMM_DASK_TIME_LIMIT``, seconds that a run may take, ``GMM_DASK_RETRIES``,
+how often it begins again (`gmm_dask.pipelines.attempts`), and ``GMM_DASK_ON_TROUBLE``, a command
+that is given the message on its standard input, for example ``mail -s gmm-dask ops``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from prefect import Flow, flow, get_client
 from prefect.client.schemas.objects import FlowRun, State
 
 from gmm_dask.pipelines import watchdog
+from gmm_dask.pipelines.artifacts import PARTIAL
 from gmm_dask.pipelines.fit import fit as fit_flow
 from gmm_dask.pipelines.predict import predict as predict_flow
 from gmm_dask.pipelines.retrain import retrain as retrain_flow
@@ -38,10 +39,12 @@ def report_trouble(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
 
 
 def report_success(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """End the watchdog of a run that has ended well.
+    """Tell of a run that left bad files out, and end the watchdog of one that has ended well.
 
     The names of the parameters are Prefect's.
     """
+    if state.name == PARTIAL:
+        tell(state, describe(flow_run))
     watchdog.dismiss(flow_run)
 
 

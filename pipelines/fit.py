@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import announce, link, link_page, report
+from gmm_dask.pipelines.artifacts import announce, final_state, link, link_page, report
 from gmm_dask.pipelines.summary import fit_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
@@ -15,7 +18,10 @@ from gmm_dask.report.page.subject import REPORT
 
 
 @flow(name="fit", flow_run_name="fit {run.output.name} on {run.input.path}")
-def fit(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequences.FitOutcome:  # noqa: B008
+def fit(
+    run: RunConfig,
+    cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
+) -> State[Any] | sequences.FitOutcome:
     """Fit the model of a run file and publish it as a new version.
 
     Parameters
@@ -31,4 +37,4 @@ def fit(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequences.Fi
     link("model", outcome.published.path)
     link_page(outcome.published.path / REPORT)
     announce(run, "fit", outcome.published)
-    return outcome
+    return final_state(outcome)

@@ -1,13 +1,17 @@
-"""The predict flow: inspect the input, predict every row, verify, publish the predictions."""
+"""The predict flow: inspect the input, predict the rows asked for, verify, publish."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import link, link_page, report
+from gmm_dask.pipelines.artifacts import final_state, link, link_page, report
 from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
@@ -15,8 +19,12 @@ from gmm_dask.storage.files.contents import report_path
 
 
 @flow(name="predict", flow_run_name="predict {run.input.path} by {run.output.name}")
-def predict(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequences.PredictOutcome:  # noqa: B008
-    """Assign every row of the input to a component of the current model.
+def predict(
+    run: RunConfig,
+    cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
+    model_version: Annotated[int, Field(ge=1)] | None = None,
+) -> State[Any] | sequences.PredictOutcome:
+    """Assign the rows inside the filter to components of the model; others keep what they have.
 
     Parameters
     ----------
@@ -24,10 +32,14 @@ def predict(run: RunConfig, cluster: ClusterKind = ThreadsCluster()) -> sequence
         What to predict: input, predict, output.
     cluster
         Where to run; default: threads of this process.
+    model_version
+        The version of the model that predicts all rows inside the filter; default: the current
+        one, which keeps what ``predict.refresh`` lets it.
     """
     with watched() as notify:
-        outcome = sequences.predict(run, cluster, as_task, notify, run_id=str(flow_run.id))
+        run_id = str(flow_run.id)
+        outcome = sequences.predict(run, cluster, as_task, notify, run_id, model_version)
     report(predict_summary(outcome))
     link("predictions", outcome.path)
     link_page(report_path(outcome.path))
-    return outcome
+    return final_state(outcome)

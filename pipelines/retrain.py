@@ -7,11 +7,17 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import announce, link, link_page, report, report_decision
+from gmm_dask.pipelines.artifacts import (
+    announce,
+    final_state,
+    link,
+    link_page,
+    report,
+    report_decision,
+)
 from gmm_dask.pipelines.summary import retrain_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
@@ -27,7 +33,8 @@ def retrain(
     """Fit again, hold the candidate to the gate, publish or refuse it, and predict.
 
     A refused candidate ends the run as "Refused", which is a failure, after the model that stays
-    in use has predicted. If nothing is new, nothing is fitted and the run ends as "Skipped".
+    in use has predicted. If nothing is new, nothing is fitted and the run ends as "Skipped". A run
+    that left out files because they cannot be used ends as "Partial".
 
     Parameters
     ----------
@@ -49,10 +56,8 @@ def retrain(
         link_page(outcome.refusal.path / REPORT)
     if outcome.predictions is not None:
         link("predictions", outcome.predictions.path)
-    if outcome.decision is None:
-        return Completed(name="Skipped", message="nothing is new", data=outcome)
-    report_decision(outcome.decision)
-    if outcome.refusal is not None:
-        return Failed(name="Refused", message=outcome.refusal.reason, data=outcome)
-    announce(run, "retrain", outcome.published)
-    return outcome
+    if outcome.decision is not None:
+        report_decision(outcome.decision)
+    if outcome.published is not None:
+        announce(run, "retrain", outcome.published)
+    return final_state(outcome, nothing_new=outcome.decision is None)

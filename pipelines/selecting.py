@@ -5,12 +5,15 @@ A module named ``select`` would hide the standard library's from a script in thi
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import announce, link, report
+from gmm_dask.pipelines.artifacts import announce, final_state, link, report
 from gmm_dask.pipelines.summary import fit_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
@@ -20,7 +23,7 @@ from gmm_dask.pipelines.watching.artifact import watched
 def select(
     run: RunConfig,
     cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
-) -> sequences.FitOutcome:
+) -> State[Any] | sequences.FitOutcome:
     """Choose number of components and covariance type, and publish the model as a new version.
 
     Parameters
@@ -35,4 +38,4 @@ def select(
     report(fit_summary(outcome))
     link("model", outcome.published.path)
     announce(run, "fit", outcome.published)
-    return outcome
+    return final_state(outcome)

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gmm_dask import steps
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.events import Notify
+from gmm_dask.pipelines.attempts import attempt
+from gmm_dask.storage.input.bad_files import BadFile
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
 
@@ -52,9 +54,17 @@ class Outcome:
     ----------
     refusal
         The run ended as planned and yet failed: its candidate was refused.
+    skipped, unsettled
+        Input files that cannot be used, and the number of those that were not at rest: the run
+        left them out.
     """
 
     refusal: Refusal | None = None
+    skipped: tuple[BadFile, ...] = ()
+    unsettled: int = 0
+
+
+OutcomeT = TypeVar("OutcomeT", bound=Outcome)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +77,20 @@ class FitOutcome(Outcome):
 
 @dataclass(frozen=True, eq=False)
 class PredictOutcome(Outcome):
-    """What a predict run leaves: the model that predicted, the findings, and where the rows are."""
+    """What a predict run leaves: the model that predicted, the findings, and where the rows are.
+
+    Attributes
+    ----------
+    lost_rows
+        Predictions of the version before whose files were left out.
+    """
 
     run: RunConfig
     model: StoredModel
     predicted: steps.Predicted
     total_rows: int
     path: Path
+    lost_rows: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,24 +120,32 @@ def fit(
     run: RunConfig, cluster: ClusterKind, call: Call, notify: Notify, run_id: str
 ) -> FitOutcome:
     """Fit the data and publish a new version of the model."""
-    plan = call(steps.inspect_input, run)
-    with steps.open_scanner(run, plan, cluster, notify) as scanner:
-        fitted = call(steps.fit, run, plan, scanner, notify)
-        evaluation = call(steps.evaluate, run, plan, scanner, fitted)
-    published = call(steps.publish, run, evaluation, run_id)
-    return FitOutcome(published, evaluation)
+
+    def once(bad: tuple[BadFile, ...]) -> FitOutcome:
+        plan = call(steps.inspect_input, run, bad=bad)
+        with steps.open_scanner(run, plan, cluster, notify) as scanner:
+            fitted = call(steps.fit, run, plan, scanner, notify)
+            evaluation = call(steps.evaluate, run, plan, scanner, fitted)
+        published = call(steps.publish, run, evaluation, run_id)
+        return FitOutcome(published, evaluation, **_left_out(plan))
+
+    return attempt(run, once)
 
 
 def select(
     run: RunConfig, cluster: ClusterKind, call: Call, notify: Notify, run_id: str
 ) -> FitOutcome:
     """Fit every number of components and covariance type, and publish the best."""
-    plan = call(steps.inspect_input, run, True, True)
-    with steps.open_scanner(run, plan, cluster, notify) as scanner:
-        selected = call(steps.select, run, plan, scanner, notify)
-        evaluation = call(steps.evaluate_selection, run, plan, scanner, selected)
-    published = call(steps.publish, run, evaluation, run_id)
-    return FitOutcome(published, evaluation)
+
+    def once(bad: tuple[BadFile, ...]) -> FitOutcome:
+        plan = call(steps.inspect_input, run, True, True, bad=bad)
+        with steps.open_scanner(run, plan, cluster, notify) as scanner:
+            selected = call(steps.select, run, plan, scanner, notify)
+            evaluation = call(steps.evaluate_selection, run, plan, scanner, selected)
+        published = call(steps.publish, run, evaluation, run_id)
+        return FitOutcome(published, evaluation, **_left_out(plan))
+
+    return attempt(run, once)
 
 
 def predict(
@@ -129,16 +154,40 @@ def predict(
     call: Call,
     notify: Notify,
     run_id: str,
+    model_version: int | None = None,
     as_of: datetime | None = None,
+    skipped: tuple[BadFile, ...] = (),
 ) -> PredictOutcome:
-    """Assign every row of the input to a component of the current model."""
-    plan = call(steps.inspect_input, run, False, False, as_of)
-    model = call(steps.read_model, run)
-    with steps.open_predictions(run, plan, model, cluster, notify, run_id) as prediction:
-        predicted = call(steps.predict, run, prediction)
-        total_rows = call(steps.verify_predictions, run, prediction, predicted)
-        path = call(steps.publish_predictions, run, prediction, predicted)
-    return PredictOutcome(run, model, predicted, total_rows, path)
+    """Assign the rows inside the filter to components of a version of the model.
+
+    Parameters
+    ----------
+    model_version
+        This version predicts all rows inside the filter, whatever ``predict.refresh`` says; by
+        default it is the current one, and obeys.
+    as_of
+        What the filter calls now.
+    skipped
+        Files of which this run has found that they cannot be used.
+    """
+    backfill = model_version is not None
+
+    def once(bad: tuple[BadFile, ...]) -> PredictOutcome:
+        model = call(steps.read_model, run, model_version)
+        plan = call(steps.inspect_input, run, False, False, as_of, (*skipped, *bad))
+        lost_rows = steps.count_lost_rows(run, plan)
+        with (
+            steps.hold(model),
+            steps.open_predictions(
+                run, plan, model, cluster, notify, run_id, backfill
+            ) as prediction,
+        ):
+            predicted = call(steps.predict, run, prediction)
+            total_rows = call(steps.verify_predictions, run, prediction, predicted)
+            path = call(steps.publish_predictions, run, prediction, predicted)
+        return PredictOutcome(run, model, predicted, total_rows, path, lost_rows, **_left_out(plan))
+
+    return attempt(run, once)
 
 
 def retrain(
@@ -154,18 +203,37 @@ def retrain(
     With ``[select]``, the number of components and the covariance type are chosen again when that
     is due, and are otherwise those of the current model.
     """
-    plan = call(steps.inspect_input, run, True, run.select is not None)
-    current = call(steps.read_current, run)
-    if not force and steps.is_up_to_date(run, plan, current):
-        outcome = RetrainOutcome(current)
-    else:
-        with steps.open_scanner(run, plan, cluster, notify) as scanner:
-            evaluation = _fit_again(run, plan, current, scanner, call, notify)
-        outcome = _pass_gate(run, call, current, evaluation, run_id)
-    if run.output.predictions is None or (current is None and outcome.published is None):
+
+    def once(bad: tuple[BadFile, ...]) -> tuple[datetime | None, RetrainOutcome]:
+        plan = call(steps.inspect_input, run, True, run.select is not None, bad=bad)
+        present = plan.as_of  # the fit's present is the run's
+        if run.predict.filter is not None and run.output.predictions is not None:
+            # A filter that cannot be used is refused before the fit.
+            present = call(steps.inspect_input, run, False, False, present, bad).as_of
+        current = call(steps.read_current, run)
+        with steps.hold(current):
+            if not force and steps.is_up_to_date(run, plan, current):
+                return present, RetrainOutcome(current, **_left_out(plan))
+            steps.warn_of_clusters(run, current)
+            with steps.open_scanner(run, plan, cluster, notify) as scanner:
+                evaluation = _fit_again(run, plan, current, scanner, call, notify)
+            outcome = _pass_gate(run, call, current, evaluation, run_id)
+        return present, replace(outcome, **_left_out(plan))
+
+    present, outcome = attempt(run, once)
+    if run.output.predictions is None or (outcome.current is None and outcome.published is None):
         return outcome
-    # The fit's present is the run's.
-    return replace(outcome, predictions=predict(run, cluster, call, notify, run_id, plan.as_of))
+    predictions = predict(
+        run, cluster, call, notify, run_id, as_of=present, skipped=outcome.skipped
+    )
+    # A prediction also reads the key columns, and may meet other bad files.
+    skipped = {file.path: file for file in (*outcome.skipped, *predictions.skipped)}
+    return replace(outcome, predictions=predictions, skipped=tuple(skipped.values()))
+
+
+def _left_out(plan: InputPlan) -> dict[str, Any]:
+    """Return the fields of an outcome that say which files its run left out."""
+    return {"skipped": plan.skipped, "unsettled": len(plan.unsettled)}
 
 
 def _fit_again(

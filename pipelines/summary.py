@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
+from gmm_dask.pipelines.left_out import left_out_notes, skipped_facts, unsettled_words
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 from gmm_dask.printable import printable
 from gmm_dask.report.page.subject import REPORT
+from gmm_dask.steps.fitting import Published
 from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.input.plan import InputPlan
@@ -86,11 +88,13 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     manifest, path = model.manifest, model.path
     rows, dropped = manifest.rows, manifest.rows_dropped
     outside = f"{manifest.rows_outside:,} outside the filter, " if manifest.filter else ""
+    holes = f", {manifest.rows_incomplete:,} with holes" if manifest.rows_incomplete else ""
     read = rows + dropped + manifest.rows_outside
     facts = [
         ("input", f"{manifest.configuration['input']['path']} ({manifest.files:,} files)"),
         *([("filter", manifest.filter)] if manifest.filter else []),
-        ("rows", f"{read:,} read, {outside}{dropped:,} dropped for nulls, {rows:,} used"),
+        *skipped_facts(manifest.files_skipped or {}),
+        ("rows", f"{read:,} read, {outside}{dropped:,} dropped for nulls, {rows:,} used{holes}"),
         *([("transforms", model.transforms.words(model.columns))] if model.transforms else []),
         *weight_facts(manifest),
         ("scans", f"{manifest.scans} of all rows"),
@@ -135,14 +139,20 @@ def weight_facts(manifest: Manifest) -> list[tuple[str, str]]:
     return [("total weight", words)]
 
 
-def input_summary(path: str, plan: InputPlan) -> Summary:
-    """Sum up an input: what its filter leaves, by what can be known without reading a row."""
+def input_summary(path: str, plan: InputPlan, purpose: str = "") -> Summary:
+    """Sum up an input: what its filter leaves, by what can be known without reading a row.
+
+    ``purpose`` says in the title what it is read for, if more than one input is shown.
+    """
     facts = [("input", path)]
     if plan.filter is None:
         facts.append(("files", f"{len(plan.files):,}"))
     else:
         facts.append(("filter", plan.filter.text))
         facts.append(("files", f"{len(plan.files):,} of {plan.listed:,} are read"))
+    facts += skipped_facts({file.path: file.reason for file in plan.skipped})
+    if plan.unsettled:
+        facts.append(("left for later", unsettled_words(len(plan.unsettled))))
     groups = sum(len(file.groups) for file in plan.files)
     of_all = sum(rows > 0 for file in plan.files for rows in file.row_groups)
     if plan.decay is not None:
@@ -156,7 +166,7 @@ def input_summary(path: str, plan: InputPlan) -> Summary:
     ]
     if plan.transforms is not None:
         facts.append(("transforms", plan.transforms.words(plan.names)))
-    return Summary(f"input {path}", facts)
+    return Summary(f"input {path}{purpose}", facts)
 
 
 def clusters_words(clusters: Clusters, component_ids: Sequence[int]) -> str:
@@ -182,7 +192,19 @@ def _name(model: StoredModel) -> str:
 
 def fit_summary(outcome: FitOutcome) -> Summary:
     """Sum up a fit: the model as it is read back from the registry."""
-    return model_summary(load_model_at(outcome.published.path))
+    summary = model_summary(load_model_at(outcome.published.path))
+    return replace(
+        summary,
+        facts=[*summary.facts, *_pruned_facts(outcome.published)],
+        notes=[*summary.notes, *left_out_notes(outcome)],
+    )
+
+
+def _pruned_facts(published: Published | None) -> list[tuple[str, str]]:
+    """Say which old versions went, if any did."""
+    if published is None or not published.pruned.paths:
+        return []
+    return [("removed", str(published.pruned))]
 
 
 def predict_summary(outcome: PredictOutcome) -> Summary:
@@ -190,13 +212,17 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     predicted, model, output = outcome.predicted, outcome.model, outcome.run.output
     rows = f"{predicted.rows:,} predicted, {predicted.dropped:,} with nulls left null"
     if not predicted.parts:
-        rows = "none: this model has already predicted all of these files"
+        rows = "none: all of these files are predicted already"
     files = len({part.input_file for part in predicted.parts})  # a file may have many parts
-    which = "as in the input" if outcome.run.input.filter is None else "those inside the filter"
+    which, outside = "as in the input", ""
+    if predicted.filter is not None:
+        which = "those inside the filter, and those kept outside"
+        outside = f", {predicted.kept:,} kept outside the filter"
     facts = [
         ("model", f"{output.models}/{output.name}, version {model.version}"),
+        *([("filter", predicted.filter)] if predicted.filter else []),
         ("new rows", rows),
-        ("input files", f"{files:,} read, {predicted.reused:,} unchanged"),
+        ("input files", f"{files:,} read, {predicted.reused:,} unchanged{outside}"),
         ("predictions", f"{output.predictions}: {outcome.total_rows:,} rows, {which}"),
     ]
     if outcome.run.predict.cluster:
@@ -205,8 +231,14 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     if report_path(outcome.path).exists():
         facts.append(("report", str(report_path(outcome.path))))
     title = f"predictions for {outcome.run.input.path}"
+    notes = left_out_notes(outcome)
+    if predicted.lost:
+        notes.append(
+            f"{len(predicted.lost):,} files that have changed lost predictions of rows outside the "
+            f"filter, the first of them {predicted.lost[0]}"
+        )
     if predicted.drift is None:
-        return Summary(title, facts)
+        return Summary(title, facts, notes=notes)
     table = [
         # Rounded and without a negative zero: the rest of a difference of equals says nothing.
         [
@@ -217,7 +249,7 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
         ]
         for check in predicted.drift.checks
     ]
-    notes = [check.explanation for check in predicted.drift.checks if not check.passed]
+    notes += [check.explanation for check in predicted.drift.checks if not check.passed]
     return Summary(title, facts, ["drift", "found", "allowed", "within"], table, notes)
 
 
@@ -236,17 +268,17 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
         assert current.path is not None
         path, decision = current.path, f"nothing is new, so nothing was fitted; {in_use} in use"
     summary = model_summary(load_model_at(path), evaluation.matches if evaluation else ())
-    facts = [("decision", decision), *summary.facts]
+    facts = [("decision", decision), *summary.facts, *_pruned_facts(outcome.published)]
     if current is not None and evaluation is not None and evaluation.current_densities is not None:
         record = evaluation.current_densities
         before = bic(current.parameters, record.log_likelihood, record.weight)
         words = f"log-likelihood {record.mean_log_likelihood:.6g} nats per row, BIC {before:,.1f}"
         facts.insert(1, (f"version {current.version}", f"{words}, on the same rows"))
-    notes += summary.notes
+    notes += [*summary.notes, *left_out_notes(outcome)]
     if outcome.predictions is not None:
         predictions = predict_summary(outcome.predictions)
         facts += predictions.facts[1:]
-        notes += predictions.notes
+        notes += [note for note in predictions.notes if note not in notes]
     return Summary(summary.title, facts, summary.header, summary.rows, notes, summary.comparison)
 
 

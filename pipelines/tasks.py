@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -13,18 +12,10 @@ from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
 from gmm_dask import steps
-from gmm_dask.errors import GmmDaskError
+from gmm_dask.errors import PASSING, GmmDaskError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-#: Errors of a disk or a network that may pass within a minute; a missing permission will not.
-TRANSIENT = {
-    errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EAGAIN, errno.EBUSY,
-    errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
-    errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN,
-}  # fmt: skip
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -34,7 +25,7 @@ def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """
     error = state.result(raise_on_failure=False)
     cause = error.__cause__ if isinstance(error, GmmDaskError) else error
-    return isinstance(cause, OSError) and cause.errno in TRANSIENT
+    return isinstance(cause, OSError) and cause.errno in PASSING
 
 
 # A long step is not retried by its task: it has a checkpoint, where the next run continues.

@@ -82,3 +82,24 @@ def test_the_alternatives_of_a_value_are_no_keys():
     assert "predict.cluster = 'yes': input should be a valid boolean" in message
     assert "predict.cluster = 'yes': input should be a valid integer" in message
     assert "key output is missing" in message
+
+
+def test_every_row_is_predicted_by_a_filter_that_is_true(tmp_path):
+    (tmp_path / "run.toml").write_text(RUN)
+    for override in ("predict.filter=true", 'predict.filter="true"'):
+        assert read_config(RunConfig, tmp_path / "run.toml", [override]).predict.filter == "true"
+    assert "predict.filter = False: input" in refused(tmp_path / "run.toml", "predict.filter=false")
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ("30", "output.keep = 30: is a table of keys, not a value"),
+        ("{}", "output.keep = {}: say how many versions to keep, for how many days, or both"),
+        ("{days = 0}", "output.keep.days = 0: input should be greater than 0"),
+        ("{version = 3}", "unknown key output.keep.version"),
+    ],
+)
+def test_what_is_to_be_kept_is_said_in_full(tmp_path, keep, message):
+    (tmp_path / "run.toml").write_text(RUN)
+    assert refused(tmp_path / "run.toml", f"output.keep={keep}").endswith(message)

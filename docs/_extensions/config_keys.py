@@ -50,7 +50,7 @@ def rows_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[lis
     """Write a row for every key of a section."""
     for name, key in schema["properties"].items():
         if subsection(key) is not None:
-            yield [f"``{name}``", "table, see below", "–", ""]
+            yield [f"``{name}``", "table, see below", "–", key.get("description", "")]
             continue
         if name in schema.get("required", ()):
             default = "required"
@@ -73,7 +73,7 @@ def subsection(schema: dict[str, Any]) -> str | None:
 def summary_of(schema: dict[str, Any]) -> str:
     """Take the first line of a model's docstring, without the table's name in front."""
     line = inspect.cleandoc(schema["description"]).splitlines()[0]
-    text = re.sub(r"^``\[\w+\]``[^:]*: ", "", line)
+    text = re.sub(r"^``\[[\w.]+\]``[^:]*: ", "", line)
     return text[0].upper() + text[1:]
 
 
@@ -87,20 +87,28 @@ class ConfigKeys(Generated):
         for name, key in schema["properties"].items():
             kinds = key.get("oneOf")
             if kinds is None:
-                yield from self.section(f"[{name}]", subsection(key) or "", definitions)
+                model = subsection(key) or ""
+                yield from self.section(f"[{name}]", model, definitions)
+                yield from self.inner_sections(name, [model], definitions)
                 continue
             models = [kind["$ref"].rpartition("/")[2] for kind in kinds]
             for model in models:
                 kind = definitions[model]["properties"]["kind"]["const"]
                 yield from self.section(f'kind = "{kind}"', model, definitions)
-            tables = {
-                inner: subsection(value)
-                for model in models
-                for inner, value in definitions[model]["properties"].items()
-            }
-            for inner, model_name in tables.items():
-                if model_name is not None:
-                    yield from self.section(f"[{name}.{inner}]", model_name, definitions)
+            yield from self.inner_sections(name, models, definitions)
+
+    def inner_sections(
+        self, name: str, models: list[str], definitions: dict[str, Any]
+    ) -> Iterator[str]:
+        """Write the tables within a table, each once."""
+        tables = {
+            inner: subsection(value)
+            for model in models
+            for inner, value in definitions[model]["properties"].items()
+        }
+        for inner, model_name in tables.items():
+            if model_name is not None:
+                yield from self.section(f"[{name}.{inner}]", model_name, definitions)
 
     def section(self, title: str, model: str, definitions: dict[str, Any]) -> Iterator[str]:
         """Write one table of a file."""

@@ -4,6 +4,7 @@ ORDER = (
     "em_in_one_dimension.py",
     "em_in_two_dimensions.py",
     "kmeans_and_a_mixture.py",
+    "singular_covariance.py",
     "stars.py",
     "larger_than_memory.py",
 )

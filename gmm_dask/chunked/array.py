@@ -6,7 +6,7 @@ A dask data frame is an array too, with a block for each partition (`gmm_dask.ch
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from itertools import accumulate
@@ -302,6 +302,7 @@ def predict_array(
     what: str,
     columns: tuple[str, ...] | None = None,
     unit: str = "block",
+    nulls: NullPolicy = NullPolicy.ERROR,
     transforms: Transforms | None = None,
 ) -> da.Array:
     """Predict labels, log-densities or responsibilities of a dask array's rows, lazily.
@@ -315,14 +316,16 @@ def predict_array(
         ``"responsibilities"``, (n, k).
     columns, unit
         As in `array_chunks`, for the error of a row that cannot be predicted.
+    nulls
+        Whether rows with holes are predicted (``MARGINALIZE``) or refused.
     transforms
         Of the mixture; X is in natural units.
     """
     if X.ndim == 2 and X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
     columns = columns or tuple(f"x{number}" for number in range(X.shape[1]))
-    mixture = parameters, transforms
-    predict = partial(_predict_block, mixture=mixture, what=what, columns=columns, unit=unit)
+    request = _BlockRequest(parameters, columns, unit, nulls, transforms)
+    predict = partial(_predict_block, request=request, what=what)
     if what == "responsibilities":
         k = parameters.n_components
         return X.map_blocks(predict, dtype=np.float64, chunks=(X.chunks[0], (k,)))
@@ -335,6 +338,7 @@ def sum_array(
     parameters: MixtureParameters,
     columns: tuple[str, ...],
     unit: str = "block",
+    nulls: NullPolicy = NullPolicy.ERROR,
     transforms: Transforms | None = None,
 ) -> tuple[float, float, float]:
     """Sum over the rows of a dask array (n, d): log p(x) in nats, 1, and −log r.
@@ -343,67 +347,57 @@ def sum_array(
 
     Parameters
     ----------
-    columns, unit
-        As in `array_chunks`, for the error of a row that cannot be predicted.
-    transforms
-        Of the mixture; X is in natural units.
+    columns, unit, nulls, transforms
+        As in `predict_array`.
     """
     if X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
-    mixture = parameters, transforms
-    add_up = partial(_sum_block, mixture=mixture, columns=columns, unit=unit)
+    request = _BlockRequest(parameters, columns, unit, nulls, transforms)
+    add_up = partial(_sum_block, request=request)
     sums = X.map_blocks(add_up, dtype=np.float64, chunks=(1, 3))
     log_likelihood, rows, uncertainty = sums.sum(axis=0).compute().tolist()
     return log_likelihood, rows, uncertainty
 
 
-def _sum_block(
-    block: Any,
-    mixture: tuple[MixtureParameters, Transforms | None],
-    columns: tuple[str, ...],
-    unit: str,
-    block_info: Any = None,
-) -> FloatArray:
-    place = partial(_place_of, unit, block_info)
-    return np.array([sum_assignment(_assign_block(block, mixture, "certainties", columns, place))])
+@dataclass(frozen=True, eq=False)
+class _BlockRequest:
+    """What is needed to predict a block; the fields are arguments of `predict_array`."""
+
+    parameters: MixtureParameters
+    columns: tuple[str, ...]
+    unit: str
+    nulls: NullPolicy
+    transforms: Transforms | None
+
+
+def _sum_block(block: Any, request: _BlockRequest, block_info: Any = None) -> FloatArray:
+    return np.array([sum_assignment(_assign_block(block, request, "certainties", block_info))])
 
 
 def _predict_block(
-    block: Any,
-    mixture: tuple[MixtureParameters, Transforms | None],
-    what: str,
-    columns: tuple[str, ...],
-    unit: str,
-    block_info: Any = None,
+    block: Any, request: _BlockRequest, what: str, block_info: Any = None
 ) -> FloatArray:
     """Predict a block; ``block_info`` is what dask knows of its place in the array."""
-    place = partial(_place_of, unit, block_info)
-    predicted = getattr(_assign_block(block, mixture, what, columns, place), what)
+    predicted = getattr(_assign_block(block, request, what, block_info), what)
     return predicted.astype(np.int64) if what == "labels" else predicted
 
 
-def _assign_block(
-    block: Any,
-    mixture: tuple[MixtureParameters, Transforms | None],
-    what: str,
-    columns: tuple[str, ...],
-    place: Callable[[int], str],
-) -> Assignment:
-    parameters, transforms = mixture
-    values = transform_values(as_rows(block), transforms, columns, place)
+def _assign_block(block: Any, request: _BlockRequest, what: str, block_info: Any) -> Assignment:
+    place = partial(place_of, request.unit, block_info)
+    values = transform_values(as_rows(block), request.transforms, request.columns, place)
     assigned = assign(
-        parameters,
+        request.parameters,
         values,
         responsibilities=what == "responsibilities",
         certainties=what == "certainties",
-        transforms=transforms,
+        transforms=request.transforms,
     )
     if not assigned.finite:
-        require_usable(values, columns, NullPolicy.ERROR, place)
+        require_usable(values, request.columns, request.nulls, place)
     return assigned
 
 
-def _place_of(unit: str, block_info: Any, row: int) -> str:
+def place_of(unit: str, block_info: Any, row: int) -> str:
     """Say which row of the array a row of a block is; rows of unknown chunks have no number."""
     if not block_info:
         return f"row {row:,} of its {unit}"

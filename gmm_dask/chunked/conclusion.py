@@ -15,8 +15,13 @@ from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.criteria import Health, health, rank
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import find_patterns
+from gmm_dask.mixture.replacing import count_replacements
 from gmm_dask.mixture.search import SearchSummary
 from gmm_dask.mixture.transforms import sample_slope
+
+#: Patterns of missing values from which a fit says what they cost (benchmarks/RESULTS.md).
+MANY_PATTERNS = 100
 
 
 def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResult:
@@ -41,6 +46,7 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
     first = firsts[order[0]] if order[0] < len(firsts) else None
     if state.fresh[order[0]]:
         places = component_order(best.parameters)
+        numbers = {int(place): number for number, place in enumerate(places)}
         replay = {number: mixture.reordered(places) for number, mixture in replay.items()}
         initial = initial.reordered(places)
         first = first and first.reordered(places)
@@ -49,7 +55,13 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
             parameters=best.parameters.reordered(places),
             counts=None if best.counts is None else best.counts[places],
             history=tuple(
-                replace(iteration, weights=iteration.weights[places], means=iteration.means[places])
+                replace(
+                    iteration,
+                    weights=iteration.weights[places],
+                    means=iteration.means[places],
+                    guarded=tuple(sorted(numbers[c] for c in iteration.guarded)),
+                    replaced=tuple(sorted(numbers[c] for c in iteration.replaced)),
+                )
                 for iteration in best.history
             ),
         )
@@ -70,9 +82,10 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         _in_natural_units(state.search, state.survey),
         judgement,
         scanner.scans,
-        tuple(_warnings(scanner.chunks.columns, state.survey, best, judgement, options)),
+        tuple(_warnings(scanner.chunks.columns, state, best, judgement, options)),
         replay,
         first,
+        state.replaced_on_sample,
     )
 
 
@@ -84,9 +97,36 @@ def _in_natural_units(search: SearchSummary | None, survey: Survey) -> SearchSum
     return replace(search, log_likelihoods=natural)
 
 
+def _warnings_of_holes(columns: tuple[str, ...], survey: Survey) -> list[str]:
+    """Say what rows with holes cost, and what they cannot tell; the sample knows it."""
+    X = survey.sample.X
+    sentences = []
+    patterns = len(find_patterns(X))
+    if patterns > MANY_PATTERNS:
+        sentences.append(
+            f"{len(X):,} sampled rows have {patterns:,} patterns of missing values; each is a pass "
+            "of its own, so that an iteration takes two to three times as long as on complete "
+            "rows, or more where a chunk has few rows of each; leave out columns that are rarely "
+            "there"
+        )
+    observed = (~np.isnan(X)).astype(np.float64)
+    together = observed.T @ observed  # (d, d)
+    for first, second in np.argwhere(np.triu(together == 0.0)).tolist():
+        sentences.append(
+            f"columns {columns[first]!r} and {columns[second]!r} are never there in the same row "
+            "of the sample, so that their covariance within a component is not known"
+        )
+    return sentences
+
+
 def component_order(parameters: MixtureParameters) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     """Order of components, (k,): the heaviest first, components of equal weight by their means."""
     return np.lexsort((*parameters.means.T[::-1], -parameters.weights))
+
+
+def times(number: int) -> str:
+    """Say how often."""
+    return "once" if number == 1 else f"{number} times"
 
 
 def _could_collapse(parameters: MixtureParameters, share: float) -> bool:
@@ -100,12 +140,13 @@ def _could_collapse(parameters: MixtureParameters, share: float) -> bool:
 
 def _warnings(
     columns: tuple[str, ...],
-    survey: Survey,
+    state: FitState,
     best: Candidate,
     judgement: Health,
     options: FitOptions,
 ) -> list[str]:
     sentences = []
+    survey = state.survey
     variances: FloatArray = survey.variances
     reg_covar, transforms = options.spec.reg_covar, survey.transforms
     labels = columns if transforms is None else transforms.labels(columns)
@@ -132,6 +173,14 @@ def _warnings(
                 f"{'component' if mask.sum() == 1 else 'components'} {numbers} {defect}; "
                 "try fewer components" + (" or a larger reg_covar" if defect == "collapsed" else "")
             )
+    replaced = state.replaced_on_sample + int(count_replacements(best).sum())
+    if replaced and judgement.defects:
+        sentences.append(
+            f"components were placed again {times(replaced)}, and no mixture of "
+            f"{best.parameters.n_components} components was found of which none is lost"
+        )
+    if survey.incomplete:
+        sentences += _warnings_of_holes(columns, survey)
     guarded = best.history[-1].guarded if best.history else ()
     if guarded:
         numbers = ", ".join(map(str, guarded))

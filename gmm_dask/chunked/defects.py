@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import RowsArray
-from gmm_dask.chunked.rows import Rows, drop_incomplete
+from gmm_dask.chunked.rows import Rows, drop_incomplete, find_holes
 from gmm_dask.errors import InputError, NonFiniteError
 from gmm_dask.nulls import NullPolicy
 
 
 def apply_null_policy(rows: Rows, nulls: NullPolicy) -> Rows:
-    """Drop incomplete rows if the policy is to drop them and none have been dropped yet."""
+    """Drop incomplete rows, or find their patterns, if the policy says so; once is enough."""
+    if nulls is NullPolicy.MARGINALIZE and rows.patterns is None:
+        return find_holes(rows)
     dropped = rows.used is not rows.inside
     return drop_incomplete(rows) if nulls is NullPolicy.DROP and not dropped else rows
 
@@ -44,7 +46,7 @@ def require_usable(
     columns
         Names of the d features.
     nulls
-        ``ERROR`` refuses nulls, ``DROP`` lets them pass.
+        ``ERROR`` refuses nulls, the others let them pass.
     place
         Says where a row of ``values`` lies: "part-3.parquet row 17".
 
@@ -85,7 +87,8 @@ def non_finite(column: str, null: bool, count: int, first: str) -> NonFiniteErro
         return NonFiniteError(
             f"Input X contains NaN: column {column!r} holds {count:,} "
             f"{'null' if count == 1 else 'nulls'} or NaN, the first at {first}; leave such rows "
-            "out (with nulls = 'drop' in a run file or in read_parquet), or fill them in"
+            "out (with nulls = 'drop' in a run file or in read_parquet), fill them in, or use what "
+            "the rows have (with nulls = 'marginalize')"
         )
     return NonFiniteError(
         f"Input X contains infinity: column {column!r} holds {count:,} infinite "
@@ -176,7 +179,7 @@ def refuse_defects(
     columns
         Names of the d features.
     nulls
-        ``ERROR`` refuses nulls in the features, ``DROP`` lets them pass.
+        ``ERROR`` refuses nulls in the features, the others let them pass.
     describe
         Says where a row of a chunk lies.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 import numpy as np
 
-from gmm_dask.arrays import FloatArray
+from gmm_dask.arrays import FloatArray, MaskArray
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import Survey
@@ -18,6 +19,7 @@ from gmm_dask.events import Stage
 from gmm_dask.mixture.assignment import LEAST_SLICE_ROWS, Assignment, assign
 from gmm_dask.mixture.kernels.tally import tally
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import complete_rows, find_patterns
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
@@ -47,12 +49,16 @@ class DensitySummary:
     occupancy
         For each component, the weight of the rows to which it is the most probable, (k,).
     lowest, highest
-        Extreme log-densities, nats.
+        Extreme log-densities of complete rows, nats.
     bins
         Histogram of the log-densities between ``ceiling − DEPTH`` and ``ceiling``: weight of the
-        rows in each bin, (BINS,). Rows below all bins are in the first, those above in the last.
+        complete rows in each bin, (BINS,). Rows below all bins are in the first, those above in
+        the last. Rows with holes are in no bin: their densities are of fewer features, on another
+        scale.
     ceiling
         Upper bound of the log-density in this mixture, nats; with transforms, of all but few rows.
+    complete_weight, complete_log_likelihood
+        Of the complete rows.
     """
 
     rows: int
@@ -64,6 +70,8 @@ class DensitySummary:
     highest: float
     bins: FloatArray
     ceiling: float
+    complete_weight: float
+    complete_log_likelihood: float
 
     def __add__(self, other: DensitySummary) -> DensitySummary:
         if self.ceiling != other.ceiling:
@@ -78,6 +86,8 @@ class DensitySummary:
             max(self.highest, other.highest),
             self.bins + other.bins,
             self.ceiling,
+            self.complete_weight + other.complete_weight,
+            self.complete_log_likelihood + other.complete_log_likelihood,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,17 +109,33 @@ class DensitySummary:
         return self.log_likelihood / self.weight
 
     @property
+    def has_complete_rows(self) -> bool:
+        """Whether complete rows have a weight, without which there is no quantile."""
+        return self.complete_weight > 0.0
+
+    @property
+    def complete_mean_log_likelihood(self) -> float:
+        """Mean log-likelihood of the complete rows, nats per unit of weight; NaN without any."""
+        return (
+            self.complete_log_likelihood / self.complete_weight if self.has_complete_rows else nan
+        )
+
+    @property
     def shares(self) -> FloatArray:
         """Share of the weight that each component occupies, (k,)."""
         return self.occupancy / self.weight
 
     def quantile(self, share: float) -> float:
-        """Return the log-density below which ``share`` of the weight lies, nats.
+        """Return the log-density below which ``share`` of the complete rows' weight lies, nats.
+
+        NaN where no complete row has a weight.
 
         It is interpolated linearly within a bin of DEPTH/BINS ≈ 0.015 nats. The first bin is
         taken to begin at the lowest log-density if that lies below the histogram.
         """
         occupied = np.flatnonzero(self.bins)
+        if not len(occupied):
+            return nan
         cumulated = np.cumsum(self.bins[occupied])
         target = share * cumulated[-1]
         position = min(int(np.searchsorted(cumulated, target)), len(occupied) - 1)
@@ -124,15 +150,20 @@ class DensitySummary:
         return float(min(max(low + within * (high - low), self.lowest), self.highest))
 
     def share_below(self, log_density: float) -> float:
-        """Return the share of the weight below a log-density in nats, the inverse of `quantile`."""
+        """Return the share of the complete rows below a log-density, the inverse of `quantile`.
+
+        ``log_density`` is in nats, and shares are of weight. NaN where no complete row has any.
+        """
+        if not self.has_complete_rows:
+            return nan
         position = (log_density - (self.ceiling - DEPTH)) * (BINS / DEPTH)
         index = int(np.floor(position))
         if index < 0:
-            return 0.0 if log_density <= self.lowest else float(self.bins[0] / self.weight)
+            return 0.0 if log_density <= self.lowest else float(self.bins[0] / self.complete_weight)
         if index >= BINS:
             return 1.0
         partial = self.bins[index] * (position - index)
-        return float((self.bins[:index].sum() + partial) / self.weight)
+        return float((self.bins[:index].sum() + partial) / self.complete_weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +196,11 @@ def density_ceiling(parameters: MixtureParameters, transforms: Transforms | None
 
 
 def summarize_densities(
-    assigned: Assignment, sample_weight: FloatArray | None, k: int, ceiling: float
+    assigned: Assignment,
+    sample_weight: FloatArray | None,
+    k: int,
+    ceiling: float,
+    complete: MaskArray | None = None,
 ) -> DensitySummary:
     """Summarize the densities of rows assigned to a mixture.
 
@@ -179,7 +214,18 @@ def summarize_densities(
         Number of components of the mixture.
     ceiling
         Upper bound of its log-density, nats.
+    complete
+        Which rows are complete, (m,); None: all.
     """
+    if complete is not None:
+        whole = _summarize(assigned, sample_weight, k, ceiling, complete)
+        rest = _summarize(assigned, sample_weight, k, ceiling, ~complete)
+        nothing = np.zeros_like(rest.bins)
+        rest = replace(
+            rest, lowest=np.inf, highest=-np.inf, bins=nothing, complete_weight=0.0,
+            complete_log_likelihood=0.0,
+        )  # fmt: skip
+        return whole + rest
     assert assigned.certainties is not None
     occupancy, bins, sums = tally(
         assigned.labels,
@@ -202,13 +248,36 @@ def summarize_densities(
         highest,
         bins,
         ceiling,
+        weight,
+        log_likelihood,
     )
+
+
+def _summarize(
+    assigned: Assignment,
+    sample_weight: FloatArray | None,
+    k: int,
+    ceiling: float,
+    chosen: MaskArray,
+) -> DensitySummary:
+    """Summarize the densities of some of the rows."""
+    assert assigned.certainties is not None
+    some = Assignment(
+        assigned.labels[chosen],
+        assigned.log_densities[chosen],
+        None,
+        assigned.certainties[chosen],
+    )
+    weight = None if sample_weight is None else sample_weight[chosen]
+    return summarize_densities(some, weight, k, ceiling)
 
 
 def evaluate_rows(
     rows: Rows, mixtures: tuple[MixtureParameters, ...], threads: int = 1
 ) -> EvaluationBatch:
     """Evaluate mixtures on one chunk, with ``threads`` threads."""
+    patterns = rows.patterns or ()
+    complete = complete_rows(patterns, len(rows.values))
     return EvaluationBatch(
         tuple(
             summarize_densities(
@@ -216,12 +285,14 @@ def evaluate_rows(
                     mixture,
                     rows.values,
                     certainties=True,
-                    transforms=rows.transforms,
                     threads=threads,
+                    patterns=patterns,
+                    transforms=rows.transforms,
                 ),
                 rows.sample_weight,
                 mixture.n_components,
                 density_ceiling(mixture, rows.transforms),
+                complete,
             )
             for mixture in mixtures
         )
@@ -237,7 +308,7 @@ def evaluate(
     """Summarize the densities of all rows in each mixture.
 
     Costs one scan for all mixtures together, or none where the sample of the survey holds all
-    complete rows.
+    used rows.
 
     Parameters
     ----------
@@ -255,7 +326,9 @@ def evaluate(
     """
     if survey is not None and survey.in_memory:
         sample = survey.sample
-        rows = Rows(sample.X, sample.sample_weight, 0, 0, transforms=survey.transforms)
+        holes = find_patterns(sample.X) if survey.incomplete else ()
+        transforms = survey.transforms
+        rows = Rows(sample.X, sample.sample_weight, 0, 0, patterns=holes, transforms=transforms)
         threads = available_cores() if survey.rows > LEAST_SLICE_ROWS else 1
         return evaluate_rows(rows, tuple(mixtures), threads).summaries
     nulls = nulls if survey is None else survey.nulls_left

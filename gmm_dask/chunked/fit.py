@@ -18,12 +18,13 @@ import numpy as np
 
 from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
+from gmm_dask.chunked.replacing import is_lost, lowest_finder, mend_starts
 from gmm_dask.chunked.replay import add_frame
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import Survey, survey_source
 from gmm_dask.chunked.threads import available_cores
-from gmm_dask.errors import TooFewRowsError
+from gmm_dask.errors import NumericalError, TooFewRowsError
 from gmm_dask.events import (
     IterationFinished,
     Notify,
@@ -39,8 +40,10 @@ from gmm_dask.mixture.initialization import (
     given_start,
     initial_parameters,
     seeded,
+    wide_start,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.replacing import Replacement
 from gmm_dask.mixture.search import (
     SearchEffort,
     SearchSummary,
@@ -208,10 +211,18 @@ def make_starts(
         Further starts that compete in the search; not in that on a small sample.
     """
     sample = drop_weightless(survey.sample, options.spec.n_components)
-    if not searches(sample, options):
-        return _make_plain_starts(sample, options), None
-    slope = sample_slope(sample, survey.transforms)
-    return _search(notify, sample, slope, options, survey.in_memory, threads, effort, rivals)
+    try:
+        if not searches(sample, options):
+            return _make_plain_starts(sample, options), None
+        slope = sample_slope(sample, survey.transforms)
+        return _search(notify, sample, slope, options, survey.in_memory, threads, effort, rivals)
+    except NumericalError:
+        if options.em.on_collapse != "replace":
+            raise
+        # Every start broke down; wide covariances are as sound as that of all rows.
+        random_state = seeded(options.random_state)
+        filled = sample.filled(options.spec)
+        return (wide_start(sample.X, options.spec, random_state, filled),), None
 
 
 def searches(sample: Sample, options: FitOptions) -> bool:
@@ -236,9 +247,10 @@ def drop_weightless(sample: Sample, k: int) -> Sample:
 
 def _make_plain_starts(sample: Sample, options: FitOptions) -> tuple[MixtureParameters, ...]:
     """Make starts as scikit-learn does, without a search."""
+    filled = sample.filled(options.spec)
     random_state = seeded(options.random_state)
     return tuple(
-        initial_parameters(sample.X, sample.sample_weight, options.spec, random_state)
+        initial_parameters(sample.X, sample.sample_weight, options.spec, random_state, filled)
         for _ in range(options.n_init)
     )
 
@@ -254,7 +266,7 @@ def _search(
     rivals: Sequence[MixtureParameters],
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     m, d = sample.X.shape
-    runs = count_runs(m, d, options.spec.n_components, options.n_init, whole)
+    runs = count_runs(m, d, options.spec.n_components, options.n_init, whole, sample.incomplete)
     notify(StageStarted(Stage.SEARCH, runs, "runs", f"on {m:,} rows"))
     starts, summary = search(
         sample,
@@ -288,7 +300,10 @@ def sum_batch(rows: Rows, batch: tuple[MixtureParameters, ...]) -> StatisticsBat
         Parameters of each candidate.
     """
     return StatisticsBatch(
-        tuple(sum_statistics(parameters, rows.values, rows.sample_weight) for parameters in batch)
+        tuple(
+            sum_statistics(parameters, rows.values, rows.sample_weight, rows.patterns or ())
+            for parameters in batch
+        )
     )
 
 
@@ -309,13 +324,19 @@ def polish(
     compare
         As for `em_steps`.
     """
+    if state.em is None:
+        state = _mended(state, options)
     slope = state.survey.log_slope
     first = state.em or start_em(state.starts, options.em, before - slope)
     state = replace(state, em=first)
+    replacing = _replacing(scanner, state, options)
     with ExitStack() as stack:
         expectation = _expectation(scanner, state, stack)
         began = time.perf_counter()
-        for em in em_steps(expectation, first, options.spec, options.em, compare):
+        steps = em_steps(
+            expectation, first, options.spec, options.em, lambda em: replacing(compare(em))
+        )
+        for em in steps:
             frames = add_frame(state.frames, em)
             state = replace(state, em=em, scans=scanner.scans, frames=frames)
             save(state)
@@ -323,6 +344,40 @@ def polish(
             _notify_iteration(scanner.notify, em, state.survey.rows, seconds, slope)
             began = time.perf_counter()
     return state
+
+
+def _mended(state: FitState, options: FitOptions) -> FitState:
+    """Place lost components of the starts again on the sample, if the options ask for it."""
+    if options.em.on_collapse != "replace":
+        return state
+    starts, replaced = mend_starts(
+        state.starts,
+        state.fresh,
+        state.survey,
+        options,
+        available_cores(),
+        searched=bool(state.search or state.cells) or options.search_rows is None,
+    )
+    return replace(state, starts=starts, replaced_on_sample=replaced)
+
+
+def _replacing(
+    scanner: Scanner, state: FitState, options: FitOptions
+) -> Callable[[EMState], EMState]:
+    """Return what places lost components again after an iteration, if the options ask for it."""
+    survey, spec = state.survey, options.spec
+    if options.em.on_collapse != "replace":
+        return lambda em: em
+    replacement = Replacement.over(
+        survey.sample, options.em.max_iter, spec.reg_covar, survey.variances
+    )
+    find = lowest_finder(scanner, survey)
+    # What could not be mended on the sample is not tried again on all rows.
+    spared = [
+        fresh and bool(is_lost(start, survey, spec).any())
+        for fresh, start in zip(state.fresh, state.starts, strict=True)
+    ]
+    return lambda em: replacement(em, find, spared)
 
 
 def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expectation:

@@ -34,7 +34,8 @@ class FitOptions:
         Rows of the sample on which the search runs; ``"auto"`` is max(65,536, 50·k·d). None: no
         search, the starts are polished as they are.
     nulls
-        ``ERROR`` refuses rows that hold a null, ``DROP`` drops them.
+        ``ERROR`` refuses rows that hold a null, ``DROP`` drops them, ``MARGINALIZE`` fits to what
+        they have.
     """
 
     spec: MixtureSpec = field(default_factory=MixtureSpec)
@@ -88,6 +89,8 @@ class FitState:
         Of the row groups of the input's files, as the first scan read them.
     frames
         Parameters of the candidates at iterations of the polish, evenly spaced.
+    replaced_on_sample
+        How often a component of a start was placed again, before the polish.
     cells
         Of a selection: what has been found for each cell, in their order.
     turns
@@ -105,6 +108,7 @@ class FitState:
     frames: tuple[Frame, ...] = ()
     cells: tuple[CellSearch, ...] = ()
     turns: int = 0
+    replaced_on_sample: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +137,8 @@ class FitResult:
     replay
         Parameters of the winner by the number of M-steps done, evenly spaced, in the same order:
         0 is ``initial``, the last is ``best``.
+    replaced_on_sample
+        How often a component of a start was placed again, before the polish.
     first
         The start of the search from which ``initial`` came, in the same order; None without one.
     """
@@ -147,6 +153,16 @@ class FitResult:
     warnings: tuple[str, ...]
     replay: Mapping[int, MixtureParameters] = field(default_factory=dict)
     first: MixtureParameters | None = None
+    replaced_on_sample: int = 0
+
+    @property
+    def replaced(self) -> tuple[tuple[int, int], ...]:
+        """Components of the winner that were placed again: after which iteration, and which."""
+        return tuple(
+            (number, component)
+            for number, iteration in enumerate(self.best.history, start=1)
+            for component in iteration.replaced
+        )
 
     @property
     def in_memory(self) -> bool:

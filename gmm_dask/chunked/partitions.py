@@ -14,7 +14,7 @@ import numpy as np
 from dask.base import tokenize
 
 from gmm_dask.arrays import FloatArray, RowsArray
-from gmm_dask.errors import SchemaError
+from gmm_dask.errors import SchemaError, TooFewRowsError
 from gmm_dask.frames import open_frame, require_numbers
 
 
@@ -120,6 +120,7 @@ def _map_partitions(
     # By tasks: a shuffle by messages between workers cannot be computed block by block.
     with dask.config.set({"dataframe.shuffle.method": "tasks"}):
         frame = frame.simplify()
+        _require_partitions(frame)
         keys, graph = frame.__dask_keys__(), dict(frame.__dask_graph__())
     needed = set(keys).union(*(getattr(task, "dependencies", ()) for task in graph.values()))
     if missing := len(needed - graph.keys()):  # dask 2026.8 persists some columns of Parquet so
@@ -131,6 +132,18 @@ def _map_partitions(
     for number, key in enumerate(keys):
         graph[name, number, *others] = (function, key, number)
     return name, graph, len(keys)
+
+
+def _require_partitions(frame: Any) -> None:
+    """Refuse a frame of no partitions, as ``frame.partitions[:0]`` makes it."""
+    try:
+        partitions = frame.npartitions
+    except UnboundLocalError:  # dask 2026.8 cannot count none of them
+        partitions = 0
+    if not partitions:
+        raise TooFewRowsError(
+            "the dask data frame has no partitions, and so no rows; give one or more"
+        )
 
 
 def read_partition(

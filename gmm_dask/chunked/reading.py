@@ -1,7 +1,7 @@
 """Reading the chunks of a group and summing over them, on a thread or a worker alike.
 
-Every chunk read is checked against the plan and the values of the first scan. Incomplete rows are
-dropped, and the rest is cached for the next scan where memory allows.
+Every chunk read is checked against the plan and the values of the first scan. The null policy is
+applied to incomplete rows, and what is left is cached for the next scan where memory allows.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def nbytes(rows: Rows) -> int:
     if rows.sample_weight is not None:
         size += rows.sample_weight.nbytes
     masks = [rows.used] if rows.used is rows.inside else [rows.used, rows.inside]
+    size += sum(pattern.rows.nbytes for pattern in rows.patterns or ())
     return size + sum(mask.nbytes for mask in masks if mask is not None)
 
 
@@ -146,7 +147,7 @@ class Reader:
         return rows, None
 
     def prepare(self, rows: Rows, cached_fingerprint: int | None) -> tuple[Rows, int]:
-        """Check rows just read, transform them, drop what the null policy drops, cache the rest.
+        """Check rows just read, transform them, apply the null policy, and cache what is left.
 
         Returns the rows that are left, and the fingerprint of all that were read, which is of
         values in natural units.

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from gmm_dask.arrays import FloatArray, MaskArray, RowsArray
+from gmm_dask.mixture.patterns import Patterns, find_patterns
 from gmm_dask.mixture.transforms import Transforms
 
 
@@ -44,6 +45,8 @@ class Rows:
         Of the values, where it is not that of their bits.
     digests
         Of the row groups of files that end in this chunk, if they were asked for.
+    patterns
+        Of ``values``, where rows may have holes; () if all are complete. None: not looked for.
     """
 
     values: RowsArray
@@ -55,6 +58,7 @@ class Rows:
     inside: MaskArray | None = None
     transforms: Transforms | None = None
     fingerprint: int | None = None
+    patterns: Patterns | None = None
 
     @property
     def source_rows(self) -> int:
@@ -213,11 +217,26 @@ def drop_incomplete(rows: Rows) -> Rows:
     missing = np.isnan(np.add.reduce(rows.values, axis=1))  # (m,)
     if not missing.any():
         return rows
-    complete = ~missing
-    values = rows.values.T.compress(complete, axis=1).T  # (used, d), feature-major
-    weight = None if rows.sample_weight is None else rows.sample_weight[complete]
-    used = complete
+    return _keep(rows, ~missing)
+
+
+def find_holes(rows: Rows) -> Rows:
+    """Find the patterns of rows with holes, and drop the rows without any value."""
+    patterns = find_patterns(rows.values)
+    if patterns and not len(patterns[-1].observed):
+        kept = np.ones(len(rows.values), dtype=np.bool_)
+        kept[patterns[-1].rows] = False
+        rows = _keep(rows, kept)
+        patterns = find_patterns(rows.values)
+    return replace(rows, patterns=patterns)
+
+
+def _keep(rows: Rows, kept: MaskArray) -> Rows:
+    """Leave out the rows of ``values`` that a mask (m,) does not keep."""
+    values = rows.values.T.compress(kept, axis=1).T  # (used, d), feature-major
+    weight = None if rows.sample_weight is None else rows.sample_weight[kept]
+    used = kept
     if rows.used is not None:
         used = rows.used.copy()
-        used[rows.used] = complete
+        used[rows.used] = kept
     return replace(rows, values=values, sample_weight=weight, used=used)

@@ -102,7 +102,8 @@ class Work:
     argument
         The second argument, the same for every chunk.
     nulls
-        ``DROP`` drops incomplete rows first; ``ERROR`` passes all rows on as they are read.
+        ``DROP`` drops incomplete rows first, ``MARGINALIZE`` finds their patterns; ``ERROR`` passes
+        all rows on as they are read.
     fingerprints
         Fingerprint of each chunk in the first scan; None in the first scan, which takes them.
     volatile
@@ -243,7 +244,7 @@ class Scanner:
         stage
             The stage of the run that the events of this scan name.
         nulls
-            ``DROP`` drops incomplete rows first; ``ERROR`` passes all rows on as they are.
+            As in `Work`.
 
         Raises
         ------

@@ -204,7 +204,8 @@ def _rivals(
     few rows.
     """
     fit = _options_of(options, cell)
-    small = is_small(*_shape(state), cell.n_components)
+    incomplete = state.survey.sample.incomplete
+    small = is_small(*_shape(state), cell.n_components, incomplete)
     if cell.n_components == 1 or fit.search_rows is None or small:
         return ()
     best = {

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import sqrt
 
 import numpy as np
-import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, PrioritiesArray, RowsArray
+from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.defects import Defects, count_defects, no_defects, refuse_defects
-from gmm_dask.chunked.rows import RowChunks, Rows, drop_incomplete
+from gmm_dask.chunked.draw import Draw
+from gmm_dask.chunked.moments import Moments, take_moments
+from gmm_dask.chunked.rows import RowChunks, Rows, drop_incomplete, find_holes
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.errors import InputError, TooFewRowsError
 from gmm_dask.events import Stage
-from gmm_dask.mixture.kernels.moments import column_moments
 from gmm_dask.mixture.kernels.sampling import rows_below
 from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.transforms import Transforms
@@ -29,88 +28,6 @@ SMALLEST_REACH = 1e-150
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
-    """Count, mean and centred squares of rows; they add as in Chan, Golub and LeVeque (1983).
-
-    Attributes
-    ----------
-    rows
-        Number of complete rows.
-    mean
-        Mean of each feature, (d,).
-    squares
-        Σ (x − mean)² of each feature, (d,).
-    minimum, maximum
-        Extreme values of each feature, (d,).
-    """
-
-    rows: int
-    mean: FloatArray
-    squares: FloatArray
-    minimum: FloatArray
-    maximum: FloatArray
-
-    @np.errstate(over="ignore", invalid="ignore")
-    def __add__(self, other: Moments) -> Moments:
-        if not self.rows or not other.rows:
-            return self if self.rows else other
-        rows = self.rows + other.rows
-        shift = other.mean - self.mean  # (d,)
-        cross = self.rows * other.rows / rows
-        return Moments(
-            rows,
-            self.mean + shift * (other.rows / rows),
-            self.squares + other.squares + cross * (shift * shift),
-            np.minimum(self.minimum, other.minimum),
-            np.maximum(self.maximum, other.maximum),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Draw:
-    """A uniform sample: the rows of smallest priority among those seen so far.
-
-    The priority of a row is a hash of the seed and of the row's number in the whole input. So the
-    sample does not depend on chunks or workers, nor on the order in which chunks are read.
-
-    Attributes
-    ----------
-    wanted
-        Most rows that the sample may hold.
-    priorities, numbers
-        Priority of each row of the sample, and its number in the input, (m,).
-    values
-        (m, d), feature-major.
-    weights
-        Sample weights, (m,); (0,) without weights.
-    """
-
-    wanted: int
-    priorities: PrioritiesArray
-    numbers: npt.NDArray[np.int64]
-    values: RowsArray
-    weights: FloatArray
-
-    @classmethod
-    def merge(cls, draws: Sequence[Draw]) -> Draw:
-        """Keep the rows of smallest priority of all draws, which are in the order of the input."""
-        wanted = draws[0].wanted
-        if len(draws) == 1 and len(draws[0].priorities) <= wanted:
-            return draws[0]
-        # (m,), (m,), (d, m) and (m,)
-        priorities = np.concatenate([draw.priorities for draw in draws])
-        numbers = np.concatenate([draw.numbers for draw in draws])
-        values = np.concatenate([draw.values.T for draw in draws], axis=1)
-        weights = np.concatenate([draw.weights for draw in draws])
-        if len(priorities) > wanted:
-            chosen = np.sort(np.argpartition(priorities, wanted)[:wanted])
-            priorities, numbers = priorities[chosen], numbers[chosen]
-            values = values.take(chosen, axis=1)  # (d, wanted), feature-major as before
-            weights = weights[chosen] if len(weights) else weights
-        return cls(wanted, priorities, numbers, values.T, weights)
-
-
-@dataclass(frozen=True, eq=False)
 class Survey:
     """What one scan measures of the rows; surveys of their parts add by ``+``.
 
@@ -119,20 +36,25 @@ class Survey:
     source_rows, outside
         Rows in the source, and how many of them are outside the filter.
     moments
-        Moments of the complete rows.
+        Moments of the used rows: the complete ones, or under ``MARGINALIZE`` all with a value.
     weight
-        Sum of the sample weights of the complete rows; without weights, the number of these rows.
+        Sum of the sample weights of the used rows; without weights, the number of these rows.
     defects
         Nulls and infinities.
     draws
         Samples of the parts. Together they hold few more rows than the whole sample, so they are
         merged once, not at each addition.
     weight_squares
-        Sum of the squared sample weights of the complete rows; without weights, their number.
+        Sum of the squared sample weights of the used rows; without weights, their number.
     transforms
         Those that the rows of moments and draws have had.
     log_slopes
-        Σ w log dy/dx of the complete rows, nats: from log-densities in model units to natural ones.
+        Σ w log dy/dx of the used rows, nats: from log-densities in model units to natural ones.
+    incomplete
+        Used rows with a hole.
+    feature_weights
+        Sum of the sample weights of the rows that have each feature, (d,), while a transform is
+        pending; else None.
     """
 
     source_rows: int
@@ -144,6 +66,8 @@ class Survey:
     weight_squares: float = 0.0
     transforms: Transforms | None = None
     log_slopes: float = 0.0
+    incomplete: int = 0
+    feature_weights: FloatArray | None = None
 
     def __add__(self, other: Survey) -> Survey:
         return Survey(
@@ -156,6 +80,8 @@ class Survey:
             self.weight_squares + other.weight_squares,
             self.transforms,
             self.log_slopes + other.log_slopes,
+            self.incomplete + other.incomplete,
+            _add(self.feature_weights, other.feature_weights),
         )
 
     @cached_property
@@ -165,7 +91,7 @@ class Survey:
 
     @property
     def rows(self) -> int:
-        """Number of complete rows."""
+        """Number of used rows."""
         return self.moments.rows
 
     @property
@@ -180,30 +106,34 @@ class Survey:
 
     @property
     def dropped(self) -> int:
-        """Number of rows inside the filter with a null."""
+        """Number of rows inside the filter that are not used, for a null or for want of a value."""
         return self.source_rows - self.outside - self.rows
 
     @property
     def nulls_left(self) -> NullPolicy:
-        """Null policy of later scans: ``DROP`` only where a row has a null."""
+        """Null policy of later scans: ``ERROR`` where no row has a null."""
+        if self.incomplete:
+            return NullPolicy.MARGINALIZE
         return NullPolicy.DROP if self.dropped else NullPolicy.ERROR
 
     @property
     def in_memory(self) -> bool:
-        """Whether the sample holds all complete rows, so that no further scan is needed."""
+        """Whether the sample holds all used rows, so that no further scan is needed."""
         return len(self.draw.numbers) == self.rows
 
     @property
     def variances(self) -> FloatArray:
-        """Variance of each feature, (d,)."""
-        return self.moments.squares / max(self.rows, 1)
+        """Variance of each feature, over the rows that have it, (d,)."""
+        if self.moments.observed is None:
+            return self.moments.squares / max(self.rows, 1)
+        return self.moments.squares / np.maximum(self.moments.observed, 1)
 
     @cached_property
     def frequent_values(self) -> tuple[tuple[int, float, float], ...]:
         """Values that 1 % or more of the sample share: feature, value, share; one a feature."""
         return tuple(frequent_values(self.sample))
 
-    @property
+    @cached_property
     def sample(self) -> Sample:
         """Values of the sample, (m, d) feature-major, and their weights."""
         return Sample(self.draw.values, self.draw.weights if len(self.draw.weights) else None)
@@ -223,12 +153,15 @@ class SurveyRequest:
         Highest priority with which a row is drawn.
     weighted
         Whether the rows carry sample weights.
+    nulls
+        ``MARGINALIZE`` uses incomplete rows by what they have; the others leave them out.
     """
 
     seed: int
     sample_rows: int
     threshold: int
     weighted: bool
+    nulls: NullPolicy
 
 
 def survey_source(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPolicy) -> Survey:
@@ -240,12 +173,13 @@ def survey_source(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPoli
     Parameters
     ----------
     sample_rows
-        Rows of the sample; all complete rows if there are fewer. Where many rows hold nulls, the
+        Rows of the sample; all used rows if there are fewer. Where many rows hold nulls, the
         sample may have down to half as many.
     seed
         Seed of the sample.
     nulls
-        ``ERROR`` refuses rows that hold a null, ``DROP`` drops them.
+        ``ERROR`` refuses rows that hold a null, ``DROP`` drops them, ``MARGINALIZE`` uses what
+        they have.
 
     Raises
     ------
@@ -253,18 +187,18 @@ def survey_source(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPoli
         A value is infinite; or a value is null or NaN and the policy refuses it. The message says
         how many such values there are and where the first one is.
     TooFewRowsError
-        No row is complete.
+        No row can be used; or, under ``MARGINALIZE``, a column has no value at all.
     InputError
         A sample weight is negative or infinite, all are 0, or a value is too large to be squared.
     """
-    request = _request(scanner, sample_rows, seed, scanner.rows)
+    request = _request(scanner, sample_rows, seed, scanner.rows, nulls)
     survey = scanner.reduce(survey_rows, request, Stage.SURVEY)
     _refuse_unusable(survey, scanner.chunks, nulls)
     transforms = scanner.transforms
     if transforms is not None and transforms.pending:
         scanner.transforms = _settle(transforms, survey.moments)
     if 2 * len(survey.draw.numbers) < min(sample_rows, survey.rows):
-        request = _request(scanner, sample_rows, seed, survey.rows)
+        request = _request(scanner, sample_rows, seed, survey.rows, nulls)
         again = scanner.reduce(survey_rows, request, Stage.SURVEY)
         survey = replace(_in_units(survey, scanner.transforms), draws=(again.draw,))
     elif len(survey.draws) > 1:
@@ -273,8 +207,8 @@ def survey_source(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPoli
 
 
 def _settle(transforms: Transforms, moments: Moments) -> Transforms:
-    """Put mean and standard deviation of the complete rows into what is pending."""
-    deviation = np.sqrt(moments.squares / moments.rows)  # (d,)
+    """Put mean and standard deviation of the used rows into what is pending."""
+    deviation = np.sqrt(moments.squares / np.maximum(moments.counts, 1))  # (d,)
     varies = moments.maximum > moments.minimum
     return transforms.settled(moments.mean, np.where(varies, deviation, 0.0))
 
@@ -287,64 +221,91 @@ def _in_units(survey: Survey, transforms: Transforms | None) -> Survey:
     rows = np.stack([moments.mean, moments.minimum, moments.maximum])  # (3, d)
     mean, minimum, maximum = transforms.apply(rows, survey.transforms)
     scale = transforms.scales(survey.transforms)  # (d,)
+    assert survey.feature_weights is not None
+    slopes = -float((survey.feature_weights * np.log(scale)).sum())
     return replace(
         survey,
-        moments=Moments(moments.rows, mean, moments.squares / scale**2, minimum, maximum),
+        moments=replace(
+            moments, mean=mean, squares=moments.squares / scale**2, minimum=minimum, maximum=maximum
+        ),
         draws=(replace(draw, values=transforms.apply(draw.values, survey.transforms)),),
         transforms=transforms,
-        log_slopes=survey.log_slopes - survey.weight * float(np.log(scale).sum()),
+        log_slopes=survey.log_slopes + slopes,
+        feature_weights=None,
     )
 
 
-def _request(scanner: Scanner, sample_rows: int, seed: int, complete_rows: int) -> SurveyRequest:
-    """Set the threshold at which ``sample_rows`` of the complete rows are drawn, and a few more."""
+def _request(
+    scanner: Scanner, sample_rows: int, seed: int, used_rows: int, nulls: NullPolicy
+) -> SurveyRequest:
+    """Set the threshold at which ``sample_rows`` of the used rows are drawn, and a few more."""
     # Six deviations above the expected number: one survey in a billion draws too few.
     expected = sample_rows + 6.0 * sqrt(sample_rows) + 10.0
-    share = min(1.0, expected / max(complete_rows, 1))
+    share = min(1.0, expected / max(used_rows, 1))
     threshold = min(int(share * 2.0**64), 2**64 - 1)
-    return SurveyRequest(seed, sample_rows, threshold, scanner.chunks.weighted)
+    return SurveyRequest(seed, sample_rows, threshold, scanner.chunks.weighted, nulls)
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
     """Survey one chunk; infinities in it are counted without a warning."""
-    moments = _moments(rows.values)
+    moments = take_moments(rows.values)
     # A finite sum holds neither NaN nor infinity.
     clean = rows.sample_weight is None and bool(np.isfinite(moments.mean).all())
     defects = no_defects(rows.values.shape[1]) if clean else count_defects(rows)
-    complete = rows
+    used = rows
+    incomplete = 0
     if defects.missing.any():
-        complete = drop_incomplete(rows)
-        moments = _moments(complete.values)
-    weights = complete.sample_weight
+        if request.nulls is NullPolicy.MARGINALIZE:
+            used = find_holes(rows)
+            incomplete = sum(len(hole.rows) for hole in used.patterns or () if not hole.complete)
+        else:
+            used = drop_incomplete(rows)
+        moments = take_moments(used.values, incomplete > 0)
+    weights = used.sample_weight
     if weights is not None and np.isnan(weights).any():
         weights = np.nan_to_num(weights)
     numbers, priorities = rows_below(
         request.seed, rows.first, rows.source_rows, request.threshold
     )  # (m,)
     places = numbers - rows.first
-    if complete.used is not None:
-        kept = complete.used[places]
+    if used.used is not None:
+        kept = used.used[places]
         numbers, priorities = numbers[kept], priorities[kept]
-        places = np.cumsum(complete.used)[places[kept]] - 1
+        places = np.cumsum(used.used)[places[kept]] - 1
     draw = Draw(
         request.sample_rows,
         priorities,
         numbers,
-        complete.values.T.take(places, axis=1).T,  # (m, d), feature-major
+        used.values.T.take(places, axis=1).T,  # (m, d), feature-major
         np.empty(0) if weights is None else weights[places],
     )
     return Survey(
         rows.source_rows,
         moments,
-        float(complete.values.shape[0]) if weights is None else float(weights.sum()),
+        float(used.values.shape[0]) if weights is None else float(weights.sum()),
         defects,
         (Draw.merge([draw]),),
         rows.outside,
-        float(complete.values.shape[0]) if weights is None else float((weights * weights).sum()),
+        float(used.values.shape[0]) if weights is None else float((weights * weights).sum()),
         rows.transforms,
-        _sum_slopes(complete, weights),
+        _sum_slopes(used, weights),
+        incomplete,
+        _weigh_features(used, weights),
     )
+
+
+def _weigh_features(rows: Rows, weights: FloatArray | None) -> FloatArray | None:
+    if rows.transforms is None or not rows.transforms.pending:
+        return None
+    observed = ~np.isnan(rows.values)  # (m, d)
+    if weights is None:
+        return np.count_nonzero(observed, axis=0).astype(np.float64)
+    return np.where(observed, weights[:, None], 0.0).sum(axis=0)
+
+
+def _add(first: FloatArray | None, second: FloatArray | None) -> FloatArray | None:
+    return None if first is None or second is None else first + second
 
 
 def _sum_slopes(rows: Rows, weights: FloatArray | None) -> float:
@@ -359,18 +320,15 @@ def frequent_values(sample: Sample) -> list[tuple[int, float, float]]:
     m = sample.X.shape[0]
     # In a small sample, a value that occurs a few times means nothing.
     least = max(20, -(-m // 100))
-    ordered = np.sort(sample.X.T, axis=1)  # (d, m)
+    ordered = np.sort(sample.X.T, axis=1)  # (d, m), holes last
     repeated = (ordered[:, least - 1 :] == ordered[:, : max(m - least + 1, 0)]).any(axis=1)
     frequent = []
     for column in np.flatnonzero(repeated).tolist():
-        values, counts = np.unique(ordered[column], return_counts=True)
+        observed = ordered[column][~np.isnan(ordered[column])]
+        values, counts = np.unique(observed, return_counts=True)
         most = int(counts.argmax())
         frequent.append((column, float(values[most]), float(counts[most] / m)))
     return frequent
-
-
-def _moments(values: RowsArray) -> Moments:
-    return Moments(values.shape[0], *column_moments(values))
 
 
 def _refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> None:
@@ -399,6 +357,7 @@ def _refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> No
         places = [place for place in first_missing if place is not None]
         first = f", the first at {chunks.describe(*min(places))}" if places else ""
         raise TooFewRowsError(f"no complete row in {inside:,}: {why}{first}; {remedy}")
+    _refuse_empty_columns(survey, chunks)
     largest = np.maximum(np.abs(survey.moments.minimum), np.abs(survey.moments.maximum))  # (d,)
     if largest.max() > LARGEST_VALUE:
         column = chunks.columns[int(largest.argmax())]
@@ -414,3 +373,12 @@ def _refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> No
         )
     if not survey.weight > 0:
         raise InputError("sample weights: all are 0; at least one must be above 0")
+
+
+def _refuse_empty_columns(survey: Survey, chunks: RowChunks) -> None:
+    """Refuse a column without any value: nothing can be said of it."""
+    for name, count in zip(chunks.columns, survey.moments.counts, strict=True):
+        if not count:
+            raise TooFewRowsError(
+                f"column {name!r} holds nothing but nulls in {survey.rows:,} rows; leave it out"
+            )

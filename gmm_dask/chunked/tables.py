@@ -16,6 +16,7 @@ from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.frames import join_columns
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import count_observed
 from gmm_dask.mixture.prediction_columns import prediction_columns
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
@@ -37,6 +38,8 @@ class TableRequest:
         Id of each component, (k,).
     cluster_ids
         Id of the cluster of each component, (k,), if clusters are predicted.
+    nulls
+        ``MARGINALIZE`` predicts rows with holes, and counts what they have; else they are refused.
     transforms
         Of the mixture; tables are in natural units.
     """
@@ -46,6 +49,7 @@ class TableRequest:
     keys: tuple[str, ...]
     component_ids: tuple[int, ...]
     cluster_ids: tuple[int, ...] | None = None
+    nulls: NullPolicy = NullPolicy.ERROR
     transforms: Transforms | None = None
 
 
@@ -78,7 +82,7 @@ def predict_table(
     Raises
     ------
     NonFiniteError
-        A value is null, NaN or infinite.
+        A value is infinite, or null or NaN where such rows are refused.
     InputError
         A value is outside of the domain of its transform.
     """
@@ -92,8 +96,9 @@ def predict_table(
         threads=threads,
     )
     if not assigned.finite:
-        require_usable(rows, request.features, NullPolicy.ERROR, place)
-    columns = prediction_columns(assigned, request.component_ids, request.cluster_ids)
+        require_usable(rows, request.features, request.nulls, place)
+    observed = count_observed(rows) if request.nulls is NullPolicy.MARGINALIZE else None
+    columns = prediction_columns(assigned, request.component_ids, request.cluster_ids, observed)
     return join_columns(table, request.keys, columns)
 
 

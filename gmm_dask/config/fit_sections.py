@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from gmm_dask.config.section import Days, NonNegative, Positive, Section
 from gmm_dask.mixture.spec import (
     Cell,
+    CollapseName,
     CovarianceName,
     CriterionName,
     EMOptions,
@@ -71,6 +72,10 @@ class FitSection(Section):
     )
     max_iter: Annotated[int, Field(ge=0)] = Field(
         EMOptions.max_iter, description="EM iterations over all rows"
+    )
+    on_collapse: CollapseName = Field(
+        "report",
+        description="place a component that collapses or starves again, or only name it",
     )
     n_init: Positive = Field(1, description="candidates that are polished on all rows")
     init_params: InitializationName = Field(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gmm_dask.config.section import Days, Section
+from gmm_dask.config.section import Days, Duration, Section
 from gmm_dask.mixture.spec import TransformName
 from gmm_dask.nulls import NullPolicy
 
@@ -26,7 +26,9 @@ class InputSection(Section):
     )
     columns: list[str] = Field(min_length=1, description="numeric columns, the features")
     nulls: NullPolicy = Field(
-        NullPolicy.ERROR, description="what to do with rows that hold a null or NaN"
+        NullPolicy.ERROR,
+        description="what to do with rows that hold a null or NaN: refuse them, leave them out, or "
+        "use what they have ('marginalize')",
     )
     sample_weight: str | None = Field(None, description="column of weights ≥ 0")
     weight_halflife: HalflifeSection | None = Field(
@@ -44,5 +46,14 @@ class InputSection(Section):
     )
     convert: dict[str, Literal["float", "seconds"]] = Field(
         default_factory=dict,
-        description="columns to convert: decimals to 'float', dates and times to 'seconds'",
+        description="columns to convert: numbers of any type to 'float', times to 'seconds'",
+    )
+    bad_files: Literal["error", "skip"] = Field(
+        "error", description="what to do with files that cannot be used"
+    )
+    max_bad_files: Annotated[int, Field(ge=0)] = Field(
+        1, description="the most files to skip; a run that meets more of them fails"
+    )
+    settled_for: Duration | None = Field(
+        None, description='leave out files that were written less than this ago: "90s", "10min"'
     )

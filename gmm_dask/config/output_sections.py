@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, field_validator
+from pydantic import Field, StrictBool, field_validator, model_validator
 
 from gmm_dask.addresses import local_path
-from gmm_dask.config.section import NonNegative, Positive, Rate, Section
+from gmm_dask.config.section import Days, NonNegative, Positive, Rate, Section
 
 
 class PredictSection(Section):
-    """``[predict]``: what is written for each row, and when rows count as drifted."""
+    """``[predict]``: which rows, what is written for each, and when rows count as drifted."""
 
+    filter: str | None = Field(
+        None,
+        description="rows to predict, instead of those of input.filter; 'true': every row; "
+        "predictions of other rows stay as they are",
+    )
+    refresh: Literal["changed", "all"] = Field(
+        "all",
+        description="what a new version of the model predicts again: all files inside the "
+        "filter, or only new and changed ones",
+    )
     key_columns: list[str] = Field(
         default_factory=list, description="input columns to copy to the predictions"
     )
     probabilities: bool = Field(False, description="also write the responsibilities")
     cluster: StrictBool | Positive = Field(
         False, description="also write the cluster: true for the suggested number of them, or 2, 3…"
+    )
+    impute: StrictBool = Field(
+        False,
+        description="also write the expected values of missing features, as NAME_imputed; with "
+        "nulls = 'marginalize'",
     )
     on_drift: Literal["warn", "fail"] = Field(
         "warn", description="what to do where rows differ by more than the limits below"
@@ -33,6 +48,25 @@ class PredictSection(Section):
         0.2, description="total variation distance from the training occupancy, 0 to 1"
     )
 
+    @field_validator("filter", mode="before")
+    @classmethod
+    def _is_a_condition(cls, condition: Any) -> Any:
+        """Take ``--set predict.filter=true``, which TOML reads as a boolean, for the condition."""
+        return "true" if condition is True else condition
+
+
+class KeepSection(Section):
+    """``[output.keep]``: how long versions stay; what breaks every limit here is removed."""
+
+    versions: Positive | None = Field(None, description="so many of the last versions stay")
+    days: Days | None = Field(None, description="versions younger than this stay")
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> KeepSection:
+        if self.versions is None and self.days is None:
+            raise ValueError("{}: say how many versions to keep, for how many days, or both")
+        return self
+
 
 class OutputSection(Section):
     """``[output]``: where models and predictions go."""
@@ -43,6 +77,11 @@ class OutputSection(Section):
     )
     predictions: str | None = Field(
         None, min_length=1, description="local directory of predictions"
+    )
+    keep: KeepSection | None = Field(
+        None,
+        description="how long versions of models, refused candidates and predictions stay; "
+        "default: models and candidates for ever, predictions until two later ones are published",
     )
 
     @field_validator("models", "predictions")

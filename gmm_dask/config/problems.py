@@ -14,10 +14,10 @@ def describe_problem(detail: Any, tables: dict[str, Any]) -> str:
         return f"unknown key {key}"
     if detail["type"] == "missing":
         return f"key {key} is missing"
+    if detail["type"] in ("model_type", "dict_type"):
+        return f"{key} = {detail['input']!r}: is a table of keys, not a value"
     if detail["type"] == "value_error":  # a check of ours, which names the value
         return f"{key} = {detail['ctx']['error']}"
-    if detail["type"] in ("model_type", "dict_type"):
-        return f"{key} = {detail['input']!r}: should be a table, with keys and values in braces"
     return f"{key} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 

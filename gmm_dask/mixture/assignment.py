@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +13,21 @@ import numpy.typing as npt
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import Pattern, Patterns, find_patterns, has_holes, marginal
 from gmm_dask.mixture.transforms import Transforms
 
 #: The fewest rows that are worth a thread.
 LEAST_SLICE_ROWS = 32_768
+#: Rows that are looked at for holes, before a pass over all rows that would find them too late.
+LOOK_ROWS = 1_024
 
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
     """The predictions of a mixture for n rows.
+
+    Of a row with holes they are those of what it has. A row without any value has the label −1,
+    and NaN for the rest.
 
     Attributes
     ----------
@@ -50,55 +58,122 @@ def assign(
     certainties: bool = False,
     transforms: Transforms | None = None,
     threads: int = 1,
+    patterns: Patterns = (),
 ) -> Assignment:
     """Evaluate a mixture on rows in memory.
 
     Parameters
     ----------
     X
-        (n, d) float32 or float64. The predictions for a row that is not finite have no meaning.
+        (n, d) float32 or float64. The predictions for a row with infinities have no meaning.
     responsibilities, certainties
         Whether to return them.
     transforms
         Those that X has had: log-densities are then in natural units.
     threads
         Threads that share the rows; the result does not depend on their number.
+    patterns
+        Of the rows, if they are known to have holes: a pass is saved.
     """
     n = X.shape[0]
-    labels = np.empty(n, dtype=np.int32)
-    log_densities = np.empty(n)
-    probabilities = np.empty((n if responsibilities else 0, parameters.n_components))
-    largest = np.empty(n) if certainties else None
-    step = max(-(-n // threads), LEAST_SLICE_ROWS)
-
-    def assign_slice(start: int) -> bool:
-        rows = slice(start, start + step)
-        return engine.assign(
-            parameters,
-            X[rows],
-            labels[rows],
-            log_densities[rows],
-            probabilities[rows],
-            None if largest is None else largest[rows],
+    assigned = _unassigned(parameters, n, responsibilities, certainties)
+    if not patterns and n > LOOK_ROWS and has_holes(X[:LOOK_ROWS]):
+        patterns = find_patterns(X)
+    if not patterns:
+        step = max(-(-n // threads), LEAST_SLICE_ROWS)
+        pieces = [slice(start, start + step) for start in range(0, n, step)]
+        finite = all(
+            _each(lambda rows: _assign_rows(parameters, X[rows], assigned, rows), pieces, threads)
         )
+        if finite:
+            return _in_natural_units(assigned, X, transforms)
+        patterns = tuple(pattern for pattern in find_patterns(X) if not pattern.complete)
+    parts = [
+        pattern.part(start, start + LEAST_SLICE_ROWS)
+        for pattern in patterns
+        for start in range(0, len(pattern.rows), LEAST_SLICE_ROWS)
+    ]
+    _each(lambda part: _assign_pattern(parameters, X, assigned, part), parts, threads)
+    return _in_natural_units(replace(assigned, finite=False), X, transforms)
 
-    if n <= step:
-        finite = assign_slice(0)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            finite = all(list(pool.map(assign_slice, range(0, n, step))))
+
+def _in_natural_units(
+    assigned: Assignment, X: RowsArray, transforms: Transforms | None
+) -> Assignment:
+    """Add the slopes of the transforms that X has had to the log-densities."""
     if transforms is not None:
+        log_densities = assigned.log_densities
         log_densities += transforms.log_slopes(X)
+    return assigned
+
+
+def _each(work: Callable[[Any], bool], pieces: Sequence[Any], threads: int) -> list[bool]:
+    if len(pieces) <= 1 or threads == 1:
+        return [work(piece) for piece in pieces]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, pieces))
+
+
+def _unassigned(
+    parameters: MixtureParameters, n: int, responsibilities: bool, certainties: bool
+) -> Assignment:
+    """Make the arrays of an assignment; their content has no meaning yet."""
     return Assignment(
-        labels, log_densities, probabilities if responsibilities else None, largest, finite
+        np.empty(n, dtype=np.int32),
+        np.empty(n),
+        np.empty((n, parameters.n_components)) if responsibilities else None,
+        np.empty(n) if certainties else None,
     )
+
+
+def _assign_rows(
+    parameters: MixtureParameters, X: RowsArray, assigned: Assignment, rows: slice
+) -> bool:
+    """Fill in the predictions of complete rows X; return whether all were finite."""
+    shares, largest = assigned.responsibilities, assigned.certainties
+    return engine.assign(
+        parameters,
+        X,
+        assigned.labels[rows],
+        assigned.log_densities[rows],
+        np.empty((0, parameters.n_components)) if shares is None else shares[rows],
+        None if largest is None else largest[rows],
+    )
+
+
+def _assign_pattern(
+    parameters: MixtureParameters, X: RowsArray, assigned: Assignment, pattern: Pattern
+) -> bool:
+    """Fill in the predictions of the rows of a pattern, by its marginal mixture."""
+    rows, shares, largest = pattern.rows, assigned.responsibilities, assigned.certainties
+    part = _unassigned(parameters, len(rows), shares is not None, largest is not None)
+    if len(pattern.observed):
+        if not pattern.complete:
+            parameters = marginal(parameters, pattern.observed).parameters
+        _assign_rows(parameters, pattern.take(X), part, slice(None))
+    else:
+        part.labels[:] = -1
+        for array in (part.log_densities, part.responsibilities, part.certainties):
+            if array is not None:
+                array[:] = np.nan
+    assigned.labels[rows] = part.labels
+    assigned.log_densities[rows] = part.log_densities
+    if shares is not None:
+        shares[rows] = part.responsibilities
+    if largest is not None:
+        largest[rows] = part.certainties
+    return True
 
 
 def sum_assignment(assigned: Assignment) -> tuple[float, float, float]:
     """Sum over rows: log p(x) in nats, 1, and −log r of the most probable component.
 
-    The rows must have been assigned with their certainties.
+    The rows must have been assigned with their certainties. Rows without any value do not count.
     """
     assert assigned.certainties is not None
-    uncertainty = -float(np.log(assigned.certainties).sum())
-    return float(assigned.log_densities.sum()), float(len(assigned.labels)), uncertainty
+    log_densities, certainties = assigned.log_densities, assigned.certainties
+    if not assigned.finite:
+        counted = assigned.labels >= 0
+        log_densities, certainties = log_densities[counted], certainties[counted]
+    uncertainty = -float(np.log(certainties).sum())
+    return float(log_densities.sum()), float(len(log_densities)), uncertainty

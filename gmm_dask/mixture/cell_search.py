@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-import numpy as np
-
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.competition import Competition, Run
 from gmm_dask.mixture.em import Candidate
@@ -118,7 +116,7 @@ def challenge(
         Of the search with this.
     """
     began = time.perf_counter()
-    variances = np.asarray(sample.X.var(axis=0, dtype=np.float64))  # (d,)
+    variances = sample.variances  # (d,)
     few = sample.head(_trial_rows(sample, spec.n_components), seeded(random_state))
     many = sample.head(FINAL_ROWS, seeded(random_state))
     firsts = summary.firsts or holders

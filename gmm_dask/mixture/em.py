@@ -21,7 +21,7 @@ from math import isfinite, sqrt
 import numpy as np
 
 from gmm_dask.arrays import FloatArray
-from gmm_dask.errors import NumericalError
+from gmm_dask.errors import IllConditionedError, NumericalError
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import SufficientStatistics
@@ -63,6 +63,8 @@ class Iteration:
         Components whose covariance was kept because its update would have lost its digits.
     moved
         The longest move of a mean in the M-step, in standard deviations of its component.
+    replaced
+        Components that were placed again after the M-step; the next iteration cannot converge.
     """
 
     log_likelihood: float
@@ -70,6 +72,7 @@ class Iteration:
     means: FloatArray
     guarded: tuple[int, ...]
     moved: float
+    replaced: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +91,9 @@ class Candidate:
         N of the latest E-step, (k,); None before the first.
     rows, weight
         Rows of the latest E-step and the sum of their weights.
-    problem
-        For ``ILL_CONDITIONED``: the message of the error.
+    problem, broken
+        For ``ILL_CONDITIONED``: the message of the error; and the component whose new covariance
+        was not positive definite, None after another error.
     before
         Mean log-likelihood with which the first iteration is compared: that of the last iteration
         of an earlier fit, which goes on here.
@@ -102,6 +106,7 @@ class Candidate:
     rows: int = 0
     weight: float = 0.0
     problem: str = ""
+    broken: int | None = None
     before: float = -np.inf
 
     @property
@@ -271,10 +276,15 @@ def advance(
 ) -> Candidate:
     """Return the candidate after an M-step, with its history and its status."""
     if isinstance(outcome, NumericalError):
-        return replace(candidate, status=Status.ILL_CONDITIONED, problem=str(outcome))
+        broken = outcome.component if isinstance(outcome, IllConditionedError) else None
+        status = Status.ILL_CONDITIONED
+        return replace(candidate, status=status, problem=str(outcome), broken=broken)
     parameters, guarded, moved = outcome
     mean_log_likelihood = statistics.mean_log_likelihood
-    before = candidate.history[-1].log_likelihood if candidate.history else candidate.before
+    before, replaced = candidate.before, False
+    if candidate.history:
+        before = candidate.history[-1].log_likelihood
+        replaced = bool(candidate.history[-1].replaced)
     iteration = Iteration(
         mean_log_likelihood,
         candidate.parameters.weights,
@@ -284,7 +294,7 @@ def advance(
     )
     history = (*candidate.history, iteration)
     status = Status.RUNNING
-    if not guarded and abs(mean_log_likelihood - before) < options.tol:
+    if not (guarded or replaced) and abs(mean_log_likelihood - before) < options.tol:
         status = Status.CONVERGED
     elif len(history) >= options.max_iter:
         status = Status.MAX_ITER

@@ -5,17 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from typing import Any
 
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.statistics import SufficientStatistics, sum_statistics
+from gmm_dask.mixture.patterns import Pattern, find_patterns
+from gmm_dask.mixture.statistics import SufficientStatistics, sum_pattern, sum_statistics
 from gmm_dask.mixture.threads import WORTH_THREADS
 
 #: Rows of a piece. Fixed, so that sums do not depend on the number of threads.
 PIECE_ROWS = 8_192
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Rows of which a thread sums the statistics at once.
+
+    Attributes
+    ----------
+    X, sample_weight
+        (m, o) and (m,) or None.
+    pattern
+        The pattern of rows with holes, of which X has the observed features.
+    """
+
+    X: RowsArray
+    sample_weight: FloatArray | None
+    pattern: Pattern | None = None
+
+    def sum(self, parameters: MixtureParameters) -> SufficientStatistics:
+        """Take its statistics."""
+        if self.pattern is None:
+            return sum_statistics(parameters, self.X, self.sample_weight)
+        return sum_pattern(parameters, self.pattern, self.X, self.sample_weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +49,7 @@ class ExpectationOn:
     Attributes
     ----------
     X
-        (m, d) float32 or float64, finite, m > 0.
+        (m, d) float32 or float64, finite but for holes, m > 0.
     sample_weight
         (m,) or None.
     pool, threads
@@ -39,31 +63,49 @@ class ExpectationOn:
 
     def __call__(self, batch: Sequence[MixtureParameters]) -> list[SufficientStatistics]:
         """Take the statistics of each mixture."""
-        m = self.X.shape[0]
-        if self.pool is None and m <= PIECE_ROWS:
-            return [sum_statistics(parameters, self.X, self.sample_weight) for parameters in batch]
-        starts = range(0, m, PIECE_ROWS)
-        pieces = [(parameters, start) for parameters in batch for start in starts]
+        pieces = self._pieces
+        if self.pool is None and len(pieces) == 1:
+            return [pieces[0].sum(parameters) for parameters in batch]
+        works = [(parameters, piece) for parameters in batch for piece in pieces]
         sizes = (parameters.means.size + parameters.covariances.size for parameters in batch)
-        multiplications = m * sum(sizes)
-        sums: list[Any] = [None] * len(pieces)
+        multiplications = self.X.shape[0] * sum(sizes)
+        sums: list[Any] = [None] * len(works)
         if self.pool is None or multiplications < WORTH_THREADS:
-            sums = self._sum_pieces(pieces)
+            sums = _sum_each(works)
         else:
-            portions = [pieces[first :: self.threads] for first in range(self.threads)]
-            for first, portion in enumerate(self.pool.map(self._sum_pieces, portions)):
+            portions = [works[first :: self.threads] for first in range(self.threads)]
+            for first, portion in enumerate(self.pool.map(_sum_each, portions)):
                 sums[first :: self.threads] = portion
         return [
-            reduce(add, sums[first : first + len(starts)])
-            for first in range(0, len(sums), len(starts))
+            reduce(add, sums[first : first + len(pieces)])
+            for first in range(0, len(sums), len(pieces))
         ]
 
-    def _sum_pieces(
-        self, pieces: Sequence[tuple[MixtureParameters, int]]
-    ) -> list[SufficientStatistics]:
-        return [self._sum_piece(parameters, start) for parameters, start in pieces]
+    @cached_property
+    def _pieces(self) -> list[_Piece]:
+        """The rows in pieces; those with holes by their patterns."""
+        weights = self.sample_weight
+        patterns = find_patterns(self.X)
+        if not patterns:
+            slices = [
+                slice(start, start + PIECE_ROWS) for start in range(0, len(self.X), PIECE_ROWS)
+            ]
+            return [
+                _Piece(self.X[rows], None if weights is None else weights[rows]) for rows in slices
+            ]
+        parts = [
+            pattern.part(start, start + PIECE_ROWS)
+            for pattern in patterns
+            if len(pattern.observed)
+            for start in range(0, len(pattern.rows), PIECE_ROWS)
+        ]
+        return [
+            _Piece(part.take(self.X), None if weights is None else weights[part.rows], part)
+            for part in parts
+        ]
 
-    def _sum_piece(self, parameters: MixtureParameters, start: int) -> SufficientStatistics:
-        rows = slice(start, start + PIECE_ROWS)
-        weight = None if self.sample_weight is None else self.sample_weight[rows]
-        return sum_statistics(parameters, self.X[rows], weight)
+
+def _sum_each(
+    works: Sequence[tuple[MixtureParameters, _Piece]],
+) -> list[SufficientStatistics]:
+    return [piece.sum(parameters) for parameters, piece in works]

@@ -13,6 +13,7 @@ from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import COUNT_FLOOR, TINY_WEIGHT
+from gmm_dask.mixture.imputation import Filled, first_maximization
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec, Start
 from gmm_dask.mixture.threads import single_threaded
@@ -96,13 +97,23 @@ def given_start(spec: MixtureSpec) -> MixtureParameters:
 
 
 def start_from_responsibilities(
-    X: RowsArray, responsibilities: FloatArray, spec: MixtureSpec
+    X: RowsArray,
+    responsibilities: FloatArray,
+    spec: MixtureSpec,
+    filled: Filled | None = None,
 ) -> MixtureParameters:
     """Take the first M-step, from responsibilities (n, k) times sample weights.
 
-    Parameters that the caller fixed replace those computed from the rows.
+    Parameters that the caller fixed replace those computed from the rows. Where rows have holes,
+    ``filled`` says what may be missing.
     """
     counts = responsibilities.sum(axis=0) + COUNT_FLOOR  # (k,)
+    if filled is not None:
+        means, covariances = first_maximization(X, responsibilities, filled.pooled, spec)
+        given = spec.start.precisions
+        return _apply_given(
+            spec, counts / counts.sum(), means, covariances if given is None else given
+        )
     origin = X[0].astype(np.float64)  # near the rows, so that no digits are lost far from zero
     means = responsibilities.T @ (X - origin) / counts[:, None] + origin  # (k, d)
     if spec.start.precisions is not None:
@@ -241,6 +252,7 @@ def initial_parameters(
     sample_weight: FloatArray | None,
     spec: MixtureSpec,
     random_state: np.random.RandomState,
+    filled: Filled | None = None,
 ) -> MixtureParameters:
     """Make the start that scikit-learn makes for the same random state.
 
@@ -250,23 +262,33 @@ def initial_parameters(
         (n, d), in memory.
     sample_weight
         (n,) or None.
+    filled
+        Where rows have holes: the rows without.
     """
     sample_weight = _scale_weights(sample_weight)
     initialize = INITIALIZATIONS[spec.start.init_params]
-    responsibilities = initialize(X, sample_weight, spec.n_components, random_state)
-    return start_from_responsibilities(X, responsibilities, spec)
+    values = X if filled is None else filled.values
+    responsibilities = initialize(values, sample_weight, spec.n_components, random_state)
+    return start_from_responsibilities(X, responsibilities, spec, filled)
 
 
 def labelled_start(
-    X: RowsArray, labels: LabelsArray, sample_weight: FloatArray | None, spec: MixtureSpec
+    X: RowsArray,
+    labels: LabelsArray,
+    sample_weight: FloatArray | None,
+    spec: MixtureSpec,
+    filled: Filled | None = None,
 ) -> MixtureParameters:
     """Make a start from a label for each row of X (n, d)."""
     responsibilities = one_hot(labels, spec.n_components, _scale_weights(sample_weight))
-    return start_from_responsibilities(X, responsibilities, spec)
+    return start_from_responsibilities(X, responsibilities, spec, filled)
 
 
 def wide_start(
-    X: RowsArray, spec: MixtureSpec, random_state: np.random.RandomState
+    X: RowsArray,
+    spec: MixtureSpec,
+    random_state: np.random.RandomState,
+    filled: Filled | None = None,
 ) -> MixtureParameters:
     """Make a start of random rows as means, and the covariance of all rows at random scales.
 
@@ -276,9 +298,10 @@ def wide_start(
     """
     k = spec.n_components
     everything = np.ones((X.shape[0], 1))
-    pooled = start_from_responsibilities(X, everything, replace(spec, start=Start()))
+    pooled = start_from_responsibilities(X, everything, replace(spec, start=Start()), filled)
     indices = random_state.choice(X.shape[0], size=k, replace=False)
-    weights, means = np.full(k, 1.0 / k), X[indices].astype(np.float64)  # (k,), (k, d)
+    values = X if filled is None else filled.values
+    weights, means = np.full(k, 1.0 / k), values[indices].astype(np.float64)  # (k,), (k, d)
     if spec.start.precisions is not None:
         return _apply_given(spec, weights, means, spec.start.precisions)
     covariances = pooled.covariances

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,11 @@ class Match:
         Distance between the means, in standard deviations of the old component.
     weight_change
         New weight − old weight.
+    spread
+        New standard deviation / old one, the geometric mean over all directions:
+        (|Σ| / |Σ_old|)^(1/2d).
+    shifts
+        New mean − old mean of each feature, in standard deviations of the old component, (d,).
     """
 
     new: int
@@ -31,6 +37,8 @@ class Match:
     distance: float
     moved: float
     weight_change: float
+    spread: float
+    shifts: tuple[float, ...]
 
 
 def bhattacharyya(new: MixtureParameters, old: MixtureParameters) -> FloatArray:
@@ -38,14 +46,18 @@ def bhattacharyya(new: MixtureParameters, old: MixtureParameters) -> FloatArray:
 
     D = ⅛ Δᵀ Σ⁻¹ Δ + ½ log(|Σ| / √(|Σ₁||Σ₂|)) with Σ = (Σ₁ + Σ₂)/2 (Bhattacharyya, 1943).
     """
-    first, second = new.matrices[:, None], old.matrices[None]  # (k, 1, d, d), (1, k', d, d)
-    middle = 0.5 * (first + second)  # (k, k', d, d)
     apart = new.means[:, None] - old.means[None]  # (k, k', d)
-    solved = np.linalg.solve(middle, apart[..., None])[..., 0]  # (k, k', d)
+    return _distances(apart, new.matrices[:, None], old.matrices[None])
+
+
+def _distances(apart: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
+    """Return the distances of Gaussians whose means are apart, (…), from (…, d) and (…, d, d)."""
+    middle = 0.5 * (first + second)
+    solved = np.linalg.solve(middle, apart[..., None])[..., 0]
     shape = np.linalg.slogdet(middle)[1] - 0.5 * (
         np.linalg.slogdet(first)[1] + np.linalg.slogdet(second)[1]
     )
-    return 0.125 * np.einsum("jkd,jkd->jk", apart, solved) + 0.5 * shape
+    return 0.125 * np.einsum("...d,...d->...", apart, solved) + 0.5 * shape
 
 
 def match(new: MixtureParameters, old: MixtureParameters) -> tuple[Match, ...]:
@@ -61,13 +73,45 @@ def match(new: MixtureParameters, old: MixtureParameters) -> tuple[Match, ...]:
 
     distances = bhattacharyya(new, old)
     pairs = zip(*linear_sum_assignment(distances / (1.0 + distances)), strict=True)
-    matches = []
-    for j, i in sorted((int(j), int(i)) for j, i in pairs):
-        apart = new.means[j] - old.means[i]  # (d,)
-        moved = float(np.sqrt(apart @ np.linalg.solve(old.matrices[i], apart)))
-        change = float(new.weights[j] - old.weights[i])
-        matches.append(Match(j, i, float(distances[j, i]), moved, change))
-    return tuple(matches)
+    return measure(new, old, [(int(j), int(i)) for j, i in pairs])
+
+
+def match_by_ids(
+    new: MixtureParameters, old: MixtureParameters, new_ids: Sequence[int], old_ids: Sequence[int]
+) -> tuple[Match, ...]:
+    """Pair components that have the same permanent id; ordered by ``new``."""
+    place = {identity: i for i, identity in enumerate(old_ids)}
+    pairs = [(j, place[identity]) for j, identity in enumerate(new_ids) if identity in place]
+    return measure(new, old, pairs)
+
+
+def measure(
+    new: MixtureParameters, old: MixtureParameters, pairs: Sequence[tuple[int, int]]
+) -> tuple[Match, ...]:
+    """Say how far the components of each pair (new, old) are apart; ordered by ``new``."""
+    if not pairs:
+        return ()
+    j, i = np.array(sorted(pairs)).T  # (m,) each
+    first, second = new.matrices[j], old.matrices[i]  # (m, d, d)
+    apart = new.means[j] - old.means[i]  # (m, d)
+    distances = _distances(apart, first, second)
+    solved = np.linalg.solve(second, apart[..., None])[..., 0]
+    moved = np.sqrt(np.einsum("md,md->m", apart, solved))
+    volumes = np.linalg.slogdet(first)[1] - np.linalg.slogdet(second)[1]
+    spreads = np.exp(0.5 * volumes / new.n_features)
+    shifts = apart / np.sqrt(np.diagonal(second, axis1=1, axis2=2))
+    return tuple(
+        Match(
+            new=int(j[m]),
+            old=int(i[m]),
+            distance=float(distances[m]),
+            moved=float(moved[m]),
+            weight_change=float(new.weights[j[m]] - old.weights[i[m]]),
+            spread=float(spreads[m]),
+            shifts=tuple(shifts[m].tolist()),
+        )
+        for m in range(len(j))
+    )
 
 
 def matched_ids(

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray
+from gmm_dask.arrays import FloatArray, IndexArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.initialization import seeded
@@ -43,8 +43,6 @@ LEAST_OVERLAP = 0.0038
 
 _NEGLIGIBLE = float(np.finfo(np.float64).eps)  # a responsibility that counts as 0
 _DIGITS = 12  # of the entropies that are compared: what differs beyond them is a tie
-
-IndexArray = npt.NDArray[np.intp]
 
 
 def rows_to_merge(k: int) -> int:
@@ -190,13 +188,14 @@ def assign_clusters(responsibilities: FloatArray, clusters: npt.ArrayLike) -> In
         (n, k).
     clusters
         Number of the cluster of each component, (k,): what is returned. Of equally probable
-        clusters the lowest number is.
+        clusters the lowest number is. For a row without responsibilities (NaN) −1 is.
     """
     numbers, places = np.unique(np.asarray(clusters), return_inverse=True)
     shares = np.zeros((len(responsibilities), len(numbers)))
     for component, place in enumerate(places):
         shares[:, place] += responsibilities[:, component]
-    return np.asarray(numbers[shares.argmax(axis=1)])
+    assigned = np.asarray(numbers[shares.argmax(axis=1)])
+    return np.where(np.isnan(shares[:, 0]), -1, assigned)
 
 
 def _entropy_terms(shares: FloatArray) -> FloatArray:

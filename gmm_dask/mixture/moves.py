@@ -20,8 +20,10 @@ from gmm_dask.mixture.covariance import CovarianceType
 from gmm_dask.mixture.criteria import rank
 from gmm_dask.mixture.em import Candidate, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
+from gmm_dask.mixture.imputation import Filled
 from gmm_dask.mixture.initialization import start_from_responsibilities
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import find_patterns, has_holes
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.statistics import sum_statistics
 
@@ -120,7 +122,7 @@ def _moves(
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
     # The loss of likelihood when a component is dropped, as if no other component filled the gap.
     losses = -(weight @ np.log(np.maximum(1.0 - shares, 1e-12))) / weight.sum()  # (k,)
-    splits = [split(X, shares[:, c] * weight, parameters, spec) for c in range(k)]
+    splits = [split(X, shares[:, c] * weight, parameters, spec, c) for c in range(k)]
     pairs = [
         (gain / weight.sum() - losses[dropped], dropped, c, halves)
         for c, (gain, halves) in enumerate(splits)
@@ -151,9 +153,9 @@ def _replace_components(
 
 
 def split(
-    X: RowsArray, share: FloatArray, parameters: MixtureParameters, spec: MixtureSpec
+    X: RowsArray, share: FloatArray, parameters: MixtureParameters, spec: MixtureSpec, c: int
 ) -> tuple[float, MixtureParameters | None]:
-    """Split a component in two; return the gain of log-likelihood (nats) and the two halves.
+    """Split component c in two; return the gain of log-likelihood (nats) and the two halves.
 
     Parameters
     ----------
@@ -178,13 +180,15 @@ def split(
     share = share[rows]
     options = EMOptions(0.0, SPLIT_ITERATIONS)
     try:
-        gaussian = start_from_responsibilities(members, share[:, None], free_spec)
-        unsplit = sum_statistics(gaussian, members, share).log_likelihood
+        filled = _filled(members, parameters, c)
+        gaussian = start_from_responsibilities(members, share[:, None], free_spec, filled)
+        patterns = () if filled is None else find_patterns(members)
+        unsplit = sum_statistics(gaussian, members, share, patterns).log_likelihood
         starts = []
-        for half in _cuts(members, gaussian):
+        for half in _cuts(members if filled is None else filled.values, gaussian):
             sides = np.column_stack([half * share, ~half * share])  # (r, 2)
             with suppress(NumericalError):
-                starts.append(start_from_responsibilities(members, sides, free_spec))
+                starts.append(start_from_responsibilities(members, sides, free_spec, filled))
         for pair in fit_em(ExpectationOn(members, share), starts, free_spec, options):
             if pair.counts is None or pair.counts.min() < least:
                 continue
@@ -194,6 +198,16 @@ def split(
     except NumericalError:
         return best
     return best
+
+
+def _filled(members: RowsArray, parameters: MixtureParameters, c: int) -> Filled | None:
+    """Fill the holes of rows by their component; None where there are none."""
+    if not has_holes(members):
+        return None
+    component = MixtureParameters.from_covariances(
+        "full", np.ones(1), parameters.means[c : c + 1], parameters.matrices[c : c + 1]
+    )
+    return Filled.of(members, component)
 
 
 def _cuts(

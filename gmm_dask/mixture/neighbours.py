@@ -55,7 +55,7 @@ def with_a_split(
     assert shares is not None
     if sample_weight is not None:
         shares *= sample_weight[:, None]
-    splits = [split(X, shares[:, c], parameters, spec) for c in range(parameters.n_components)]
+    splits = [split(X, shares[:, c], parameters, spec, c) for c in range(parameters.n_components)]
     order = sorted(range(len(splits)), key=lambda c: (-splits[c][0], c))
     for c in order:
         halves = splits[c][1]

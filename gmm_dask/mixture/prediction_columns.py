@@ -13,7 +13,10 @@ from gmm_dask.mixture.merging import assign_clusters
 
 
 def prediction_columns(
-    assigned: Assignment, component_ids: Sequence[int], cluster_ids: Sequence[int] | None = None
+    assigned: Assignment,
+    component_ids: Sequence[int],
+    cluster_ids: Sequence[int] | None = None,
+    observed: npt.NDArray[np.integer[Any]] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the columns by name, each (n,), in their order.
 
@@ -25,19 +28,23 @@ def prediction_columns(
         Id of each component, (k,).
     cluster_ids
         Id of the cluster of each component, (k,); None: there is no column of clusters.
+    observed
+        Number of features that each row has, (n,); None: there is no column of it.
 
     Returns
     -------
     columns
         ``component``, the id of the row's most probable component, int32; ``cluster``, the id of
-        its most probable cluster, int32; ``log_density``, nats.
+        its most probable cluster, int32; ``log_density``, nats; ``observed``, int32. Of a row
+        without any value they are −1, −1, NaN and 0.
     """
-    columns: dict[str, npt.NDArray[Any]] = {
-        "component": np.asarray(component_ids, dtype=np.int32)[assigned.labels]
-    }
+    ids = np.asarray([*component_ids, -1], dtype=np.int32)  # the label −1 is the last
+    columns: dict[str, npt.NDArray[Any]] = {"component": ids[assigned.labels]}
     if cluster_ids is not None:
         assert assigned.responsibilities is not None
         clusters = assign_clusters(assigned.responsibilities, cluster_ids)
         columns["cluster"] = clusters.astype(np.int32)
     columns["log_density"] = assigned.log_densities
+    if observed is not None:
+        columns["observed"] = observed.astype(np.int32)
     return columns

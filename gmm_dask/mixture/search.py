@@ -99,14 +99,19 @@ def worth_searching(m: int, d: int, spec: MixtureSpec) -> bool:
     return k > 1 and m >= 2 * least and (m > SMALL_ROWS or spec.start.free)
 
 
-def is_small(m: int, d: int, k: int) -> bool:
-    """Whether calls of numpy would take most of the time of a search on m rows."""
-    return m <= SMALL_ROWS and k <= SMALL_COMPONENTS and m * k * d * d <= SMALL_PASS
+def is_small(m: int, d: int, k: int, incomplete: bool = False) -> bool:
+    """Whether calls of numpy would take most of the time of a search on m rows.
+
+    Never where rows are incomplete: what climbs a small sample takes complete rows only.
+    """
+    small = m <= SMALL_ROWS and k <= SMALL_COMPONENTS and m * k * d * d <= SMALL_PASS
+    return small and not incomplete
 
 
-def count_runs(m: int, d: int, k: int, keep: int, whole: bool) -> int:
+def count_runs(m: int, d: int, k: int, keep: int, whole: bool, incomplete: bool = False) -> int:
     """Return the number of runs that a search reports as it advances."""
-    return max(STARTS, keep) if is_small(m, d, k) else effort_for(m, k, d, keep).runs + whole
+    small = is_small(m, d, k, incomplete)
+    return max(STARTS, keep) if small else effort_for(m, k, d, keep).runs + whole
 
 
 def effort_for(m: int, k: int, d: int, keep: int) -> SearchEffort:
@@ -201,12 +206,13 @@ def search(
     """
     began = time.perf_counter()
     m, d = sample.X.shape
-    if is_small(m, d, spec.n_components) and spec.start.free:
+    small = is_small(m, d, spec.n_components, sample.incomplete)
+    if small and spec.start.free:
         mixtures, summary = _search_small_sample(sample, spec, random_state, keep, began)
         advanced(summary.starts)
         return mixtures, summary
     effort = effort or effort_for(m, spec.n_components, d, keep)
-    variances = np.asarray(sample.X.var(axis=0, dtype=np.float64))  # (d,)
+    variances = sample.variances  # (d,)
     rows = sample.head(effort.rounds[0].rows, seeded(random_state))
     starts = Starts(rows, variances, spec, random_state)
     with single_threaded(), ThreadPoolExecutor(threads) as pool:

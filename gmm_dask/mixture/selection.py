@@ -108,7 +108,8 @@ def promised_gain(candidate: Candidate) -> float:
     EM converges linearly: gains shrink by a factor a, and what follows the last gain g sums up to
     g·a/(1 − a) (Aitken; Böhning and others, 1994).
     """
-    if len(candidate.history) < 3 or candidate.history[-1].guarded:
+    latest = candidate.history[-3:]
+    if len(latest) < 3 or latest[-1].guarded or any(step.replaced for step in latest):
         return np.inf
     first, second, third = candidate.lower_bounds[-3:]
     before, gain = second - first, third - second

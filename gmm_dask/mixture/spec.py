@@ -17,11 +17,13 @@ CovarianceName = Literal["full", "tied", "diag", "spherical"]
 InitializationName = Literal["kmeans", "k-means++", "random", "random_from_data"]
 
 CriterionName = Literal["bic", "icl", "aic"]
+CollapseName = Literal["report", "replace"]
 TransformName = Literal["log", "log1p", "asinh", "sqrt", "logit", "standardise"]
 
 COVARIANCE_NAMES: tuple[str, ...] = get_args(CovarianceName)
 INITIALIZATION_NAMES: tuple[str, ...] = get_args(InitializationName)
 CRITERION_NAMES: tuple[str, ...] = get_args(CriterionName)
+COLLAPSE_NAMES: tuple[str, ...] = get_args(CollapseName)
 TRANSFORM_NAMES: tuple[str, ...] = get_args(TransformName)
 
 
@@ -81,7 +83,7 @@ class MixtureSpec:
 
 @dataclass(frozen=True)
 class EMOptions:
-    """When EM stops.
+    """When EM stops, and what it does where a component collapses.
 
     Attributes
     ----------
@@ -90,10 +92,14 @@ class EMOptions:
         the run.
     max_iter
         The largest number of iterations.
+    on_collapse
+        ``"replace"``: a component that collapses or starves is placed again where the density is
+        lowest (`gmm_dask.mixture.replacing`). ``"report"``: it is left, and named at the end.
     """
 
     tol: float = 1e-3
     max_iter: int = 100
+    on_collapse: str = "report"
 
 
 class Cell(NamedTuple):

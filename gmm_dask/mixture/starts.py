@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture.criteria import deviations
+from gmm_dask.mixture.imputation import Filled, fit_pooled, observed_moments
 from gmm_dask.mixture.initialization import (
     initial_parameters,
     kmeans_labels,
@@ -18,6 +20,7 @@ from gmm_dask.mixture.initialization import (
     wide_start,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import has_holes
 from gmm_dask.mixture.spec import MixtureSpec
 
 
@@ -42,13 +45,37 @@ class Sample:
     Attributes
     ----------
     X
-        (m, d) float32 or float64, preferably feature-major.
+        (m, d) float32 or float64, preferably feature-major; finite but for holes.
     sample_weight
         (m,) or None.
     """
 
     X: RowsArray
     sample_weight: FloatArray | None
+
+    @cached_property
+    def incomplete(self) -> bool:
+        """Whether a row has a hole; one pass, once."""
+        return has_holes(self.X)
+
+    @cached_property
+    def variances(self) -> FloatArray:
+        """Of what each feature has, (d,)."""
+        if self.incomplete:
+            return observed_moments(self.X)[1]
+        return np.asarray(self.X.var(axis=0, dtype=np.float64))
+
+    def filled(self, spec: MixtureSpec) -> Filled | None:
+        """Fill the holes by a Gaussian that is fitted to the rows; None where there are none.
+
+        Raises
+        ------
+        NumericalError
+            The Gaussian is singular.
+        """
+        if not self.incomplete:
+            return None
+        return Filled.of(self.X, fit_pooled(self.X, self.sample_weight, spec))
 
     def head(self, rows: int, random_state: np.random.RandomState) -> Sample:
         """Draw that many rows at random; return the sample itself if it has no more."""
@@ -97,22 +124,29 @@ class Starts:
 
     def make_by_method(self, rows: Sample, number: int = 0) -> MixtureParameters:
         """Make a start from these rows as scikit-learn would, by the method asked for."""
+        filled = self._filled if rows is self.rows else rows.filled(self.spec)
         random_state = seeded((self.random_state + number) % 2**32)
-        return initial_parameters(rows.X, rows.sample_weight, self.spec, random_state)
+        return initial_parameters(rows.X, rows.sample_weight, self.spec, random_state, filled)
+
+    @cached_property
+    def _filled(self) -> Filled | None:
+        return self.rows.filled(self.spec)
 
     def make(self, number: int, kind: StartKind) -> MixtureParameters:
         """Make a start; number 0 is made as by scikit-learn, whatever its kind."""
         if number == 0 or kind is StartKind.METHOD:
             return self.make_by_method(self.rows, number)
         X, weight, k = self.rows.X, self.rows.sample_weight, self.spec.n_components
+        filled = self._filled
         random_state = seeded((self.random_state + number) % 2**32)
         if kind is StartKind.WIDE:
-            return wide_start(X, self.spec, random_state)
+            return wide_start(X, self.spec, random_state, filled)
         label = kmeans_labels if kind is StartKind.KMEANS else nearest_seed_labels
-        labels = label(_standardise(self.rows, self.variances), weight, k, random_state)
-        return labelled_start(X, labels, weight, self.spec)
+        values = _standardise(X if filled is None else filled.values, self.variances)
+        labels = label(values, weight, k, random_state)
+        return labelled_start(X, labels, weight, self.spec, filled)
 
 
-def _standardise(sample: Sample, variances: FloatArray) -> RowsArray:
+def _standardise(X: RowsArray, variances: FloatArray) -> RowsArray:
     """Return rows with unit variances, which only k-means needs, as it has no covariances."""
-    return (sample.X - sample.X.mean(axis=0, dtype=np.float64)) / deviations(variances)  # (m, d)
+    return (X - X.mean(axis=0, dtype=np.float64)) / deviations(variances)  # (m, d)

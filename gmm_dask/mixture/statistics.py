@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import Pattern, Patterns, marginal
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,17 +85,40 @@ def empty_statistics(parameters: MixtureParameters) -> SufficientStatistics:
 
 
 def sum_statistics(
-    parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None = None
+    parameters: MixtureParameters,
+    X: RowsArray,
+    sample_weight: FloatArray | None = None,
+    patterns: Patterns = (),
 ) -> SufficientStatistics:
     """Take the statistics of an E-step in one pass over rows in memory.
+
+    Of rows with holes they are the expected values, given what is observed and the parameters:
+    the E-step under data missing at random (Ghahramani and Jordan, 1994).
 
     Parameters
     ----------
     X
-        (n, d) float32 or float64, finite; n = 0 is allowed.
+        (n, d) float32 or float64, finite but for holes; n = 0 is allowed.
     sample_weight
         (n,), ≥ 0, or None.
+    patterns
+        Of the rows, if some have holes (`find_patterns`). Rows without any value are not counted.
     """
+    if patterns:
+        return reduce(
+            add,
+            (
+                sum_pattern(
+                    parameters,
+                    pattern,
+                    pattern.take(X),
+                    None if sample_weight is None else sample_weight[pattern.rows],
+                )
+                for pattern in patterns
+                if len(pattern.observed)
+            ),
+            empty_statistics(parameters),
+        )
     counts, residual_sums, residual_products, log_likelihood = engine.statistics(
         parameters, X, sample_weight
     )
@@ -105,6 +131,36 @@ def sum_statistics(
         weight,
         log_likelihood,
         parameters.digest,
+    )
+
+
+def sum_pattern(
+    parameters: MixtureParameters,
+    pattern: Pattern,
+    X: RowsArray,
+    sample_weight: FloatArray | None,
+) -> SufficientStatistics:
+    """Take the statistics of rows of one pattern, by its marginal mixture.
+
+    Parameters
+    ----------
+    X
+        The observed features of the rows, (m, o): what `Pattern.take` returns.
+    sample_weight
+        (m,) or None.
+    """
+    if pattern.complete:
+        return sum_statistics(parameters, X, sample_weight)
+    of_features = marginal(parameters, pattern.observed)
+    sums = sum_statistics(of_features.parameters, X, sample_weight)
+    residual_sums, residual_products = of_features.lift(
+        sums.counts, sums.residual_sums, sums.residual_products
+    )
+    return replace(
+        sums,
+        residual_sums=residual_sums,
+        residual_products=residual_products,
+        parameters_digest=parameters.digest,
     )
 
 

@@ -265,7 +265,7 @@ class Transforms:
             if transform is not None and not transform.pending and transform != before[feature]
         ]
 
-    def inverse(self, values: FloatArray) -> FloatArray:
+    def inverse(self, values: RowsArray) -> FloatArray:
         """Return values in natural units of values in model units, (…, d)."""
         natural = np.array(values, dtype=np.float64)
         for feature, transform in enumerate(self.by_feature):
@@ -276,12 +276,13 @@ class Transforms:
     def log_slopes(self, values: RowsArray) -> FloatArray:
         """Return Σ log dy/dx over the features of each row, nats, (m,), by values in model units.
 
-        Added to the log-density of y it is that of x.
+        Added to the log-density of y it is that of x. A feature that a row lacks adds nothing.
         """
         slopes = np.zeros(values.shape[0])
         for feature, transform in enumerate(self.by_feature):
             if transform is not None:
-                slopes += transform.log_slope(values[:, feature])
+                column = values[:, feature]
+                slopes += np.where(np.isnan(column), 0.0, transform.log_slope(column))
         return slopes
 
     def steepest(self, means: FloatArray, deviations: FloatArray) -> FloatArray:

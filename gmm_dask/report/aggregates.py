@@ -61,11 +61,11 @@ class Aggregates:
     bins
         Bins of each axis in ``pairs``.
     histograms
-        Counts of the rows in equal bins of each axis, (f, any).
+        Counts of the rows that have each feature, in equal bins of its axis, (f, any).
     pairs
-        For each pair of features the cells that hold rows: the cell's number (x · bins + y), its
-        rows, 1 − the largest responsibility in percent, mean over these rows, and those of the
-        rows that k-means assigns to another component.
+        For each pair of features the cells that hold rows with both: the cell's number
+        (x · bins + y), its rows, 1 − the largest responsibility in percent, mean over these rows,
+        and those of the rows that k-means assigns to another component.
     certainty
         For each component, how the rows assigned to it divide by their largest responsibility:
         shares in ``BANDS``.
@@ -135,7 +135,8 @@ def aggregate(
     Parameters
     ----------
     sample
-        (m, d) float64, m ≥ 1, finite: a uniform sample of the rows.
+        (m, d) float64, m ≥ 1, finite but for holes: a uniform sample of the rows. A panel counts
+        those that have its features; k-means gets the complete ones.
     final
         The mixture.
     replay
@@ -160,8 +161,11 @@ def aggregate(
     assigned = assign(final, sample, responsibilities=True)
     shares = assigned.responsibilities
     assert shares is not None
-    kmeans = nearest_centres(sample, final)
-    moved = None if kmeans is None else kmeans.labels != assigned.labels
+    complete = ~np.isnan(sample).any(axis=1)  # (m,)
+    kmeans = nearest_centres(sample if complete.all() else sample[complete], final)
+    moved = np.zeros(len(sample), dtype=bool)
+    if kmeans is not None:
+        moved[complete] = kmeans.labels != assigned.labels[complete]
     bins = int(np.clip(np.sqrt(len(sample)) / 2.0, 24, 56))
     components = drawn_components(final)
     kept = _thinned(replay, len(components), len(features))
@@ -184,7 +188,7 @@ def aggregate(
         confused_with=confusions(shares),
         kmeans=None
         if kmeans is None
-        else compare_with_kmeans(kmeans, assigned.labels, features, limits),
+        else compare_with_kmeans(kmeans, assigned.labels[complete], features, limits),
         before=tuple(before),
         seconds=seconds,
     )
@@ -311,6 +315,9 @@ def _short(values: FloatArray, digits: int) -> Any:
 def _histogram(values: FloatArray, limits: tuple[float, float]) -> tuple[int, ...]:
     """Count values in equal bins, as wide as the rule of Freedman and Diaconis says."""
     low, high = limits
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return (0,) * 12
     quartiles = np.quantile(values, [0.25, 0.75])
     width = 2.0 * float(quartiles[1] - quartiles[0]) / len(values) ** (1 / 3)
     bins = int(np.clip((high - low) / width if width > 0.0 else 0, 12, 120))
@@ -323,13 +330,12 @@ def _pairs(
     limits: Sequence[tuple[float, float]],
     bins: int,
     uncertainty: FloatArray,
-    moved: npt.NDArray[np.bool_] | None,
+    moved: npt.NDArray[np.bool_],
 ) -> tuple[tuple[tuple[int, int, int, int], ...], ...]:
     """Count the rows of each pair of features in cells; see `Aggregates.pairs`."""
     lows, highs = np.transpose(limits)
     places = np.floor((values - lows) / (highs - lows) * bins)  # (m, f)
     inside = (places >= 0) & (places < bins)
-    moved = np.zeros(len(values), dtype=bool) if moved is None else moved
     pairs = []
     for x, y in pairs_of(len(limits)):
         shown = inside[:, x] & inside[:, y]

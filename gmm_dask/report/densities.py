@@ -19,8 +19,7 @@ def components_figure(view: View) -> Figure:
     figure, axes = _figure(
         view,
         "Rows and components",
-        f"{view.mixture_words} · black: the mixture, dashed: where EM began · "
-        f"{len(view.sample):,} rows",
+        f"{view.mixture_words} · black: the mixture, dashed: where EM began · {view.rows_words}",
     )
     heights, edges = histogram(view)
     axes.stairs(heights, edges, fill=True, color="#dedede", zorder=1)

@@ -48,10 +48,13 @@ def feature_limits(
     Parameters
     ----------
     values
-        Values of the sample, (m,).
+        Values of the sample, (m,); NaN where a row has none.
     means, deviations
         Means and standard deviations of the substantial components, (k,).
     """
+    values = values[~np.isnan(values)]
+    if not len(values):  # a feature that hardly any row has
+        values = means
     low = float(np.quantile(values, 0.01, method="higher"))
     high = float(np.quantile(values, 0.99, method="lower"))
     low, high = min(low, high), max(low, high)

@@ -27,7 +27,7 @@ def components_figure(view: View) -> Figure:
     heading = (
         "Rows and components",
         f"{view.mixture_words} · ellipses at 1, 2, 3 σ, dashed where EM began · "
-        f"{len(view.sample):,} rows" + (", counted in hexagons, log scale" if dense else ""),
+        f"{view.rows_words}" + (", counted in hexagons, log scale" if dense else ""),
     )
     return _grid(view, _draw_components, *heading)
 

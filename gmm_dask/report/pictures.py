@@ -34,7 +34,7 @@ def fit_pictures(
     Parameters
     ----------
     sample
-        (m, d), m ≥ 1, finite: a uniform sample of the rows.
+        (m, d), m ≥ 1, finite but for holes: a uniform sample of the rows.
     columns
         Names of the d features.
     initial, final

@@ -60,7 +60,8 @@ class View:
     Attributes
     ----------
     sample
-        (m, d) float64, in random order: in file order one component could hide another.
+        (m, d) float64, in random order: in file order one component could hide another. NaN where
+        a row has a hole.
     names
         Printable names of the d columns.
     initial, final
@@ -144,6 +145,13 @@ class View:
         """Description of the mixture for titles."""
         k = self.final.n_components
         return f"{k} {self.final.covariance_type} Gaussian{'s' if k > 1 else ''}"
+
+    @property
+    def rows_words(self) -> str:
+        """Number of the rows for titles; a panel shows those that have its features."""
+        rows = len(self.sample)
+        complete = int(np.count_nonzero(~np.isnan(self.sample).any(axis=1)))
+        return f"{rows:,} rows" + (f", {complete:,} of them complete" if complete < rows else "")
 
     @property
     def left_out_words(self) -> str:

@@ -3,6 +3,7 @@
 from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.steps.fitting import Evaluation, Fitted, Published, evaluate, fit, publish, read_model
 from gmm_dask.steps.inputs import inspect_input, open_scanner
+from gmm_dask.steps.leaving_out import count_lost_rows
 from gmm_dask.steps.predicting import (
     Predicted,
     Prediction,
@@ -11,6 +12,7 @@ from gmm_dask.steps.predicting import (
     publish_predictions,
     verify_predictions,
 )
+from gmm_dask.steps.pruning import hold
 from gmm_dask.steps.retraining import (
     Decision,
     RetrainStart,
@@ -19,6 +21,7 @@ from gmm_dask.steps.retraining import (
     is_up_to_date,
     read_current,
     reject,
+    warn_of_clusters,
 )
 from gmm_dask.steps.selecting import (
     Selected,
@@ -42,10 +45,12 @@ __all__ = [
     "Selected",
     "choose_rival",
     "choose_start",
+    "count_lost_rows",
     "decide",
     "evaluate",
     "evaluate_selection",
     "fit",
+    "hold",
     "inspect_input",
     "is_selection_due",
     "is_up_to_date",
@@ -60,4 +65,5 @@ __all__ = [
     "reject",
     "select",
     "verify_predictions",
+    "warn_of_clusters",
 ]

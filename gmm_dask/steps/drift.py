@@ -61,6 +61,10 @@ class Drift:
 def measure_drift(section: PredictSection, model: StoredModel, densities: DensitySummary) -> Drift:
     """Compare predicted rows with the training rows by their densities under the model.
 
+    Only complete rows are compared by density: that of a row with holes is of fewer features, on
+    another scale, and a change of what is missing would look like drift. All rows are compared by
+    their components.
+
     Parameters
     ----------
     section
@@ -69,8 +73,15 @@ def measure_drift(section: PredictSection, model: StoredModel, densities: Densit
         Densities of the predicted rows; their weights must not all be 0.
     """
     manifest = model.manifest
-    drop = manifest.log_likelihood - densities.mean_log_likelihood
-    low = densities.share_below(manifest.low_density_threshold)
+    trained, threshold = manifest.complete_log_likelihood, manifest.low_density_threshold
+    if trained is None:  # all training rows are complete, or none is
+        trained = manifest.log_likelihood
+    reached = densities.complete_mean_log_likelihood
+    drop = low = 0.0
+    comparable = threshold is not None and densities.has_complete_rows
+    if threshold is not None and comparable:
+        drop, low = trained - reached, densities.share_below(threshold)
+    nothing = "no complete rows to compare by density"
     # Total variation distance: the share of rows that would have to change their component.
     change = 0.5 * float(np.abs(densities.shares - np.asarray(manifest.occupancy)).sum())
     checks = (
@@ -78,14 +89,15 @@ def measure_drift(section: PredictSection, model: StoredModel, densities: Densit
             "log-likelihood drop",
             drop,
             section.max_log_likelihood_drop,
-            f"mean log-likelihood {densities.mean_log_likelihood:.4f} nats per row, "
-            f"{manifest.log_likelihood:.4f} in training",
+            f"mean log-likelihood {reached:.4f} nats per row, {trained:.4f} in training"
+            if comparable
+            else nothing,
         ),
         _check(
             "low-density share",
             low,
             section.max_low_density_share,
-            f"{low:.2%} of the rows lie below the low-density threshold",
+            f"{low:.2%} of the rows lie below the low-density threshold" if comparable else nothing,
         ),
         _check(
             "occupancy change",
@@ -97,6 +109,7 @@ def measure_drift(section: PredictSection, model: StoredModel, densities: Densit
     shifts = {
         share: densities.quantile(share) - quantile
         for share, quantile in manifest.quantiles.items()
+        if densities.has_complete_rows
     }
     return Drift(checks, shifts)
 

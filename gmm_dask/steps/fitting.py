@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,10 @@ from gmm_dask.mixture.transforms import Transforms, convert_units
 from gmm_dask.report.aggregates import Aggregates
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest
+from gmm_dask.steps.pruning import prune_after_storing
 from gmm_dask.steps.reporting import count_for_report, describe_by_report
 from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
+from gmm_dask.storage.files.retention import Pruned
 from gmm_dask.storage.input.content import contents_of, encode_contents
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.checkpoint import open_checkpoint, remove_forgotten
@@ -110,10 +112,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Published:
-    """A version in the registry."""
+    """A version in the registry, and what was pruned after it was published."""
 
     version: int
     path: Path
+    pruned: Pruned = field(default_factory=Pruned)
 
 
 def fit(
@@ -179,7 +182,7 @@ def fit_options(run: RunConfig, spec: MixtureSpec | None = None) -> FitOptions:
     rows = run.fit.search_rows
     return FitOptions(
         spec=spec or mixture_spec(run),
-        em=EMOptions(run.fit.tol, run.fit.max_iter),
+        em=EMOptions(run.fit.tol, run.fit.max_iter, run.fit.on_collapse),
         n_init=run.fit.n_init,
         random_state=run.fit.random_state,
         search_rows=None if rows == "none" else rows,
@@ -353,6 +356,8 @@ def publish(
 ) -> Published:
     """Store the model as the next version and make it current, whole or not at all.
 
+    Then old versions are pruned, as ``output.keep`` says.
+
     Parameters
     ----------
     run_id
@@ -368,11 +373,13 @@ def publish(
         The version cannot be written.
     """
     registry = registry_of(run)
+    of_current = evaluation.current_densities
     try:
         number = registry.publish(
             evaluation.model,
             run_id=run_id,
             based_on=based_on,
+            based_on_log_likelihood=None if of_current is None else of_current.mean_log_likelihood,
             extra=evaluation.files,
             describe=describe_by_report(run.output.name, evaluation.aggregates),
         )
@@ -382,7 +389,7 @@ def publish(
     clear_checkpoint(run, evaluation)
     path = registry.path(number)
     logger.info("published %s", path)
-    return Published(number, path)
+    return Published(number, path, prune_after_storing(run))
 
 
 def clear_checkpoint(run: RunConfig, evaluation: Evaluation) -> None:
@@ -396,12 +403,12 @@ def clear_checkpoint(run: RunConfig, evaluation: Evaluation) -> None:
         logger.warning("the checkpoint is kept: %s", error)
 
 
-def read_model(run: RunConfig) -> StoredModel:
-    """Read the current model that a run file names.
+def read_model(run: RunConfig, version: int | None = None) -> StoredModel:
+    """Read a version of the model that a run file names, the current one by default.
 
     Raises
     ------
     ModelError
-        No version has been published, or the current one is damaged.
+        There is no such version (the message lists those that there are), or it is damaged.
     """
-    return registry_of(run).load()
+    return registry_of(run).load(version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +20,15 @@ from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import check_start
 from gmm_dask.mixture.spec import MixtureSpec, Start
-from gmm_dask.steps.filtering import choose_present
+from gmm_dask.steps.filtering import choose_present, plan_prediction
 from gmm_dask.storage.files.atomic import check_writable
 from gmm_dask.storage.files.places import PredictionPlaces
+from gmm_dask.storage.input.bad_files import BadFile, describe
 from gmm_dask.storage.input.overlap import refuse_overlap
 from gmm_dask.storage.input.plan import InputPlan, plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
+
+logger = logging.getLogger("gmm_dask")
 
 
 def inspect_input(
@@ -32,6 +36,7 @@ def inspect_input(
     for_fit: bool = True,
     selects: bool = False,
     as_of: datetime | None = None,
+    bad: tuple[BadFile, ...] = (),
 ) -> InputPlan:
     """Make the input plan from the footers, and refuse early what cannot work; reads no row.
 
@@ -42,11 +47,14 @@ def inspect_input(
     ----------
     for_fit
         Whether a model will be fitted and stored. A prediction accepts any number of rows, does
-        not weigh them by their age, and only reads models.
+        not weigh them by their age, only reads models, and has a filter of its own
+        (``predict.filter``).
     selects
         Whether ``[select]`` is to choose the number of components and the covariance type.
     as_of
         What the run calls now; by default `choose_present` says.
+    bad
+        Files of which a scan of this run has found that they cannot be used.
 
     Raises
     ------
@@ -59,10 +67,16 @@ def inspect_input(
     StorageError
         An output cannot be written.
     """
-    section = run.input
-    if not for_fit:  # every row counts as one, however old
-        section = section.model_copy(update={"weight_halflife": None})
-    plan = plan_input(section, as_of or choose_present(run, for_fit))
+    present = as_of or choose_present(run, for_fit, bad)
+    plan = plan_input(run.input, present, bad) if for_fit else plan_prediction(run, present, bad)
+    if not {*plan.skipped} <= {*bad}:  # else this run has said so before
+        logger.warning("%s", describe(plan.skipped))
+    if plan.unsettled:
+        logger.info(
+            "%d file(s) written less than %s ago are left for a later run",
+            len(plan.unsettled),
+            run.input.settled_for,
+        )
     for output in (run.output.models, run.output.predictions):
         if output is not None:
             refuse_overlap(output, run.input.path, plan)

@@ -24,6 +24,7 @@ from gmm_dask.storage.models.manifest import Feature, Manifest, Search
 QUANTILES = (0.0001, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 #: Distributions whose versions decide the bits of a result.
 RECORDED = ("gmm-dask", "numpy", "scipy", "numba", "scikit-learn", "pyarrow", "dask")
+_IN_THE_SNAPSHOT = {"path", "filter", "bad_files", "max_bad_files", "settled_for"}
 
 
 def fit_key(run: RunConfig, plan: InputPlan) -> str:
@@ -36,8 +37,8 @@ def fit_key(run: RunConfig, plan: InputPlan) -> str:
     content = {
         "model": run.model.model_dump(mode="json", exclude=chosen),
         "fit": run.fit.model_dump(mode="json"),
-        # The snapshot holds the filter, with the present put in.
-        "input": run.input.model_dump(mode="json", exclude={"path", "filter"}),
+        # The snapshot holds the filter, with the present put in, and the files that are read.
+        "input": run.input.model_dump(mode="json", exclude=_IN_THE_SNAPSHOT),
         "snapshot": plan.digest,
         "version": version("gmm-dask"),
     }
@@ -72,6 +73,7 @@ def compose_manifest(
     """
     sections = {"input", "model", "fit"} | ({"select"} if run.select is not None else set())
     best, survey, parameters = result.best, result.survey, result.parameters
+    comparable = densities.has_complete_rows
     return Manifest(
         configuration=run.model_dump(mode="json", include=sections),
         snapshot=plan.digest,
@@ -91,8 +93,8 @@ def compose_manifest(
         collapsed=tuple(np.flatnonzero(result.health.collapsed).tolist()),
         starved=tuple(np.flatnonzero(result.health.starved).tolist()),
         occupancy=tuple(densities.shares.tolist()),
-        quantiles={share: densities.quantile(share) for share in QUANTILES},
-        low_density_threshold=densities.quantile(LOW_DENSITY_SHARE),
+        quantiles={share: densities.quantile(share) for share in QUANTILES if comparable},
+        low_density_threshold=densities.quantile(LOW_DENSITY_SHARE) if comparable else None,
         scans=scanner.scans,
         search=_search(result),
         selection=selection,
@@ -108,6 +110,11 @@ def compose_manifest(
         clusters=clusters,
         filter=None if plan.filter is None else plan.filter.text,
         rows_outside=survey.outside,
+        replaced=result.replaced,
+        replaced_on_sample=result.replaced_on_sample,
+        files_skipped={file.path: file.reason for file in plan.skipped},
+        rows_incomplete=survey.incomplete,
+        complete_log_likelihood=densities.complete_mean_log_likelihood if comparable else None,
         transforms=None if survey.transforms is None else tuple(survey.transforms.to_json()),
         effective_rows=survey.effective_rows if plan.weighted else None,
     )

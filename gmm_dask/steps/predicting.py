@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -15,18 +15,24 @@ from gmm_dask.chunked.defects import bad_weights, require_usable
 from gmm_dask.chunked.evaluation import DensitySummary, density_ceiling, summarize_densities
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.errors import ConfigError, DriftError, ModelError, TooFewRowsError
 from gmm_dask.events import Notify, Stage
 from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.imputation import fill_holes
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import complete_rows
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
 from gmm_dask.steps.fitting import same_features
 from gmm_dask.steps.inputs import open_executor
+from gmm_dask.steps.pruning import keep_of
 from gmm_dask.steps.reporting import (
     MOST_BATCHES,
     batch_of,
+    batches_of_others,
     batches_since,
     report_on_batches,
 )
@@ -35,9 +41,11 @@ from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
 from gmm_dask.storage.models.clusters import name_clusters
 from gmm_dask.storage.models.model import StoredModel
+from gmm_dask.storage.predictions.beginning import begin
 from gmm_dask.storage.predictions.dataset import Predictions, read_predictions
-from gmm_dask.storage.predictions.parts import Part, PartWriter
-from gmm_dask.storage.predictions.staging import StagedPredictions, begin
+from gmm_dask.storage.predictions.part_writer import PartWriter
+from gmm_dask.storage.predictions.parts import Part
+from gmm_dask.storage.predictions.staging import StagedPredictions
 
 logger = logging.getLogger("gmm_dask")
 
@@ -76,9 +84,15 @@ class Predicted:
         The parts that this run wrote.
     rows, dropped
         Rows that this run predicted, and rows inside the filter that it did not predict because
-        they hold nulls; their predictions are null.
+        they hold nulls, or under ``marginalize`` nothing else; their predictions are null.
     reused
-        Number of input files whose parts come from the version before.
+        Number of input files inside the filter whose parts come from the version before.
+    kept
+        Number of input files outside the filter whose predictions stay.
+    lost
+        Files whose predictions outside the filter could not be kept.
+    filter
+        The resolved filter; None: every row of the input is predicted.
     drift
         How the predicted rows differ from the training rows; None if no row was predicted, or
         only rows of weight 0.
@@ -92,6 +106,9 @@ class Predicted:
     reused: int
     drift: Drift | None
     digests: tuple[str, ...] = ()
+    kept: int = 0
+    lost: tuple[str, ...] = ()
+    filter: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +117,15 @@ class PredictRequest:
 
     parameters: MixtureParameters
     writer: PartWriter
+    transforms: Transforms | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class PredictedRows:
-    """Parts written, the densities of used rows, and the number of rows inside the filter."""
+    """Parts written, the densities of used rows, and the number of rows inside the filter.
+
+    Rows that are kept beside these are not among them.
+    """
 
     parts: tuple[Part, ...]
     densities: DensitySummary
@@ -126,28 +147,45 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     NonFiniteError
         A value is infinite, or null where nulls are errors; names file, row and column.
     InputError
-        A sample weight is negative or not finite; names file and row.
+        A sample weight is negative or not finite, or a value is outside of the domain of its
+        transform; names file and row.
     """
     chunk = cast(ParquetRows, rows)
     parameters, plan = request.parameters, request.writer.plan
+    patterns, transforms = chunk.patterns or (), request.transforms
+
+    def place(row: int) -> str:
+        return _place(chunk, row, plan)
+
+    # Here, not by the scanner: what is written has the values as they were.
+    values = transform_values(chunk.values, transforms, plan.names, place)
     assigned = assign(
         parameters,
-        chunk.values,
+        values,
         responsibilities=request.writer.needs_responsibilities,
         certainties=True,
-        transforms=chunk.transforms,
+        patterns=patterns,
+        transforms=transforms,
     )
     if not assigned.finite:
-        require_usable(
-            chunk.values, plan.names, NullPolicy.ERROR, lambda row: _place(chunk, row, plan)
-        )
+        # Rows with nulls have been dropped by now, or they have patterns.
+        nulls = NullPolicy.MARGINALIZE if patterns else NullPolicy.ERROR
+        require_usable(chunk.values, plan.names, nulls, place)
     _refuse_bad_weights(chunk, plan)
+    filled = None
+    if request.writer.impute:
+        filled = fill_holes(parameters, chunk.values, transforms, values)
     part = request.writer.write(
-        chunk, assigned.labels, assigned.log_densities, assigned.responsibilities
+        chunk, assigned.labels, assigned.log_densities, assigned.responsibilities, filled
     )
-    ceiling = density_ceiling(parameters, chunk.transforms)
-    densities = summarize_densities(assigned, chunk.sample_weight, parameters.n_components, ceiling)
-    return PredictedRows((part,), densities, part.rows)
+    densities = summarize_densities(
+        assigned,
+        chunk.sample_weight,
+        parameters.n_components,
+        density_ceiling(parameters, transforms),
+        complete_rows(patterns, len(chunk.values)),
+    )
+    return PredictedRows((part,), densities, chunk.source_rows - chunk.outside)
 
 
 @contextmanager
@@ -158,18 +196,29 @@ def open_predictions(
     cluster: ClusterKind,
     notify: Notify,
     run_id: str,
+    backfill: bool = False,
 ) -> Iterator[Prediction]:
     """Begin a version of the predictions; if it is not published by the end, it is removed.
 
     Input files that hold the same values as for the version before are not predicted again, if
-    the model and the settings are the same. A run that has published its predictions does nothing
-    when it is tried again.
+    the model and the settings are the same, or under ``predict.refresh = "changed"`` an earlier
+    version of the model has predicted them. Predictions outside the filter stay as they are. A run
+    that has published its predictions does nothing when it is tried again.
+
+    Parameters
+    ----------
+    plan
+        The input inside the filter of the prediction (`inspect_input` with ``for_fit=False``).
+    backfill
+        Whether this very model is to predict all rows inside the filter, whatever
+        ``predict.refresh`` says.
 
     Raises
     ------
     ConfigError
-        ``output.predictions`` is missing, a key column cannot be used, or more clusters are asked
-        for than the model has components.
+        ``output.predictions`` is missing, a key column cannot be used, more clusters are asked
+        for than the model has components, or predictions outside the filter cannot stay beside
+        new ones.
     ModelError
         The model has other columns than the input, or no clusters although they are asked for.
     StorageError
@@ -206,7 +255,10 @@ def open_predictions(
         run_id=run_id,
         key_columns=run.predict.key_columns,
         probabilities=run.predict.probabilities,
+        cluster=run.predict.cluster,
         cluster_ids=cluster_ids,
+        refresh="all" if backfill else run.predict.refresh,
+        impute=run.predict.impute,
     ) as staged:
         if not staged.remaining.files:
             yield Prediction(staged, None, model)
@@ -219,7 +271,7 @@ def open_predictions(
         )
         with (
             open_executor(cluster) as executor,
-            Scanner(chunks, executor, notify, once=True, transforms=model.transforms) as scanner,
+            Scanner(chunks, executor, notify, once=True) as scanner,
         ):
             yield Prediction(staged, scanner, model)
 
@@ -266,15 +318,20 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     staged, scanner = prediction.staged, prediction.scanner
     if isinstance(staged, Predictions):
         logger.info("this run has published its predictions already")
-        return Predicted((), 0, 0, len(staged.files), None)
+        return Predicted((), 0, 0, len(staged.files), None, filter=staged.filter)
+    condition = None if staged.plan.filter is None else staged.plan.filter.text
+    nothing = Predicted(
+        (), 0, 0, len(staged.reused), None, (), len(staged.kept), staged.lost, condition
+    )
     if scanner is None:
         logger.info("no input file is new or changed; all predictions are kept")
-        return Predicted((), 0, 0, len(staged.reused), None)
-    request = PredictRequest(prediction.model.parameters, staged.writer)
+        return nothing
+    model = prediction.model
+    request = PredictRequest(model.parameters, staged.writer, model.transforms)
     result = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
     if not result.inside and not staged.reused:
         raise TooFewRowsError(
-            f"{run.input.path}: no row is inside the filter {run.input.filter}; widen it, or check "
+            f"{run.input.path}: no row is inside the filter {condition}; widen it, or check "
             "that its values are written as the columns have them; nothing was published"
         )
     densities = result.densities
@@ -283,13 +340,20 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
         drift = measure_drift(run.predict, prediction.model, densities)
         _report_drift(run, drift)
     dropped = result.inside - densities.rows
-    return Predicted(
-        result.parts, densities.rows, dropped, len(staged.reused), drift, scanner.digests
+    return replace(
+        nothing,
+        parts=result.parts,
+        rows=densities.rows,
+        dropped=dropped,
+        drift=drift,
+        digests=scanner.digests,
     )
 
 
 def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> int:
-    """Check that every row inside the filter has one prediction; return how many there are.
+    """Check that every row inside the filter has one prediction; return how many rows there are.
+
+    Predictions that are kept outside the filter count too.
 
     Only the footers of the parts are read.
 
@@ -309,17 +373,21 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
     staged = prediction.staged
     if isinstance(staged, Predictions):
         return staged.path
-    batches = batches_since(run.output.predictions, prediction.model)
+    output = staged.places.out
+    batches = batches_since(output, prediction.model)
     if predicted.drift is not None:
         batches = (*batches, batch_of(predicted.drift, predicted.rows))[-MOST_BATCHES:]
     summary = {
         "rows": predicted.rows,
         "dropped": predicted.dropped,
+        "lost": predicted.lost,
         "drift": predicted.drift and asdict(predicted.drift),
         "batches": [batch.to_json() for batch in batches],
+        "batches_of_others": batches_of_others(output, prediction.model),
+        "skipped": {file.path: file.reason for file in staged.plan.skipped},
     }
     report = report_on_batches(run.output.name, prediction.model, batches)
-    path = staged.publish(predicted.parts, summary, predicted.digests, report)
+    path = staged.publish(predicted.parts, summary, predicted.digests, report, keep_of(run))
     logger.info("published predictions in %s", run.output.predictions)
     return path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from gmm_dask.storage.files.contents import Version
 from gmm_dask.storage.models.model import StoredModel, read_file
 from gmm_dask.storage.models.registry import Registry, load_model_at
 from gmm_dask.storage.predictions.dataset import read_predictions
+from gmm_dask.versions import compare_stored
 
 logger = logging.getLogger("gmm_dask")
 
@@ -127,12 +129,32 @@ def batches_since(output: str | Path | None, model: StoredModel) -> tuple[Batch,
         return ()
     try:
         predictions = read_predictions(output)
-        if predictions is None or predictions.model["sha256"] != model.sha256:
+        if predictions is None:
             return ()
-        return tuple(map(Batch.from_json, predictions.summary.get("batches", ())))
+        batches = predictions.summary.get("batches", ())
+        if predictions.model["sha256"] != model.sha256:
+            batches = predictions.summary.get("batches_of_others", {}).get(model.sha256, ())
+        return tuple(map(Batch.from_json, batches))
     except (StorageError, LookupError, TypeError, ValueError, AttributeError) as error:
         logger.warning("earlier batches are missing in the report: %s", error)
         return ()
+
+
+def batches_of_others(output: str | Path, model: StoredModel) -> dict[str, Json]:
+    """Return the batches of other models that have predicted rows of a dataset, by their sha256.
+
+    So a backfill by an earlier version does not end the history of the current one.
+    """
+    try:
+        predictions = read_predictions(output)
+    except StorageError:  # `batches_since` warns
+        return {}
+    if predictions is None:
+        return {}
+    known = dict(predictions.summary.get("batches_of_others", {}))
+    known[predictions.model["sha256"]] = predictions.summary.get("batches", [])
+    others = {origin.model["sha256"] for origin in predictions.origins} - {model.sha256}
+    return {sha256: known[sha256] for sha256 in sorted(others & known.keys())}
 
 
 def report_on_batches(name: str, model: StoredModel, batches: tuple[Batch, ...]) -> bytes | None:
@@ -189,11 +211,12 @@ def write_report(
     subjects = [
         subject_of(model_name(model), model, batches_since(predictions, model)) for model in models
     ]
+    comparisons = [compare_stored(first, second) for first, second in pairwise(models)]
     if output is None:
         labels = [subject.label.replace("version ", "v").replace(" ", "-") for subject in subjects]
         output = Path("-".join([subjects[0].name, *labels]) + ".html")
     with storage_errors(output):
-        replace_file(output, report_page(subjects))
+        replace_file(output, report_page(subjects, comparisons))
     return output
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from gmm_dask.chunked.selection import criteria
 from gmm_dask.config import RetrainSection, RunConfig
-from gmm_dask.errors import ModelError
+from gmm_dask.errors import GmmDaskError, ModelError
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.steps.drift import Check
 from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, clear_checkpoint, same_features
 from gmm_dask.steps.manifest import fit_key
+from gmm_dask.steps.predicting import choose_clusters
+from gmm_dask.steps.pruning import prune_after_storing
 from gmm_dask.steps.reporting import describe_by_report
 from gmm_dask.steps.resuming import registry_of
 from gmm_dask.steps.selecting import is_selection_due, last_selection
@@ -136,6 +138,19 @@ def choose_start(run: RunConfig, plan: InputPlan, current: StoredModel | None) -
     return RetrainStart((parameters,), run.retrain.start == "both", current.transforms)
 
 
+def warn_of_clusters(run: RunConfig, current: StoredModel | None) -> None:
+    """Warn before a fit if the current model cannot predict the clusters that are asked for.
+
+    The candidate may; but if it is refused, the current model is to predict.
+    """
+    if current is None or run.output.predictions is None:
+        return
+    try:
+        choose_clusters(run, current)
+    except GmmDaskError as error:
+        logger.warning("if the candidate is refused, nothing can be predicted: %s", error)
+
+
 def decide(run: RunConfig, evaluation: Evaluation) -> Decision:
     """Hold a candidate to the gate: the checks that ``[retrain]`` asks for."""
     section = run.retrain
@@ -222,4 +237,5 @@ def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: s
     )
     clear_checkpoint(run, evaluation)
     logger.warning("refused: %s; the candidate is kept in %s", decision.reason, path)
+    prune_after_storing(run)
     return path

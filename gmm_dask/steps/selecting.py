@@ -14,7 +14,6 @@ from gmm_dask.chunked.selection import choose
 from gmm_dask.chunked.selection import select as select_rows
 from gmm_dask.chunked.selection_records import SelectionOptions, SelectionResult
 from gmm_dask.config import RunConfig
-from gmm_dask.errors import ModelError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.selection import cell_of
@@ -32,6 +31,7 @@ from gmm_dask.steps.fitting import (
 from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
+from gmm_dask.storage.models.pruning import last_selected
 
 logger = logging.getLogger("gmm_dask")
 
@@ -173,17 +173,10 @@ def is_selection_due(run: RunConfig, plan: InputPlan, current: StoredModel | Non
 
 def last_selection(run: RunConfig, current: StoredModel) -> datetime | None:
     """Return when the number of components was last chosen, up to the current version."""
-    registry = registry_of(run)
-    for number in reversed(registry.versions()):
-        if current.version is not None and number > current.version:
-            continue  # the current model was put back into use after them
-        try:
-            model = current if number == current.version else registry.load(number)
-        except ModelError:  # a damaged old version says nothing
-            continue
-        if model.manifest.selection is not None and model.run is not None:
-            return datetime.fromisoformat(model.run.created)
-    return None
+    selected = last_selected(registry_of(run), current)
+    if selected is None or selected.run is None:
+        return None
+    return datetime.fromisoformat(selected.run.created)
 
 
 def keep_cell(run: RunConfig, current: StoredModel) -> RunConfig:

@@ -214,6 +214,9 @@ def test_frames_without_rows_and_single_columns_are_refused(
         fitted.fit(X[[]])
     with pytest.raises(SchemaError, match=r"Expected 2D array, .* use X.to_frame\(\)"):
         fitted.fit(X["a"])
+    for method in ("fit", "predict", "score", "predict_frame"):
+        with pytest.raises(TooFewRowsError, match="data frame has no partitions, and so no rows"):
+            getattr(fitted, method)(X.partitions[:0])
     with pytest.raises(ConfigError, match="read_parquet: path is a DataFrame; give"):
         read_parquet(X, columns=["a"])
 

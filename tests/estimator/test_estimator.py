@@ -7,12 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn._config import _get_threadlocal_config
 from sklearn.datasets import load_iris, make_blobs
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Peer
 
 from gmm_dask import GaussianMixture
-from gmm_dask.errors import ConfigError, NonFiniteError, NumericalError, TooFewRowsError
+from gmm_dask.errors import (
+    ConfigError,
+    NonFiniteError,
+    NumericalError,
+    SchemaError,
+    TooFewRowsError,
+)
 
 TYPES = ("full", "tied", "diag", "spherical")
 
@@ -408,3 +415,41 @@ def test_a_column_whose_squares_are_zero_is_refused_by_name(X: np.ndarray) -> No
         GaussianMixture(2, random_state=0).fit(tiny)
     tiny[:, 1] = 0.0  # a constant column is another matter
     GaussianMixture(2, random_state=0).fit(tiny)
+
+
+def test_on_collapse_places_a_lost_component_again(caplog):
+    X = np.random.default_rng(0).integers(0, 3, size=(500, 1)).astype(float)
+    with caplog.at_level("WARNING", logger="gmm_dask"):
+        reported = GaussianMixture(3, random_state=0).fit(X)
+    assert reported.covariances_.min() < 2e-6
+    assert "collapsed" in caplog.text
+    mended = GaussianMixture(3, random_state=0, on_collapse="replace").fit(X)
+    assert mended.covariances_.min() > 0.1
+    with pytest.raises(ValueError, match="'on_collapse'"):
+        GaussianMixture(on_collapse="mend").fit(X)
+
+
+class OtherArray:
+    """Rows of another library that follows the array standard."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+        self.shape, self.ndim, self.dtype = values.shape, values.ndim, values.dtype
+
+    def __array_namespace__(self) -> object:
+        return np
+
+    def __array__(self, *arguments: object, **keywords: object) -> np.ndarray:
+        return self._values
+
+
+def test_an_array_that_its_own_library_is_to_compute_is_refused(
+    X: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = GaussianMixture(3, random_state=0).fit(X)
+    np.testing.assert_array_equal(fitted.predict(OtherArray(X)), fitted.predict(X))
+    monkeypatch.setitem(_get_threadlocal_config(), "array_api_dispatch", True)
+    for call in (GaussianMixture(3).fit, fitted.predict, fitted.score):
+        with pytest.raises(SchemaError, match=r"X is an array of tests, .* np\.asarray\(X\), or"):
+            call(OtherArray(X))
+    np.testing.assert_array_equal(fitted.predict(X), fitted.predict(X.tolist()))

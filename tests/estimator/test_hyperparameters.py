@@ -33,12 +33,13 @@ HOMES = {
     "precisions_init": (Start, "precisions"),
     "tol": (EMOptions, "tol"),
     "max_iter": (EMOptions, "max_iter"),
+    "on_collapse": (EMOptions, "on_collapse"),
     "n_init": (FitOptions, "n_init"),
     "random_state": (FitOptions, "random_state"),
     "search_rows": (FitOptions, "search_rows"),
 }
-#: Keywords of scikit-learn's estimator that a run file has no use for.
-ESTIMATOR_ONLY = {"warm_start", "verbose", "verbose_interval"}
+#: Keywords of scikit-learn's estimator that a run file has no use for; nulls is in its [input].
+ESTIMATOR_ONLY = {"warm_start", "verbose", "verbose_interval", "nulls"}
 #: Keywords that a run file has in [input], where the columns are.
 OF_INPUT = {"transforms": "transform"}
 #: Where a default differs, and why.

@@ -148,6 +148,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"n_components": [0, 1]}, "n_components holds 0; a mixture has at least 1"),
     ({"n_components": [1.5]}, r"n_components holds 1.5; give whole numbers"),
     ({"n_components": True}, "n_components holds True; give whole numbers"),
+    ({"n_components": "3"}, r"n_components = '3': give whole numbers, range\(1, 13\)$"),
+    (
+        {"n_components": "full"},
+        r"n_components = 'full': .*; a covariance type is covariance_types='full'$",
+    ),
     ({"means_init": [[0.0, 0.0]]}, "means_init belongs to one number of components; leave it out"),
     ({"warm_start": True}, "warm_start belongs to one number of components"),
 ]

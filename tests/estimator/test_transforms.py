@@ -89,6 +89,38 @@ def test_every_kind_of_rows_is_taken_in_natural_units(fitted, tmp_path):
     assert tree.cut(1).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("search_rows", ["auto", 500])
+def test_rows_with_holes_count_by_what_they_have(search_rows):
+    X = rows()
+    random = np.random.default_rng(1)
+    holed = np.where(random.random(X.shape) < 0.2, np.nan, X)
+    keys = {"random_state": 0, "nulls": "marginalize", "search_rows": search_rows}
+    gm = GaussianMixture(2, transforms=NUMBERED, **keys).fit(holed)
+    settled = gm.transforms_.by_feature[1]
+    assert settled.center == pytest.approx(np.nanmean(holed[:, 1]), rel=1e-13)
+    assert settled.scale == pytest.approx(np.nanstd(holed[:, 1]), rel=1e-13)
+    Y, _ = beforehand(holed, settled.center, settled.scale)
+    plain = GaussianMixture(2, **keys).fit(Y)
+    np.testing.assert_array_equal(gm.means_, plain.means_)
+    price, _, share = holed.T
+    slopes = np.nansum([
+        -np.log(price), np.where(np.isnan(holed[:, 1]), 0.0, -np.log(settled.scale)),
+        -np.log(share * (1 - share)),
+    ], axis=0)  # fmt: skip
+    empty = np.isnan(holed).all(axis=1)
+    expected = np.where(empty, np.nan, plain.score_samples(Y) + slopes)
+    np.testing.assert_allclose(gm.score_samples(holed), expected, rtol=1e-10)
+    assert gm.log_likelihood_ == pytest.approx(np.nanmean(expected), rel=1e-12)
+    difference = gm.lower_bound_ - plain.lower_bound_
+    assert difference == pytest.approx(slopes[~empty].mean(), rel=1e-9)
+    filled = gm.impute(holed)
+    np.testing.assert_array_equal(filled[~np.isnan(holed)], X[~np.isnan(holed)])
+    by_hand = gm.transforms_.inverse(plain.impute(Y))
+    np.testing.assert_allclose(filled, by_hand, rtol=1e-9)
+    lazy = gm.impute(da.from_array(holed, chunks=(700, 3))).compute()
+    np.testing.assert_array_equal(lazy, filled)
+
+
 def test_drawn_rows_are_in_natural_units(fitted):
     X, gm = fitted
     drawn, _ = gm.sample(20_000)

@@ -24,12 +24,14 @@ import pyarrow.parquet as pq
 from gmm_dask.config import InputSection
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.storage.files.contents import Version
+from gmm_dask.storage.files.retention import Keep
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.checkpoint import open_checkpoint
 from gmm_dask.storage.models.model import StoredModel, verify_files
+from gmm_dask.storage.models.pruning import prune_models, rejected_runs
 from gmm_dask.storage.models.registry import Registry
-from gmm_dask.storage.predictions.staging import begin
+from gmm_dask.storage.predictions.beginning import begin
 from tests.faults.kills import die_at_changes
 from tests.storage.stored import some_manifest
 
@@ -88,6 +90,22 @@ class Models:
             verify_files(Version(self.registry.path(version)))
             self.registry.load(version)
         return number_of(self.registry.load())
+
+
+class PrunedModels(Models):
+    """Publishes a model and keeps the last two, of which one is a candidate."""
+
+    def write(self, number: int) -> None:
+        """Publish a version, reject one, and prune."""
+        super().write(number)
+        self.registry.reject(model_of(number), run_id=f"bad-{number}", reason="it is bad")
+        prune_models(self.registry, Keep(versions=1))
+
+    def look(self) -> int | None:
+        """Number of the current model, when versions and candidates are whole."""
+        for run in rejected_runs(self.registry):
+            verify_files(self.registry.store.version(f"rejected/{run}"))
+        return super().look()
 
 
 class Predictions:
@@ -172,7 +190,7 @@ def die_at(step: int, seed: int) -> None:
 
 def kill_at_every_step(work: str, root: Path, seed: int) -> None:
     """Print what readers found after each kill: one line of JSON per step."""
-    workload = WORKLOADS[work](root)
+    workload = PrunedModels(root) if work == "pruned" else WORKLOADS[work](root)
     workload.prepare()
     workload.write(0)
     number: int | None = 0

@@ -259,7 +259,7 @@ def test_a_sick_disk_under_a_checkpoint_costs_one_run(run, tmp_path, monkeypatch
     def stop():
         raise StopError
 
-    monkeypatch.setattr("gmm_dask.storage.input.schemas.hint_of", lambda *file: "as ever")
+    monkeypatch.setattr("gmm_dask.storage.input.input_file.hint_of", lambda *file: "as ever")
     with pytest.raises(StopError):
         fit(run, stop)
     overwrite_value(tmp_path / "input" / FILE)

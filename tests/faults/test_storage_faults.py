@@ -174,7 +174,7 @@ def test_a_target_without_permission_is_refused_by_name(work):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("work", WORKLOADS)
+@pytest.mark.parametrize("work", [*WORKLOADS, "pruned"])
 def test_a_writer_killed_at_any_step_leaves_old_or_new(tmp_path, work):
     """SIGKILL before every change of the disk, and in the middle of every write."""
     run = subprocess.run(
@@ -182,12 +182,15 @@ def test_a_writer_killed_at_any_step_leaves_old_or_new(tmp_path, work):
     )
     assert run.returncode == 0, run.stderr
     findings = [json.loads(line) for line in run.stdout.splitlines()]
-    assert len(findings) >= {"models": 20, "predictions": 30, "checkpoints": 8}[work]
+    assert len(findings) >= {"models": 20, "predictions": 30, "checkpoints": 8, "pruned": 50}[work]
     assert all(one["found"] in (one["old"], one["new"]) for one in findings)
     assert findings[0]["found"] == findings[0]["old"]
     # The last one was not killed: it was not hindered by what the others left, and cleaned up.
     assert findings[-1]["found"] == findings[-1]["new"]
-    assert not [name for name in entries(tmp_path) if ".partial-" in name or ".lock" in name]
+    left = entries(tmp_path)
+    assert not [name for name in left if ".partial-" in name or ".lock" in name]
+    if work == "pruned":
+        assert sum(name.endswith("manifest.json") for name in left) == 2
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.initialization import initial_parameters
-from gmm_dask.mixture.matching import bhattacharyya, match, matched_ids
+from gmm_dask.mixture.matching import bhattacharyya, match, match_by_ids, matched_ids
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec
 
@@ -61,3 +61,29 @@ def test_ids_of_vanished_components_stay_unused():
     ids = matched_ids(match(mixture(k=2, seed=1), old), 2, (0, 1, 2, 3, 4), 5)
     assert len(set(ids)) == 2
     assert set(ids) <= set(range(5))
+
+
+def test_spread_and_shifts_by_hand():
+    """σ 2 and 1 become 3 and 4: the geometric mean of 1.5 and 4; the mean goes by 1 and −1."""
+    old, new = (
+        MixtureParameters.from_covariances(kind, np.ones(1), np.array([mean]), covariance)
+        for kind, mean, covariance in (
+            ("diag", [1.0, 1.0], np.array([[4.0, 1.0]])),
+            ("full", [2.0, 0.0], np.array([np.diag([9.0, 16.0])])),
+        )
+    )
+    (pair,) = match(new, old)
+    assert pair.spread == pytest.approx(np.sqrt(1.5 * 4.0))
+    assert pair.shifts == pytest.approx((0.5, -1.0))
+    assert pair.moved == pytest.approx(np.hypot(0.5, 1.0))
+
+
+def test_ids_pair_components_whatever_their_distance():
+    old = mixture(k=3)
+    new = old.reordered(np.array([2, 0, 1]))
+    by_ids = match_by_ids(new, old, (5, 4, 9), (4, 5, 6))
+    assert [(pair.new, pair.old) for pair in by_ids] == [(0, 1), (1, 0)]
+    for pair in by_ids:
+        assert pair.distance == bhattacharyya(new, old)[pair.new, pair.old]
+    assert by_ids[1].distance == pytest.approx(0.0, abs=1e-12)
+    assert match_by_ids(new, old, (1, 2, 3), (4, 5, 6)) == ()

@@ -246,7 +246,7 @@ def test_a_cut_without_covariance_does_not_spoil_the_other_cut():
     sides = [random.normal(centre, 1, (300, 1)) for centre in (-5, 5)]
     X = np.asfortranarray(np.concatenate([np.zeros((800, 1)), *sides]))
     gaussian = MixtureParameters.from_covariances("full", [1.0], [[X.mean()]], [[[X.var()]]])
-    gain, halves = split(X, np.ones(len(X)), gaussian, MixtureSpec(reg_covar=0.0))
+    gain, halves = split(X, np.ones(len(X)), gaussian, MixtureSpec(reg_covar=0.0), 0)
     assert gain > 100
     assert halves.n_components == 2
 

@@ -152,6 +152,27 @@ def test_a_filter_is_shown_fitted_predicted_and_refused(run_file, tmp_path):
     assert message.startswith("--set changes a run file")
 
 
+def test_a_backfill_predicts_what_is_asked_for_and_keeps_the_rest(run_file, tmp_path):
+    for _ in range(2):
+        assert gmm_dask("fit", run_file, "--direct").returncode == 0
+    assert gmm_dask("predict", run_file, "--direct").returncode == 0
+    some = ("--set", "predict.filter=day = 2 and height > 0")
+    shown = gmm_dask("inspect", run_file, *some).stdout
+    assert "files       3\n" in shown.partition("to predict")[0]
+    assert "files       1 of 3 are read" in shown.partition("to predict")[2]
+    # Two versions of one fit are one model: its predictions stand.
+    first = gmm_dask("predict", run_file, "--direct", *some, "--model-version", 1)
+    assert "new rows     none: all of these files are predicted already" in first.stdout
+    assert gmm_dask("fit", run_file, "--direct", "--set", "fit.tol=1e-3").returncode == 0
+    second = gmm_dask("predict", run_file, "--direct", *some, "--model-version", 3)
+    assert second.returncode == 0, second.stderr
+    assert '  filter       "day" = 2 and "height" > 0\n' in second.stdout
+    assert "input files  1 read, 0 unchanged, 2 kept outside the filter" in second.stdout
+    assert "3,000 rows, those inside the filter, and those kept outside" in second.stdout
+    message = refused(gmm_dask("predict", run_file, "--direct", *some, "--model-version", 7))
+    assert message == (f"{tmp_path}/models/boxes: has no version 7; there are versions 1, 2, 3")
+
+
 def read_model_rows(tmp_path):
     stored = Registry(tmp_path / "models", "boxes").load()
     return stored.manifest.rows
@@ -358,6 +379,6 @@ def test_a_kind_of_run_holds_what_belongs_together(command):
     assert flow.name == steps.sequence.__name__ == command
     assert issubclass(outcome, Outcome)
     assert outcome in get_type_hints(steps.sum_up).values()
-    given = {"call", "notify", "run_id", "as_of"}  # by whoever calls the sequence
+    given = {"call", "notify", "run_id", "as_of", "skipped"}  # by whoever calls the sequence
     taken = signature(steps.sequence).parameters.keys() - given
     assert taken == signature(flow).parameters.keys()

@@ -81,6 +81,18 @@ def test_predictions_are_row_for_row_with_the_input(run, prefect_server):
     assert outcome.total_rows == ROWS
 
 
+def test_a_flow_predicts_by_a_version_what_the_filter_says(run, prefect_server):
+    directly("fit", run)
+    predict(run)
+    some = {"predict": run.predict.model_copy(update={"filter": "day = 2"})}
+    outcome = predict(run.model_copy(update=some), model_version=1)
+    assert outcome.model.version == 1
+    assert (outcome.predicted.kept, outcome.total_rows) == (2, ROWS)
+    state = predict(run, model_version=3, return_state=True)
+    assert state.is_failed()
+    assert "has no version 3; there are versions 1" in state.message
+
+
 def test_a_cluster_is_written_beside_each_component(tmp_path, prefect_server):
     run = read_run(write_run(tmp_path), "model.n_components=5", "predict.cluster=true")
     directly("fit", run)

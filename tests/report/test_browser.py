@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gmm_dask.config import RunConfig, check_config
+from gmm_dask.report.differences import compare
 from gmm_dask.report.page.document import report_page
 from tests.report.subjects import mixture_of, rows_of, subject_of
 from tests.steps.tables import run_fit
@@ -350,9 +351,8 @@ def test_a_script_that_is_not_ours_does_not_run(chrome, tmp_path):
 
 def test_versions_beside_each_other_follow_the_same_component(chrome, tmp_path, keys):
     path = tmp_path / "both.html"
-    path.write_bytes(
-        report_page([subject_of(version=1, ids=(0, 1, 2)), subject_of(version=2, ids=(2, 1, 7))])
-    )
+    both = [subject_of(version=1, ids=(0, 1, 2)), subject_of(version=2, ids=(2, 1, 7))]
+    path.write_bytes(report_page(both, [compare(both[0].model, both[1].model, by_ids=True)]))
     page = Opened(chrome, path)
     page.run("document.querySelector('input[name=component][value=\"2\"]').focus()")
     page.press(keys.SPACE)

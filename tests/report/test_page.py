@@ -4,11 +4,14 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from gmm_dask.report.differences import compare
 from gmm_dask.report.page.cards import contrast
 from gmm_dask.report.page.document import _json, report_page
 from gmm_dask.report.page.markup import Markup, element, join
@@ -54,8 +57,10 @@ class Page(HTMLParser):
         return " ".join(self.texts)
 
 
-def page_of(*subjects):
-    return Page(report_page(subjects))
+def page_of(*subjects, by_ids=True):
+    models = [subject.model for subject in subjects]
+    comparisons = [compare(first, second, by_ids) for first, second in pairwise(models)]
+    return Page(report_page(subjects, comparisons))
 
 
 HOSTILE = [
@@ -163,6 +168,30 @@ def test_several_versions_stand_beside_each_other_and_share_the_choice():
     choices = [found["value"] for found in page.find("input", name="component")]
     assert choices == ["", "0", "1", "2", "5"]
     assert len({found["id"] for found in page.find("input", type="range")}) == 2
+
+
+def test_several_versions_say_what_became_of_each_component():
+    first, second, third = (
+        subject_of(version=version, ids=ids)
+        for version, ids in ((1, (0, 1, 2)), (2, (0, 2, 5)), (3, (0, 2, 5)))
+    )
+    settings = {"fit": {"tol": 0.5}, "input": {"path": "stars", "columns": ["größe", "b"]}}
+    third = replace(
+        third,
+        model=replace(third.model, manifest=replace(third.model.manifest, configuration=settings)),
+    )
+    text = " ".join(page_of(first, second, third).text.split())
+    assert "Components of version 1 and version 2, matched by their permanent ids" in text
+    assert re.search(r" 2 \S+ % \S+ % \d+\.\d\d σ × \d\.\d{3} column \d [+−]\d", text)
+    assert re.search(r" 5 – \S+ % new ", text)
+    assert re.search(r" 1 \S+ % – gone ", text)
+    assert "fit.tol – – 0.5 " in text
+    text = " ".join(page_of(first, second, by_ids=False).text.split())
+    assert "matched by their distance" in text
+    assert re.search(r" 1 → 2 \S+ % \S+ % 0\.00 σ × 1\.000 ", text)
+    other = replace(second, model=replace(second.model, columns=("x", "y")))
+    text = page_of(first, other).text
+    assert "version 1 and version 2 have other columns: no component is matched." in text
 
 
 LIMITS = {"log-likelihood drop": (0.01, 0.1)}

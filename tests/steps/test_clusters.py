@@ -1,5 +1,6 @@
 """The column ``cluster``: what it holds, when it is refused, and when its parts are used again."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import pytest
 from gmm_dask import steps
 from gmm_dask.config import RunConfig, check_config
 from gmm_dask.errors import ConfigError, ModelError
+from gmm_dask.events import silent
 from gmm_dask.mixture.assignment import assign
+from gmm_dask.pipelines.sequences import directly, retrain
 from gmm_dask.storage.models.clusters import Clusters, name_clusters
 from gmm_dask.storage.models.registry import Registry
 from gmm_dask.storage.predictions.dataset import read_predictions as read_record
 from tests.steps.tables import (
+    THREADS,
     make_run,
     read_predictions,
     run_fit,
@@ -115,7 +119,7 @@ def test_only_a_new_file_is_predicted(tmp_path):
     assert read_predictions(run)["cluster"].drop_null().to_pylist() == expected
 
 
-def test_a_model_without_clusters_is_refused_before_anything_is_written(tmp_path):
+def test_a_model_without_clusters_is_refused_before_anything_is_written(tmp_path, caplog):
     write_days(tmp_path)
     run = make_run(tmp_path)
     run_fit(run)
@@ -127,6 +131,15 @@ def test_a_model_without_clusters_is_refused_before_anything_is_written(tmp_path
         run_predict(asking)
     assert {path.name for path in tmp_path.iterdir()} == {"input", "models"}
     assert run_predict(run)[1] == 1500
+    # A retrain says so before it fits; what it publishes has clusters.
+    write_day(tmp_path, 4)
+    caplog.set_level(logging.INFO, "gmm_dask")
+    outcome = retrain(asking, THREADS, directly, silent, "retrain-1")
+    assert outcome.predictions.model.version == 3
+    (warning,) = (message for message in caplog.messages if "has no clusters" in message)
+    assert warning.startswith("if the candidate is refused, nothing can be predicted: version 2 of")
+    fitting = next(message for message in caplog.messages if message.startswith("fitting 3 full"))
+    assert caplog.messages.index(warning) < caplog.messages.index(fitting)
 
 
 def test_more_clusters_than_components_are_refused_before_anything_is_written(root):

@@ -157,6 +157,8 @@ def test_workers_of_a_cluster_give_the_bits_of_threads(nights, at, monkeypatch):
     condition = f"{WINDOW} and (country <> 'US' or share > 1.5)"
     run = make_run(nights, input__filter=condition, fit__search_rows=200, fit__max_iter=5)
     on_threads = run_fit(run)
+    before = "country = 'US' or share < 1"  # rows of these are kept beside the others
+    run_predict(make_run(nights, predict__filter=before), "before")
     predicted, _ = run_predict(run)
     rows = read_predictions(run)
     cluster = LocalProcesses(kind="local", workers=2, memory_limit="1GiB")
@@ -164,10 +166,14 @@ def test_workers_of_a_cluster_give_the_bits_of_threads(nights, at, monkeypatch):
     assert on_workers.fitted.result.parameters.digest == (
         on_threads.fitted.result.parameters.digest
     )
-    again = make_run(nights, input__filter=condition, output__predictions=str(nights / "other"))
+    elsewhere = {"output__predictions": str(nights / "other")}
+    run_predict(make_run(nights, predict__filter=before, **elsewhere), "before")
+    again = make_run(nights, input__filter=condition, **elsewhere)
     other, _ = run_predict(again, cluster=cluster)
     assert other.rows == predicted.rows
-    assert read_predictions(again).equals(rows)
+    columns = [name for name in rows.column_names if name != "model_version"]
+    assert read_predictions(again).select(columns).equals(rows.select(columns))
+    assert rows.num_rows > predicted.rows + predicted.dropped
 
 
 def test_the_manifest_says_what_was_used(nights, at):
@@ -301,15 +307,20 @@ def test_a_window_that_moves_on_keeps_the_predictions_of_the_files_inside(nights
     assert predicted.reused == 2
     assert dataset.read_predictions(run.output.predictions).filter == "\"dt\" >= date '2026-02-08'"
     files = read_predictions(run)["input_file"].unique().to_pylist()
-    assert files == [f"dt=2026-02-{day:02}/part.parquet" for day in (8, 9, 10)]
-    # The same question to the rows of a file keeps its part, another does not.
+    assert files == [f"dt=2026-02-{day:02}/part.parquet" for day in (7, 8, 9, 10)]
+    assert predicted.kept == 1
+    # Files that were predicted whole hold the answers of a narrower filter, too.
     masked = make_run(nights, input__filter=f"{WINDOW} and share > 1")
+    assert run_predict(masked, "masked")[0].reused == 3
+    # The same question to the rows of a file keeps its part, another does not.
+    elsewhere = {"output__predictions": str(nights / "masked")}
+    masked = make_run(nights, input__filter=f"{WINDOW} and share > 1", **elsewhere)
     assert run_predict(masked, "masked")[0].reused == 0
     at(TUESDAY + dt.timedelta(1))
     assert run_predict(masked, "wednesday")[0].reused == 2
-    narrower = make_run(nights, input__filter=f"{WINDOW} and share > 1.1")
-    assert run_predict(narrower, "narrower")[0].reused == 0
-    assert run_predict(make_run(nights), "all")[0].reused == 0
+    other = make_run(nights, input__filter=f"{WINDOW} and share > 1.1", **elsewhere)
+    assert run_predict(other, "other")[0].reused == 0
+    assert run_predict(make_run(nights, **elsewhere), "all")[0].reused == 0
 
 
 def test_a_file_without_a_row_inside_has_an_empty_part(nights, at):

@@ -15,9 +15,11 @@ from hypothesis.extra import numpy as hnp
 
 from gmm_dask import steps
 from gmm_dask.chunked.defects import Defects
+from gmm_dask.chunked.draw import Draw
 from gmm_dask.chunked.fit_records import CellSearch, FitState
+from gmm_dask.chunked.moments import Moments
 from gmm_dask.chunked.replay import Frame
-from gmm_dask.chunked.survey import Draw, Moments, Survey
+from gmm_dask.chunked.survey import Survey
 from gmm_dask.errors import StorageError
 from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
@@ -79,6 +81,7 @@ iterations = st.builds(
     arrays(K, D),
     st.lists(st.integers(0, K - 1), max_size=K).map(tuple),
     FLOATS,
+    st.lists(st.integers(0, K - 1), max_size=K).map(tuple),
 )
 
 
@@ -92,6 +95,7 @@ def candidates(kind):
         st.integers(0, 2**53),
         FLOATS,
         st.text(max_size=5),
+        st.none() | st.integers(0, K - 1),
     )
 
 
@@ -116,6 +120,7 @@ def states(draw):
             draw(arrays(D)),
             draw(arrays(D)),
             draw(arrays(D)),
+            draw(st.none() | st.tuples(*[st.integers(0, 2**53)] * D)),
         ),
         draw(FLOATS),
         Defects(draw(counts), draw(counts), draw(places), draw(places)),
@@ -128,6 +133,8 @@ def states(draw):
                 draw(arrays(M)) if weighted else np.empty(0),
             ),
         ),
+        draw(st.integers(0, 2**53)),
+        draw(st.integers(0, 2**53)),
     )
     starts = draw(st.lists(parameters(kind), max_size=2).map(tuple))
     search = st.builds(
@@ -153,6 +160,7 @@ def states(draw):
             for number in draw(st.sets(st.integers(1, 99), max_size=2))
         ),
         draw(st.lists(cell_searches(search), max_size=2).map(tuple)),
+        draw(st.integers(0, 99)),
         draw(st.integers(0, 99)),
     )
 

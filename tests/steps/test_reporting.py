@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from gmm_dask.errors import ModelError, StorageError
+from gmm_dask.events import silent
+from gmm_dask.pipelines import sequences
 from gmm_dask.report.aggregates import Aggregates, is_of_search
 from gmm_dask.report.page import document
 from gmm_dask.steps import fitting, reporting
@@ -17,7 +19,15 @@ from gmm_dask.storage.files.versions import Version
 from gmm_dask.storage.models.model import verify_files
 from gmm_dask.storage.models.registry import load_model_at
 from gmm_dask.storage.predictions.dataset import read_predictions
-from tests.steps.tables import make_run, run_fit, run_predict, run_retrain, write_day, write_days
+from tests.steps.tables import (
+    THREADS,
+    make_run,
+    run_fit,
+    run_predict,
+    run_retrain,
+    write_day,
+    write_days,
+)
 
 pytestmark = pytest.mark.usefixtures("drawn")
 
@@ -103,6 +113,28 @@ def test_predictions_keep_the_drift_of_every_batch_of_their_model(tmp_path):
     # Another model has predicted none of them.
     other = replace(model, manifest=replace(model.manifest, rows=1))
     assert batches_since(run.output.predictions, other) == ()
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_backfill_does_not_end_the_batches_of_the_current_version(tmp_path):
+    write_days(tmp_path)
+    run_fit(make_run(tmp_path))
+    run_fit(make_run(tmp_path, fit__tol=1e-3), "fit-2")
+    run = make_run(tmp_path)
+    run_predict(run, "second")
+    first, second = (load_model_at(tmp_path / "models" / "boxes", version) for version in (1, 2))
+    of_second = batches_since(run.output.predictions, second)
+    backfill = make_run(tmp_path, predict__filter="day = 1")
+    sequences.predict(backfill, THREADS, sequences.directly, silent, "backfill", 1)
+    assert batches_since(run.output.predictions, second) == of_second != ()
+    assert [batch.rows for batch in batches_since(run.output.predictions, first)] == [490]
+    write_day(tmp_path, 4)
+    run_predict(make_run(tmp_path, predict__filter="day = 4"), "third")
+    assert len(batches_since(run.output.predictions, second)) == 2
+    assert len(batches_since(run.output.predictions, first)) == 1
+    run_predict(run, "fourth")  # no row of the first is left: its batches go with the next run
+    run_predict(run, "fifth")
+    assert batches_since(run.output.predictions, first) == ()
 
 
 def test_a_record_of_something_else_loses_its_batches_and_nothing_more(

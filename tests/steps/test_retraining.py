@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gmm_dask import steps
+from gmm_dask import compare_models, steps
 from gmm_dask.errors import ConflictError, ModelError
 from gmm_dask.events import silent
 from gmm_dask.mixture.em import Status
@@ -357,7 +357,12 @@ def test_a_refused_candidate_is_kept_and_the_current_model_stays_bit_for_bit(run
     assert {name: after[name] for name in before} == before
     assert all(name.startswith("boxes/rejected/r1/") for name in after.keys() - before.keys())
     assert steps.read_current(run).version == 1
-    assert run_retrain(run, "r2")[2].version == 2
+    again, _, published = run_retrain(run, "r2")
+    assert published.version == 2
+    # How the version before did on the rows of this one is known from then on.
+    comparison = compare_models(tmp_path / "models/boxes", 1)
+    assert comparison.by_ids
+    assert comparison.before_on_rows_after == again.current_densities.mean_log_likelihood
 
 
 def test_a_model_published_meanwhile_is_a_conflict(run, tmp_path):

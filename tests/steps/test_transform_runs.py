@@ -235,6 +235,29 @@ def test_an_interrupted_fit_ends_with_the_same_bits(tmp_path, monkeypatch):
     assert resumed.result.survey.transforms.names == tuple(KINDS.values())
 
 
+def test_rows_with_holes_are_predicted_and_filled_in_natural_units(tmp_path):
+    write(tmp_path)
+    keys = {"input__nulls": "marginalize", "predict__impute": True}
+    run = run_of(tmp_path, **keys)
+    done = run_fit(run)
+    run_predict(run)
+    table = read_predictions(run)
+    model = load_model(done.published.path)
+    price, weight = rows()
+    X = pa.table({"price": pa.array(price, mask=np.arange(900) % 50 == 7), "weight": weight})
+    np.testing.assert_allclose(
+        table["log_density"].to_numpy(),
+        model.predict_frame(X)["log_density"].to_numpy(),
+        rtol=1e-12,
+    )
+    filled = model.impute(X)
+    hole = np.arange(900) % 50 == 7
+    np.testing.assert_array_equal(
+        table["price_imputed"].drop_null().to_numpy(), filled["price"].to_numpy()[hole]
+    )
+    np.testing.assert_array_equal(filled["price"].to_numpy()[~hole], price[~hole])
+
+
 def test_the_snapshot_holds_the_transforms(tmp_path):
     write(tmp_path)
     inspected = input_summary("input", steps.inspect_input(run_of(tmp_path))).facts
@@ -267,9 +290,7 @@ def test_mistakes_in_the_run_file_are_refused(tmp_path):
     write(tmp_path)
     with pytest.raises(ConfigError, match=r"input\.transform\.price = 'ln'"):
         run_of(tmp_path, {"price": "ln"})
-    with pytest.raises(
-        ConfigError, match=r"input\.transform = 'log': should be a table, with keys"
-    ):
+    with pytest.raises(ConfigError, match=r"input\.transform = 'log': is a table of keys"):
         run_of(tmp_path, "log")
     run = run_of(tmp_path, {"prize": "log"})
     with pytest.raises(ConfigError, match=r"names 'prize', which is not among input\.columns; did"):

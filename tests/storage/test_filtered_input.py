@@ -25,7 +25,7 @@ from gmm_dask.errors import (
     TooFewRowsError,
 )
 from gmm_dask.nulls import NullPolicy
-from gmm_dask.storage.input import decode, schemas
+from gmm_dask.storage.input import decode, input_file
 from gmm_dask.storage.input.content import contents_of, unchanged_files
 from gmm_dask.storage.input.digests import file_digests, read_digest
 from gmm_dask.storage.input.location import open_file
@@ -86,7 +86,7 @@ def opened(monkeypatch):
         paths.append(path)
         return open_file(root, path)
 
-    monkeypatch.setattr(schemas, "open_file", open_and_note)
+    monkeypatch.setattr(input_file, "open_file", open_and_note)
     monkeypatch.setattr(decode, "open_file", open_and_note)
     return paths
 

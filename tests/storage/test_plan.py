@@ -21,6 +21,7 @@ import pytest
 
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, InputError, SchemaError, TooFewRowsError
+from gmm_dask.storage.input import usable_files
 from gmm_dask.storage.input.footer import read_footer
 from gmm_dask.storage.input.location import _s3
 from gmm_dask.storage.input.plan import InputPlan, plan_input
@@ -503,8 +504,10 @@ def test_conversions_that_do_not_fit(tmp_path):
     write(
         tmp_path / "x.parquet", columns={"a": [1.0], "d": [Decimal("1.5")], "t": [date(2020, 1, 1)]}
     )
-    assert 'is double, which [input.convert] cannot turn into "float"' in refused(
-        SchemaError, tmp_path, ["a"], convert={"a": "float"}
+    assert plan(tmp_path, ["a"], convert={"a": "float"}).columns[0].type == "double"
+    text = write(tmp_path / "_text.parquet", columns={"s": ["1"]})
+    assert 'is string, which [input.convert] cannot turn into "float"; only numbers' in refused(
+        SchemaError, text, ["s"], convert={"s": "float"}
     )
     assert '[input.convert] "float" instead of "seconds"' in refused(
         SchemaError, tmp_path, ["d"], convert={"d": "seconds"}
@@ -540,20 +543,136 @@ def test_only_float_widths_may_differ_between_files(tmp_path, first, second, exp
         value = np.float16(1) if kind == pa.float16() else True if kind == pa.bool_() else 1
         write(tmp_path / f"{name}.parquet", columns={"a": pa.array([value], kind), "z": [1.0]})
     if expected is None:
-        message = refused(SchemaError, tmp_path)
-        assert message.startswith(f"3.parquet: column 'a' is {second}, but {first} in 1.parquet;")
+        assert refused(SchemaError, tmp_path) == (
+            f"column 'a' is {first} in 2 files (the first of them 1.parquet) and {second} in 1 "
+            'file (3.parquet); [input.convert] a = "float" reads all of them as float64, or '
+            "rewrite some"
+        )
     else:
         assert plan(tmp_path).columns[0].type == expected
-    if first != second:
-        assert "a" not in plan(tmp_path, ["z"]).types  # no key column then
+    converted = plan(tmp_path, convert={"a": "float"})
+    assert converted.columns[0].type == "double"
+    assert parquet_chunks(converted).dtype == np.float64
+    (rows,) = parquet_chunks(converted).read(0, 1)
+    assert rows.values.tolist() == [[1.0]] * 3
 
 
-def test_units_of_time_may_not_differ(tmp_path):
-    write(tmp_path / "1.parquet", columns={"a": pa.array([1], pa.timestamp("ms"))})
-    write(tmp_path / "2.parquet", columns={"a": pa.array([1], pa.timestamp("us"))})
-    assert "is timestamp[us], but timestamp[ms] in 1.parquet" in refused(
-        SchemaError, tmp_path, convert={"a": "seconds"}
+def test_a_type_of_a_few_files_that_is_no_number_is_counted(tmp_path):
+    for day in range(4):
+        write(tmp_path / f"{day}.parquet", columns={"a": ["1"] if day == 2 else [1.0]})
+    assert refused(SchemaError, tmp_path).endswith(
+        "encode it as numbers first; it is double in 3 files (the first of them 0.parquet) and "
+        "string in 1 file (2.parquet)"
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (pa.timestamp("ms"), pa.timestamp("us"), "timestamp[us]"),
+        (pa.timestamp("us", "UTC"), pa.timestamp("ms", "CET"), "timestamp[us, tz=UTC]"),
+        (pa.time32("ms"), pa.time64("us"), "time64[us]"),
+        (pa.timestamp("ms"), pa.timestamp("ms", "UTC"), None),
+        (pa.timestamp("ms"), pa.time32("ms"), None),
+        (pa.date32(), pa.timestamp("ms"), None),
+    ],
+)
+def test_units_of_time_may_differ_where_they_become_seconds(tmp_path, first, second, expected):
+    for name, kind in (("1", first), ("2", second)):
+        write(tmp_path / f"{name}.parquet", columns={"a": pa.array([7], kind)})
+    if expected is None:
+        message = refused(SchemaError, tmp_path, convert={"a": "seconds"})
+        assert f"is {first} in 1 file (1.parquet) and {second} in 1 file (2.parquet)" in message
+    else:
+        assert plan(tmp_path, convert={"a": "seconds"}).columns[0].type == expected
+
+
+def test_a_column_that_is_all_null_in_a_file_holds_nulls(tmp_path):
+    write(tmp_path / "1.parquet", columns={"a": pa.nulls(2), "n": pa.nulls(2), "id": [1, 2]})
+    write(tmp_path / "2.parquet", columns={"a": pa.array([1, 2], pa.int32()), "n": pa.nulls(2),
+                                           "id": pa.nulls(2)})  # fmt: skip
+    found = plan(tmp_path, nulls="drop")
+    assert found.columns[0].type == "int32"
+    assert found.types["id"] == "int64"
+    (rows,) = parquet_chunks(found, key_columns=["id"]).read(0, 1)
+    np.testing.assert_array_equal(rows.values, [[np.nan], [np.nan], [1.0], [2.0]])
+    assert rows.keys["id"].to_pylist() == [1, 2, None, None]
+    assert refused(SchemaError, tmp_path, ["n"]).startswith("1.parquet: column 'n' has the type nu")
+
+
+NIGHTS = {
+    "int64": pa.array([1, 2**53], pa.int64()),
+    "double": pa.array([None, 0.1]),
+    "uint8": pa.array([1, 255], pa.uint8()),
+    "float": pa.array([0.1, None], pa.float32()),
+    "bool": pa.array([True, None]),
+    "decimal": pa.array([Decimal("0.1"), None]),
+    "null": pa.nulls(2),
+}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_numbers_that_drift_are_float64_to_the_last_bit(tmp_path, order):
+    for day, array in enumerate([*NIGHTS.values()][::order]):
+        write(tmp_path / f"{day}.parquet", columns={"a": array})
+    assert "in 1 file (" in refused(SchemaError, tmp_path)
+    found = plan(tmp_path, convert={"a": "float"}, nulls="drop")
+    assert found.columns[0].type == "double"
+    chunks = parquet_chunks(found)
+    (rows,) = chunks.read(0, 1, digests=True)
+    expected = np.concatenate(
+        [[np.nan if value is None else float(value) for value in array.to_pylist()]
+         for array in [*NIGHTS.values()][::order]]
+    )  # fmt: skip
+    np.testing.assert_array_equal(rows.values[:, 0], expected)
+    # What a file holds is said by its own type: drift elsewhere makes no file a changed one.
+    alone = parquet_chunks(plan(tmp_path / "1.parquet", nulls="drop", convert={"a": "float"}))
+    assert next(alone.read(0, 1, digests=True)).digests == rows.digests[1:2]
+
+
+def test_an_integer_that_float64_cannot_hold_is_refused_by_file_and_row(tmp_path):
+    write(tmp_path / "1.parquet", columns={"a": [0.5], "id": [0.5]})
+    write(tmp_path / "2.parquet", columns={"a": [1, 2, 2**53 + 1], "id": [1, 2, 2**53 + 1]})
+    chunks = parquet_chunks(plan(tmp_path, convert={"a": "float"}))
+    with pytest.raises(
+        SchemaError, match=r"^2\.parquet: column 'a' row 2 is 9007199254740993, bey"
+    ):
+        next(chunks.read(0, 1))
+    write(tmp_path / "2.parquet", columns={"a": [0.5] * 3, "id": [1, 2, 2**53 + 1]})
+    keyed = parquet_chunks(plan(tmp_path), key_columns=["id"])
+    with pytest.raises(SchemaError, match=r"^2\.parquet: key column 'id' is int64, and double in"):
+        next(keyed.read(0, 1))
+
+
+def test_key_columns_have_the_type_that_holds_all(tmp_path):
+    kinds = {
+        "a": (pa.int32(), pa.int64()),
+        "b": (pa.int64(), pa.float64()),
+        "c": (pa.string(), pa.large_string()),
+        "d": (pa.null(), pa.timestamp("us")),
+    }
+    for file in (0, 1):
+        keys = {name: pa.nulls(1, both[file]) for name, both in kinds.items()}
+        write(tmp_path / f"{file}.parquet", columns={"x": [1.0], **keys, "e": [("1", 1)[file]]})
+    found = plan(tmp_path, ["x"])
+    assert found.types == {
+        "a": "int64", "b": "double", "c": "large_string", "d": "timestamp[us]", "x": "double"
+    }  # fmt: skip
+    (rows,) = parquet_chunks(found, key_columns=[*kinds]).read(0, 1)
+    assert {field.name: str(field.type) for field in rows.keys.schema} == {
+        name: kind for name, kind in found.types.items() if name != "x"
+    }
+
+
+def test_a_filter_on_a_column_that_drifts_prunes_and_masks_by_value(tmp_path):
+    days = ([1, 2, 3], [0.5, 2.0, None], [9, 9, 9], [7.5, 8.5, 9.5])
+    for day, values in enumerate(days):
+        kind = pa.float64() if day % 2 else pa.int64()
+        write(tmp_path / f"{day}.parquet", columns={"a": pa.array(values, kind)})
+    found = plan(tmp_path, convert={"a": "float"}, filter="a <= 2")
+    assert [file.path for file in found.files] == ["0.parquet", "1.parquet"]
+    (rows,) = parquet_chunks(found).read(0, 1)
+    assert rows.values[:, 0].tolist() == [1.0, 2.0, 0.5, 2.0]
 
 
 def test_a_column_named_twice(tmp_path):
@@ -670,7 +789,7 @@ def s3(tmp_path, monkeypatch):
     _s3.cache_clear()
 
 
-def test_s3_is_listed_and_read_like_a_directory(tmp_path, s3):
+def test_s3_is_listed_and_read_like_a_directory(tmp_path, s3, monkeypatch):
     for i in range(3):
         write(tmp_path / "bucket" / "data" / f"day={i}" / "x.parquet", rows=i + 1)
     write(tmp_path / "bucket" / "data" / "_temporary" / "x.parquet")
@@ -682,6 +801,10 @@ def test_s3_is_listed_and_read_like_a_directory(tmp_path, s3):
     assert found.digest == local.digest
     assert names(s3("bucket/data/day=[12]/*.parquet")) == members[1:]
     assert names(s3("bucket/data/day=1/x.parquet")) == ["day=1/x.parquet"]
+    # The server says when an object was written: in 2024.
+    assert names(s3("bucket/data"), settled_for="2h") == members
+    monkeypatch.setattr(usable_files.time, "time", lambda: 1_704_067_200.0 + 60)
+    assert "no file is at rest" in refused(TooFewRowsError, s3("bucket/data"), settled_for="2h")
     assert names(s3("bucket/data/**/x.parquet")) == members
     chunks = pickle.loads(pickle.dumps(parquet_chunks(found)))
     (rows,) = chunks.read(0, 1)

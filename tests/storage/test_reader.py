@@ -25,7 +25,14 @@ from hypothesis import strategies as st
 
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.config import InputSection
-from gmm_dask.errors import ConfigError, InputChangedError, InputError, NonFiniteError, SchemaError
+from gmm_dask.errors import (
+    BadFileError,
+    ConfigError,
+    InputChangedError,
+    InputError,
+    NonFiniteError,
+    SchemaError,
+)
 from gmm_dask.storage.input import reader
 from gmm_dask.storage.input.layout import chunk_rows, lay_out
 from gmm_dask.storage.input.plan import plan_input
@@ -553,12 +560,23 @@ def test_more_or_fewer_rows_than_the_footer_promises(tmp_path, rows, promised):
     whole = plan(tmp_path)
     file = replace(whole.files[0], row_groups=(promised,))
     chunks = ParquetChunks(replace(whole, files=(file,)), 10**6)
-    with pytest.raises(InputChangedError) as caught:
+    with pytest.raises(BadFileError) as caught:
         next(chunks.read(0, 1))
     assert str(caught.value) == (
         f"x.parquet: row group 0 delivers {rows:,} rows where the footer has {promised:,}; it was "
         "overwritten or damaged, restore the file"
     )
+
+
+def test_a_file_that_is_rewritten_and_then_ends_too_early_has_changed(tmp_path):
+    path = write(tmp_path / "x.parquet", {"a": np.arange(100.0)})
+    whole = plan(tmp_path)
+    file = replace(whole.files[0], row_groups=(101,))
+    reading = ParquetChunks(replace(whole, files=(file,)), 60).read(0, 2)
+    next(reading)
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(InputChangedError, match=r"^x\.parquet: has grown from"):
+        next(reading)
 
 
 def test_no_more_of_a_row_group_is_decoded_than_asked_for(tmp_path):
@@ -730,8 +748,8 @@ def test_a_null_in_a_block_is_refused_with_its_place(tmp_path):
         X.compute()
     assert str(caught.value) == (
         "Input X contains NaN: column 'b' holds 2 nulls or NaN, the first at 2.parquet row 1; "
-        "leave such rows out (with nulls = 'drop' in a run file or in read_parquet), or fill them "
-        "in"
+        "leave such rows out (with nulls = 'drop' in a run file or in read_parquet), fill them in, "
+        "or use what the rows have (with nulls = 'marginalize')"
     )
 
 

@@ -8,7 +8,10 @@ import pytest
 from gmm_dask import load_model
 from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.storage.files.locks import acquire
+from gmm_dask.storage.files.retention import Keep
 from gmm_dask.storage.files.versions import Writer
+from gmm_dask.storage.models.lineage import share_ids
+from gmm_dask.storage.models.pruning import prune_models
 from gmm_dask.storage.models.registry import Registry, load_model_at
 from tests.storage.stored import some_model, verified
 
@@ -299,3 +302,36 @@ def test_current_can_be_read_by_people(tmp_path):
     Registry(tmp_path, "stars").use(1)
     document = json.loads((tmp_path / "stars" / "current.json").read_text())
     assert (document["version"], document["published"]) == (1, 2)
+
+
+def test_versions_of_one_family_share_their_ids(tmp_path):
+    """1 is a fit, 2 and 3 come from it, 4 from 2 by a roll-back; 5 is another fit, 6 its child."""
+    registry = Registry(tmp_path, "stars")
+    families = ((1, None), (2, 1), (3, 2), (4, 2), (5, None), (6, 5))
+    for number, based_on in families:
+        if based_on is not None:
+            registry.use(based_on)
+        run_id = f"run-{number}"
+        registry.publish(some_model(seed=number), run_id=run_id, based_on=based_on)
+
+    def shared(first, second):
+        return share_ids(registry, registry.load(first), registry.load(second))
+
+    assert shared(1, 4)
+    assert shared(3, 4)
+    assert shared(4, 3)
+    assert shared(5, 6)
+    assert not shared(4, 5)
+    assert not shared(6, 1)
+    prune_models(registry, Keep(versions=4))  # 1 and 2: their numbers say enough of 3 and 4
+    assert registry.versions() == (3, 4, 5, 6)
+    assert shared(3, 4)
+    assert not shared(4, 6)
+
+
+def test_what_the_gate_compared_is_recorded(tmp_path):
+    registry = Registry(tmp_path, "stars")
+    registry.publish(some_model(), run_id="run-1")
+    registry.publish(some_model(seed=2), run_id="run-2", based_on=1, based_on_log_likelihood=-2.5)
+    assert registry.load(1).run.based_on_log_likelihood is None
+    assert registry.load(2).run.based_on_log_likelihood == -2.5

@@ -3,14 +3,14 @@
 import errno
 import os
 import pickle
-import re
 
 import pytest
 
 from gmm_dask.errors import ConflictError, ModelError, StorageError
-from gmm_dask.storage.files import contents
+from gmm_dask.storage.files import contents, locks
 from gmm_dask.storage.files.contents import Version
 from gmm_dask.storage.files.pointers import FilePointer, LinkPointer, Pointer
+from gmm_dask.storage.files.retention import Pruned
 from gmm_dask.storage.files.sealed import seal
 from gmm_dask.storage.files.versions import Versions, names_in
 
@@ -189,18 +189,80 @@ def test_only_files_of_the_version_itself_are_taken_over(versions, tmp_path, nam
         assert stage.written() == ()
 
 
-def test_pruning_keeps_what_is_wanted_and_what_is_no_version(versions):
+def test_pruning_removes_versions_with_what_lies_beside_them(versions):
     for name in ("v1", "v2", "v3"):
         write(versions, name, record=seal({}))
-    (versions.directory / "notes").mkdir()
-    (versions.directory / "notes" / "x.txt").write_bytes(b"")
     with versions.open() as writer:
-        writer.prune({"v3", "v2"}, re.compile("x"))
-    assert names(versions.directory) == ["notes", "v2", "v2.json", "v3", "v3.json"]
+        pruned = writer.prune(["v1"])
+    assert pruned.paths == (str(versions.directory / "v1"),)
+    assert names(versions.directory) == ["v2", "v2.json", "v3", "v3.json"]
     with versions.open() as writer:
         writer.remove("v2")
         writer.remove("v2")
-    assert names(versions.directory) == ["notes", "v3", "v3.json"]
+    assert names(versions.directory) == ["v3", "v3.json"]
+
+
+def test_a_version_that_is_held_is_not_pruned(versions):
+    for name in ("v1", "v2", "v3"):
+        write(versions, name)
+    paths = {name: str(versions.version(name).path) for name in ("v1", "v2")}
+    with versions.version("v1").held() as exists, versions.version("v1").held():
+        assert exists
+        assert versions.prunable(["v1", "v2"]) == Pruned((paths["v2"],), 1, (paths["v1"],))
+        with versions.open() as writer:
+            assert writer.prune(["v1", "v2"]) == Pruned((paths["v2"],), 1, (paths["v1"],))
+    assert versions.names() == ("v1", "v3")
+    with versions.open() as writer:
+        assert writer.prune(["v1"]) == Pruned((paths["v1"],), 1)
+    with versions.version("v1").held() as exists:
+        assert not exists
+
+
+def test_a_forked_child_does_not_end_the_hold_of_its_parent(versions):
+    write(versions, "v1")
+    write(versions, "v2")
+    holding = versions.version("v1").held()
+    holding.__enter__()
+    child = os.fork()
+    if child == 0:  # it unwinds what its parent has begun
+        holding.__exit__(None, None, None)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert versions.prunable(["v1"]).read
+    holding.__exit__(None, None, None)
+    assert versions.prunable(["v1"]).paths
+
+
+def test_who_begins_to_read_while_a_version_goes_finds_it_gone(versions, monkeypatch):
+    """The reader has opened the directory; before it holds it, the directory is renamed."""
+    write(versions, "v1")
+    open_directory = locks.open_directory
+
+    def open_and_lose(path):
+        descriptor = open_directory(path)
+        monkeypatch.setattr(locks, "open_directory", open_directory)
+        with versions.open() as writer:
+            assert writer.prune(["v1"]).paths
+        return descriptor
+
+    monkeypatch.setattr(locks, "open_directory", open_and_lose)
+    with versions.version("v1").held() as exists:
+        assert not exists
+
+
+def test_what_a_prune_frees_leaves_out_what_other_versions_share(versions):
+    write(versions, "v1", b"x" * 100, record=seal({}))
+    with versions.open() as writer:
+        for name in ("v2", "v3"):
+            stage = writer.stage(name)
+            stage.take(versions.version("v1"), "x", "x")
+            stage.put({"y": b"y" * 10})
+            stage.seal(["x", "y"])
+    beside = (versions.directory / "v1.json").stat().st_size
+    for going, freed in ((["v1"], beside), (["v2"], 10), (["v1", "v2", "v3"], 120 + beside)):
+        assert versions.prunable(going).bytes == freed
+    with versions.open() as writer:
+        assert writer.prune(["v1", "v2", "v3"]).bytes == 120 + beside
 
 
 def test_a_version_may_lie_in_a_folder(versions):

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.spec import MixtureSpec
 
 
@@ -96,6 +96,63 @@ class CovarianceType(ABC):
     @abstractmethod
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Return the covariances of features divided by ``scale`` (d,), of the type's shape."""
+
+    @abstractmethod
+    def marginal(
+        self,
+        covariances: FloatArray,
+        precisions_cholesky: FloatArray,
+        observed: IndexArray,
+        d: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Compute the covariances of some of the features, which are those of the marginals.
+
+        Parameters
+        ----------
+        covariances, precisions_cholesky
+            Σ and U of all d features.
+        observed
+            Indices of the o features, ascending, (o,).
+        d
+            The number of all features.
+
+        Returns
+        -------
+        covariances, precisions_cholesky
+            Of the o features, of the type's shape.
+        axes
+            A with E[y | x_o] = A y_o for whitened residuals y of all features and y_o of the
+            observed ones, which `lift` takes. AᵀA = I.
+        """
+
+    @abstractmethod
+    def lift(
+        self,
+        counts: FloatArray,
+        residual_sums: FloatArray,
+        residual_products: FloatArray,
+        axes: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Lift statistics of the observed features to those of all features.
+
+        They are what the sums over y have as expected values, given what is observed:
+        F = A F_o, and S = A S_o Aᵀ + N (I − A Aᵀ) in the form of the type, since y given y_o has
+        the mean A y_o and the covariance I − A Aᵀ.
+
+        Parameters
+        ----------
+        counts
+            N, (k,).
+        residual_sums, residual_products
+            F_o (k, o) and S_o under the marginals.
+        axes
+            From `marginal`.
+
+        Returns
+        -------
+        residual_sums, residual_products
+            F (k, d) and S of the type's shape for all features.
+        """
 
     @abstractmethod
     def find_narrow(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY_COUNT,
@@ -67,6 +67,28 @@ class Diag(CovarianceType):
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute σ² / s²."""
         return covariances / np.square(scale)
+
+    def marginal(
+        self,
+        covariances: FloatArray,
+        precisions_cholesky: FloatArray,
+        observed: IndexArray,
+        d: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Take columns of the variances; A, (d, o), puts residuals where their features are."""
+        axes = np.eye(covariances.shape[1])[:, observed]
+        return covariances[:, observed], precisions_cholesky[:, observed], axes
+
+    def lift(
+        self,
+        counts: FloatArray,
+        residual_sums: FloatArray,
+        residual_products: FloatArray,
+        axes: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Put F_o and S_o where their features are; of the others, Σ r y is 0 and Σ r y² is N."""
+        rest = counts[:, None] * (1.0 - axes.sum(axis=1))  # (k, d)
+        return residual_sums @ axes.T, residual_products @ axes.T + rest
 
     def find_narrow(
         self, covariances: FloatArray, scale: FloatArray, k: int, least: float

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY_COUNT,
     add_to_diagonals,
     cancelled_matrices,
+    lift_matrices,
     lower_factors,
+    marginal_factors,
     narrow_matrices,
     upper_factors,
     upper_factors_of_precisions,
@@ -69,6 +71,28 @@ class Full(CovarianceType):
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute Σᵢⱼ / sᵢsⱼ."""
         return covariances / (scale[:, None] * scale)
+
+    def marginal(
+        self,
+        covariances: FloatArray,
+        precisions_cholesky: FloatArray,
+        observed: IndexArray,
+        d: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Take rows and columns of each matrix; A is (k, d, o)."""
+        factors, axes = marginal_factors(precisions_cholesky, observed)
+        return np.ascontiguousarray(covariances[:, observed][:, :, observed]), factors, axes
+
+    def lift(
+        self,
+        counts: FloatArray,
+        residual_sums: FloatArray,
+        residual_products: FloatArray,
+        axes: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Compute A F_o and A S_o Aᵀ + N (I − A Aᵀ) of each component."""
+        sums = np.matmul(axes, residual_sums[:, :, None])[:, :, 0]
+        return sums, lift_matrices(counts, residual_products, axes)
 
     def find_narrow(
         self, covariances: FloatArray, scale: FloatArray, k: int, least: float

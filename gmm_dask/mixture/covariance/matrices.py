@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray
+from gmm_dask.arrays import FloatArray, IndexArray
 from gmm_dask.errors import ConfigError, IllConditionedError
 from gmm_dask.mixture.covariance.factors import cholesky, inverse_of_lower
 from gmm_dask.mixture.kernels.addresses import writable
@@ -94,10 +94,12 @@ def add_to_diagonals(matrices: FloatArray, value: float | FloatArray) -> None:
 
 def ill_conditioned_error(component: int, defect: str) -> IllConditionedError:
     """Make the error for a covariance that cannot be inverted."""
-    return IllConditionedError(
+    error = IllConditionedError(
         f"the covariance of component {component} {defect}: too few distinct rows belong to it, or "
         "features depend on each other; try fewer components, a larger reg_covar, or another scale"
     )
+    error.component = component
+    return error
 
 
 def upper_factors(covariances: FloatArray) -> FloatArray:
@@ -120,6 +122,48 @@ def upper_factors(covariances: FloatArray) -> FloatArray:
 def lower_factors(precisions_cholesky: FloatArray) -> FloatArray:
     """Compute L = U⁻ᵀ, so that Σ = L Lᵀ, of each of (m, d, d) factors U."""
     return inverse_of_lower(precisions_cholesky.mT)
+
+
+def marginal_factors(
+    precisions_cholesky: FloatArray, observed: IndexArray
+) -> tuple[FloatArray, FloatArray]:
+    """Compute U of the marginals of (m, d, d) factors U, and the axes A of their residuals.
+
+    With L = U⁻ᵀ, the rows L[o] are those of the observed features, and Σ_oo = L[o] L[o]ᵀ. From
+    L[o]ᵀ = Q R follows L_oo = Rᵀ, and A = Uᵀ Σ[:,o] L_oo⁻ᵀ = L[o]ᵀ R⁻¹ = Q. A factorization of
+    Σ_oo could fail by rounding; this one cannot, since |R_jj| is at least the diagonal of L.
+
+    Parameters
+    ----------
+    observed
+        (o,), ascending.
+
+    Returns
+    -------
+    factors, axes
+        (m, o, o) and (m, d, o).
+    """
+    lower = lower_factors(precisions_cholesky)[:, observed]  # L[o], (m, o, d)
+    axes, upper = np.linalg.qr(lower.mT)  # (m, d, o), (m, o, o)
+    signs = np.copysign(1.0, np.diagonal(upper, axis1=1, axis2=2))  # (m, o)
+    factors = inverse_of_lower((signs[:, :, None] * upper).mT).mT
+    return np.ascontiguousarray(factors), axes * signs[:, None, :]
+
+
+def lift_matrices(counts: FloatArray, products: FloatArray, axes: FloatArray) -> FloatArray:
+    """Compute A S_o Aᵀ + N (I − A Aᵀ) of each of (m, o, o) products, (m, d, d).
+
+    Parameters
+    ----------
+    counts
+        N, (m,).
+    axes
+        A, (m, d, o).
+    """
+    lifted = np.matmul(np.matmul(axes, products), axes.mT)
+    rest = np.eye(axes.shape[1]) - np.matmul(axes, axes.mT)
+    lifted += counts[:, None, None] * rest
+    return lifted
 
 
 def narrow_matrices(matrices: FloatArray, least: float) -> npt.NDArray[np.bool_]:

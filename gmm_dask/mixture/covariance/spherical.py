@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY_COUNT,
@@ -67,6 +67,28 @@ class Spherical(CovarianceType):
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute σ² / s², averaged over features."""
         return covariances * np.mean(1.0 / np.square(scale))
+
+    def marginal(
+        self,
+        covariances: FloatArray,
+        precisions_cholesky: FloatArray,
+        observed: IndexArray,
+        d: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the variances themselves; A, (d, o), puts residuals where their features are."""
+        axes = np.eye(d)[:, observed]
+        return covariances, precisions_cholesky, axes
+
+    def lift(
+        self,
+        counts: FloatArray,
+        residual_sums: FloatArray,
+        residual_products: FloatArray,
+        axes: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Put F_o where its features are; each of the others adds N to Σ r |y|²."""
+        d, o = axes.shape
+        return residual_sums @ axes.T, residual_products + (d - o) * counts
 
     def find_narrow(
         self, covariances: FloatArray, scale: FloatArray, k: int, least: float

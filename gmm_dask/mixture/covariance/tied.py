@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY_COUNT,
     add_to_diagonals,
     cancelled_matrices,
+    lift_matrices,
     lower_factors,
+    marginal_factors,
     narrow_matrices,
     upper_factors,
     upper_factors_of_precisions,
@@ -71,6 +73,29 @@ class Tied(CovarianceType):
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute Σᵢⱼ / sᵢsⱼ."""
         return covariances / (scale[:, None] * scale)
+
+    def marginal(
+        self,
+        covariances: FloatArray,
+        precisions_cholesky: FloatArray,
+        observed: IndexArray,
+        d: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Take rows and columns of the matrix; A is (d, o)."""
+        factors, axes = marginal_factors(precisions_cholesky[None], observed)
+        return np.ascontiguousarray(covariances[np.ix_(observed, observed)]), factors[0], axes[0]
+
+    def lift(
+        self,
+        counts: FloatArray,
+        residual_sums: FloatArray,
+        residual_products: FloatArray,
+        axes: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Compute A F_o of each component, and A S_o Aᵀ + ΣN (I − A Aᵀ), pooled."""
+        total = counts.sum(keepdims=True)  # (1,)
+        pooled = lift_matrices(total, residual_products[None], axes[None])[0]
+        return residual_sums @ axes.T, pooled
 
     def find_narrow(
         self, covariances: FloatArray, scale: FloatArray, k: int, least: float

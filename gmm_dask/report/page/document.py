@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from gmm_dask.report.aggregates import Json, is_of_search, point_of
+from gmm_dask.report.differences import ModelComparison
 from gmm_dask.report.page.assignment import certainty_table, kmeans_table
 from gmm_dask.report.page.cards import cards
-from gmm_dask.report.page.comparison import comparison
+from gmm_dask.report.page.comparison import beside_each_other
 from gmm_dask.report.page.curves import log_likelihood_chart
 from gmm_dask.report.page.drift import drift_chart
 from gmm_dask.report.page.markup import Markup, element, join
@@ -25,7 +26,7 @@ from gmm_dask.report.page.verdict import headline
 from gmm_dask.report.palette import color_codes
 
 
-def report_page(subjects: Sequence[Subject]) -> bytes:
+def report_page(subjects: Sequence[Subject], comparisons: Sequence[ModelComparison] = ()) -> bytes:
     """Write a report on one version of a model, or on several beside each other.
 
     The page needs no network and no other file: its policy forbids both. The same subjects give
@@ -35,6 +36,8 @@ def report_page(subjects: Sequence[Subject]) -> bytes:
     ----------
     subjects
         At least one.
+    comparisons
+        Of each subject with the next.
     """
     ids = sorted({number for subject in subjects for number in subject.drawn_ids})
     script, style = _resource("script.js"), _resource("style.css")
@@ -56,7 +59,7 @@ def report_page(subjects: Sequence[Subject]) -> bytes:
             _choice(ids),
             element(
                 "main",
-                comparison(subjects) if len(subjects) > 1 else None,
+                beside_each_other(subjects, comparisons) if len(subjects) > 1 else None,
                 element(
                     "div",
                     *(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from gmm_dask.report.page.markup import Markup, element
@@ -24,6 +25,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     facts = [
         ("input", str(configuration["input"]["path"])),
         ("files", f"{manifest.files:,}"),
+        *_skipped(manifest.files_skipped or {}),
         ("snapshot of the input", manifest.snapshot),
         ("columns", ", ".join(model.columns)),
     ]
@@ -71,3 +73,11 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
 
 def _settings(section: dict[str, Any]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in section.items() if value is not None)
+
+
+def _skipped(files: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Say which input files the model was fitted without."""
+    if not files:
+        return []
+    named = "; ".join(f"{path} {reason.partition('; ')[0]}" for path, reason in files.items())
+    return [("files skipped", f"{len(files):,}: {named}")]

@@ -99,6 +99,8 @@ def _figures(subject: Subject) -> list[tuple[str, str]]:
     ]
     if manifest.rows_dropped:
         figures.insert(1, ("rows dropped for nulls", f"{manifest.rows_dropped:,}"))
+    if manifest.rows_incomplete:
+        figures.insert(1, ("of them with holes", f"{manifest.rows_incomplete:,}"))
     return figures
 
 

@@ -138,9 +138,14 @@ def open_regular(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def open_directory(path: Path) -> int:
+    """Open a directory to synchronize or lock it; returns its descriptor."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 def sync_directory(path: Path) -> None:
     """Wait until the names in a directory are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_directory(path)
     try:
         os.fsync(descriptor)
     finally:

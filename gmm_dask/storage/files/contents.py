@@ -23,6 +23,7 @@ from gmm_dask.storage.files.atomic import (
     sync_files,
     write_new_files,
 )
+from gmm_dask.storage.files.locks import reading
 from gmm_dask.storage.files.sealed import (
     LARGEST_DOCUMENT,
     Document,
@@ -51,6 +52,16 @@ class Version:
         """Whether the version exists."""
         with storage_errors(self.path, "cannot be read"):
             return self.path.is_dir()
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Keep the version from being pruned while the block runs; yields whether it exists.
+
+        Other processes of this machine see that it is held. Whoever knows a version's name from a
+        pointer holds it first, and then looks whether it exists.
+        """
+        with reading(self.path) as exists:
+            yield exists
 
     def names(self) -> tuple[str, ...]:
         """Return the names of its files, sorted."""
@@ -178,6 +189,11 @@ class StagedVersion:
     def discard(self) -> None:
         """Remove the staged files, unless the version was sealed."""
         shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def pin_path(version: Path) -> Path:
+    """Return the path of the empty file beside a version that keeps it from being pruned."""
+    return version.with_name(f"{version.name}.pinned")
 
 
 def record_path(version: Path) -> Path:

@@ -1,4 +1,7 @@
-"""Locks on files: one process at a time holds a lock, and it ends with the process."""
+"""Locks on files: one process at a time holds a lock, and it ends with the process.
+
+A directory is locked the other way round: by any number of readers, so that nobody removes it.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,15 @@ import os
 import platform
 import stat
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.atomic import (
+    open_directory,
     open_lock_file,
     open_regular,
     storage_errors,
@@ -93,6 +98,57 @@ def acquire(path: Path, what: str, deadline: float = 60.0) -> HeldLock:
             )
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[bool]:
+    """Keep a directory from being removed under `unless_read` while the block runs.
+
+    Yields whether the directory exists. The lock is shared, is known on this machine only, and
+    ends with the process. Where a file system has no such locks, reading goes on without.
+    """
+    try:
+        descriptor = open_directory(directory)
+    except OSError as error:
+        yield error.errno not in (errno.ENOENT, errno.ENOTDIR)
+        return
+    process = os.getpid()
+    try:
+        with suppress(OSError):
+            # Who removes a directory holds it until it is gone.
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield _is_named(descriptor, directory)
+    finally:
+        _unlock(descriptor, process)
+
+
+@contextmanager
+def unless_read(directory: Path) -> Iterator[bool]:
+    """Keep readers from beginning with a directory; yields False if somebody reads it already."""
+    with storage_errors(directory, "cannot be locked"):
+        descriptor = open_directory(directory)
+    process = os.getpid()
+    try:
+        try:
+            with storage_errors(directory, "cannot be locked"):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except StorageError as error:
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
+            yield False
+        else:
+            yield True
+    finally:
+        _unlock(descriptor, process)
+
+
+def _unlock(descriptor: int, process: int) -> None:
+    """Give up the lock of a process; a forked child has a copy of the descriptor, and may not."""
+    if process == os.getpid():
+        # Closing is not enough while a child lives on.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def _try(path: Path) -> HeldLock | None:

@@ -10,6 +10,7 @@ Here they are directories and files of a POSIX file system::
     DIRECTORY/NAME/       a version: appears by a rename, whole
     DIRECTORY/NAME.json   its record, where it has one beside it
     DIRECTORY/NAME.html   its report, likewise
+    DIRECTORY/NAME.pinned an empty file: the version is not to be pruned
     POINTER               a file that is replaced (`FilePointer`), or a link (`LinkPointer`)
     LOCK                  held by the writer, gone with its process
 
@@ -18,13 +19,17 @@ An object store would be a second implementation of `Versions`, `Version`, `Writ
 and `point` replaces a key on the condition that its etag is the expected one. Its `open` would
 take no lock: two writers may stage at the same time, and the second to point gets the
 `ConflictError`.
+
+A version is pruned only while nobody holds it (`Version.held`). A version is held by a shared lock
+on its directory, which other machines do not see; a store without locks would wait for a time of
+grace instead.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Container
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -35,12 +40,20 @@ from gmm_dask.storage.files.atomic import (
     check_writable,
     remove_directory,
     remove_stale,
+    replace_file,
     storage_error,
     storage_errors,
 )
-from gmm_dask.storage.files.contents import StagedVersion, Version, record_path, report_path
-from gmm_dask.storage.files.locks import HeldLock, acquire
+from gmm_dask.storage.files.contents import (
+    StagedVersion,
+    Version,
+    pin_path,
+    record_path,
+    report_path,
+)
+from gmm_dask.storage.files.locks import HeldLock, acquire, unless_read
 from gmm_dask.storage.files.pointers import NAME, FilePointer, LinkPointer, Pointer
+from gmm_dask.storage.files.retention import Pruned
 from gmm_dask.storage.files.sealed import Document, read_sealed
 
 if TYPE_CHECKING:
@@ -72,13 +85,63 @@ class Versions:
         self._lock = lock
         self._title = title
 
-    def names(self) -> tuple[str, ...]:
-        """Return all names in the directory that a version may have."""
-        return names_in(self.directory)
+    def names(self, folder: str = "") -> tuple[str, ...]:
+        """Return all names in the directory, or in a folder of it, that a version may have."""
+        prefix = f"{folder}/" if folder else ""
+        return tuple(prefix + name for name in names_in(self.directory / folder))
 
     def version(self, name: str) -> Version:
         """Return the sealed version of this name, which need not exist."""
         return Version(self.directory / name)
+
+    def sealed_at(self, name: str) -> float:
+        """Return when a version was sealed, in seconds since 1970; raises if it is missing."""
+        path = self.version(name).path
+        with storage_errors(path, "cannot be read"):
+            return path.stat().st_mtime
+
+    def is_pinned(self, name: str) -> bool:
+        """Whether a version is pinned."""
+        path = pin_path(self.version(name).path)
+        with storage_errors(path, "cannot be read"):
+            return os.path.lexists(path)
+
+    def prunable(self, names: Iterable[str]) -> Pruned:
+        """Return what `Writer.prune` would do with these versions now."""
+        names = tuple(names)
+        read = {name for name in names if self._is_read(name)}
+        unread = [name for name in names if name not in read]
+        paths = {name: str(self.version(name).path) for name in names}
+        return Pruned(
+            tuple(paths[name] for name in unread),
+            self.bytes_of(unread),
+            tuple(paths[name] for name in names if name in read),
+        )
+
+    def _is_read(self, name: str) -> bool:
+        with unless_read(self.version(name).path) as unread:
+            return not unread
+
+    def bytes_of(self, names: Iterable[str]) -> int:
+        """Return what removing these versions frees; files that others share are not counted."""
+        links: dict[tuple[int, int], int] = {}  # of each file, those that would go
+        freed = 0
+        for path in self._paths_of(names):
+            with (
+                storage_errors(path, "cannot be read"),
+                suppress(FileNotFoundError, NotADirectoryError),
+            ):
+                status = path.lstat()
+                file = (status.st_dev, status.st_ino)
+                links[file] = links.get(file, 0) + 1
+                freed += status.st_size * (links[file] == status.st_nlink)
+        return freed
+
+    def _paths_of(self, names: Iterable[str]) -> Iterator[Path]:
+        for name in names:
+            version = self.version(name)
+            yield from (version.path / file for file in version.names())
+            yield from (record_path(version.path), report_path(version.path))
 
     def record(self, name: str) -> Document:
         """Read the record beside a version; raises `StorageError` if it is damaged or missing."""
@@ -201,23 +264,39 @@ class Writer:
         if version.exists():
             remove_directory(version.path)
 
-    def prune(self, keep: Container[str], files: re.Pattern[str]) -> None:
-        """Remove all versions except some.
+    def prune(self, names: Iterable[str]) -> Pruned:
+        """Remove versions that nobody reads; those that somebody reads stay.
+
+        Each goes in one step. What a killed process leaves of it is removed by the next prune.
 
         Parameters
         ----------
-        keep
-            Names of the versions to keep.
-        files
-            Pattern of the file names in a version; a directory with any other file is not a
-            version, and stays.
+        names
+            Of versions that nothing points to and that the caller knows to be old.
         """
-        for name in self._versions.names():
-            version = self._versions.version(name)
-            if name in keep or not version.exists():
-                continue
-            if all(files.fullmatch(file) for file in version.names()):
-                self.remove(name)
+        pruned, names = Pruned(), tuple(names)
+        paths = {name: self._versions.version(name).path for name in names}
+        for folder in {path.parent for path in paths.values()}:
+            remove_stale(folder)
+        for name, path in paths.items():
+            with unless_read(path) as unread:
+                if unread:
+                    freed = self._versions.bytes_of([name])  # shared files count with the last
+                    self.remove(name)
+                    pruned += Pruned((str(path),), freed)
+                else:
+                    pruned += Pruned(read=(str(path),))
+        return pruned
+
+    def pin(self, name: str) -> None:
+        """Keep a version from being pruned, until `unpin`."""
+        replace_file(pin_path(self._versions.version(name).path), b"")
+
+    def unpin(self, name: str) -> None:
+        """Let a version be pruned again."""
+        path = pin_path(self._versions.version(name).path)
+        with storage_errors(path, "cannot be removed"):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Discard what is not sealed, remove the directory if it is empty, release the lock."""

@@ -10,8 +10,12 @@ boolean                                        0 or 1
 dictionary (categories) of one of these        its values
 decimal                                        float64, if named under ``[input.convert]``: "float"
 date, time, timestamp, duration                seconds, if named there: "seconds"
-text, binary, nested, null, and the rest       refused
+null                                           nulls, where other files have one of these types
+text, binary, nested, and the rest             refused
 =============================================  ====================================================
+
+Between files only the widths of floats may differ. Under "float" all of these numbers may, and are
+float64, exactly or refused by value; under "seconds" units of time.
 
 Seconds of dates and timestamps count from 1970-01-01 UTC, those of times from midnight.
 Timestamps of the old type int96 are read to the microsecond: nanoseconds, Arrow's default, wrap
@@ -20,6 +24,7 @@ around after the year 2262.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +52,7 @@ class Column:
     name
         Name in the files, or key of a partition.
     type
-        Arrow's name of its type; if float widths differ between files, the widest.
+        Arrow's name of its type; where files differ, of the type that holds all (`common_type`).
     """
 
     name: str
@@ -61,20 +66,19 @@ class Column:
 
 def problem_of(kind: pa.DataType, conversion: str | None) -> str | None:
     """Say why a column of this type cannot be used, and what to try; None if it can."""
-    exact = types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind)
-    if exact and conversion is None:
+    if _is_plain(kind) and conversion != "seconds":
         return None
     if types.is_decimal(kind):
         return None if conversion == "float" else f"is {kind}: {_advice('float', conversion)}"
     if types.is_temporal(kind) and not types.is_interval(kind):
         return None if conversion == "seconds" else f"is {kind}: {_advice('seconds', conversion)}"
-    if conversion is not None:
-        return (
-            f'is {kind}, which [input.convert] cannot turn into "{conversion}"; only decimals '
-            'become "float", only dates and times "seconds"'
-        )
     if types.is_null(kind):
         return "has the type null, which holds no value; leave it out"
+    if conversion is not None:
+        return (
+            f'is {kind}, which [input.convert] cannot turn into "{conversion}"; only numbers '
+            'become "float", only dates and times "seconds"'
+        )
     if types.is_nested(kind):
         return f"is nested ({kind}); write the parts that you need as separate columns"
     if types.is_dictionary(kind):
@@ -87,13 +91,40 @@ def _advice(needed: str, conversion: str | None) -> str:
     return f'float64 may not hold it exactly; allow that by [input.convert] "{needed}"{instead}'
 
 
-def widest(first: str, second: str) -> str | None:
-    """Return the type that holds both exactly; None unless they are equal or both floats."""
-    if first == second:
-        return first
-    if first in _FLOATS and second in _FLOATS:
-        return max(first, second, key=_FLOATS.index)
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether values of a type are numbers as they are: those of decimals must be rounded."""
+    return bool(types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind))
+
+
+def common_type(kinds: Collection[pa.DataType], conversion: str | None) -> str | None:
+    """Return the name of the type that a column of several types is read as; None if there is none.
+
+    Parameters
+    ----------
+    kinds
+        The types that it has in the files, of which `problem_of` refuses none.
+    conversion
+        ``[input.convert]`` of the column. Under "float" a column is float64 from the first night
+        on, whatever its files hold, so that a type that drifts later changes nothing else.
+    """
+    names = {str(kind) for kind in kinds}
+    if conversion == "float":
+        decimal = len(names) == 1 and all(map(types.is_decimal, kinds))
+        return names.pop() if decimal else "double"
+    if len(names) == 1:
+        return names.pop()
+    if names <= {*_FLOATS}:
+        return max(names, key=_FLOATS.index)
+    if conversion == "seconds" and len({_kind_of_time(kind) for kind in kinds}) == 1:
+        return str(max(kinds, key=lambda kind: (_TICKS[getattr(kind, "unit", "ms")], str(kind))))
     return None
+
+
+def _kind_of_time(kind: pa.DataType) -> str:
+    """Say what times of a type count from: two types of one kind differ in their unit at most."""
+    if types.is_timestamp(kind):
+        return "timestamp" if kind.tz is None else "timestamp with a zone"
+    return str(kind).partition("[")[0].rstrip("3264")
 
 
 def write_values(array: pa.Array, out: npt.NDArray[Any]) -> int | None:
@@ -102,7 +133,7 @@ def write_values(array: pa.Array, out: npt.NDArray[Any]) -> int | None:
     Parameters
     ----------
     array
-        (m,) of a type that `problem_of` does not refuse.
+        (m,) of a type that `problem_of` does not refuse, or of type null.
     out
         (m,) float32 or float64, written.
 
@@ -112,6 +143,9 @@ def write_values(array: pa.Array, out: npt.NDArray[Any]) -> int | None:
         Index of the first 64-bit integer that float64 cannot hold; None if all fit.
     """
     kind = array.type
+    if types.is_null(kind):
+        out.fill(np.nan)
+        return None
     if types.is_decimal(kind):
         array = array.cast(pa.float64())
         kind = array.type

@@ -23,7 +23,8 @@ from gmm_dask.errors import SchemaError
 from gmm_dask.storage.input.columns import write_values
 from gmm_dask.storage.input.filters.binding import Family
 from gmm_dask.storage.input.filters.moments import read_date
-from gmm_dask.storage.input.schemas import Schemas, partition_families
+from gmm_dask.storage.input.partitions import partition_families
+from gmm_dask.storage.input.schemas import DATED, Schemas
 
 _DAY = 86_400.0
 #: Taylor's coefficients of 2^x, highest power first; for |x| ≤ ½ they leave 1e-17.
@@ -67,18 +68,17 @@ class Decay:
         return cls(content["column"], content["days"], date.fromisoformat(content["today"]))
 
     def check(self, schemas: Schemas, paths: tuple[str, ...]) -> None:
-        """Refuse a column that is missing in a file, or that says nothing of time.
+        """Refuse a column that says nothing of time.
 
         Raises
         ------
         SchemaError
             The message names the column and what it holds.
         """
-        asked = "which weight_halflife names"
-        family = schemas.family(self.column, partition_families(paths), asked)
+        family = schemas.family(self.column, partition_families(paths), DATED)
         if family is not Family.MOMENT:
             raise SchemaError(
-                f"column {self.column!r}, {asked}, holds {family}; give a column of dates or "
+                f"column {self.column!r}{DATED}, holds {family}; give a column of dates or "
                 "timestamps, or a partition key whose values are dates such as 2026-01-31"
             )
 

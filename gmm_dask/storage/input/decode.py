@@ -12,12 +12,13 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gmm_dask.errors import InputChangedError, InputError
+from gmm_dask.errors import BadFileError, InputChangedError, InputError
+from gmm_dask.storage.input.bad_files import is_unanswered
 from gmm_dask.storage.input.columns import INT96_UNIT
 from gmm_dask.storage.input.footer import read_footer
+from gmm_dask.storage.input.input_file import InputFile
 from gmm_dask.storage.input.location import READ_ERRORS, open_file, reason
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.input.schemas import InputFile
 
 # Measured on local files: 64 KiB stay in the cache, 1 MiB is 15 % slower. Memory mapping is 20 %
 # faster still, but a mapped file that is shortened kills the process (SIGBUS).
@@ -91,10 +92,11 @@ class OpenFile:
         Raises
         ------
         InputChangedError
-            The file has changed since it was opened, or does not hold the number of rows that
-            its footer states.
+            The file has changed since it was opened.
+        BadFileError
+            The file is damaged, or does not hold the number of rows that its footer states.
         InputError
-            The file is damaged.
+            The disk or the network does not answer.
         """
         delivered, promised = 0, self.file.row_groups[row_group]
         try:
@@ -107,14 +109,19 @@ class OpenFile:
                 yield batch
         except READ_ERRORS as error:
             _check_file(self._root, self.file)
-            raise InputError(
-                f"{self.file.path}: row group {row_group} cannot be decoded ({reason(error)}); "
-                "restore or rewrite the file"
+            if is_unanswered(error):
+                raise InputError(_unreadable(self.file, error)) from error
+            raise BadFileError(
+                self.file.path,
+                f"row group {row_group} cannot be decoded ({reason(error)}); restore or rewrite "
+                "the file",
             ) from error
         if delivered != promised:
-            raise InputChangedError(
-                f"{self.file.path}: row group {row_group} delivers {delivered:,} rows where the "
-                f"footer has {promised:,}; it was overwritten or damaged, restore the file"
+            _check_file(self._root, self.file)
+            raise BadFileError(
+                self.file.path,
+                f"row group {row_group} delivers {delivered:,} rows where the footer has "
+                f"{promised:,}; it was overwritten or damaged, restore the file",
             )
 
 

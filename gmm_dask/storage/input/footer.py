@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gmm_dask.errors import InputError
+from gmm_dask.errors import BadFileError
 from gmm_dask.storage.input.columns import INT96_UNIT
 from gmm_dask.storage.input.location import READ_ERRORS, reason
 
@@ -40,20 +40,21 @@ class Footer:
 
         Raises
         ------
-        InputError
+        BadFileError
             The footer is damaged.
         """
         try:
             metadata = pq.read_metadata(pa.BufferReader(self.raw))
         except READ_ERRORS as error:
-            raise InputError(
-                f"{path}: its footer is damaged ({reason(error)}); restore or rewrite the file"
+            raise BadFileError(
+                path, f"its footer is damaged ({reason(error)}); restore or rewrite the file"
             ) from error
         groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
-            raise InputError(
-                f"{path}: its footer is damaged (row counts contradict each other); restore or "
-                "rewrite the file"
+            raise BadFileError(
+                path,
+                "its footer is damaged (row counts contradict each other); restore or "
+                "rewrite the file",
             )
         return metadata
 
@@ -75,7 +76,7 @@ def read_footer(source: pa.NativeFile, path: str) -> Footer:
 
     Raises
     ------
-    InputError
+    BadFileError
         The file is not a whole Parquet file.
     OSError
         The file cannot be read.
@@ -83,17 +84,19 @@ def read_footer(source: pa.NativeFile, path: str) -> Footer:
     size = source.size()
     tail = source.read_at(min(size, _TAIL), max(size - _TAIL, 0))
     if tail[-4:] == b"PARE":
-        raise InputError(f"{path}: is encrypted, which cannot be read; decrypt it first")
+        raise BadFileError(path, "is encrypted, which cannot be read; decrypt it first")
     if size < 12 or tail[-4:] != b"PAR1":
-        raise InputError(
-            f"{path}: is not a Parquet file, or only the beginning of one (it does not end with "
-            "PAR1); finish writing it, or leave it out"
+        raise BadFileError(
+            path,
+            "is not a Parquet file, or only the beginning of one (it does not end with "
+            "PAR1); finish writing it, or leave it out",
         )
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if length > size - 4:
-        raise InputError(
-            f"{path}: its footer is damaged (its length is more than the file's); restore or "
-            "rewrite the file"
+        raise BadFileError(
+            path,
+            "its footer is damaged (its length is more than the file's); restore or "
+            "rewrite the file",
         )
     if length > len(tail):
         tail = source.read_at(length, size - length)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from gmm_dask.storage.input.location import READ_ERRORS, open_file
+
 _MILLISECOND = 1_000_000  # nanoseconds
 #: Nanoseconds within which two changes of a file may get the same times: a tick of Linux is up to
 #: 10 ms; some network and FAT file systems count in steps of one or two seconds.
@@ -27,8 +29,10 @@ def hint_of(root: str, path: str, source: pa.NativeFile) -> str | None:
     A local file that was changed a moment ago has no hint: it could change again within the same
     tick of the clock.
     """
-    if "://" in root:
-        return _remote_hint(source)
+    return _remote_hint(source) if "://" in root else _local_hint(root, path)
+
+
+def _local_hint(root: str, path: str) -> str | None:
     now = time.time_ns()
     status = Path(root, path).stat()
     times = (status.st_mtime_ns, status.st_ctime_ns)
@@ -36,6 +40,20 @@ def hint_of(root: str, path: str, source: pa.NativeFile) -> str | None:
     if max(times) > now - (_COARSE_TICK if coarse else _FINE_TICK):
         return None
     return f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
+def hint_at(root: str, path: str) -> str | None:
+    """Return the hint of a file of which nothing is read; None also where it cannot be asked.
+
+    A local file is not opened; on an object store this is one request.
+    """
+    try:
+        if "://" not in root:
+            return _local_hint(root, path)
+        with open_file(root, path) as source:
+            return _remote_hint(source)
+    except READ_ERRORS:  # whoever reads it says what is wrong
+        return None
 
 
 def _remote_hint(source: pa.NativeFile) -> str | None:

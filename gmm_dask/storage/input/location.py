@@ -32,7 +32,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from gmm_dask.addresses import local_path, resolved, without_credentials
-from gmm_dask.errors import ConfigError, InputError
+from gmm_dask.errors import BadFileError, ConfigError, InputError
 from gmm_dask.storage.input.listing import MAGIC, SUFFIXES, Listing, each_once
 
 #: Errors that pyarrow raises for files that are absent, forbidden, damaged or not Parquet.
@@ -113,7 +113,7 @@ def open_file(root: str, path: str) -> pa.NativeFile:
 
     Raises
     ------
-    InputError
+    BadFileError
         The file is a named pipe, a socket or a device, which is not waited for.
     OSError
         The file cannot be opened.
@@ -121,9 +121,10 @@ def open_file(root: str, path: str) -> pa.NativeFile:
     filesystem, base = open_filesystem(root)
     whole = f"{base.rstrip('/')}/{path}"
     if isinstance(filesystem, fs.LocalFileSystem) and not stat.S_ISREG(os.stat(whole).st_mode):  # noqa: PTH116 - of each file
-        raise InputError(
-            f"{path}: is not a regular file (but a pipe, a socket, a device or a directory); "
-            "remove it, or name the others by a glob"
+        raise BadFileError(
+            path,
+            "is not a regular file (but a pipe, a socket, a device or a directory); remove it, or "
+            "name the others by a glob",
         )
     return filesystem.open_input_file(whole)
 

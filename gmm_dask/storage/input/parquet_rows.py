@@ -357,8 +357,17 @@ class _Target:
 
     def _key(self, name: str, piece: _Piece) -> pa.Array:
         index = piece.batch.schema.get_field_index(name)
-        if index >= 0:
-            return piece.batch.column(index)
-        kind = pa.type_for_alias(self.chunks.plan.types[name])
-        value = pa.scalar(piece.file.partitions[name]).cast(kind)
-        return pa.repeat(value, piece.batch.num_rows)
+        expected = self.chunks.plan.types[name]
+        if index < 0:
+            value = pa.scalar(piece.file.partitions[name]).cast(pa.type_for_alias(expected))
+            return pa.repeat(value, piece.batch.num_rows)
+        keys = piece.batch.column(index)
+        if str(keys.type) == expected:
+            return keys
+        try:
+            return keys.cast(pa.type_for_alias(expected))
+        except pa.ArrowException as error:
+            raise SchemaError(
+                f"{piece.file.file.path}: key column {name!r} is {keys.type}, and {expected} in "
+                f"other files, which cannot hold its values ({reason(error)}); rewrite the file"
+            ) from error

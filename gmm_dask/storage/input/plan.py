@@ -24,13 +24,15 @@ from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
+from gmm_dask.storage.input.bad_files import BadFile
 from gmm_dask.storage.input.columns import Column
 from gmm_dask.storage.input.decay import Decay
 from gmm_dask.storage.input.filters.input_filter import InputFilter
 from gmm_dask.storage.input.filters.predicate import Constant, Predicate
+from gmm_dask.storage.input.input_file import InputFile
 from gmm_dask.storage.input.location import did_you_mean, find_files
 from gmm_dask.storage.input.pruning import Draft, left_by, nothing_left
-from gmm_dask.storage.input.schemas import InputFile, Schemas, partition_types, read_schemas
+from gmm_dask.storage.input.usable_files import usable_files
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,13 @@ class InputPlan:
     transform
         Columns that are transformed for a fit, and the names of their transforms. Reading gives
         values in natural units.
-    listed
-        Files at the path, before the filter; it does not belong to the snapshot, and is 0 in a
-        plan that was stored or sent.
+    skipped
+        Files that cannot be used and were left out, as ``input.bad_files`` allows. They describe
+        the snapshot, but its digest is of the files that are read.
+    listing, unsettled
+        Paths of all files at the address, before the filter, in the order in which they would be
+        read; and the files of them that are not at rest (``input.settled_for``). They do not belong
+        to the snapshot, and are empty in a plan that was stored or sent.
     """
 
     root: str
@@ -76,7 +82,9 @@ class InputPlan:
     filter: InputFilter | None = None
     decay: Decay | None = None
     transform: Mapping[str, str] = field(default_factory=dict)
-    listed: int = field(default=0, compare=False)
+    skipped: tuple[BadFile, ...] = ()
+    listing: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    unsettled: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -121,6 +129,26 @@ class InputPlan:
         return any(self.residual(file) is not None for file in self.files)
 
     @property
+    def listed(self) -> int:
+        """Files at the address, before the filter."""
+        return len(self.listing)
+
+    @cached_property
+    def outside(self) -> tuple[str, ...]:
+        """Paths of the files at the address of which the filter leaves no row.
+
+        Files that were skipped or are not at rest are not among them: nobody knows what they hold.
+        """
+        skipped = (file.path for file in self.skipped)
+        left = {*(file.path for file in self.files), *skipped, *self.unsettled}
+        return tuple(path for path in self.listing if path not in left)
+
+    @property
+    def partial(self) -> bool:
+        """Whether the filter may leave out a row of the input."""
+        return bool(self.outside) or self.masked or any(file.left for file in self.files)
+
+    @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
@@ -133,12 +161,13 @@ class InputPlan:
         """
         content = self.to_json()
         del content["root"], content["types"]
+        content.pop("skipped", None)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan in JSON form; `from_json` reads it back."""
-        content = {
+        content: dict[str, Any] = {
             "root": self.root,
             "files": [
                 [file.path, file.size, list(file.row_groups), file.footer] for file in self.files
@@ -149,6 +178,8 @@ class InputPlan:
             "convert": dict(self.convert),
             "types": dict(self.types),
         }
+        if self.skipped:
+            content["skipped"] = [[file.path, file.reason] for file in self.skipped]
         # Left out of a plan without a filter, which keeps the digest that it always had.
         if self.filter is not None:
             content["filter"] = {
@@ -197,6 +228,7 @@ class InputPlan:
                 None if filtering is None else InputFilter.from_json(filtering),
                 None if decay is None else Decay.from_json(decay),
                 dict(content.get("transform", {})),
+                tuple(BadFile(path, why) for path, why in content.get("skipped", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not an input plan: {error!r}") from error
@@ -212,7 +244,12 @@ def _restore(compressed: bytes) -> InputPlan:
     return InputPlan.from_json(json.loads(zlib.decompress(compressed)))
 
 
-def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPlan:
+def plan_input(
+    section: InputSection,
+    as_of: datetime | None = None,
+    known: Sequence[BadFile] = (),
+    keys: Sequence[str] = (),
+) -> InputPlan:
     """Make the input plan of an ``[input]`` section: reads footers, no rows.
 
     Parameters
@@ -224,6 +261,10 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
     as_of
         What ``current_timestamp`` means in the filter, and whose day age is counted from, with a
         time zone; by default now.
+    known
+        Files of which a scan has found that they cannot be used.
+    keys
+        Key columns of predictions: a file that lacks one of them cannot be used.
 
     Raises
     ------
@@ -243,14 +284,15 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
     draft = None if section.filter is None else Draft.of(section.filter, as_of)
     root, listed = find_files(section.path)
     paths = listed if draft is None else draft.possible_paths(section.path, listed)
-    file_schemas = read_schemas(root, paths, () if draft is None else draft.names)
-    schemas = Schemas(file_schemas, partition_types(paths))
-    columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
+    filtered = () if draft is None else draft.names
+    usable = usable_files(section, root, paths, filtered, keys, known)
+    file_schemas, schemas = usable.file_schemas, usable.schemas
     files = tuple(file_schema.file for file_schema in file_schemas)
+    columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
     decay = None
     if section.weight_halflife is not None:
         decay = Decay.of(section.weight_halflife, as_of)
-        decay.check(schemas, tuple(paths))
+        decay.check(schemas, tuple(file.path for file in files))
     input_filter = None
     if draft is not None:
         input_filter = draft.bind(schemas)
@@ -266,14 +308,17 @@ def plan_input(section: InputSection, as_of: datetime | None = None) -> InputPla
         input_filter,
         decay,
         dict(section.transform),
-        len(listed),
+        usable.skipped,
+        tuple(listed),
+        usable.unsettled,
     )
     if not plan.rows and any(sum(file_schema.file.row_groups) for file_schema in file_schemas):
         assert input_filter is not None
         raise nothing_left(section.path, len(listed), input_filter.text)
     if not plan.rows:
         raise TooFewRowsError(
-            f"{section.path}: {len(paths):,} file(s), but not one row; is the writer finished?"
+            f"{section.path}: {len(file_schemas):,} file(s), but not one row; is the writer "
+            "finished?"
         )
     return plan
 

@@ -11,8 +11,10 @@ from gmm_dask.storage.input.filters.binding import Family, bind
 from gmm_dask.storage.input.filters.input_filter import InputFilter, key_domains
 from gmm_dask.storage.input.filters.outcomes import TRUE, outcomes
 from gmm_dask.storage.input.filters.predicate import Predicate, names_of, text_of
+from gmm_dask.storage.input.input_file import FileSchema, InputFile
 from gmm_dask.storage.input.location import partitions_of
-from gmm_dask.storage.input.schemas import FileSchema, InputFile, Schemas, partition_families
+from gmm_dask.storage.input.partitions import partition_families
+from gmm_dask.storage.input.schemas import Schemas
 
 
 @dataclass

@@ -88,7 +88,7 @@ def parquet_chunks(
 def read_parquet(
     path: str | os.PathLike[str],
     columns: Sequence[str],
-    nulls: Literal["error", "drop"] = "error",
+    nulls: Literal["error", "drop", "marginalize"] = "error",
     convert: Mapping[str, Literal["float", "seconds"]] | None = None,
     filter: str | None = None,
     weight_halflife: Mapping[str, Any] | None = None,
@@ -112,9 +112,12 @@ def read_parquet(
         The d features, in this order.
     nulls
         What to do with rows that hold a null or NaN: refuse them when a block is computed
-        ("error"), or leave them out ("drop").
+        ("error"), leave them out ("drop"), or keep them, with NaN for nulls ("marginalize"), for
+        an estimator that has ``nulls="marginalize"`` too.
     convert
-        Columns to convert: decimals to "float", dates and times to "seconds".
+        Columns to convert: to "float" decimals, and numbers whose type differs between files, as
+        integers and doubles where some days hold a null; dates and times to "seconds". What
+        float64 cannot hold exactly is refused, save the digits of decimals.
     filter
         Which rows to use, as after SQL's WHERE: ``"dt >= current_date - 30 and price > 0"``
         (`gmm_dask.storage.input.filters.sql`). ``current_date`` is today in UTC.
@@ -345,7 +348,7 @@ def _block(chunks: RowChunks, start: int, stop: int) -> RowsArray:
         return kept.values
     assert isinstance(chunks, ParquetChunks)
     rows = chunks.read_joined(start, stop)
-    _refuse(chunks, rows, stop, NullPolicy.ERROR)
+    _refuse(chunks, rows, stop, chunks.plan.nulls)
     return rows.values
 
 
@@ -364,8 +367,9 @@ def _counted(chunks: ParquetChunks) -> CountedChunks:
 
 
 def _kept_rows(chunks: ParquetChunks, rows: Rows, stop: int) -> Rows:
-    """Drop the rows with nulls, or refuse them; ``rows`` are chunks ``rows.chunk`` … stop−1."""
-    kept = apply_null_policy(rows, chunks.plan.nulls)
+    """Drop, refuse or keep rows with nulls; ``rows`` are chunks ``rows.chunk`` … stop−1."""
+    marginalized = chunks.plan.nulls is NullPolicy.MARGINALIZE
+    kept = rows if marginalized else apply_null_policy(rows, chunks.plan.nulls)
     if kept is not rows or not is_finite(kept.values):
         _refuse(chunks, rows, stop, chunks.plan.nulls)
     return kept

@@ -1,141 +1,45 @@
-"""The files of an input as their footers describe them: sizes, rows, and schemas compared."""
+"""The schemas of the files of an input, compared with each other."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 from pyarrow import types
 
-from gmm_dask.errors import InputError, SchemaError
-from gmm_dask.storage.input.columns import Column, problem_of, widest
+from gmm_dask.errors import SchemaError
+from gmm_dask.storage.input.bad_files import BadFile
+from gmm_dask.storage.input.columns import Column, common_type, problem_of
 from gmm_dask.storage.input.filters.binding import Family, family_of
-from gmm_dask.storage.input.filters.moments import read_date
-from gmm_dask.storage.input.filters.outcomes import Domain
-from gmm_dask.storage.input.filters.statistics import row_group_domains
-from gmm_dask.storage.input.footer import read_footer
-from gmm_dask.storage.input.hints import hint_of
-from gmm_dask.storage.input.location import (
-    READ_ERRORS,
-    did_you_mean,
-    open_file,
-    partitions_of,
-    reason,
-)
+from gmm_dask.storage.input.input_file import FileSchema
+from gmm_dask.storage.input.location import did_you_mean
 
-_FOOTER_THREADS = 16
-_FOOTERS_PER_TURN = 16  # handing out one at a time costs more than reading a local footer
-# Longer runs of digits are names, not numbers: float64 would lose their last digits.
-_INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
-_NUMBER = re.compile(r"[+-]?([0-9]{1,15}(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+#: What messages say of columns that are not read as numbers.
+FILTERED = ", which the filter names"
+DATED = ", which weight_halflife names"
 
 
 @dataclass(frozen=True)
-class InputFile:
-    """One file of an input.
+class _Alike:
+    """Files that share a schema and their partition keys.
 
     Attributes
     ----------
-    path
-        Path relative to the plan's root, with ``/``.
-    size
-        Bytes.
-    row_groups
-        Rows of each row group.
-    footer
-        Digest of the footer.
-    hint
-        What the file system said of the file when the plan was made
-        (`gmm_dask.storage.input.hints`). It does not belong to the snapshot, and is None in a
-        plan that was stored or sent.
-    left
-        Numbers of the row groups in which a row may be inside the filter; None: of all.
-    inside
-        Whether all rows of these row groups are known to be inside the filter.
+    keys
+        Names of the partition keys.
+    stored
+        Types of the columns of each name: Arrow's look-up by name passes over all columns.
+    schema
+        The schema itself.
+    paths
+        The files, in their order.
     """
 
-    path: str
-    size: int
-    row_groups: tuple[int, ...]
-    footer: str
-    hint: str | None = field(default=None, compare=False, repr=False)
-    left: tuple[int, ...] | None = None
-    inside: bool = False
-
-    @property
-    def groups(self) -> tuple[tuple[int, int], ...]:
-        """Number and rows of each row group that is read: with rows, and left by the filter."""
-        left = range(len(self.row_groups)) if self.left is None else self.left
-        return tuple((index, self.row_groups[index]) for index in left if self.row_groups[index])
-
-    @property
-    def rows(self) -> int:
-        """Rows of the row groups that are read."""
-        return sum(rows for _, rows in self.groups)
-
-    @property
-    def partitions(self) -> dict[str, str | None]:
-        """Keys and values of the Hive partitions that the file lies in."""
-        return partitions_of(self.path)
-
-
-@dataclass(frozen=True)
-class FileSchema:
-    """A file of the input, from its footer.
-
-    Attributes
-    ----------
-    file, schema
-        The file, and the types of its columns.
-    domains
-        What its statistics say of the columns of a filter, for each row group; empty without one.
-    """
-
-    file: InputFile
+    keys: frozenset[str]
+    stored: Mapping[str, list[pa.DataType]]
     schema: pa.Schema
-    domains: tuple[Mapping[str, Domain], ...] = ()
-
-
-def read_schemas(root: str, paths: Sequence[str], filtered: Sequence[str] = ()) -> list[FileSchema]:
-    """Read all footers, many at a time: most of the time is spent waiting for a remote disk.
-
-    Parameters
-    ----------
-    filtered
-        Columns whose statistics are wanted.
-    """
-
-    def read_turn(start: int) -> list[FileSchema]:
-        turn = paths[start : start + _FOOTERS_PER_TURN]
-        return [_read_schema(root, path, filtered) for path in turn]
-
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        turns = pool.map(read_turn, range(0, len(paths), _FOOTERS_PER_TURN))
-        return [file_schema for turn in turns for file_schema in turn]
-
-
-def _read_schema(root: str, path: str, filtered: Sequence[str]) -> FileSchema:
-    try:
-        with open_file(root, path) as source:
-            hint = hint_of(root, path, source)
-            footer = read_footer(source, path)
-        metadata = footer.parse(path)
-        schema = footer.schema(metadata)
-        # A partition key counts, even where the file stores a column of its name.
-        names = [name for name in filtered if name not in partitions_of(path)]
-        domains = row_group_domains(footer.raw, metadata, schema, names) if names else ()
-    except InputError:
-        raise
-    except READ_ERRORS as error:
-        raise InputError(
-            f"{path}: cannot be read ({reason(error)}); check that it exists and may be read"
-        ) from error
-    groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-    file = InputFile(path, footer.size, groups, footer.digest, hint)
-    return FileSchema(file, schema, tuple(domains))
+    paths: list[str]
 
 
 class Schemas:
@@ -146,43 +50,96 @@ class Schemas:
     ) -> None:
         self.partitions = partitions
         # Thousands of files share a few schemas: each is checked once, in its first file.
-        self.distinct: list[tuple[set[str], FileSchema]] = []
-        # Arrow's look-up by name passes over all columns each time.
-        self.stored: list[dict[str, list[pa.DataType]]] = []
+        self.distinct: list[_Alike] = []
         for file_schema in file_schemas:
-            keys = set(file_schema.file.partitions)
-            if not any(
-                keys == known_keys and file_schema.schema.equals(known.schema)
-                for known_keys, known in self.distinct
-            ):
-                self.distinct.append((keys, file_schema))
-                self.stored.append(_types_by_name(file_schema.schema))
+            keys, schema = frozenset(file_schema.file.partitions), file_schema.schema
+            for alike in self.distinct:
+                if keys == alike.keys and schema.equals(alike.schema):
+                    alike.paths.append(file_schema.file.path)
+                    break
+            else:
+                paths = [file_schema.file.path]
+                self.distinct.append(_Alike(keys, _types_by_name(schema), schema, paths))
+
+    def unfit(
+        self,
+        conversions: Mapping[str, str | None],
+        filtered: Sequence[str],
+        keys: Sequence[str] = (),
+        dated: str | None = None,
+    ) -> list[BadFile]:
+        """Find the files that lack a column, or have it in a type that cannot be used.
+
+        Parameters
+        ----------
+        conversions
+            The columns that are read as numbers, and their ``[input.convert]``.
+        filtered
+            Columns that the filter names.
+        keys
+            Key columns of predictions. One that no file has is for the prediction to refuse.
+        dated
+            The column that ages are counted from, if any.
+
+        Raises
+        ------
+        SchemaError
+            No file can be used for one of the columns.
+        """
+        problems: list[str | None] = [None] * len(self.distinct)
+        asked: list[list[str | None]] = [
+            [self._problem(alike, name, conversion) for alike in self.distinct]
+            for name, conversion in conversions.items()
+        ]
+        by_wording = [(name, FILTERED) for name in filtered]
+        for name, wording in [*by_wording, *([] if dated is None else [(dated, DATED)])]:
+            words = f"{_column(name)}{wording}"
+            asked.append(
+                [
+                    None if name in alike.keys else self._missing(alike, name, words)
+                    for alike in self.distinct
+                ]
+            )
+        for name in keys:
+            words = f"key column {name!r}"
+            these = [self._missing(alike, name, words) for alike in self.distinct]
+            asked += [] if all(these) else [these]
+        for these in asked:
+            if all(these):
+                raise SchemaError(f"{self.distinct[0].paths[0]}: {these[0]}")
+            problems = [before or now for before, now in zip(problems, these, strict=True)]
+        return [
+            BadFile(path, problem)
+            for alike, problem in zip(self.distinct, problems, strict=True)
+            if problem is not None
+            for path in alike.paths
+        ]
 
     def column(self, name: str, conversion: str | None) -> Column:
-        """Find a column in every file, and check that its types agree."""
-        common, first = None, ""
-        for (keys, file_schema), stored in zip(self.distinct, self.stored, strict=True):
-            path = file_schema.file.path
-            kind = self._type(stored, keys, name, path)
-            if (problem := problem_of(kind, conversion)) is not None:
-                raise SchemaError(f"{path}: column {name!r} {problem}")
-            wider = widest(common or str(kind), str(kind))
-            if wider is None:
-                raise SchemaError(
-                    f"{path}: column {name!r} is {kind}, but {common} in {first}; rewrite one of "
-                    "them (only float widths may differ)"
-                )
-            common, first = wider, first or path
-        assert common is not None
+        """Check that the types of a column agree; no file is unfit for it.
+
+        Raises
+        ------
+        SchemaError
+            Its types may not differ so, or are all null.
+        """
+        kinds = {}
+        for alike in self.distinct:
+            kind = self._type(alike, name)
+            kinds[str(kind)] = kind
+        values = [kind for kind in kinds.values() if not types.is_null(kind)]
+        if not values:
+            problem = problem_of(pa.null(), conversion)
+            raise SchemaError(f"{self.distinct[0].paths[0]}: column {name!r} {problem}")
+        common = common_type(values, conversion)
+        if common is None:
+            raise SchemaError(f"column {name!r} is {self._spread(name)}; {_remedy(name, values)}")
         return Column(name, common)
 
     def family(
-        self,
-        name: str,
-        key_families: Mapping[str, Family],
-        asked: str = "which the filter names",
+        self, name: str, key_families: Mapping[str, Family], asked: str = FILTERED
     ) -> Family:
-        """Find a column that is not read as numbers in every file; its families must agree.
+        """Check that the families of a column agree; no file is without it.
 
         Parameters
         ----------
@@ -192,55 +149,113 @@ class Schemas:
         Raises
         ------
         SchemaError
-            A file has no such column, or has it in another family.
+            A file has it in another family.
         """
         common: tuple[Family, str] | None = None
-        for (keys, file_schema), stored in zip(self.distinct, self.stored, strict=True):
-            path = file_schema.file.path
-            if name in keys:
+        for alike in self.distinct:
+            path = alike.paths[0]
+            if name in alike.keys:
                 family = key_families[name]
             else:
-                kind = self._type(stored, keys, name, path, f"column {name!r}, {asked}")
+                kind = self._type(alike, name)
                 if types.is_null(kind):  # what a writer makes of a day without a value
                     continue
                 family = family_of(kind)
             if common is not None and family is not common[0]:
                 raise SchemaError(
-                    f"{path}: column {name!r}, {asked}, holds {family}, but {common[0]} in "
+                    f"{path}: {_column(name)}{asked}, holds {family}, but {common[0]} in "
                     f"{common[1]}; rewrite one of them"
                 )
             common = common or (family, path)
         return Family.OTHER if common is None else common[0]
 
     def common(self) -> dict[str, str]:
-        """Return the type of every column that all files have once, with the same type."""
-        alike: dict[str, str] | None = None
-        for (keys, _), stored in zip(self.distinct, self.stored, strict=True):
-            names = {key: str(self.partitions[key]) for key in sorted(keys)}
-            names |= {name: str(kinds[0]) for name, kinds in stored.items() if len(kinds) == 1}
-            alike = names if alike is None else dict(alike.items() & names.items())
-        return dict(sorted((alike or {}).items()))
+        """Return the type of every column that all files have once, in types that one can hold.
 
-    def _type(
-        self,
-        stored: Mapping[str, list[pa.DataType]],
-        keys: set[str],
-        name: str,
-        path: str,
-        asked: str | None = None,
-    ) -> pa.DataType:
-        """Return the type of a column in one of the schemas; ``asked`` is what messages call it."""
-        kinds = stored.get(name, [])
-        if len(kinds) > 1:
-            raise SchemaError(
-                f"{path}: {len(kinds)} columns are named {name!r}; rename them when writing"
-            )
-        if kinds:
-            return kinds[0]
-        if name in keys:
-            return self.partitions[name]
-        missing = asked or f"column {name!r}"
-        raise SchemaError(f"{path}: has no {missing}{did_you_mean(name, [*stored, *keys])}")
+        That is the widest of numbers, and any other for null. A value that it does not hold
+        exactly is refused when it is read.
+        """
+        alike: dict[str, list[pa.DataType]] | None = None
+        for each in self.distinct:
+            names = {key: [self.partitions[key]] for key in each.keys}
+            names |= {name: kinds for name, kinds in each.stored.items() if len(kinds) == 1}
+            if alike is None:
+                alike = names
+            else:
+                alike = {
+                    name: kinds if names[name][0] in kinds else [*kinds, *names[name]]
+                    for name, kinds in alike.items()
+                    if name in names
+                }
+        held = {name: _holding(kinds) for name, kinds in sorted((alike or {}).items())}
+        return {name: str(kind) for name, kind in held.items() if kind is not None}
+
+    def _type(self, alike: _Alike, name: str) -> pa.DataType:
+        """Return the type of a column that is not missing."""
+        kinds = alike.stored.get(name, [])
+        return kinds[0] if kinds else self.partitions[name]
+
+    def _missing(self, alike: _Alike, name: str, asked: str) -> str | None:
+        """Say that files do not have a column once; ``asked`` is what messages call it."""
+        times = len(alike.stored.get(name, []))
+        if times > 1:
+            return f"{times} columns are named {name!r}; rename them when writing"
+        if times or name in alike.keys:
+            return None
+        return f"has no {asked}{did_you_mean(name, [*alike.stored, *alike.keys])}"
+
+    def _problem(self, alike: _Alike, name: str, conversion: str | None) -> str | None:
+        """Say why files cannot be used for a column, and what to try; None if they can."""
+        missing = self._missing(alike, name, _column(name))
+        if missing is not None:
+            return missing
+        kind = self._type(alike, name)
+        if types.is_null(kind) or (problem := problem_of(kind, conversion)) is None:
+            return None
+        return f"{_column(name)} {problem}{self._elsewhere(name)}"
+
+    def _elsewhere(self, name: str) -> str:
+        """Say how many files have a column in which type, if they differ."""
+        spread = self._spread(name)
+        return f"; it is {spread}" if " and " in spread else ""
+
+    def _spread(self, name: str) -> str:
+        """Say which types a column has, and in how many files, the most frequent first."""
+        paths: dict[str, list[str]] = {}
+        for alike in self.distinct:
+            if self._missing(alike, name, "") is None:
+                paths.setdefault(str(self._type(alike, name)), []).extend(alike.paths)
+        by_count = sorted(paths.items(), key=lambda item: -len(item[1]))
+        return " and ".join(f"{kind} in {_counted(files)}" for kind, files in by_count)
+
+
+def _column(name: str) -> str:
+    return f"column {name!r}"
+
+
+def _counted(paths: Sequence[str]) -> str:
+    if len(paths) == 1:
+        return f"1 file ({paths[0]})"
+    return f"{len(paths):,} files (the first of them {min(paths)})"
+
+
+def _remedy(name: str, kinds: Sequence[pa.DataType]) -> str:
+    """Say what to try where the types of a column may not differ as they do."""
+    if all(problem_of(kind, "float") is None for kind in kinds):
+        return f'[input.convert] {name} = "float" reads all of them as float64, or rewrite some'
+    return "rewrite some of them"
+
+
+def _holding(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
+    """Return the type that holds values of all these types; None if there is none that is known."""
+    if len(kinds) == 1:
+        return kinds[0]
+    schemas = [pa.schema([("values", kind)]) for kind in kinds]
+    try:
+        kind = pa.unify_schemas(schemas, promote_options="permissive").field("values").type
+        return kind if kind == pa.type_for_alias(str(kind)) else None
+    except (pa.ArrowException, ValueError):
+        return None
 
 
 def _types_by_name(schema: pa.Schema) -> dict[str, list[pa.DataType]]:
@@ -249,36 +264,3 @@ def _types_by_name(schema: pa.Schema) -> dict[str, list[pa.DataType]]:
     for column in schema:
         types.setdefault(column.name, []).append(column.type)
     return types
-
-
-def partition_types(paths: Iterable[str]) -> dict[str, pa.DataType]:
-    """Return the type of each partition key: integer, else float, else text."""
-    return {key: _type_of(texts) for key, texts in _partition_values(paths).items()}
-
-
-def partition_families(paths: Iterable[str]) -> dict[str, Family]:
-    """Return the family of each partition key in a filter: dates if all its values are ISO dates.
-
-    Otherwise it is that of its type.
-    """
-    return {
-        key: Family.MOMENT
-        if texts and all(read_date(text) for text in texts)
-        else family_of(_type_of(texts))
-        for key, texts in _partition_values(paths).items()
-    }
-
-
-def _partition_values(paths: Iterable[str]) -> dict[str, set[str]]:
-    values: dict[str, set[str]] = {}
-    for path in paths:
-        for key, value in partitions_of(path).items():
-            values.setdefault(key, set()).update([] if value is None else [value])
-    return values
-
-
-def _type_of(texts: set[str]) -> pa.DataType:
-    for pattern, kind in ((_INTEGER, pa.int64()), (_NUMBER, pa.float64())):
-        if texts and all(pattern.fullmatch(text) for text in texts):
-            return kind
-    return pa.string()

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gmm_dask.arrays import FloatArray
+from gmm_dask.arrays import FloatArray, IndexArray
 from gmm_dask.errors import ModelError
-from gmm_dask.mixture.merging import IndexArray, MergeTree, overlaps_of
+from gmm_dask.mixture.merging import MergeTree, overlaps_of
 
 Pairs = tuple[tuple[int, int], ...]
 

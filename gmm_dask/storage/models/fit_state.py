@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import NamedArrays
 from gmm_dask.chunked.defects import Defects
+from gmm_dask.chunked.draw import Draw
 from gmm_dask.chunked.fit_records import CellSearch, FitState
+from gmm_dask.chunked.moments import Moments
 from gmm_dask.chunked.replay import Frame
-from gmm_dask.chunked.survey import Draw, Moments, Survey
+from gmm_dask.chunked.survey import Survey
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
@@ -56,6 +58,7 @@ def encode(state: FitState) -> tuple[NamedArrays, Meta]:
             _encode_cell(cell, f"cell.{number}", arrays) for number, cell in enumerate(state.cells)
         ],
         "turns": state.turns,
+        "replaced_on_sample": state.replaced_on_sample,
     }
     if state.fingerprints is not None:
         arrays["fingerprints"] = np.asarray(state.fingerprints, dtype=np.uint64)
@@ -100,6 +103,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
             for number, cell in enumerate(meta["cells"])
         ),
         turns=meta["turns"],
+        replaced_on_sample=meta["replaced_on_sample"],
         frames=tuple(
             Frame(
                 int(iteration),
@@ -185,16 +189,20 @@ def _encode_candidate(candidate: Candidate, prefix: str, arrays: NamedArrays) ->
         "status": candidate.status.value,
         "rows": candidate.rows,
         "problem": candidate.problem,
+        "broken": candidate.broken,
         "guarded": [list(iteration.guarded) for iteration in history],
+        "replaced": [list(iteration.replaced) for iteration in history],
     }
 
 
 def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Candidate:
     columns = [arrays[f"{prefix}.history.{name}"] for name in _HISTORY]
     history = tuple(
-        Iteration(float(log_likelihood), weights, means, tuple(guarded), float(moved))
-        for log_likelihood, weights, means, moved, guarded in zip(
-            *columns, meta["guarded"], strict=True
+        Iteration(
+            float(log_likelihood), weights, means, tuple(guarded), float(moved), tuple(replaced)
+        )
+        for log_likelihood, weights, means, moved, guarded, replaced in zip(
+            *columns, meta["guarded"], meta["replaced"], strict=True
         )
     )
     return Candidate(
@@ -205,6 +213,7 @@ def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[
         meta["rows"],
         float(arrays[f"{prefix}.weight"][0]),
         meta["problem"],
+        meta["broken"],
     )
 
 
@@ -221,6 +230,8 @@ def _encode_survey(survey: Survey, arrays: NamedArrays) -> Meta:
         "source_rows": survey.source_rows,
         "outside": survey.outside,
         "transforms": survey.transforms and survey.transforms.to_json(),
+        "incomplete": survey.incomplete,
+        "observed": survey.moments.observed and list(survey.moments.observed),
         "rows": survey.moments.rows,
         "wanted": survey.draw.wanted,
         "first_missing": [place and list(place) for place in survey.defects.first_missing],
@@ -229,9 +240,11 @@ def _encode_survey(survey: Survey, arrays: NamedArrays) -> Meta:
 
 
 def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey:
+    mean, squares, minimum, maximum = (arrays[f"moments.{name}"] for name in _MOMENTS)
+    observed = meta["observed"] and tuple(meta["observed"])
     return Survey(
         meta["source_rows"],
-        Moments(meta["rows"], *(arrays[f"moments.{name}"] for name in _MOMENTS)),
+        Moments(meta["rows"], mean, squares, minimum, maximum, observed),
         float(arrays["survey.weight"][0]),
         Defects(
             arrays["defects.missing"],
@@ -252,4 +265,5 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
         float(arrays["survey.weight"][1]),
         meta["transforms"] and Transforms.from_json(meta["transforms"]),
         float(arrays["survey.weight"][2]),
+        meta["incomplete"],
     )

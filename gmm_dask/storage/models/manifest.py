@@ -69,12 +69,16 @@ class Manifest:
         is None in a manifest of an older version.
     collapsed, starved
         Components that lost their data.
+    replaced, replaced_on_sample
+        Components that were placed again, as pairs of the iteration after which and the component;
+        and how often one was on the sample, before the iterations over all rows.
     occupancy
         Share of the weight for which each component is the most probable, (k,).
     quantiles
-        Quantiles of the rows' log-density, nats, by probability.
+        Quantiles of the complete rows' log-density, nats, by probability.
     low_density_threshold
-        The log-density below which a row is an outlier, nats.
+        The log-density below which a complete row is an outlier, nats; None, and no quantiles,
+        without complete rows.
     scans
         Number of times that all rows were read.
     search
@@ -104,6 +108,12 @@ class Manifest:
         For each feature ``name``, ``center`` and ``scale`` of its transform, or None; None
         without any. Parameters and ``features`` are of transformed values, in model units; all
         densities and criteria are in natural units.
+    files_skipped
+        Input files that could not be used and were left out, and why; None in a manifest of an
+        older version.
+    rows_incomplete, complete_log_likelihood
+        Used rows with a hole, and the mean log-likelihood of the rows without, nats per row; None
+        if there are none, or in a manifest of an older version, whose used rows are all complete.
     """
 
     configuration: Mapping[str, Any]
@@ -125,7 +135,7 @@ class Manifest:
     starved: tuple[int, ...]
     occupancy: tuple[float, ...]
     quantiles: Mapping[float, float]
-    low_density_threshold: float
+    low_density_threshold: float | None
     scans: int
     search: Search | None
     selection: SelectionTable | None = None
@@ -140,6 +150,11 @@ class Manifest:
     clusters: Clusters | None = None
     filter: str | None = None
     rows_outside: int = 0
+    replaced: tuple[tuple[int, int], ...] = ()
+    replaced_on_sample: int = 0
+    files_skipped: Mapping[str, str] | None = None
+    rows_incomplete: int = 0
+    complete_log_likelihood: float | None = None
     effective_rows: float | None = None
     transforms: tuple[Mapping[str, Any] | None, ...] | None = None
 
@@ -177,6 +192,7 @@ class Manifest:
                 "quantiles": {float(share): value for share, value in quantiles.items()},
                 "features": {name: _record(Feature, values) for name, values in features.items()},
                 "clusters": None if clusters is None else Clusters.from_json(clusters),
+                "replaced": [tuple(pair) for pair in content.get("replaced", ())],
             },
         )
 
@@ -193,6 +209,9 @@ class Publication:
         Number in the registry, and the version that was current when the fit began, if any.
     rejected
         The reason why the model did not become a version; None if it did.
+    based_on_log_likelihood
+        Mean log-likelihood of the version ``based_on`` on the rows of this model, nats per row;
+        None where it was not measured.
     """
 
     run_id: str
@@ -201,10 +220,13 @@ class Publication:
     version: int | None = None
     based_on: int | None = None
     rejected: str | None = None
+    based_on_log_likelihood: float | None = None
 
     def to_json(self) -> Document:
         """Return the publication as JSON, with the keys of a version or of a rejected model."""
-        absent = ("rejected",) if self.rejected is None else ("version", "based_on")
+        absent = {"rejected"} if self.rejected is None else {"version", "based_on"}
+        if self.based_on_log_likelihood is None:
+            absent.add("based_on_log_likelihood")
         return {key: value for key, value in vars(self).items() if key not in absent}
 
     @classmethod

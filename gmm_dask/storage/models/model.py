@@ -32,6 +32,7 @@ from gmm_dask.errors import ModelError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.transforms import Transforms
+from gmm_dask.nulls import NullPolicy
 from gmm_dask.printable import spread
 from gmm_dask.storage.files.contents import Version
 from gmm_dask.storage.files.sealed import Document, digest, seal
@@ -141,6 +142,12 @@ class StoredModel:
         deviation = float(np.sqrt(self.parameters.matrices[component, feature, feature]))
         transform = self.transforms and self.transforms.by_feature[feature]
         return transform.spread(mean, deviation) if transform else spread(mean, deviation)
+
+    @property
+    def nulls(self) -> NullPolicy:
+        """How the fit treated rows that hold a null."""
+        section = self.manifest.configuration.get("input", {})
+        return NullPolicy(section.get("nulls", NullPolicy.ERROR))
 
     @property
     def version(self) -> int | None:

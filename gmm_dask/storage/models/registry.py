@@ -2,7 +2,8 @@
 
 ::
 
-    models/stars/v000007/         a version: whole, never changed, never removed
+    models/stars/v000007/         a version: whole, never changed
+    models/stars/v000007.pinned   it is not to be pruned
     models/stars/current.json     which version is in use
     models/stars/rejected/RUN/    a candidate that did not become a version, and why
     models/stars/.lock            held by a process that publishes, gone with it
@@ -12,6 +13,7 @@ highest existing one and makes it current, so it only moves ``current.json`` for
 can move it back. After a roll-back from 7 to 5 the next publish is version 8. A process killed
 after writing the version but before ``current.json`` leaves a whole version that is not in use.
 Publishing the same run id again puts it into use, unless a later version has been published since.
+Old versions stay until they are pruned (`gmm_dask.storage.models.pruning`).
 
 In terms of `gmm_dask.storage.files.versions`, ``current.json`` is the pointer.
 """
@@ -56,6 +58,11 @@ class Registry:
         understood; other schemes raise `ConfigError`.
     name
         The model's name, which is also its directory in ``root``.
+
+    Attributes
+    ----------
+    store
+        The versions as files, named ``v000007`` and ``rejected/RUN``.
     """
 
     def __init__(self, root: str | Path, name: str) -> None:
@@ -63,7 +70,7 @@ class Registry:
         self.name = name
         self.directory = self.root / name
         self._current_path = self.directory / CURRENT
-        self._store = Versions(
+        self.store = Versions(
             self.directory,
             FilePointer(self._current_path),
             self.directory / ".lock",
@@ -76,7 +83,7 @@ class Registry:
 
     def versions(self) -> tuple[int, ...]:
         """Return the numbers of the versions, ascending; empty if the model does not exist."""
-        matches = map(_VERSION.fullmatch, self._store.names())
+        matches = map(_VERSION.fullmatch, self.store.names())
         return tuple(sorted(int(match[1]) for match in matches if match))
 
     def current_version(self) -> int | None:
@@ -87,7 +94,7 @@ class Registry:
         ModelError
             ``current.json`` is damaged.
         """
-        current = self._decode(self._store.pointer())
+        current = self._decode(self.store.pointer())
         return None if current is None else current.version
 
     def load(self, version: int | None = None) -> StoredModel:
@@ -101,18 +108,34 @@ class Registry:
         """
         numbers = self.versions()
         if not numbers:
-            raise ModelError(f"{self.root}: has no model {self.name!r}; {_models_in(self.root)}")
+            raise ModelError(
+                f"{self.root}: has no model {self.name!r}; {describe_models(self.root)}"
+            )
         if version is not None and version not in numbers:
             raise ModelError(
                 f"{self.directory}: has no version {version}; there are {_listed(numbers)}"
             )
-        version = self.current_version() if version is None else version
-        if version is None:
-            raise ModelError(
-                f"{self.directory}: no version is in use; there are {_listed(numbers)}; "
-                f"choose one with `{use_command(self.directory)}`"
-            )
-        return read_model(self._version(version))
+        return self._load_current(numbers) if version is None else self._read(version)
+
+    def _load_current(self, numbers: tuple[int, ...]) -> StoredModel:
+        while True:
+            version = self.current_version()
+            if version is None:
+                raise ModelError(
+                    f"{self.directory}: no version is in use; there are {_listed(numbers)}; "
+                    f"choose one with `{use_command(self.directory)}`"
+                )
+            try:
+                return self._read(version)
+            except ModelError:
+                # Another has become current since, and this one may have been pruned.
+                if self.current_version() == version:
+                    raise
+
+    def _read(self, number: int) -> StoredModel:
+        version = self._version(number)
+        with version.held():
+            return read_model(version)
 
     def publish(
         self,
@@ -120,6 +143,7 @@ class Registry:
         *,
         run_id: str,
         based_on: int | None = None,
+        based_on_log_likelihood: float | None = None,
         extra: Mapping[str, bytes] | None = None,
         describe: Describe | None = None,
         deadline: float = 60.0,
@@ -138,6 +162,8 @@ class Registry:
             The version that was current when the fit began. If another version is current now,
             the model is kept under ``rejected/`` instead. If None, any current version is
             superseded.
+        based_on_log_likelihood
+            Its mean log-likelihood on the rows of this model, to be recorded.
         extra
             Further files to store, by name.
         describe
@@ -154,7 +180,7 @@ class Registry:
         """
         _check_name(run_id, "run id")
         with self._open(deadline) as writer:
-            pointer = self._store.pointer()
+            pointer = self.store.pointer()
             current = self._decode(pointer)
             numbers = self.versions()
             number = self._version_of_run(run_id, numbers)
@@ -165,8 +191,17 @@ class Registry:
             if number is not None:
                 writer.point(Current(number, number).encode(), expecting=pointer)
                 return number
-            number = max(numbers, default=0) + 1
-            published = replace(model, run=_publication(run_id, version=number, based_on=based_on))
+            # A number is never used twice, even if somebody has removed the last version by hand.
+            number = max((*numbers, current.published if current else 0)) + 1
+            published = replace(
+                model,
+                run=_publication(
+                    run_id,
+                    version=number,
+                    based_on=based_on,
+                    based_on_log_likelihood=based_on_log_likelihood,
+                ),
+            )
             self._add(writer, number, _files(published, extra, describe), pointer)
             return number
 
@@ -197,7 +232,7 @@ class Registry:
         self.load(version)
         with self._open(deadline) as writer:
             try:
-                pointer = self._store.pointer()
+                pointer = self.store.pointer()
                 current = self._decode(pointer)
             except StorageError:  # this is also how a damaged current.json is repaired
                 writer.replace(Current(version, max(self.versions())).encode())
@@ -207,23 +242,23 @@ class Registry:
 
     def _open(self, deadline: float) -> Writer:
         _check_name(self.name, "model name")
-        return self._store.open(deadline)
+        return self.store.open(deadline)
 
     def _version(self, number: int) -> Version:
-        return self._store.version(_version_name(number))
+        return self.store.version(version_name(number))
 
     def _add(
         self, writer: Writer, number: int, files: Mapping[str, bytes], pointer: Pointer | None
     ) -> None:
         """Store a version and make it current; withdraw it if it cannot be made current."""
-        stage = writer.stage(_version_name(number))
+        stage = writer.stage(version_name(number))
         stage.put(files)
         stage.seal()
         try:
             writer.point(Current(number, number).encode(), expecting=pointer)
         except StorageError:
             if self.current_version() != number:
-                writer.remove(_version_name(number))
+                writer.remove(version_name(number))
             raise
 
     def _refuse(
@@ -254,7 +289,7 @@ class Registry:
         describe: Describe | None,
     ) -> Path:
         name = f"{REJECTED}/{run_id}"
-        kept = self._store.version(name)
+        kept = self.store.version(name)
         if not kept.exists():
             stage = writer.stage(name)
             rejected = replace(model, run=_publication(run_id, rejected=reason))
@@ -313,7 +348,7 @@ def load_model_at(path: str | Path, version: int | None = None) -> StoredModel:
     if _VERSION.fullmatch(path.name) and siblings:
         raise ModelError(f"{path}: is missing; there are {_listed(siblings)}")
     root = path if path.is_dir() else path.parent
-    raise ModelError(f"{path}: holds no model; {_models_in(root)}")
+    raise ModelError(f"{path}: holds no model; {describe_models(root)}")
 
 
 def _check_name(name: str, what: str) -> None:
@@ -331,7 +366,8 @@ def _files(
     return model_files(model, {**(extra or {}), **described})
 
 
-def _version_name(number: int) -> str:
+def version_name(number: int) -> str:
+    """Return the name of a version's directory."""
     return f"v{number:06d}"
 
 
@@ -346,12 +382,17 @@ def _listed(numbers: tuple[int, ...]) -> str:
     return "versions " + ", ".join(map(str, numbers)) if numbers else "no versions"
 
 
-def _models_in(root: Path) -> str:
+def models_in(root: Path) -> tuple[str, ...]:
+    """Return the names of the models in a directory; empty if it does not exist."""
+    return tuple(name for name in names_in(root) if Registry(root, name).versions())
+
+
+def describe_models(root: Path) -> str:
     """Describe the models in a directory, for an error message."""
     with storage_errors(root, "cannot be read"):
         if not root.is_dir():
             return f"there is no directory {root}; fit a model first, or give another path"
-        names = [name for name in names_in(root) if Registry(root, name).versions()]
+        names = models_in(root)
     if not names:
         return f"there are no models in {root}; fit one first, or give another path"
     return f"models in {root}: {', '.join(names)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
@@ -15,16 +15,25 @@ import xxhash
 
 from gmm_dask.errors import StorageError
 from gmm_dask.storage.files.contents import StagedVersion
+from gmm_dask.storage.input.input_file import InputFile
 from gmm_dask.storage.input.location import READ_ERRORS
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.input.schemas import InputFile
-from gmm_dask.storage.predictions.parts import Part, hint_of_part
+from gmm_dask.storage.predictions.part_files import hint_of_part
+from gmm_dask.storage.predictions.parts import Part
 
 _FOOTER_THREADS = 8
 
 
-def check_coverage(plan: InputPlan, parts: Iterable[Part], out: Path) -> None:
+def check_coverage(
+    plan: InputPlan, parts: Iterable[Part], out: Path, taken: Container[str] = ()
+) -> None:
     """Check that the parts of each input file describe the rows that are read once, without a gap.
+
+    Parameters
+    ----------
+    taken
+        Files whose parts are taken over from the version before. These need not be in the plan,
+        and may describe rows that the plan does not read.
 
     Raises
     ------
@@ -33,13 +42,13 @@ def check_coverage(plan: InputPlan, parts: Iterable[Part], out: Path) -> None:
     """
     by_file: dict[str, list[Part]] = {file.path: [] for file in plan.files}
     for part in parts:
-        if part.input_file not in by_file:
+        if part.input_file not in by_file and part.input_file not in taken:
             raise StorageError(
                 f"{out}: {part.name} describes {part.input_file}, which is not an input file"
             )
-        by_file[part.input_file].append(part)
+        by_file.setdefault(part.input_file, []).append(part)
     for file in plan.files:
-        fault = first_fault(file, by_file[file.path])
+        fault = first_fault(file, by_file[file.path], exactly=file.path not in taken)
         if fault is not None:
             raise StorageError(
                 f"{out}: predictions of {file.path} do not hold its {file.rows:,} rows once each; "
@@ -47,21 +56,37 @@ def check_coverage(plan: InputPlan, parts: Iterable[Part], out: Path) -> None:
             )
 
 
-def first_fault(file: InputFile, parts: Iterable[Part]) -> int | None:
+def first_fault(file: InputFile, parts: Iterable[Part], exactly: bool = True) -> int | None:
     """Return the first row of an input file that parts describe wrongly; None if all is right.
 
-    The parts must describe each row of the row groups that are read once, and no other.
+    The parts must describe each row of the row groups that are read once.
+
+    Parameters
+    ----------
+    exactly
+        Whether they must describe no other row.
     """
     runs = _runs_read(file)
-    row = runs[0][0] if runs else 0
+    end = sum(file.row_groups)
+    row = 0  # the first that is not described yet
     for part in sorted(parts, key=lambda part: part.first):
-        stops = [stop for first, stop in runs if first <= row < stop]
-        if part.first != row or not stops or part.stop > stops[0]:
+        missing = _first_between(runs, row, part.first)
+        if missing is not None:
+            return missing
+        if part.first < row or part.stop > end or (exactly and not _is_read(runs, part)):
             return row
         row = part.stop
-        if row == stops[0]:  # go on at the next run, if there is one
-            row = next((first for first, _ in runs if first > row), row)
-    return row if any(first <= row < stop for first, stop in runs) else None
+    return _first_between(runs, row, end)
+
+
+def _first_between(runs: Sequence[tuple[int, int]], start: int, stop: int) -> int | None:
+    """Return the first row of ``start`` … ``stop`` − 1 that is read; None if there is none."""
+    rows = (max(first, start) for first, last in runs if first < stop and last > start)
+    return next(rows, None) if start < stop else None
+
+
+def _is_read(runs: Sequence[tuple[int, int]], part: Part) -> bool:
+    return any(first <= part.first and part.stop <= stop for first, stop in runs)
 
 
 def _runs_read(file: InputFile) -> list[tuple[int, int]]:
@@ -105,27 +130,33 @@ def check_parts(stage: StagedVersion, parts: Sequence[Part]) -> None:
         )
 
 
-def intact(directory: Path, parts: Sequence[Part]) -> set[str]:
-    """Return the names of the parts that exist and hold what was written.
+def intact(directory: Path, parts: Sequence[Part]) -> dict[str, tuple[str, ...]]:
+    """Return the parts that exist and hold what was written: the columns of each, by name.
 
     Reads the footer of each part, and all bytes of parts whose hints differ.
     """
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        checks = pool.map(lambda part: _is_intact(directory, part), parts)
-        return {part.name for part, is_intact in zip(parts, checks, strict=True) if is_intact}
+        checks = pool.map(lambda part: _columns_if_intact(directory, part), parts)
+        return {
+            part.name: columns
+            for part, columns in zip(parts, checks, strict=True)
+            if columns is not None
+        }
 
 
-def _is_intact(directory: Path, part: Part) -> bool:
-    if part.digest is None or isinstance(_schema(directory, part), str):
-        return False
+def _columns_if_intact(directory: Path, part: Part) -> tuple[str, ...] | None:
+    if part.digest is None or isinstance(schema := _schema(directory, part), str):
+        return None
     path = directory / part.name
+    columns = tuple(schema.names)
     try:
         if part.hint is not None and part.hint == hint_of_part(path):
-            return True
+            return columns
         with path.open("rb") as file:
-            return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest() == part.digest
+            digest = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
     except OSError:  # gone or unreadable: the part is written again
-        return False
+        return None
+    return columns if digest == part.digest else None
 
 
 def _schema(directory: Path, part: Part) -> pa.Schema | str:

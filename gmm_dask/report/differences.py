@@ -1,0 +1,220 @@
+"""What differs between two versions of a model: components, likelihoods and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from gmm_dask.mixture.matching import Match, match, match_by_ids
+from gmm_dask.storage.files.sealed import Document, plain
+from gmm_dask.storage.models.model import StoredModel
+
+
+@dataclass(frozen=True)
+class ComponentChange:
+    """A component before and after; None stands for what one of the two versions lacks.
+
+    Attributes
+    ----------
+    before, after
+        Its permanent id in the two versions.
+    weight_before, weight_after
+        Its weight.
+    match
+        How far it moved; None if it is new or gone.
+    """
+
+    before: int | None
+    after: int | None
+    weight_before: float | None
+    weight_after: float | None
+    match: Match | None = None
+
+    def largest_shift(self, columns: Sequence[str]) -> str:
+        """Name the feature whose mean shifted most, and say by how much; empty if new or gone."""
+        if self.match is None:
+            return ""
+        shifts = self.match.shifts
+        feature = max(range(len(shifts)), key=lambda feature: abs(shifts[feature]))
+        # Rounded, so that no shift at all has no sign of its own.
+        return f"{columns[feature]} {round(shifts[feature], 2) + 0.0:+.2f} σ"
+
+
+@dataclass(frozen=True)
+class SettingChange:
+    """A key of the run file, or a package, by its value in the two versions; None: not there."""
+
+    name: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, eq=False)
+class ModelComparison:
+    """Two versions of a model, compared; made by `compare`.
+
+    Attributes
+    ----------
+    before, after
+        The versions.
+    by_ids
+        Whether components were matched by their permanent ids; else by their distance.
+    matches
+        The matched components; empty if the versions have other columns.
+    """
+
+    before: StoredModel
+    after: StoredModel
+    by_ids: bool
+    matches: tuple[Match, ...]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether both versions have the same columns, in the same order."""
+        return self.before.columns == self.after.columns
+
+    @cached_property
+    def components(self) -> tuple[ComponentChange, ...]:
+        """Every component: those of both by their id before, then new ones, then those gone.
+
+        Empty if the versions have other columns.
+        """
+        if not self.comparable:
+            return ()
+        before, after = self.before, self.after
+        old, new = before.parameters.weights.tolist(), after.parameters.weights.tolist()
+        changes = [
+            ComponentChange(
+                before.component_ids[pair.old],
+                after.component_ids[pair.new],
+                old[pair.old],
+                new[pair.new],
+                pair,
+            )
+            for pair in sorted(self.matches, key=lambda pair: before.component_ids[pair.old])
+        ]
+        kept = {pair.new for pair in self.matches}
+        changes += [
+            ComponentChange(None, after.component_ids[j], None, new[j])
+            for j in range(len(new))
+            if j not in kept
+        ]
+        kept = {pair.old for pair in self.matches}
+        changes += [
+            ComponentChange(before.component_ids[i], None, old[i], None)
+            for i in range(len(old))
+            if i not in kept
+        ]
+        return tuple(changes)
+
+    @cached_property
+    def settings(self) -> tuple[SettingChange, ...]:
+        """What was set otherwise: keys of the run file, the filter, versions of packages."""
+        before, after = dict(settings_of(self.before)), dict(settings_of(self.after))
+        return tuple(
+            SettingChange(name, before.get(name), after.get(name))
+            for name in dict.fromkeys((*before, *after))
+            if before.get(name) != after.get(name)
+        )
+
+    @property
+    def before_on_rows_after(self) -> float | None:
+        """Mean log-likelihood of the earlier version on the rows of the later, nats per row.
+
+        Known where the later one was held to the earlier by the gate of a retrain.
+        """
+        return _on_rows_of(self.before, self.after)
+
+    @property
+    def after_on_rows_before(self) -> float | None:
+        """The same of the later version on the rows of the earlier."""
+        return _on_rows_of(self.after, self.before)
+
+    def to_json(self) -> Document:
+        """Return the comparison as JSON."""
+        document: Document = plain(
+            {
+                "before": _version(self.before, self.after_on_rows_before),
+                "after": _version(self.after, self.before_on_rows_after),
+                "comparable": self.comparable,
+                "matched_by": "ids" if self.by_ids else "distance",
+                "components": [
+                    {
+                        "before": change.before,
+                        "after": change.after,
+                        "weight_before": change.weight_before,
+                        "weight_after": change.weight_after,
+                        "moved": change.match and change.match.moved,
+                        "spread": change.match and change.match.spread,
+                        "distance": change.match and change.match.distance,
+                        "shifts": change.match
+                        and dict(zip(self.after.columns, change.match.shifts, strict=True)),
+                    }
+                    for change in self.components
+                ],
+                "settings": [vars(setting) for setting in self.settings],
+            }
+        )
+        return document
+
+
+def compare(before: StoredModel, after: StoredModel, by_ids: bool) -> ModelComparison:
+    """Compare two versions of a model.
+
+    Parameters
+    ----------
+    before, after
+        The versions.
+    by_ids
+        Whether their ids are of one family (`gmm_dask.storage.models.lineage`), so that equal ids
+        are the same component; else components are matched by their distance.
+    """
+    matches: tuple[Match, ...] = ()
+    if before.columns == after.columns:
+        pair = (after.parameters, before.parameters)
+        if by_ids:
+            matches = match_by_ids(*pair, after.component_ids, before.component_ids)
+        else:
+            matches = match(*pair)
+    return ModelComparison(before, after, by_ids, matches)
+
+
+def _on_rows_of(model: StoredModel, other: StoredModel) -> float | None:
+    if other.run is None or model.version is None or other.run.based_on != model.version:
+        return None
+    return other.run.based_on_log_likelihood
+
+
+def _version(model: StoredModel, of_other: float | None) -> dict[str, Any]:
+    return {
+        "version": model.version,
+        "created": None if model.run is None else model.run.created,
+        "columns": model.columns,
+        "rows": model.manifest.rows,
+        "n_components": model.parameters.n_components,
+        "covariance_type": model.parameters.covariance_type,
+        "log_likelihood": model.manifest.log_likelihood,
+        "bic": model.manifest.bic,
+        "log_likelihood_of_the_other_on_these_rows": of_other,
+    }
+
+
+def settings_of(model: StoredModel) -> Iterator[tuple[str, Any]]:
+    """Give what decided a fit besides its data: names and values."""
+    manifest = model.manifest
+    yield from _flat(manifest.configuration)
+    yield "filter, resolved", manifest.filter
+    for name, version in manifest.versions.items():
+        yield f"version of {name}", version
+    yield "processor", manifest.machine
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give the keys of nested tables by their dotted names."""
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
