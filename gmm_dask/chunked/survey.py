@@ -63,10 +63,10 @@ class Survey:
     defects: Defects
     draws: tuple[Draw, ...]
     outside: int = 0
+    incomplete: int = 0
     weight_squares: float = 0.0
     transforms: Transforms | None = None
     log_slopes: float = 0.0
-    incomplete: int = 0
     feature_weights: FloatArray | None = None
 
     def __add__(self, other: Survey) -> Survey:
@@ -77,10 +77,10 @@ class Survey:
             self.defects + other.defects,
             self.draws + other.draws,
             self.outside + other.outside,
+            self.incomplete + other.incomplete,
             self.weight_squares + other.weight_squares,
             self.transforms,
             self.log_slopes + other.log_slopes,
-            self.incomplete + other.incomplete,
             _add(self.feature_weights, other.feature_weights),
         )
 
@@ -287,10 +287,10 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
         defects,
         (Draw.merge([draw]),),
         rows.outside,
+        incomplete,
         float(used.values.shape[0]) if weights is None else float((weights * weights).sum()),
         rows.transforms,
         _sum_slopes(used, weights),
-        incomplete,
         _weigh_features(used, weights),
     )
 

@@ -262,8 +262,8 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
             ),
         ),
         meta["outside"],
+        meta["incomplete"],
         float(arrays["survey.weight"][1]),
         meta["transforms"] and Transforms.from_json(meta["transforms"]),
         float(arrays["survey.weight"][2]),
-        meta["incomplete"],
     )
