@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
@@ -27,15 +28,16 @@ from gmm_dask.chunked.partitions import is_frame
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Scanner, group_rows
 from gmm_dask.chunked.threads import Threads, available_cores
+from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import ClustersMixin
 from gmm_dask.estimator_exchange import ExchangeMixin
 from gmm_dask.estimator_frames import FramesMixin
+from gmm_dask.estimator_transforms import TransformsMixin
 from gmm_dask.estimator_values import ValuesMixin
 from gmm_dask.frames import refuse_text_in
 from gmm_dask.input_checks import columns_of, executor_of, lazy_array, rows_in_memory, unit_of
 from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
-from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic, icl
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -53,7 +55,14 @@ from gmm_dask.verbosity import progress_printer
 logger = logging.getLogger("gmm_dask")
 
 
-class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(
+    ClustersMixin,
+    FramesMixin,
+    ExchangeMixin,
+    TransformsMixin,
+    ValuesMixin,
+    BaseEstimator,  # type: ignore[misc]
+):
     """A Gaussian mixture fitted by expectation maximization (EM) to any number of rows.
 
     Every keyword of `sklearn.mixture.GaussianMixture` keeps its name, default and meaning.
@@ -92,6 +101,13 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, Ba
         ``"error"`` refuses NaN and nulls; ``"marginalize"`` lets each row count by the features it
         has, as is right where values are missing at random. A row without any value is no part of
         a fit; its label is −1, and the rest of its prediction NaN.
+    transforms
+        Transforms of features, by the name of the column, or by its index where rows have no
+        names: ``{"price": "log1p"}``. There are ``"log"``, ``"log1p"``, ``"asinh"``, ``"sqrt"``,
+        ``"logit"`` and ``"standardise"``, by mean and standard deviation of the rows
+        (`gmm_dask.mixture.transforms`). Every method takes rows in natural units. Means and
+        covariances are those of transformed rows; log-densities and criteria are in natural
+        units, so that models with different transforms can be compared.
 
     Attributes
     ----------
@@ -107,6 +123,9 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, Ba
         The log-density below which 0.1 % of the complete rows lie, nats; NaN without any.
     scans_
         How many times all rows were read.
+    transforms_
+        The transforms of the features; only if there are. ``transforms_.inverse(means_)`` are the
+        components' centres in natural units: medians, which stay medians under a transform.
     n_features_in_, feature_names_in_
         As in scikit-learn.
     merge_tree_
@@ -131,6 +150,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, Ba
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "search_rows": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "nulls": [StrOptions({"error", "marginalize"})],
+        "transforms": [Mapping, None],
     }
 
     def __init__(
@@ -153,6 +173,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, Ba
         search_rows: int | Literal["auto"] | None = "auto",
         on_collapse: str = "report",
         nulls: Literal["error", "marginalize"] = "error",
+        transforms: Mapping[str | int, str] | None = None,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -171,6 +192,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, Ba
         self.search_rows = search_rows
         self.on_collapse = on_collapse
         self.nulls = nulls
+        self.transforms = transforms
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, client: Any = None) -> Self:
@@ -272,25 +294,9 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, Ba
         parameters = self._parameters()
         array = lazy_array(self, X, reset=False)
         if array is not None:
-            return sum_array(array, parameters, columns_of(self), unit_of(X), self._nulls)
+            rules = self._nulls, self._fitted_transforms()
+            return sum_array(array, parameters, columns_of(self), unit_of(X), *rules)
         return sum_assignment(self._assign(X, certainties=True))
-
-    def _last_parameters(self) -> tuple[MixtureParameters, ...]:
-        """Return the parameters of the last fit, or nothing before the first.
-
-        ``n_features_in_`` must be that of the new rows: call `_scanner` first.
-        """
-        if not hasattr(self, "means_"):
-            return ()
-        k, d = self.n_components, self.n_features_in_
-        shape = COVARIANCE_TYPES[self.covariance_type].shape(k, d)
-        if self.means_.shape != (k, d) or self.covariances_.shape != shape:
-            raise ConfigError(
-                f"warm_start: the last fit left means of shape {self.means_.shape} and "
-                f"covariances of shape {self.covariances_.shape}; {k} {self.covariance_type} "
-                f"components of {d} features have {(k, d)} and {shape}: set warm_start=False"
-            )
-        return (self._parameters(),)
 
     def _parameters(self) -> MixtureParameters:
         check_is_fitted(self)
@@ -307,21 +313,16 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, Ba
         parameters = self._parameters()
         array = lazy_array(self, X, reset=False)
         if array is not None:
-            return predict_array(array, parameters, what, columns_of(self), unit_of(X), self._nulls)
+            rules = self._nulls, self._fitted_transforms()
+            return predict_array(array, parameters, what, columns_of(self), unit_of(X), *rules)
         predicted = getattr(self._assign(X, responsibilities=what == "responsibilities"), what)
         return predicted.astype(np.int64) if what == "labels" else predicted
 
-    def _assign(
-        self, X: Any, *, responsibilities: bool = False, certainties: bool = False
-    ) -> Assignment:
+    def _assign(self, X: Any, **wanted: Any) -> Assignment:
+        wanted |= {"transforms": self._fitted_transforms(), "threads": available_cores()}
         rows = rows_in_memory(self, X, reset=False)
-        assigned = assign(
-            self._parameters(),
-            rows,
-            responsibilities=responsibilities,
-            certainties=certainties,
-            threads=available_cores(),
-        )
+        rows = transform_values(rows, wanted["transforms"], columns_of(self), "row {:,}".format)
+        assigned = assign(self._parameters(), rows, **wanted)
         if not assigned.finite:
             require_usable(rows, columns_of(self), self._nulls, "row {:,}".format)
         return assigned
@@ -355,15 +356,17 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, Ba
         notify = progress_printer(self.verbose, self.verbose_interval)
         array = lazy_array(self, X, reset=reset, scheduler=client)
         if array is not None:
-            from gmm_dask.storage.input.reader import source_of
+            from gmm_dask.storage.input.reader import source_to_fit
 
-            source = source_of(array) if sample_weight is None else None
+            source = source_to_fit(array, sample_weight)
             chunks = source or array_chunks(
                 array, sample_weight, columns_of(self), unit_of(X), scheduler=client
             )
             # Rows of an unknown number were counted.
-            counted = source is None and (is_frame(X) or any(np.isnan(X.chunks[0])))
-            return Scanner(chunks, executor_of(client), notify, scans=int(counted))
+            counted = int(source is None and (is_frame(X) or any(np.isnan(X.chunks[0]))))
+            transforms = self._transforms_for(reset=reset)
+            executor = executor_of(client)
+            return Scanner(chunks, executor, notify, scans=counted, transforms=transforms)
         if client is not None:
             raise ConfigError(
                 "client is for dask arrays and frames: rows in memory are scanned by threads here; "
@@ -377,7 +380,7 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, Ba
                 sample_weight, rows, dtype=np.float64, ensure_non_negative=True
             )
         chunks = MemoryChunks(rows, weights, group_rows(rows.shape[0]), columns_of(self))
-        return Scanner(chunks, Threads(), notify)
+        return Scanner(chunks, Threads(), notify, transforms=self._transforms_for(reset=reset))
 
     def _take_parameters(self, parameters: MixtureParameters) -> None:
         self.weights_ = parameters.weights
@@ -394,8 +397,10 @@ class GaussianMixture(ClustersMixin, FramesMixin, ExchangeMixin, ValuesMixin, Ba
 
     def _take_result(self, result: FitResult, densities: DensitySummary, scans: int) -> None:
         # What was said of the components before: by `merge_components`, or by a published model.
-        for name in ("merge_tree_", "component_ids_"):
+        for name in ("merge_tree_", "component_ids_", "transforms_"):
             self.__dict__.pop(name, None)
+        if result.survey.transforms is not None:
+            self.transforms_ = result.survey.transforms
         self._take_parameters(result.parameters)
         self.converged_ = result.best.status is Status.CONVERGED
         self.n_iter_ = result.best.n_iter

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.transforms import Transforms
 
 ARRAYS = ("weights_", "means_", "covariances_", "precisions_cholesky_")
 #: What a fit says of itself. A mixture that somebody put together by hand may have none of it.
@@ -26,6 +27,7 @@ class ExchangeMixin:
     if TYPE_CHECKING:  # what it needs of the estimator
 
         def _take_parameters(self, parameters: MixtureParameters) -> None: ...
+        def _fitted_transforms(self) -> Transforms | None: ...
 
     def to_sklearn(self) -> Any:
         """Return the fitted mixture as a `sklearn.mixture.GaussianMixture`.
@@ -40,7 +42,8 @@ class ExchangeMixin:
         NotFittedError
             There is no mixture yet.
         ConfigError
-            ``n_components`` or ``covariance_type`` were set after the fit.
+            ``n_components`` or ``covariance_type`` were set after the fit, or the mixture has
+            transforms, which scikit-learn's has not.
 
         Examples
         --------
@@ -57,6 +60,12 @@ class ExchangeMixin:
         from sklearn.mixture import GaussianMixture
 
         _require_fitted(self)
+        if self._fitted_transforms() is not None:
+            raise ConfigError(
+                "this mixture has transforms of its features, which scikit-learn's has not: it "
+                "would take natural units for transformed ones; put the transform into a "
+                "sklearn.pipeline.Pipeline before a mixture that is fitted to transformed rows"
+            )
         model = GaussianMixture(**_keywords(self, GaussianMixture))
         for name in (*ARRAYS, "precisions_", *HISTORY, *FEATURES):
             if hasattr(self, name):

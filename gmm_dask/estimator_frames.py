@@ -24,6 +24,7 @@ from gmm_dask.storage.models.clusters import name_clusters
 if TYPE_CHECKING:
     from gmm_dask.arrays import IndexArray
     from gmm_dask.mixture.parameters import MixtureParameters
+    from gmm_dask.mixture.transforms import Transforms
 
 
 class FramesMixin(TransformerMixin):  # type: ignore[misc]
@@ -36,6 +37,7 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
     if TYPE_CHECKING:  # what it needs of the estimator
 
         def _parameters(self) -> MixtureParameters: ...
+        def _fitted_transforms(self) -> Transforms | None: ...
         def _cut(self, n_clusters: int | None) -> IndexArray: ...
         def predict_proba(self, X: Any) -> Any:
             """Responsibilities, (n, k)."""
@@ -153,6 +155,8 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
         NonFiniteError
             A feature is infinite, or null or NaN where ``nulls`` refuses it; the message says
             where.
+        InputError
+            A feature is outside of the domain of its transform.
         ConfigError
             The mixture was fitted to rows without names of columns; a key has the name of a column
             of the result, or is named twice; or there are fewer components than clusters.
@@ -209,7 +213,15 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
             if names.count(name) > 1:
                 raise ConfigError(f"keys names {name!r} twice; name each column once")
         features = tuple(self.feature_names_in_)
-        return TableRequest(parameters, features, names, component_ids, cluster_ids, nulls)
+        return TableRequest(
+            parameters,
+            features,
+            names,
+            component_ids,
+            cluster_ids,
+            nulls,
+            self._fitted_transforms(),
+        )
 
     def _component_ids(self) -> tuple[int, ...]:
         """Return the permanent id of each component, or its index where it has none, (k,)."""

@@ -10,16 +10,15 @@ from sklearn.base import DensityMixin
 from sklearn.utils import check_random_state
 
 from gmm_dask.arrays import FloatArray
-from gmm_dask.chunked.defects import require_usable
-from gmm_dask.chunked.imputation import impute_array, impute_partitions, impute_table
+from gmm_dask.chunked.imputation import impute_array, impute_partitions, impute_rows, impute_table
 from gmm_dask.chunked.partitions import is_frame
 from gmm_dask.frames import as_frame, open_frame
 from gmm_dask.input_checks import columns_of, frame_rows, lazy_array, rows_in_memory
-from gmm_dask.mixture.imputation import impute
 from gmm_dask.nulls import NullPolicy
 
 if TYPE_CHECKING:
     from gmm_dask.mixture.parameters import MixtureParameters
+    from gmm_dask.mixture.transforms import Transforms
 
 
 class ValuesMixin(DensityMixin):  # type: ignore[misc]
@@ -31,6 +30,7 @@ class ValuesMixin(DensityMixin):  # type: ignore[misc]
     if TYPE_CHECKING:  # what it needs of the estimator
 
         def _parameters(self) -> MixtureParameters: ...
+        def _fitted_transforms(self) -> Transforms | None: ...
 
     @property
     def _nulls(self) -> NullPolicy:
@@ -43,7 +43,10 @@ class ValuesMixin(DensityMixin):  # type: ignore[misc]
         return tags
 
     def sample(self, n_samples: int = 1) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,)."""
+        """Draw rows from the fitted mixture: X (n, d), grouped by component, and labels (n,).
+
+        X is in natural units. A square root that is drawn below 0 becomes the row 0.
+        """
         parameters = self._parameters()
         if n_samples < 1:
             raise ValueError(
@@ -56,7 +59,8 @@ class ValuesMixin(DensityMixin):  # type: ignore[misc]
         labels = np.repeat(np.arange(parameters.n_components), counts)  # (n,)
         noise = random.standard_normal((n_samples, parameters.n_features))
         X = parameters.means[labels] + np.einsum("nij,nj->ni", lower[labels], noise)  # (n, d)
-        return X, labels
+        transforms = self._fitted_transforms()
+        return X if transforms is None else transforms.inverse(X), labels
 
     def impute(self, X: Any) -> Any:
         """Fill the holes of rows by what the mixture expects, given the features they have.
@@ -83,6 +87,8 @@ class ValuesMixin(DensityMixin):  # type: ignore[misc]
             There is no mixture yet.
         NonFiniteError
             A value is infinite.
+        InputError
+            A value is outside of the domain of its transform.
 
         Examples
         --------
@@ -94,17 +100,16 @@ class ValuesMixin(DensityMixin):  # type: ignore[misc]
         array([[1., 2.],
                [2., 4.]])
         """
-        parameters = self._parameters()
+        mixture = self._parameters(), self._fitted_transforms()
         if is_frame(X):
             empty = frame_rows(self, X._meta, reset=False, least_rows=0)
-            return impute_partitions(X, parameters, tuple(X.columns), empty.dtype)
+            return impute_partitions(X, mixture, tuple(X.columns), empty.dtype)
         array = lazy_array(self, X, reset=False)
         if array is not None:
-            return impute_array(array, parameters, columns_of(self))
+            return impute_array(array, mixture, columns_of(self))
         X = as_frame(X)
         if open_frame(X) is not None:
             rows = frame_rows(self, X, reset=False)
-            return impute_table(X, rows, parameters, columns_of(self))
+            return impute_table(X, rows, mixture, columns_of(self))
         rows = rows_in_memory(self, X, reset=False)
-        require_usable(rows, columns_of(self), NullPolicy.MARGINALIZE, "row {:,}".format)
-        return impute(parameters, rows)
+        return impute_rows(rows, mixture, columns_of(self))

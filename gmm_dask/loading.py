@@ -28,7 +28,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     GaussianMixture
         Fitted, with the model's columns as ``feature_names_in_``, its permanent
         ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it. It takes
-        rows with holes if it was fitted to such (``nulls="marginalize"``).
+        rows with holes if it was fitted to such (``nulls="marginalize"``). A model with transforms
+        has them too: its methods take rows in natural units.
 
     Raises
     ------
@@ -45,6 +46,10 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
         nulls="marginalize" if stored.nulls is NullPolicy.MARGINALIZE else "error",
     )
     model._take_parameters(parameters)
+    if stored.transforms is not None:
+        names = zip(stored.columns, stored.transforms.names, strict=True)
+        model.transforms = {column: name for column, name in names if name is not None}
+        model.transforms_ = stored.transforms
     model.n_features_in_ = parameters.n_features
     model.feature_names_in_ = np.asarray(stored.columns, dtype=object)
     model.component_ids_ = np.asarray(stored.component_ids)

@@ -206,10 +206,10 @@ def retrain(
 
     def once(bad: tuple[BadFile, ...]) -> tuple[datetime | None, RetrainOutcome]:
         plan = call(steps.inspect_input, run, True, run.select is not None, bad=bad)
-        present = _present_of(plan)  # the fit's present is the run's
+        present = plan.as_of  # the fit's present is the run's
         if run.predict.filter is not None and run.output.predictions is not None:
             # A filter that cannot be used is refused before the fit.
-            present = _present_of(call(steps.inspect_input, run, False, False, present, bad))
+            present = call(steps.inspect_input, run, False, False, present, bad).as_of
         current = call(steps.read_current, run)
         with steps.hold(current):
             if not force and steps.is_up_to_date(run, plan, current):
@@ -231,10 +231,6 @@ def retrain(
     return replace(outcome, predictions=predictions, skipped=tuple(skipped.values()))
 
 
-def _present_of(plan: InputPlan) -> datetime | None:
-    return None if plan.filter is None else plan.filter.as_of
-
-
 def _left_out(plan: InputPlan) -> dict[str, Any]:
     """Return the fields of an outcome that say which files its run left out."""
     return {"skipped": plan.skipped, "unsettled": len(plan.unsettled)}
@@ -250,13 +246,14 @@ def _fit_again(
 ) -> steps.Evaluation:
     """Fit the mixture that the run file asks for, or choose one again if that is due."""
     if steps.is_selection_due(run, plan, current):
-        rival = steps.choose_rival(run, plan, current)
-        selected = call(steps.select, run, plan, scanner, notify, rival)
+        rival, transforms = steps.choose_rival(run, plan, current)
+        selected = call(steps.select, run, plan, scanner, notify, rival, transforms)
         return call(steps.evaluate_selection, run, plan, scanner, selected, current)
     if run.select is not None and current is not None:
         run = steps.keep_cell(run, current)
     start = steps.choose_start(run, plan, current)
-    fitted = call(steps.fit, run, plan, scanner, notify, start.parameters, start.search_too)
+    given = (start.parameters, start.search_too, start.transforms)
+    fitted = call(steps.fit, run, plan, scanner, notify, *given)
     return call(steps.evaluate, run, plan, scanner, fitted, current)
 
 

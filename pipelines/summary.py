@@ -6,13 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.left_out import left_out_notes, skipped_facts, unsettled_words
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
-from gmm_dask.printable import printable, spread
+from gmm_dask.printable import printable
 from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps.fitting import Published
 from gmm_dask.steps.predicting import choose_clusters
@@ -20,6 +18,7 @@ from gmm_dask.storage.files.choice import exists, version_at
 from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.clusters import Clusters
+from gmm_dask.storage.models.manifest import Manifest
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
 
@@ -97,6 +96,8 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         *([("filter", manifest.filter)] if manifest.filter else []),
         *skipped_facts(manifest.files_skipped or {}),
         ("rows", f"{read:,} read, {outside}{dropped:,} dropped for nulls, {rows:,} used{holes}"),
+        *([("transforms", model.transforms.words(model.columns))] if model.transforms else []),
+        *weight_facts(manifest),
         ("scans", f"{manifest.scans} of all rows"),
         ("iterations", f"{manifest.n_iter}, {STATUS[manifest.status]}"),
         ("log-likelihood", f"{manifest.log_likelihood:.6g} nats per row"),
@@ -114,6 +115,11 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     header, table = component_table(model, matches)
     k, d = model.parameters.means.shape
     notes = list(manifest.warnings)
+    if model.transforms is not None:
+        notes.append(
+            "columns with a transform: median of the component, and the ends of one standard "
+            "deviation, in the data's units; log-likelihood and BIC are in these units too"
+        )
     if d > SHOWN_COLUMNS:
         notes.append(f"{d - SHOWN_COLUMNS} further columns are not shown")
     kind = model.parameters.covariance_type
@@ -124,6 +130,17 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         facts.append(("chosen by", manifest.selection.legend))
     title = f"{_name(model)}: {k} {kind} components of {d} columns"
     return Summary(title, facts, header, table, notes, comparison)
+
+
+def weight_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """Say what the rows weigh, where they have weights."""
+    if manifest.effective_rows is None:
+        return []
+    halflife = manifest.configuration["input"].get("weight_halflife")
+    words = f"{manifest.weight:,.6g} in all, as {manifest.effective_rows:,.6g} rows of equal weight"
+    if halflife:
+        words += f"; half for each {halflife['days']:g} days of {halflife['column']}"
+    return [("total weight", words)]
 
 
 def input_summary(path: str, plan: InputPlan, purpose: str = "") -> Summary:
@@ -142,12 +159,17 @@ def input_summary(path: str, plan: InputPlan, purpose: str = "") -> Summary:
         facts.append(("left for later", unsettled_words(len(plan.unsettled))))
     groups = sum(len(file.groups) for file in plan.files)
     of_all = sum(rows > 0 for file in plan.files for rows in file.row_groups)
+    if plan.decay is not None:
+        decay = f"half for each {plan.decay.days:g} days of {plan.decay.column} before "
+        facts.append(("weights", f"{decay}{plan.decay.today}"))
     bound = "at most " if plan.masked else ""
     facts += [
         ("row groups", f"{groups:,} of {of_all:,} in these files"),
         ("rows", f"{bound}{plan.rows:,}, before nulls"),
         ("columns", ", ".join(plan.names)),
     ]
+    if plan.transforms is not None:
+        facts.append(("transforms", plan.transforms.words(plan.names)))
     return Summary(f"input {path}{purpose}", facts)
 
 
@@ -269,12 +291,12 @@ def component_table(
 ) -> tuple[list[str], list[list[str]]]:
     """Tabulate each component: its weight, its mean ± standard deviation per column, its state.
 
+    All columns are in natural units (`StoredModel.spread`).
+
     With ``matches`` also the change of its weight, and how far its mean has moved, in standard
     deviations of the model before.
     """
     parameters, columns = model.parameters, model.columns[:SHOWN_COLUMNS]
-    # (k, d)
-    deviations = np.sqrt(np.diagonal(parameters.matrices, axis1=1, axis2=2))
     changes = {match.new: match for match in matches}
     rows = []
     for component, identity in enumerate(model.component_ids):
@@ -283,10 +305,7 @@ def component_table(
             change = changes.get(component)
             cells.append("new" if change is None else f"{change.weight_change:+.1%}")
             cells.append("" if change is None else f"{change.moved:.2f} σ")
-        cells += [
-            spread(parameters.means[component, j], deviations[component, j])
-            for j in range(len(columns))
-        ]
+        cells += [model.spread(component, feature) for feature in range(len(columns))]
         rows.append([*cells, state(model, component)])
     changed = ["change", "moved"] if matches else []
     return ["component", "weight", *changed, *columns, "state"], rows

@@ -38,6 +38,7 @@ LAYERS = [
         "gmm_dask.estimator_clusters",
         "gmm_dask.estimator_exchange",
         "gmm_dask.estimator_frames",
+        "gmm_dask.estimator_transforms",
         "gmm_dask.estimator_values",
         "gmm_dask.input_checks",
         "gmm_dask.loading",

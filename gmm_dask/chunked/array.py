@@ -22,10 +22,12 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.partitions import is_series, series_array
 from gmm_dask.chunked.rows import Rows
+from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.errors import InputError, SchemaError, TooFewRowsError
 from gmm_dask.frames import refuse_text
 from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
 logger = logging.getLogger("gmm_dask")
@@ -301,6 +303,7 @@ def predict_array(
     columns: tuple[str, ...] | None = None,
     unit: str = "block",
     nulls: NullPolicy = NullPolicy.ERROR,
+    transforms: Transforms | None = None,
 ) -> da.Array:
     """Predict labels, log-densities or responsibilities of a dask array's rows, lazily.
 
@@ -315,11 +318,13 @@ def predict_array(
         As in `array_chunks`, for the error of a row that cannot be predicted.
     nulls
         Whether rows with holes are predicted (``MARGINALIZE``) or refused.
+    transforms
+        Of the mixture; X is in natural units.
     """
     if X.ndim == 2 and X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
     columns = columns or tuple(f"x{number}" for number in range(X.shape[1]))
-    request = _BlockRequest(parameters, columns, unit, nulls)
+    request = _BlockRequest(parameters, columns, unit, nulls, transforms)
     predict = partial(_predict_block, request=request, what=what)
     if what == "responsibilities":
         k = parameters.n_components
@@ -334,6 +339,7 @@ def sum_array(
     columns: tuple[str, ...],
     unit: str = "block",
     nulls: NullPolicy = NullPolicy.ERROR,
+    transforms: Transforms | None = None,
 ) -> tuple[float, float, float]:
     """Sum over the rows of a dask array (n, d): log p(x) in nats, 1, and −log r.
 
@@ -341,12 +347,13 @@ def sum_array(
 
     Parameters
     ----------
-    columns, unit, nulls
+    columns, unit, nulls, transforms
         As in `predict_array`.
     """
     if X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
-    add_up = partial(_sum_block, request=_BlockRequest(parameters, columns, unit, nulls))
+    request = _BlockRequest(parameters, columns, unit, nulls, transforms)
+    add_up = partial(_sum_block, request=request)
     sums = X.map_blocks(add_up, dtype=np.float64, chunks=(1, 3))
     log_likelihood, rows, uncertainty = sums.sum(axis=0).compute().tolist()
     return log_likelihood, rows, uncertainty
@@ -360,6 +367,7 @@ class _BlockRequest:
     columns: tuple[str, ...]
     unit: str
     nulls: NullPolicy
+    transforms: Transforms | None
 
 
 def _sum_block(block: Any, request: _BlockRequest, block_info: Any = None) -> FloatArray:
@@ -375,15 +383,16 @@ def _predict_block(
 
 
 def _assign_block(block: Any, request: _BlockRequest, what: str, block_info: Any) -> Assignment:
-    values = as_rows(block)
+    place = partial(place_of, request.unit, block_info)
+    values = transform_values(as_rows(block), request.transforms, request.columns, place)
     assigned = assign(
         request.parameters,
         values,
         responsibilities=what == "responsibilities",
         certainties=what == "certainties",
+        transforms=request.transforms,
     )
     if not assigned.finite:
-        place = partial(place_of, request.unit, block_info)
         require_usable(values, request.columns, request.nulls, place)
     return assigned
 

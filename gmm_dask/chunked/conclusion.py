@@ -17,6 +17,8 @@ from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import find_patterns
 from gmm_dask.mixture.replacing import count_replacements
+from gmm_dask.mixture.search import SearchSummary
+from gmm_dask.mixture.transforms import sample_slope
 
 #: Patterns of missing values from which a fit says what they cost (benchmarks/RESULTS.md).
 MANY_PATTERNS = 100
@@ -24,6 +26,8 @@ MANY_PATTERNS = 100
 
 def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResult:
     """Choose the best candidate, order its components, and warn of its weaknesses.
+
+    All log-likelihoods of the result are in natural units.
 
     Raises
     ------
@@ -61,13 +65,21 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
                 for iteration in best.history
             ),
         )
+    slope = state.survey.log_slope
+    best = replace(
+        best,
+        history=tuple(
+            replace(iteration, log_likelihood=iteration.log_likelihood + slope)
+            for iteration in best.history
+        ),
+    )
     judgement = health(best.parameters, best.row_counts, variances, options.spec.reg_covar)
     return FitResult(
         best,
         initial,
         em.candidates,
         state.survey,
-        state.search,
+        _in_natural_units(state.search, state.survey),
         judgement,
         scanner.scans,
         tuple(_warnings(scanner.chunks.columns, state, best, judgement, options)),
@@ -75,6 +87,14 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         first,
         state.replaced_on_sample,
     )
+
+
+def _in_natural_units(search: SearchSummary | None, survey: Survey) -> SearchSummary | None:
+    if search is None or survey.transforms is None:
+        return search
+    slope = sample_slope(survey.sample, survey.transforms)
+    natural = tuple(value + slope for value in search.log_likelihoods)
+    return replace(search, log_likelihoods=natural)
 
 
 def _warnings_of_holes(columns: tuple[str, ...], survey: Survey) -> list[str]:
@@ -128,8 +148,9 @@ def _warnings(
     sentences = []
     survey = state.survey
     variances: FloatArray = survey.variances
-    reg_covar = options.spec.reg_covar
-    for column, variance in zip(columns, variances.tolist(), strict=True):
+    reg_covar, transforms = options.spec.reg_covar, survey.transforms
+    labels = columns if transforms is None else transforms.labels(columns)
+    for column, variance in zip(labels, variances.tolist(), strict=True):
         if variance > 0 and reg_covar > 1e-3 * variance:
             sentences.append(
                 f"reg_covar {reg_covar:g} is {reg_covar / variance:.2g} times the variance of "
@@ -137,6 +158,9 @@ def _warnings(
             )
     for feature, value, share in survey.frequent_values:
         column = columns[feature]
+        transform = None if transforms is None else transforms.by_feature[feature]
+        if transform is not None:
+            value = float(transform.inverse(value))
         if judgement.collapsed.any() or _could_collapse(best.parameters, share):
             sentences.append(
                 f"{share:.1%} of the rows have column {column!r} = {value:g}; a component can "

@@ -20,6 +20,7 @@ from gmm_dask.mixture.assignment import LEAST_SLICE_ROWS, Assignment, assign
 from gmm_dask.mixture.kernels.tally import tally
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import complete_rows, find_patterns
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
 #: Bins of the density histogram; quantiles are exact to the width of a bin.
@@ -33,6 +34,8 @@ DEPTH = 120.0
 @dataclass(frozen=True, eq=False)
 class DensitySummary:
     """Sums over rows of their densities in one mixture; summaries add by ``+``.
+
+    Densities are in natural units, also where the features are transformed.
 
     Attributes
     ----------
@@ -49,10 +52,11 @@ class DensitySummary:
         Extreme log-densities of complete rows, nats.
     bins
         Histogram of the log-densities between ``ceiling − DEPTH`` and ``ceiling``: weight of the
-        complete rows in each bin, (BINS,). Rows below all bins are in the first. Rows with holes
-        are in no bin: their densities are of fewer features, on another scale.
+        complete rows in each bin, (BINS,). Rows below all bins are in the first, those above in
+        the last. Rows with holes are in no bin: their densities are of fewer features, on another
+        scale.
     ceiling
-        Upper bound of the log-density in this mixture, nats.
+        Upper bound of the log-density in this mixture, nats; with transforms, of all but few rows.
     complete_weight, complete_log_likelihood
         Of the complete rows.
     """
@@ -173,14 +177,21 @@ class EvaluationBatch:
         return EvaluationBatch(tuple(first + second for first, second in pairs))
 
 
-def density_ceiling(parameters: MixtureParameters) -> float:
-    """Upper bound of log p(x), nats: log Σ_k π_k N_k(μ_k)."""
+def density_ceiling(parameters: MixtureParameters, transforms: Transforms | None = None) -> float:
+    """Upper bound of log p(x), nats: log Σ_k π_k N_k(μ_k).
+
+    With transforms there may be no bound: the slope of a logarithm has none. Then it is that of
+    rows within four standard deviations of the means, which few rows exceed.
+    """
     k, d = parameters.means.shape
     peaks = (
         parameters.log_weights
         + parameters.covariance.log_determinants(parameters.precisions_cholesky, k, d)
         - 0.5 * d * np.log(2 * np.pi)
     )  # (k,)
+    if transforms is not None:
+        deviations = np.sqrt(np.diagonal(parameters.matrices, axis1=1, axis2=2))  # (k, d)
+        peaks = peaks + transforms.steepest(parameters.means, deviations)
     return float(np.logaddexp.reduce(peaks))
 
 
@@ -270,10 +281,17 @@ def evaluate_rows(
     return EvaluationBatch(
         tuple(
             summarize_densities(
-                assign(mixture, rows.values, certainties=True, threads=threads, patterns=patterns),
+                assign(
+                    mixture,
+                    rows.values,
+                    certainties=True,
+                    threads=threads,
+                    patterns=patterns,
+                    transforms=rows.transforms,
+                ),
                 rows.sample_weight,
                 mixture.n_components,
-                density_ceiling(mixture),
+                density_ceiling(mixture, rows.transforms),
                 complete,
             )
             for mixture in mixtures
@@ -282,7 +300,10 @@ def evaluate_rows(
 
 
 def evaluate(
-    scanner: Scanner, mixtures: Sequence[MixtureParameters], survey: Survey | None = None
+    scanner: Scanner,
+    mixtures: Sequence[MixtureParameters],
+    survey: Survey | None = None,
+    nulls: NullPolicy = NullPolicy.ERROR,
 ) -> tuple[DensitySummary, ...]:
     """Summarize the densities of all rows in each mixture.
 
@@ -292,7 +313,9 @@ def evaluate(
     Parameters
     ----------
     survey
-        Survey of these rows. None: there are no nulls among them.
+        Survey of these rows, in the units of the mixtures; it says how nulls are treated.
+    nulls
+        How nulls are treated, where there is no survey.
 
     Raises
     ------
@@ -304,8 +327,9 @@ def evaluate(
     if survey is not None and survey.in_memory:
         sample = survey.sample
         holes = find_patterns(sample.X) if survey.incomplete else ()
-        rows = Rows(sample.X, sample.sample_weight, 0, 0, patterns=holes)
+        transforms = survey.transforms
+        rows = Rows(sample.X, sample.sample_weight, 0, 0, patterns=holes, transforms=transforms)
         threads = available_cores() if survey.rows > LEAST_SLICE_ROWS else 1
         return evaluate_rows(rows, tuple(mixtures), threads).summaries
-    nulls = NullPolicy.ERROR if survey is None else survey.nulls_left
+    nulls = nulls if survey is None else survey.nulls_left
     return scanner.reduce(evaluate_rows, tuple(mixtures), Stage.EVALUATE, nulls).summaries

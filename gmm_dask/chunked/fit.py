@@ -54,6 +54,7 @@ from gmm_dask.mixture.search import (
 from gmm_dask.mixture.starts import Sample, SharedSample
 from gmm_dask.mixture.statistics import StatisticsBatch, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
+from gmm_dask.mixture.transforms import sample_slope
 
 logger = logging.getLogger("gmm_dask")
 
@@ -84,8 +85,8 @@ def fit(
         Parameters to polish as they are, with their components in the caller's order. No search
         is made then, unless ``search_too``.
     before
-        Mean log-likelihood at which an earlier fit left ``start``, nats per unit of weight: EM
-        goes on as if it had not stopped there.
+        Mean log-likelihood at which an earlier fit left ``start``, nats per unit of weight, in
+        natural units: EM goes on as if it had not stopped there.
     search_too
         Whether to search as well, so that the best start of the search competes with ``start``.
     resume
@@ -135,6 +136,7 @@ def begin(
     """
     if resume is not None:
         logger.info("resuming after %d scans", resume.scans)
+        scanner.transforms = resume.survey.transforms
         scanner.resume(resume.scans, resume.fingerprints, resume.digests)
         return resume
     state = _survey(scanner, options, with_search, least_rows or options.spec.n_components)
@@ -215,7 +217,9 @@ def make_starts(
     try:
         if not searches(sample, options):
             return _make_plain_starts(sample, options), None
-        return _search(notify, sample, options, survey.in_memory, threads, effort, rivals, shared)
+        slope = sample_slope(sample, survey.transforms)
+        whole = survey.in_memory
+        return _search(notify, sample, slope, options, whole, threads, effort, rivals, shared)
     except NumericalError:
         if options.em.on_collapse != "replace":
             raise
@@ -258,6 +262,7 @@ def _make_plain_starts(sample: Sample, options: FitOptions) -> tuple[MixturePara
 def _search(
     notify: Notify,
     sample: Sample,
+    slope: float,
     options: FitOptions,
     whole: bool,
     threads: int,
@@ -281,7 +286,7 @@ def _search(
         shared=shared,
         advanced=lambda done: notify(StageAdvanced(Stage.SEARCH, done)),
     )
-    best = summary.log_likelihoods[0]
+    best = summary.log_likelihoods[0] + slope
     notify(
         StageFinished(
             Stage.SEARCH,
@@ -327,7 +332,8 @@ def polish(
     """
     if state.em is None:
         state = _mended(state, options)
-    first = state.em or start_em(state.starts, options.em, before)
+    slope = state.survey.log_slope
+    first = state.em or start_em(state.starts, options.em, before - slope)
     state = replace(state, em=first)
     replacing = _replacing(scanner, state, options)
     with ExitStack() as stack:
@@ -340,7 +346,8 @@ def polish(
             frames = add_frame(state.frames, em)
             state = replace(state, em=em, scans=scanner.scans, frames=frames)
             save(state)
-            _notify_iteration(scanner.notify, em, state.survey.rows, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            _notify_iteration(scanner.notify, em, state.survey.rows, seconds, slope)
             began = time.perf_counter()
     return state
 
@@ -392,10 +399,12 @@ def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expecta
     return ExpectationOn(sample.X, sample.sample_weight, pool, threads)
 
 
-def _notify_iteration(notify: Notify, em: EMState, rows: int, seconds: float) -> None:
+def _notify_iteration(notify: Notify, em: EMState, rows: int, seconds: float, slope: float) -> None:
     best = max(em.candidates, key=lambda candidate: candidate.log_likelihood)
     bounds = best.lower_bounds
     change = bounds[-1] - bounds[-2] if len(bounds) > 1 else np.inf
     notify(
-        IterationFinished(em.iteration, best.log_likelihood, change, len(em.running), rows, seconds)
+        IterationFinished(
+            em.iteration, best.log_likelihood + slope, change, len(em.running), rows, seconds
+        )
     )

@@ -16,6 +16,7 @@ from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.defects import apply_null_policy
 from gmm_dask.chunked.rows import RowChunks, Rows
 from gmm_dask.chunked.scan import Group, GroupResult, Work
+from gmm_dask.chunked.transforming import continues, transform_rows
 from gmm_dask.errors import InputChangedError, ValuesChangedError
 
 
@@ -44,7 +45,7 @@ def verify_rows(chunks: RowChunks, rows: Rows, work: Work) -> int:
         )
     if not work.volatile:
         return 0
-    fingerprint = fingerprint_of(rows.values)
+    fingerprint = fingerprint_of(rows.values) if rows.fingerprint is None else rows.fingerprint
     if rows.sample_weight is not None:
         fingerprint ^= fingerprint_of(rows.sample_weight[:, None])
     verify_fingerprint(chunks, rows.chunk, fingerprint, work)
@@ -127,7 +128,7 @@ class Reader:
     def read(self, chunk: int) -> tuple[Rows, int | None]:
         """Return the rows of a chunk, and their fingerprint if they were cached."""
         cached = None if self.cache is None else self.cache.get(chunk)
-        if cached is not None:
+        if cached is not None and continues(cached[0].transforms, self.work.transforms):
             return cached
         if self._next != chunk:
             # The first scan says what the files hold; later ones are held to its fingerprints.
@@ -146,16 +147,18 @@ class Reader:
         return rows, None
 
     def prepare(self, rows: Rows, cached_fingerprint: int | None) -> tuple[Rows, int]:
-        """Check rows just read, apply the null policy to them, and cache what is left.
+        """Check rows just read, transform them, apply the null policy, and cache what is left.
 
-        Returns the rows that are left, and the fingerprint of all that were read.
+        Returns the rows that are left, and the fingerprint of all that were read, which is of
+        values in natural units.
         """
         if cached_fingerprint is None:
             fingerprint = verify_rows(self.chunks, rows, self.work)
         else:
             fingerprint = cached_fingerprint
             verify_fingerprint(self.chunks, rows.chunk, fingerprint, self.work)
-        prepared = apply_null_policy(rows, self.work.nulls)
+        transformed = transform_rows(rows, self.work.transforms, self.chunks)
+        prepared = apply_null_policy(transformed, self.work.nulls)
         if self.cache is not None and (cached_fingerprint is None or prepared is not rows):
             self.cache.put(rows.chunk, prepared, fingerprint)
         return prepared, fingerprint

@@ -12,6 +12,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.threads import single_threaded
+from gmm_dask.mixture.transforms import Transforms, sample_slope
 
 #: Most iterations that are kept.
 MOST_FRAMES = 60
@@ -69,7 +70,7 @@ class SearchStep:
     parameters
         Before the iteration.
     log_likelihood
-        Mean over the rows of the sample, nats.
+        Mean over the rows of the sample, nats, in natural units.
     """
 
     parameters: MixtureParameters
@@ -77,7 +78,10 @@ class SearchStep:
 
 
 def climb_again(
-    first: MixtureParameters, sample: Sample, spec: MixtureSpec
+    first: MixtureParameters,
+    sample: Sample,
+    spec: MixtureSpec,
+    transforms: Transforms | None = None,
 ) -> tuple[SearchStep, ...]:
     """Run EM again from the start that won, on rows of the sample, iteration by iteration.
 
@@ -85,6 +89,7 @@ def climb_again(
     differs: it ran on other rows of the sample, and it moved components.
     """
     rows = sample.head(min(len(sample.X), MOST_CLIMBED_ROWS), seeded(0))
+    slope = sample_slope(rows, transforms)
     expectation = ExpectationOn(rows.X, rows.sample_weight)
     parameters, steps = first, []
     with single_threaded():
@@ -92,7 +97,7 @@ def climb_again(
             (candidate,) = state.candidates
             if candidate.problem:
                 break
-            steps.append(SearchStep(parameters, candidate.log_likelihood))
+            steps.append(SearchStep(parameters, candidate.log_likelihood + slope))
             parameters = candidate.parameters
     return tuple(steps)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray, MaskArray, RowsArray
 from gmm_dask.mixture.patterns import Patterns, find_patterns
+from gmm_dask.mixture.transforms import Transforms
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,10 @@ class Rows:
     inside
         (source rows,) True for each source row inside the filter of the input; None when all are.
         Until incomplete rows are dropped, it is ``used`` itself.
+    transforms
+        Those of the mixture that ``values`` have had; None: the values are as they were read.
+    fingerprint
+        Of the values, where it is not that of their bits.
     digests
         Of the row groups of files that end in this chunk, if they were asked for.
     patterns
@@ -51,6 +56,8 @@ class Rows:
     used: MaskArray | None = None
     digests: tuple[str, ...] = ()
     inside: MaskArray | None = None
+    transforms: Transforms | None = None
+    fingerprint: int | None = None
     patterns: Patterns | None = None
 
     @property

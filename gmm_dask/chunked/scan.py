@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from gmm_dask.chunked.rows import RowChunks, Rows
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import Notify, Stage, StageAdvanced, StageFinished, StageStarted, silent
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
 #: Groups to aim for: enough to keep hundreds of cores busy, few enough to add quickly.
@@ -107,6 +108,8 @@ class Work:
         Fingerprint of each chunk in the first scan; None in the first scan, which takes them.
     volatile
         Whether the values could differ from one reading to the next.
+    transforms
+        What is done to the values before the function sees them; None: nothing.
     """
 
     function: Callable[[Rows, Any], Any]
@@ -114,6 +117,7 @@ class Work:
     nulls: NullPolicy
     fingerprints: tuple[int, ...] | None
     volatile: bool
+    transforms: Transforms | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,9 +176,13 @@ class Scanner:
         Whether the rows stay in memory after the first scan; None: if they fit.
     scans
         Scans of the source before this scanner was made.
+    transforms
+        Transforms of the features, where the mixture has any.
 
     Attributes
     ----------
+    transforms
+        What every scan does to the values. The survey settles what is pending.
     scans
         Scans of the source so far, whether of files or of cached rows.
     rows
@@ -198,6 +206,7 @@ class Scanner:
         once: bool = False,
         cache: bool | None = None,
         scans: int = 0,
+        transforms: Transforms | None = None,
     ) -> None:
         self.chunks = chunks
         self.executor = executor
@@ -205,9 +214,11 @@ class Scanner:
         self.lanes = lanes_of(chunks)
         self.rows = sum(chunks.rows)
         self.scans = scans
+        self.transforms = transforms
         size = self.rows * (len(chunks.columns) * chunks.dtype.itemsize + 8 * chunks.weighted)
         self._volatile = chunks.volatile and not once
-        self.cached = self._volatile and size <= executor.memory if cache is None else cache
+        dear = self._volatile or (transforms is not None and not once)
+        self.cached = dear and size <= executor.memory if cache is None else cache
         self.fingerprints: tuple[int, ...] | None = None
         self.digests: tuple[str, ...] = ()
 
@@ -246,7 +257,7 @@ class Scanner:
         """
         if not self.lanes:
             raise TooFewRowsError("the input has no rows")
-        work = Work(function, argument, nulls, self.fingerprints, self._volatile)
+        work = Work(function, argument, nulls, self.fingerprints, self._volatile, self.transforms)
         began = time.perf_counter()
         self.notify(StageStarted(stage, self.rows, "rows"))
         total: Any = None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import sqrt
 
 import numpy as np
-import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, PrioritiesArray, RowsArray
+from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.defects import Defects, count_defects, no_defects, refuse_defects
+from gmm_dask.chunked.draw import Draw
 from gmm_dask.chunked.moments import Moments, take_moments
 from gmm_dask.chunked.rows import RowChunks, Rows, drop_incomplete, find_holes
 from gmm_dask.chunked.scan import Scanner
@@ -19,56 +18,13 @@ from gmm_dask.errors import InputError, TooFewRowsError
 from gmm_dask.events import Stage
 from gmm_dask.mixture.kernels.sampling import rows_below
 from gmm_dask.mixture.starts import Sample
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
 #: Largest absolute value whose squares can be summed over rows in float64.
 LARGEST_VALUE = 1e140
 #: Where all values are below this, the squares of most are 0 in float64.
 SMALLEST_REACH = 1e-150
-
-
-@dataclass(frozen=True, eq=False)
-class Draw:
-    """A uniform sample: the rows of smallest priority among those seen so far.
-
-    The priority of a row is a hash of the seed and of the row's number in the whole input. So the
-    sample does not depend on chunks or workers, nor on the order in which chunks are read.
-
-    Attributes
-    ----------
-    wanted
-        Most rows that the sample may hold.
-    priorities, numbers
-        Priority of each row of the sample, and its number in the input, (m,).
-    values
-        (m, d), feature-major.
-    weights
-        Sample weights, (m,); (0,) without weights.
-    """
-
-    wanted: int
-    priorities: PrioritiesArray
-    numbers: npt.NDArray[np.int64]
-    values: RowsArray
-    weights: FloatArray
-
-    @classmethod
-    def merge(cls, draws: Sequence[Draw]) -> Draw:
-        """Keep the rows of smallest priority of all draws, which are in the order of the input."""
-        wanted = draws[0].wanted
-        if len(draws) == 1 and len(draws[0].priorities) <= wanted:
-            return draws[0]
-        # (m,), (m,), (d, m) and (m,)
-        priorities = np.concatenate([draw.priorities for draw in draws])
-        numbers = np.concatenate([draw.numbers for draw in draws])
-        values = np.concatenate([draw.values.T for draw in draws], axis=1)
-        weights = np.concatenate([draw.weights for draw in draws])
-        if len(priorities) > wanted:
-            chosen = np.sort(np.argpartition(priorities, wanted)[:wanted])
-            priorities, numbers = priorities[chosen], numbers[chosen]
-            values = values.take(chosen, axis=1)  # (d, wanted), feature-major as before
-            weights = weights[chosen] if len(weights) else weights
-        return cls(wanted, priorities, numbers, values.T, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +44,17 @@ class Survey:
     draws
         Samples of the parts. Together they hold few more rows than the whole sample, so they are
         merged once, not at each addition.
+    weight_squares
+        Sum of the squared sample weights of the used rows; without weights, their number.
+    transforms
+        Those that the rows of moments and draws have had.
+    log_slopes
+        Σ w log dy/dx of the used rows, nats: from log-densities in model units to natural ones.
     incomplete
         Used rows with a hole.
+    feature_weights
+        Sum of the sample weights of the rows that have each feature, (d,), while a transform is
+        pending; else None.
     """
 
     source_rows: int
@@ -99,6 +64,10 @@ class Survey:
     draws: tuple[Draw, ...]
     outside: int = 0
     incomplete: int = 0
+    weight_squares: float = 0.0
+    transforms: Transforms | None = None
+    log_slopes: float = 0.0
+    feature_weights: FloatArray | None = None
 
     def __add__(self, other: Survey) -> Survey:
         return Survey(
@@ -109,6 +78,10 @@ class Survey:
             self.draws + other.draws,
             self.outside + other.outside,
             self.incomplete + other.incomplete,
+            self.weight_squares + other.weight_squares,
+            self.transforms,
+            self.log_slopes + other.log_slopes,
+            _add(self.feature_weights, other.feature_weights),
         )
 
     @cached_property
@@ -120,6 +93,16 @@ class Survey:
     def rows(self) -> int:
         """Number of used rows."""
         return self.moments.rows
+
+    @property
+    def effective_rows(self) -> float:
+        """Rows of equal weight that would say as much: (Σ w)² / Σ w² (Kish, 1965)."""
+        return self.weight * self.weight / self.weight_squares if self.weight_squares else 0.0
+
+    @property
+    def log_slope(self) -> float:
+        """Mean of log dy/dx: what a mean log-likelihood in model units lacks to natural ones."""
+        return self.log_slopes / self.weight if self.transforms is not None else 0.0
 
     @property
     def dropped(self) -> int:
@@ -211,10 +194,45 @@ def survey_source(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPoli
     request = _request(scanner, sample_rows, seed, scanner.rows, nulls)
     survey = scanner.reduce(survey_rows, request, Stage.SURVEY)
     _refuse_unusable(survey, scanner.chunks, nulls)
+    transforms = scanner.transforms
+    if transforms is not None and transforms.pending:
+        scanner.transforms = _settle(transforms, survey.moments)
     if 2 * len(survey.draw.numbers) < min(sample_rows, survey.rows):
         request = _request(scanner, sample_rows, seed, survey.rows, nulls)
-        return replace(survey, draws=(scanner.reduce(survey_rows, request, Stage.SURVEY).draw,))
-    return survey if len(survey.draws) == 1 else replace(survey, draws=(survey.draw,))
+        again = scanner.reduce(survey_rows, request, Stage.SURVEY)
+        survey = replace(_in_units(survey, scanner.transforms), draws=(again.draw,))
+    elif len(survey.draws) > 1:
+        survey = replace(survey, draws=(survey.draw,))
+    return _in_units(survey, scanner.transforms)
+
+
+def _settle(transforms: Transforms, moments: Moments) -> Transforms:
+    """Put mean and standard deviation of the used rows into what is pending."""
+    deviation = np.sqrt(moments.squares / np.maximum(moments.counts, 1))  # (d,)
+    varies = moments.maximum > moments.minimum
+    return transforms.settled(moments.mean, np.where(varies, deviation, 0.0))
+
+
+def _in_units(survey: Survey, transforms: Transforms | None) -> Survey:
+    """Return the survey of rows that have had what was pending in their transforms, too."""
+    if transforms is None or transforms == survey.transforms:
+        return survey
+    moments, draw = survey.moments, survey.draw
+    rows = np.stack([moments.mean, moments.minimum, moments.maximum])  # (3, d)
+    mean, minimum, maximum = transforms.apply(rows, survey.transforms)
+    scale = transforms.scales(survey.transforms)  # (d,)
+    assert survey.feature_weights is not None
+    slopes = -float((survey.feature_weights * np.log(scale)).sum())
+    return replace(
+        survey,
+        moments=replace(
+            moments, mean=mean, squares=moments.squares / scale**2, minimum=minimum, maximum=maximum
+        ),
+        draws=(replace(draw, values=transforms.apply(draw.values, survey.transforms)),),
+        transforms=transforms,
+        log_slopes=survey.log_slopes + slopes,
+        feature_weights=None,
+    )
 
 
 def _request(
@@ -270,7 +288,31 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
         (Draw.merge([draw]),),
         rows.outside,
         incomplete,
+        float(used.values.shape[0]) if weights is None else float((weights * weights).sum()),
+        rows.transforms,
+        _sum_slopes(used, weights),
+        _weigh_features(used, weights),
     )
+
+
+def _weigh_features(rows: Rows, weights: FloatArray | None) -> FloatArray | None:
+    if rows.transforms is None or not rows.transforms.pending:
+        return None
+    observed = ~np.isnan(rows.values)  # (m, d)
+    if weights is None:
+        return np.count_nonzero(observed, axis=0).astype(np.float64)
+    return np.where(observed, weights[:, None], 0.0).sum(axis=0)
+
+
+def _add(first: FloatArray | None, second: FloatArray | None) -> FloatArray | None:
+    return None if first is None or second is None else first + second
+
+
+def _sum_slopes(rows: Rows, weights: FloatArray | None) -> float:
+    if rows.transforms is None:
+        return 0.0
+    slopes = rows.transforms.log_slopes(rows.values)  # (m,)
+    return float(slopes.sum() if weights is None else (slopes * weights).sum())
 
 
 def frequent_values(sample: Sample) -> list[tuple[int, float, float]]:

@@ -12,11 +12,13 @@ import numpy as np
 from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.partitions import map_frame, read_partition
+from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.frames import join_columns
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import count_observed
 from gmm_dask.mixture.prediction_columns import prediction_columns
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
 
@@ -38,6 +40,8 @@ class TableRequest:
         Id of the cluster of each component, (k,), if clusters are predicted.
     nulls
         ``MARGINALIZE`` predicts rows with holes, and counts what they have; else they are refused.
+    transforms
+        Of the mixture; tables are in natural units.
     """
 
     parameters: MixtureParameters
@@ -46,6 +50,7 @@ class TableRequest:
     component_ids: tuple[int, ...]
     cluster_ids: tuple[int, ...] | None = None
     nulls: NullPolicy = NullPolicy.ERROR
+    transforms: Transforms | None = None
 
 
 def predict_table(
@@ -78,9 +83,18 @@ def predict_table(
     ------
     NonFiniteError
         A value is infinite, or null or NaN where such rows are refused.
+    InputError
+        A value is outside of the domain of its transform.
     """
     clusters = request.cluster_ids is not None
-    assigned = assign(request.parameters, rows, responsibilities=clusters, threads=threads)
+    rows = transform_values(rows, request.transforms, request.features, place)
+    assigned = assign(
+        request.parameters,
+        rows,
+        responsibilities=clusters,
+        transforms=request.transforms,
+        threads=threads,
+    )
     if not assigned.finite:
         require_usable(rows, request.features, request.nulls, place)
     observed = count_observed(rows) if request.nulls is NullPolicy.MARGINALIZE else None

@@ -6,8 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gmm_dask.config.section import Duration, Section
+from gmm_dask.config.section import Days, Duration, Section
+from gmm_dask.mixture.spec import TransformName
 from gmm_dask.nulls import NullPolicy
+
+
+class HalflifeSection(Section):
+    """Weights that decay with age: 2^(−age/days), times ``sample_weight`` where there is one."""
+
+    column: str = Field(description="dates or timestamps, or a partition key of dates")
+    days: Days = Field(description="age at which a row weighs half")
 
 
 class InputSection(Section):
@@ -23,8 +31,18 @@ class InputSection(Section):
         "use what they have ('marginalize')",
     )
     sample_weight: str | None = Field(None, description="column of weights ≥ 0")
+    weight_halflife: HalflifeSection | None = Field(
+        None,
+        description="weights that decay with age, 2^(−age/days), times sample_weight: "
+        '{column = "dt", days = 14}',
+    )
     filter: str | None = Field(
         None, description="rows to use, as after SQL's WHERE: dt >= current_date - 30"
+    )
+    transform: dict[str, TransformName] = Field(
+        default_factory=dict,
+        description="transforms of columns: 'log', 'log1p', 'asinh', 'sqrt', 'logit' or "
+        "'standardise'; part of the model",
     )
     convert: dict[str, Literal["float", "seconds"]] = Field(
         default_factory=dict,

@@ -14,6 +14,7 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import Pattern, Patterns, find_patterns, has_holes, marginal
+from gmm_dask.mixture.transforms import Transforms
 
 #: The fewest rows that are worth a thread.
 LEAST_SLICE_ROWS = 32_768
@@ -55,6 +56,7 @@ def assign(
     *,
     responsibilities: bool = False,
     certainties: bool = False,
+    transforms: Transforms | None = None,
     threads: int = 1,
     patterns: Patterns = (),
 ) -> Assignment:
@@ -66,6 +68,8 @@ def assign(
         (n, d) float32 or float64. The predictions for a row with infinities have no meaning.
     responsibilities, certainties
         Whether to return them.
+    transforms
+        Those that X has had: log-densities are then in natural units.
     threads
         Threads that share the rows; the result does not depend on their number.
     patterns
@@ -82,7 +86,7 @@ def assign(
             _each(lambda rows: _assign_rows(parameters, X[rows], assigned, rows), pieces, threads)
         )
         if finite:
-            return assigned
+            return _in_natural_units(assigned, X, transforms)
         patterns = tuple(pattern for pattern in find_patterns(X) if not pattern.complete)
     parts = [
         pattern.part(start, start + LEAST_SLICE_ROWS)
@@ -90,7 +94,17 @@ def assign(
         for start in range(0, len(pattern.rows), LEAST_SLICE_ROWS)
     ]
     _each(lambda part: _assign_pattern(parameters, X, assigned, part), parts, threads)
-    return replace(assigned, finite=False)
+    return _in_natural_units(replace(assigned, finite=False), X, transforms)
+
+
+def _in_natural_units(
+    assigned: Assignment, X: RowsArray, transforms: Transforms | None
+) -> Assignment:
+    """Add the slopes of the transforms that X has had to the log-densities."""
+    if transforms is not None:
+        log_densities = assigned.log_densities
+        log_densities += transforms.log_slopes(X)
+    return assigned
 
 
 def _each(work: Callable[[Any], bool], pieces: Sequence[Any], threads: int) -> list[bool]:

@@ -21,6 +21,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import Pattern, find_patterns, marginal
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import sum_statistics
+from gmm_dask.mixture.transforms import Transforms
 
 #: EM of the single Gaussian: with half of the values missing, some 20 iterations are enough.
 POOLED = EMOptions(1e-3, 30)
@@ -41,6 +42,31 @@ def impute(parameters: MixtureParameters, X: RowsArray) -> RowsArray:
             part = pattern.part(start, start + _SLICE_ROWS)
             missing = np.setdiff1d(np.arange(X.shape[1]), part.observed)
             filled[np.ix_(part.rows, missing)] = _conditional_means(parameters, part, X)[:, missing]
+    return filled
+
+
+def fill_holes(
+    parameters: MixtureParameters,
+    X: RowsArray,
+    transforms: Transforms | None = None,
+    transformed: RowsArray | None = None,
+) -> RowsArray:
+    """Return a copy of rows X (n, d) in natural units with their holes filled.
+
+    A hole is filled as `impute` does it in model units, and the value is then brought back.
+
+    Parameters
+    ----------
+    transforms
+        Of the mixture.
+    transformed
+        X after the transforms; None: without any.
+    """
+    if transforms is None or transformed is None:
+        return impute(parameters, X)
+    natural = transforms.inverse(impute(parameters, transformed)).astype(X.dtype)
+    filled = X.copy()
+    np.copyto(filled, natural, where=np.isnan(X))
     return filled
 
 

@@ -18,11 +18,13 @@ InitializationName = Literal["kmeans", "k-means++", "random", "random_from_data"
 
 CriterionName = Literal["bic", "icl", "aic"]
 CollapseName = Literal["report", "replace"]
+TransformName = Literal["log", "log1p", "asinh", "sqrt", "logit", "standardise"]
 
 COVARIANCE_NAMES: tuple[str, ...] = get_args(CovarianceName)
 INITIALIZATION_NAMES: tuple[str, ...] = get_args(InitializationName)
 CRITERION_NAMES: tuple[str, ...] = get_args(CriterionName)
 COLLAPSE_NAMES: tuple[str, ...] = get_args(CollapseName)
+TRANSFORM_NAMES: tuple[str, ...] = get_args(TransformName)
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,7 +51,7 @@ class Aggregates:
     features
         Indices of the features drawn, f of them.
     limits
-        Limits of the axis of each, in the data's units.
+        Limits of the axis of each, in model units.
     components
         Indices of the components drawn, from heavy to light, c of them.
     frames

@@ -1,4 +1,4 @@
-"""Which rows a run uses: to fit, to predict, and what ``current_date`` means in its filters."""
+"""Which rows a run uses: to fit, to predict, and what it calls now, in filters and ages of rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ logger = logging.getLogger("gmm_dask")
 def plan_prediction(run: RunConfig, present: datetime, bad: tuple[BadFile, ...] = ()) -> InputPlan:
     """Make the plan of the rows to predict: those inside ``predict.filter``, where there is one.
 
-    Files in ``bad`` are left out, and files that lack a key column cannot be used.
+    Files in ``bad`` are left out, and files that lack a key column cannot be used. Every row counts
+    as one, however old.
 
     Raises
     ------
@@ -28,10 +29,11 @@ def plan_prediction(run: RunConfig, present: datetime, bad: tuple[BadFile, ...] 
         As `plan_input` does; of a filter the message says that it is ``predict.filter``.
     """
     condition, keys = run.predict.filter, run.predict.key_columns
+    section = run.input.model_copy(update={"weight_halflife": None})
     if condition is None:
-        return plan_input(run.input, present, bad, keys)
+        return plan_input(section, present, bad, keys)
     try:
-        return plan_input(run.input.model_copy(update={"filter": condition}), present, bad, keys)
+        return plan_input(section.model_copy(update={"filter": condition}), present, bad, keys)
     except ConfigError as error:
         if str(error).startswith("filter: "):
             raise ConfigError(f"predict.{error}") from error
@@ -39,12 +41,13 @@ def plan_prediction(run: RunConfig, present: datetime, bad: tuple[BadFile, ...] 
 
 
 def choose_present(run: RunConfig, for_fit: bool, bad: tuple[BadFile, ...] = ()) -> datetime:
-    """Return the time that the filter of a run calls now.
+    """Return the time that a run calls now: in its filter, and where rows weigh by their age.
 
     It is that of an interrupted fit that this run can continue: one of the same configuration,
-    whose filter leaves the same rows of the same files as it did then. Otherwise it is now. So a
-    night's fit that is resumed on the next day ends with the rows that it began with, and one that
-    cannot be resumed takes today's. The files in ``bad`` belong to neither.
+    for which the same rows of the same files are left and weigh the same as then. Otherwise it is
+    now. So a night's fit that is resumed on the next day ends with the rows and weights that it
+    began with, and one that cannot be resumed takes today's. The files in ``bad`` belong to
+    neither.
 
     Raises
     ------
@@ -53,7 +56,8 @@ def choose_present(run: RunConfig, for_fit: bool, bad: tuple[BadFile, ...] = ())
     """
     now = _now()
     text = run.input.filter
-    if not for_fit or text is None or not names_present(text):
+    ageing = run.input.weight_halflife is not None
+    if not for_fit or not (ageing or (text is not None and names_present(text))):
         return now
     for meta in interrupted_fits(Registry(run.output.models, run.output.name)):
         try:
@@ -62,7 +66,7 @@ def choose_present(run: RunConfig, for_fit: bool, bad: tuple[BadFile, ...] = ())
         except (GmmDaskError, KeyError, TypeError, ValueError):  # of other rows, or older
             continue
         if resumable:
-            logger.info("an interrupted fit goes on, its filter as of %s", as_of.isoformat())
+            logger.info("an interrupted fit goes on, as of %s", as_of.isoformat())
             return as_of
     return now
 

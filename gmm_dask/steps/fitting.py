@@ -18,14 +18,22 @@ from gmm_dask.chunked.fit import fit as fit_rows
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.selection_records import SelectionTable
+from gmm_dask.chunked.survey import Survey
 from gmm_dask.config import RunConfig
-from gmm_dask.errors import ConflictError, ModelError, StorageError
+from gmm_dask.errors import (
+    ConflictError,
+    InputChangedError,
+    InputError,
+    ModelError,
+    StorageError,
+)
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.matching import Match, match, matched_ids
 from gmm_dask.mixture.merging import merge_on_sample
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
+from gmm_dask.mixture.transforms import Transforms, convert_units
 from gmm_dask.report.aggregates import Aggregates
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest
@@ -118,6 +126,7 @@ def fit(
     notify: Notify,
     start: tuple[MixtureParameters, ...] = (),
     search_too: bool = False,
+    transforms: Transforms | None = None,
 ) -> Fitted:
     """Fit a mixture by survey, search and polish: one scan, and one more for each iteration.
 
@@ -130,6 +139,8 @@ def fit(
         Parameters to start from; if there are none, a search finds a start.
     search_too
         Whether a search finds another start beside the given ones.
+    transforms
+        Those in whose units ``start`` is; None: the plan's, settled by the survey.
 
     Raises
     ------
@@ -151,7 +162,9 @@ def fit(
     model = run.model
     # With [select], these are no part of the fit key.
     cell = () if run.select is None else (model.n_components, model.covariance_type)
-    key = checkpoint_key(run, plan, start, search_too, *cell)
+    others = () if transforms is None else (transforms,)
+    key = checkpoint_key(run, plan, start, search_too, *cell, *others)
+    scanner.transforms = plan.transforms if transforms is None else transforms
 
     def fit_on(resume: FitState | None, save: Save) -> FitResult:
         return fit_rows(
@@ -188,17 +201,67 @@ def evaluate(
 
     No scan is needed if the sample of the survey holds all rows. A current model of other
     columns is not evaluated and none of its components is matched, but their ids are not used
-    again. The merge tree comes from rows of the survey's sample.
+    again. One of other transforms costs a scan more. The merge tree comes from rows of the
+    survey's sample.
     """
-    mixtures = [fitted.result.parameters, *comparable(plan, current)]
-    densities, *of_current = evaluate_mixtures(scanner, mixtures, fitted.result.survey)
+    survey = fitted.result.survey
+    mixtures = [fitted.result.parameters, *comparable(plan, current, scanner.transforms)]
+    densities, *of_current = evaluate_mixtures(scanner, mixtures, survey)
+    of_current += evaluate_elsewhere(plan, scanner, current, survey)
     return compose_evaluation(run, plan, scanner, fitted, densities, current, of_current)
 
 
-def comparable(plan: InputPlan, current: StoredModel | None) -> tuple[MixtureParameters, ...]:
-    """Return the parameters of the current model, or nothing if it has other columns."""
-    same = current is not None and current.columns == plan.names
-    return (current.parameters,) if current is not None and same else ()
+def same_features(plan: InputPlan, model: StoredModel) -> bool:
+    """Whether a model has the columns of a plan, with the same transforms."""
+    planned = plan.transforms.names if plan.transforms else None
+    stored = model.transforms.names if model.transforms else None
+    return model.columns == plan.names and stored == planned
+
+
+def comparable(
+    plan: InputPlan, current: StoredModel | None, transforms: Transforms | None
+) -> tuple[MixtureParameters, ...]:
+    """Return the parameters of the current model in the units of these transforms.
+
+    Nothing if the model has other columns, or has no such form (`convert_units`).
+    """
+    if current is None or current.columns != plan.names:
+        return ()
+    if current.transforms == transforms:
+        return (current.parameters,)
+    converted = convert_units(current.parameters, current.transforms, transforms)
+    return () if converted is None else (converted,)
+
+
+def evaluate_elsewhere(
+    plan: InputPlan, scanner: Scanner, current: StoredModel | None, survey: Survey
+) -> tuple[DensitySummary, ...]:
+    """Evaluate a current model whose transforms are others, in its own units: one scan.
+
+    Its densities are in natural units, and so the gate can compare them. Nothing if the model can
+    be evaluated with the new one (`comparable`), has other columns, or has no densities for rows
+    outside of the domains of its transforms.
+    """
+    if current is None or current.columns != plan.names:
+        return ()
+    if comparable(plan, current, scanner.transforms):
+        return ()
+    logger.info(
+        "version %s has other transforms (%s); its likelihood is taken in its own units, and no "
+        "component can be matched",
+        current.version,
+        current.transforms.words(current.columns) if current.transforms else "none",
+    )
+    settled, scanner.transforms = scanner.transforms, current.transforms
+    try:
+        return evaluate_mixtures(scanner, [current.parameters], nulls=survey.nulls_left)
+    except InputChangedError:
+        raise
+    except InputError as error:
+        logger.warning("version %s cannot be compared: %s", current.version, error)
+        return ()
+    finally:
+        scanner.transforms = settled
 
 
 def compose_evaluation(
@@ -227,8 +290,8 @@ def compose_evaluation(
     ids = tuple(range(k))
     next_id = k
     if current is not None:
-        if of_current:
-            matches = match(result.parameters, current.parameters)
+        for parameters in comparable(plan, current, scanner.transforms):
+            matches = match(result.parameters, parameters)
         next_id = _next_component_id(run, current)
         ids = matched_ids(matches, k, current.component_ids, next_id)
         next_id = max(next_id, max(ids) + 1)
@@ -239,9 +302,11 @@ def compose_evaluation(
     # Imported here: matplotlib takes half a second that a prediction need not spend.
     from gmm_dask.report.pictures import fit_pictures
 
+    labels = plan.names if scanner.transforms is None else scanner.transforms.labels(plan.names)
+
     pictures = fit_pictures(
         result.survey.sample.head(LOOK_ROWS, seeded(0)).X.astype(np.float64),
-        plan.names,
+        labels,
         result.initial,
         result.parameters,
         result.best.lower_bounds,

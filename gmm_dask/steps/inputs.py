@@ -44,12 +44,13 @@ def inspect_input(
     Parameters
     ----------
     for_fit
-        Whether a model will be fitted and stored. A prediction accepts any number of rows, only
-        reads models, and has a filter of its own (``predict.filter``).
+        Whether a model will be fitted and stored. A prediction accepts any number of rows, does
+        not weigh them by their age, only reads models, and has a filter of its own
+        (``predict.filter``).
     selects
         Whether ``[select]`` is to choose the number of components and the covariance type.
     as_of
-        What the filter calls now; by default `choose_present` says.
+        What the run calls now; by default `choose_present` says.
     bad
         Files of which a scan of this run has found that they cannot be used.
 

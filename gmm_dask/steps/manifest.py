@@ -115,6 +115,8 @@ def compose_manifest(
         files_skipped={file.path: file.reason for file in plan.skipped},
         rows_incomplete=survey.incomplete,
         complete_log_likelihood=densities.complete_mean_log_likelihood if comparable else None,
+        transforms=None if survey.transforms is None else tuple(survey.transforms.to_json()),
+        effective_rows=survey.effective_rows if plan.weighted else None,
     )
 
 

@@ -15,15 +15,18 @@ from gmm_dask.chunked.defects import bad_weights, require_usable
 from gmm_dask.chunked.evaluation import DensitySummary, density_ceiling, summarize_densities
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.errors import ConfigError, DriftError, ModelError, TooFewRowsError
 from gmm_dask.events import Notify, Stage
 from gmm_dask.mixture.assignment import assign
-from gmm_dask.mixture.imputation import impute
+from gmm_dask.mixture.imputation import fill_holes
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import complete_rows
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
+from gmm_dask.steps.fitting import same_features
 from gmm_dask.steps.inputs import open_executor
 from gmm_dask.steps.pruning import keep_of
 from gmm_dask.steps.reporting import (
@@ -114,6 +117,7 @@ class PredictRequest:
 
     parameters: MixtureParameters
     writer: PartWriter
+    transforms: Transforms | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,24 +147,34 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
     NonFiniteError
         A value is infinite, or null where nulls are errors; names file, row and column.
     InputError
-        A sample weight is negative or not finite; names file and row.
+        A sample weight is negative or not finite, or a value is outside of the domain of its
+        transform; names file and row.
     """
     chunk = cast(ParquetRows, rows)
     parameters, plan = request.parameters, request.writer.plan
-    patterns = chunk.patterns or ()
+    patterns, transforms = chunk.patterns or (), request.transforms
+
+    def place(row: int) -> str:
+        return _place(chunk, row, plan)
+
+    # Here, not by the scanner: what is written has the values as they were.
+    values = transform_values(chunk.values, transforms, plan.names, place)
     assigned = assign(
         parameters,
-        chunk.values,
+        values,
         responsibilities=request.writer.needs_responsibilities,
         certainties=True,
         patterns=patterns,
+        transforms=transforms,
     )
     if not assigned.finite:
         # Rows with nulls have been dropped by now, or they have patterns.
         nulls = NullPolicy.MARGINALIZE if patterns else NullPolicy.ERROR
-        require_usable(chunk.values, plan.names, nulls, lambda row: _place(chunk, row, plan))
+        require_usable(chunk.values, plan.names, nulls, place)
     _refuse_bad_weights(chunk, plan)
-    filled = impute(parameters, chunk.values) if request.writer.impute else None
+    filled = None
+    if request.writer.impute:
+        filled = fill_holes(parameters, chunk.values, transforms, values)
     part = request.writer.write(
         chunk, assigned.labels, assigned.log_densities, assigned.responsibilities, filled
     )
@@ -168,7 +182,7 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
         assigned,
         chunk.sample_weight,
         parameters.n_components,
-        density_ceiling(parameters),
+        density_ceiling(parameters, transforms),
         complete_rows(patterns, len(chunk.values)),
     )
     return PredictedRows((part,), densities, chunk.source_rows - chunk.outside)
@@ -218,6 +232,14 @@ def open_predictions(
         raise ModelError(
             f"model {run.output.name} was fitted to columns {', '.join(model.columns)}, but "
             f"input.columns are {', '.join(plan.names)}; name the same columns in the same order"
+        )
+    if not same_features(plan, model):
+        logger.warning(
+            "the transforms of model %s, version %s, are applied (%s), not those of the run file; "
+            "fit again to change them",
+            run.output.name,
+            model.version,
+            model.transforms.words(model.columns) if model.transforms else "none",
         )
     cluster_ids = choose_clusters(run, model)
     if PredictionPlaces.of(run.output.predictions).current_run() == run_id:
@@ -304,7 +326,8 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     if scanner is None:
         logger.info("no input file is new or changed; all predictions are kept")
         return nothing
-    request = PredictRequest(prediction.model.parameters, staged.writer)
+    model = prediction.model
+    request = PredictRequest(model.parameters, staged.writer, model.transforms)
     result = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
     if not result.inside and not staged.reused:
         raise TooFewRowsError(

@@ -47,7 +47,8 @@ def count_for_report(
     try:
         way: tuple[SearchStep, ...] = ()
         if result.first is not None:
-            way = climb_again(result.first, result.survey.sample, spec)
+            survey = result.survey
+            way = climb_again(result.first, survey.sample, spec, survey.transforms)
         return aggregate(
             result.survey.sample.head(LOOK_ROWS, seeded(0)).X.astype(np.float64),
             result.parameters,

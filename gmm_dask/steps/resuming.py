@@ -107,11 +107,10 @@ def _load_state(checkpoint: Checkpoint, plan: InputPlan) -> FitState | None:
 
 def _input_meta(run: RunConfig, plan: InputPlan) -> dict[str, Any]:
     """Return what a checkpoint says of its input, to a run that may go on with it."""
-    as_of = None if plan.filter is None else plan.filter.as_of
     return {
         "hints": [file.hint for file in plan.files],
-        # By these two a run finds out what its filter called now (`gmm_dask.steps.filtering`).
-        "as_of": None if as_of is None else as_of.isoformat(),
+        # By these two a run finds out what this one called now (`gmm_dask.steps.filtering`).
+        "as_of": None if plan.as_of is None else plan.as_of.isoformat(),
         "fit_key": fit_key(run, plan),
     }
 

@@ -11,8 +11,9 @@ from gmm_dask.config import RetrainSection, RunConfig
 from gmm_dask.errors import GmmDaskError, ModelError
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.steps.drift import Check
-from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, clear_checkpoint
+from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, clear_checkpoint, same_features
 from gmm_dask.steps.manifest import fit_key
 from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.steps.pruning import prune_after_storing
@@ -37,10 +38,14 @@ class RetrainStart:
         Those of the current model, or nothing.
     search_too
         Whether a fresh start competes with the current model in the same scans.
+    transforms
+        Those in whose units the parameters are: center and scale of ``standardise`` stay, unless
+        a fit starts from scratch.
     """
 
     parameters: tuple[MixtureParameters, ...]
     search_too: bool
+    transforms: Transforms | None = None
 
 
 @dataclass(frozen=True)
@@ -119,17 +124,18 @@ def choose_start(run: RunConfig, plan: InputPlan, current: StoredModel | None) -
         return RetrainStart((), False)
     parameters = current.parameters
     same_shape = (
-        current.columns == plan.names
+        same_features(plan, current)
         and parameters.n_components == run.model.n_components
         and parameters.covariance_type == run.model.covariance_type
     )
     if not same_shape:
         logger.info(
-            "version %s has other columns, components or covariances; starting from scratch",
+            "version %s has other columns, transforms, components or covariances; starting from "
+            "scratch",
             current.version,
         )
         return RetrainStart((), False)
-    return RetrainStart((parameters,), run.retrain.start == "both")
+    return RetrainStart((parameters,), run.retrain.start == "both", current.transforms)
 
 
 def warn_of_clusters(run: RunConfig, current: StoredModel | None) -> None:

@@ -18,12 +18,15 @@ from gmm_dask.events import Notify
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.selection import cell_of
 from gmm_dask.mixture.spec import Cell, MixtureSpec, Start
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.steps.fitting import (
     Evaluation,
     Fitted,
     comparable,
     compose_evaluation,
+    evaluate_elsewhere,
     fit_options,
+    same_features,
 )
 from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
 from gmm_dask.storage.input.plan import InputPlan
@@ -57,6 +60,7 @@ def select(
     scanner: Scanner,
     notify: Notify,
     start: tuple[MixtureParameters, ...] = (),
+    transforms: Transforms | None = None,
 ) -> Selected:
     """Fit every cell of ``[select]``: one scan, and one more for each iteration of the slowest.
 
@@ -66,6 +70,8 @@ def select(
     ----------
     start
         Parameters that compete in their cell as well.
+    transforms
+        As for `gmm_dask.steps.fit`.
 
     Raises
     ------
@@ -85,7 +91,8 @@ def select(
         len(plan.names),
         len(plan.files),
     )
-    key = checkpoint_key(run, plan, start, "select")
+    key = checkpoint_key(run, plan, start, "select", *(() if transforms is None else (transforms,)))
+    scanner.transforms = plan.transforms if transforms is None else transforms
 
     def select_on(resume: FitState | None, save: Save) -> SelectionResult:
         return select_rows(scanner, options, start=start, resume=resume, save=save)
@@ -122,7 +129,9 @@ def evaluate_selection(
     result = selected.result
     mixtures = [fit.parameters for fit in result.results]
     survey = result.results[0].survey
-    summaries = evaluate_mixtures(scanner, [*mixtures, *comparable(plan, current)], survey)
+    rivals = comparable(plan, current, scanner.transforms)
+    summaries = evaluate_mixtures(scanner, [*mixtures, *rivals], survey)
+    summaries += evaluate_elsewhere(plan, scanner, current, survey)
     choice = choose(result, selected.options, summaries[: len(mixtures)])
     table = choice.table
     logger.info("chose %s components by %s", table.chosen, table.criterion)
@@ -148,11 +157,12 @@ def with_cell(run: RunConfig, cell: Cell) -> RunConfig:
 def is_selection_due(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> bool:
     """Whether a retrain chooses again, by ``retrain.select``.
 
-    The first model, and one for other columns, is always chosen if the run file can choose.
+    The first model, and one for other columns or transforms, is always chosen if the run file can
+    choose.
     """
     if run.select is None:
         return False
-    if current is None or current.columns != plan.names:
+    if current is None or not same_features(plan, current):
         return True
     rule = run.retrain.select
     if isinstance(rule, str):
@@ -178,6 +188,11 @@ def keep_cell(run: RunConfig, current: StoredModel) -> RunConfig:
 
 def choose_rival(
     run: RunConfig, plan: InputPlan, current: StoredModel | None
-) -> tuple[MixtureParameters, ...]:
-    """Return the current model's parameters, which compete in their cell, by ``retrain.start``."""
-    return () if run.retrain.start == "scratch" else comparable(plan, current)
+) -> tuple[tuple[MixtureParameters, ...], Transforms | None]:
+    """Return the current model's parameters, which compete in their cell, by ``retrain.start``.
+
+    With them come the transforms in whose units they are.
+    """
+    if current is None or run.retrain.start == "scratch" or not same_features(plan, current):
+        return (), None
+    return (current.parameters,), current.transforms

@@ -138,7 +138,8 @@ def run_retrain(
         return None
     start = steps.choose_start(run, plan, current)
     with steps.open_scanner(run, plan, cluster, notify) as scanner:
-        fitted = steps.fit(run, plan, scanner, notify, start.parameters, start.search_too)
+        given = (start.parameters, start.search_too, start.transforms)
+        fitted = steps.fit(run, plan, scanner, notify, *given)
         evaluation = steps.evaluate(run, plan, scanner, fitted, current)
     decision = steps.decide(run, evaluation)
     if not decision.accepted:

@@ -15,10 +15,11 @@ from hypothesis.extra import numpy as hnp
 
 from gmm_dask import steps
 from gmm_dask.chunked.defects import Defects
+from gmm_dask.chunked.draw import Draw
 from gmm_dask.chunked.fit_records import CellSearch, FitState
 from gmm_dask.chunked.moments import Moments
 from gmm_dask.chunked.replay import Frame
-from gmm_dask.chunked.survey import Draw, Survey
+from gmm_dask.chunked.survey import Survey
 from gmm_dask.errors import StorageError
 from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status

@@ -225,7 +225,7 @@ def test_a_current_model_of_another_shape_is_no_start(run, tmp_path, caplog, cha
         chosen = steps.choose_start(other, steps.inspect_input(other), steps.read_current(run))
     assert chosen == steps.RetrainStart((), False)
     assert caplog.messages == [
-        "version 1 has other columns, components or covariances; starting from scratch"
+        "version 1 has other columns, transforms, components or covariances; starting from scratch"
     ]
 
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.printable import spread
 from gmm_dask.report.page.markup import Markup, element
 from gmm_dask.report.page.plot import number, percent
 from gmm_dask.report.page.subject import Subject
@@ -75,12 +74,11 @@ def _card(subject: Subject, component: int, contrasts: FloatArray) -> Markup:
 def _apart(subject: Subject, component: int, contrasts: FloatArray) -> Markup:
     """List the features in which the component differs most, and all others behind them."""
     model = subject.model
-    deviations = np.sqrt(np.diagonal(model.parameters.matrices[component]))
     order = np.argsort(-np.abs(contrasts), kind="stable")[:MOST_LISTED].tolist()
     texts = {
         feature: (
             model.columns[feature],
-            spread(float(model.parameters.means[component, feature]), float(deviations[feature])),
+            model.spread(component, feature),
             _words(float(contrasts[feature])) if len(model.component_ids) > 1 else "",
         )
         for feature in order
@@ -98,7 +96,8 @@ def _apart(subject: Subject, component: int, contrasts: FloatArray) -> Markup:
         return listed
     left_out = len(contrasts) - len(order)
     title = f"The {len(order)} of {len(contrasts)} features that differ most"
-    header = ("feature", "mean ± σ", "against the rest")
+    where = "mean ± σ" if model.transforms is None else "mean ± σ, or median (−σ to +σ)"
+    header = ("feature", where, "against the rest")
     folded = behind(header, texts.values(), title if left_out else f"All {len(order)} features")
     return element("div", listed, folded)
 

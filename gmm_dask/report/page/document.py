@@ -181,7 +181,7 @@ def _section(title: str, *content: Markup | None, lead: str | None = None) -> Ma
 
 
 def _features(number: int, subject: Subject) -> Markup:
-    aggregates, columns = subject.aggregates, subject.model.columns
+    aggregates, columns = subject.aggregates, subject.feature_labels
     ids = subject.model.component_ids
     single = len(aggregates.features) <= 2
     pairs = pair_panels(aggregates, columns, ids, wide=single)
@@ -238,6 +238,12 @@ def _notes(subject: Subject) -> Markup:
         notes.append(
             "This version holds no counts of its rows, because an older gmm-dask wrote it: there "
             "is nothing behind the ellipses, and no replay."
+        )
+    if model.transforms is not None:
+        notes.append(
+            "Features are drawn as the mixture sees them, after their transforms: "
+            f"{model.transforms.words(model.columns)}. Cards and likelihoods are in the data's "
+            "own units."
         )
     if d > len(aggregates.features):
         notes.append(

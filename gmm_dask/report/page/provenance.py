@@ -29,6 +29,8 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
         ("snapshot of the input", manifest.snapshot),
         ("columns", ", ".join(model.columns)),
     ]
+    if model.transforms is not None:
+        facts.append(("transforms", model.transforms.words(model.columns)))
     facts += [
         (f"[{section}]", _settings(configuration[section]))
         for section in ("model", "fit")

@@ -89,6 +89,12 @@ class Subject:
         return outline(self.model.parameters, ranges)
 
     @property
+    def feature_labels(self) -> tuple[str, ...]:
+        """Names of the features as they are drawn: log1p(price) where there is a transform."""
+        columns, transforms = self.model.columns, self.model.transforms
+        return columns if transforms is None else transforms.labels(columns)
+
+    @property
     def label(self) -> str:
         """The version in a word or two."""
         if self.model.version is not None:

@@ -19,6 +19,7 @@ from gmm_dask.arrays import MaskArray
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.errors import InputError, SchemaError
 from gmm_dask.storage.input.columns import write_values
+from gmm_dask.storage.input.decay import Decay
 from gmm_dask.storage.input.decode import OpenFile, check_files
 from gmm_dask.storage.input.digests import RowGroupDigest, batch_rows, columns_of
 from gmm_dask.storage.input.filters.mask import mask_of
@@ -105,8 +106,8 @@ class ParquetChunks:
 
     @property
     def weighted(self) -> bool:
-        """Whether the plan has a column of weights."""
-        return self.plan.sample_weight is not None
+        """Whether the plan has weights."""
+        return self.plan.weighted
 
     @cached_property
     def digest(self) -> str:
@@ -271,8 +272,8 @@ class _Target:
         self.filled = place.stop
         for feature, column in enumerate(plan.columns):
             self._write_column(column.name, piece, self.values[feature, place])
-        if self.weight is not None and plan.sample_weight is not None:
-            self._write_column(plan.sample_weight.name, piece, self.weight[place])
+        if self.weight is not None:
+            self._write_weights(piece, self.weight[place])
         if self.chunks.key_columns:
             columns = [self._key(name, piece) for name in self.chunks.key_columns]
             self.keys.append(pa.RecordBatch.from_arrays(columns, list(self.chunks.key_columns)))
@@ -317,15 +318,42 @@ class _Target:
             return
         inexact = write_values(piece.batch.column(index), out)
         if inexact is not None:
-            source = inexact
-            if piece.inside is not None:
-                source = int(np.flatnonzero(piece.inside)[inexact])
-            _, row = self.chunks.locate(piece.first + source)
+            row = self._row(piece, inexact)
             value = piece.batch.column(index)[inexact].as_py()
             raise SchemaError(
                 f"{piece.file.file.path}: column {name!r} row {row:,} is {value}, beyond 2^53, "
                 "which float64 cannot hold exactly; write the column as float64 to round it"
             )
+
+    def _write_weights(self, piece: _Piece, out: npt.NDArray[np.float64]) -> None:
+        plan = self.chunks.plan
+        if plan.sample_weight is None:
+            out.fill(1.0)
+        else:
+            self._write_column(plan.sample_weight.name, piece, out)
+        if plan.decay is not None:
+            out *= self._ageing(plan.decay, piece)
+
+    def _ageing(self, decay: Decay, piece: _Piece) -> npt.NDArray[np.float64]:
+        """Return the factors of the rows' ages, (m,); refuse rows without an age."""
+        if decay.column in piece.file.partitions:
+            factor = decay.key_factor(piece.file.partitions[decay.column])
+            factors = np.full(piece.batch.num_rows, factor)
+        else:
+            factors = decay.factors(piece.batch.column(decay.column))
+        if (refused := decay.refused(factors)) is not None:
+            row, problem = refused
+            raise InputError(
+                f"{piece.file.file.path} row {self._row(piece, row):,}: column {decay.column!r}, "
+                f"which weight_halflife names, {problem}"
+            )
+        return factors
+
+    def _row(self, piece: _Piece, index: int) -> int:
+        """Return the number in its file of a row of a piece from which rows were masked."""
+        if piece.inside is not None:
+            index = int(np.flatnonzero(piece.inside)[index])
+        return self.chunks.locate(piece.first + index)[1]
 
     def _key(self, name: str, piece: _Piece) -> pa.Array:
         index = piece.batch.schema.get_field_index(name)

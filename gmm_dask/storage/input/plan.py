@@ -22,9 +22,11 @@ from typing import Any
 
 from gmm_dask.config import InputSection
 from gmm_dask.errors import ConfigError, TooFewRowsError
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.input.bad_files import BadFile
 from gmm_dask.storage.input.columns import Column
+from gmm_dask.storage.input.decay import Decay
 from gmm_dask.storage.input.filters.input_filter import InputFilter
 from gmm_dask.storage.input.filters.predicate import Constant, Predicate
 from gmm_dask.storage.input.input_file import InputFile
@@ -56,6 +58,11 @@ class InputPlan:
         included. These may be key columns.
     filter
         Which rows are used; None: all.
+    decay
+        How the weights of the rows decay with their age; None: they do not.
+    transform
+        Columns that are transformed for a fit, and the names of their transforms. Reading gives
+        values in natural units.
     skipped
         Files that cannot be used and were left out, as ``input.bad_files`` allows. They describe
         the snapshot, but its digest is of the files that are read.
@@ -73,6 +80,8 @@ class InputPlan:
     convert: Mapping[str, str]
     types: Mapping[str, str] = field(repr=False)
     filter: InputFilter | None = None
+    decay: Decay | None = None
+    transform: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[BadFile, ...] = ()
     listing: tuple[str, ...] = field(default=(), compare=False, repr=False)
     unsettled: tuple[str, ...] = field(default=(), compare=False, repr=False)
@@ -89,6 +98,23 @@ class InputPlan:
     def names(self) -> tuple[str, ...]:
         """Names of the d features."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def transforms(self) -> Transforms | None:
+        """The transforms of the features, pending until a survey where they need one."""
+        return Transforms.of(self.names, self.transform)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the rows have weights: a column of them, or by their age."""
+        return self.sample_weight is not None or self.decay is not None
+
+    @property
+    def as_of(self) -> datetime | None:
+        """The present that was put in; None if nothing asks for it, or in a stored plan."""
+        if self.filter is not None and self.filter.as_of is not None:
+            return self.filter.as_of
+        return None if self.decay is None else self.decay.as_of
 
     def residual(self, file: InputFile) -> Predicate | None:
         """Return what the filter still asks of each row of a file; None: nothing."""
@@ -162,6 +188,10 @@ class InputPlan:
                 "left": [file.left and list(file.left) for file in self.files],
                 "inside": [file.inside for file in self.files],
             }
+        if self.decay is not None:
+            content["decay"] = self.decay.to_json()
+        if self.transform:
+            content["transform"] = dict(self.transform)
         return content
 
     @classmethod
@@ -175,6 +205,7 @@ class InputPlan:
         """
         try:
             weight, filtering = content["sample_weight"], content.get("filter")
+            decay = content.get("decay")
             files = tuple(
                 InputFile(path, size, tuple(groups), footer)
                 for path, size, groups, footer in content["files"]
@@ -195,6 +226,8 @@ class InputPlan:
                 dict(content["convert"]),
                 dict(content["types"]),
                 None if filtering is None else InputFilter.from_json(filtering),
+                None if decay is None else Decay.from_json(decay),
+                dict(content.get("transform", {})),
                 tuple(BadFile(path, why) for path, why in content.get("skipped", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -226,7 +259,8 @@ def plan_input(
         a path. Keys of Hive partitions (``day=3/``) are columns like those in the files. If a
         file stores a column of the same name, the stored column is used, except by the filter.
     as_of
-        What ``current_timestamp`` means in the filter, with a time zone; by default now.
+        What ``current_timestamp`` means in the filter, and whose day age is counted from, with a
+        time zone; by default now.
     known
         Files of which a scan has found that they cannot be used.
     keys
@@ -235,8 +269,8 @@ def plan_input(
     Raises
     ------
     ConfigError
-        A column is named twice, ``convert`` names a column that is not read, or the filter is not
-        one, or compares what cannot be compared.
+        A column is named twice, ``convert`` or ``transform`` name a column that is not read, or the
+        filter is not one, or compares what cannot be compared.
     InputError
         A path, file or footer cannot be used.
     SchemaError
@@ -246,9 +280,8 @@ def plan_input(
     """
     wanted = [*section.columns, *([section.sample_weight] if section.sample_weight else [])]
     _check_names(section, wanted)
-    draft = None
-    if section.filter is not None:
-        draft = Draft.of(section.filter, as_of or datetime.now(UTC))
+    as_of = as_of or datetime.now(UTC)
+    draft = None if section.filter is None else Draft.of(section.filter, as_of)
     root, listed = find_files(section.path)
     paths = listed if draft is None else draft.possible_paths(section.path, listed)
     filtered = () if draft is None else draft.names
@@ -256,6 +289,10 @@ def plan_input(
     file_schemas, schemas = usable.file_schemas, usable.schemas
     files = tuple(file_schema.file for file_schema in file_schemas)
     columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
+    decay = None
+    if section.weight_halflife is not None:
+        decay = Decay.of(section.weight_halflife, as_of)
+        decay.check(schemas, tuple(file.path for file in files))
     input_filter = None
     if draft is not None:
         input_filter = draft.bind(schemas)
@@ -269,6 +306,8 @@ def plan_input(
         dict(section.convert),
         schemas.common(),
         input_filter,
+        decay,
+        dict(section.transform),
         usable.skipped,
         tuple(listed),
         usable.unsettled,
@@ -294,4 +333,10 @@ def _check_names(section: InputSection, wanted: Sequence[str]) -> None:
             raise ConfigError(
                 f"input.convert names {name!r}, which is not among input.columns"
                 f"{did_you_mean(name, wanted)}"
+            )
+    for name in section.transform:
+        if name not in section.columns:
+            raise ConfigError(
+                f"input.transform names {name!r}, which is not among input.columns"
+                f"{did_you_mean(name, section.columns)}"
             )

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.defects import apply_null_policy, is_finite, require_usable
 from gmm_dask.chunked.rows import RowChunks, Rows
 from gmm_dask.chunked.threads import available_cores
+from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.config import InputSection, check_config
 from gmm_dask.errors import ConfigError, InputChangedError, SchemaError
 from gmm_dask.nulls import NullPolicy
@@ -24,6 +25,7 @@ from gmm_dask.storage.input.layout import CHUNK_BYTES, chunk_rows
 from gmm_dask.storage.input.location import did_you_mean
 from gmm_dask.storage.input.parquet_rows import ParquetChunks, ParquetRows
 from gmm_dask.storage.input.plan import InputPlan, plan_input
+from gmm_dask.storage.input.transformed import TransformedChunks
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -89,6 +91,8 @@ def read_parquet(
     nulls: Literal["error", "drop", "marginalize"] = "error",
     convert: Mapping[str, Literal["float", "seconds"]] | None = None,
     filter: str | None = None,
+    weight_halflife: Mapping[str, Any] | None = None,
+    transform: Mapping[str, Literal["log", "log1p", "asinh", "sqrt", "logit"]] | None = None,
 ) -> da.Array:
     """Open Parquet data as a lazy dask array with known chunks.
 
@@ -117,6 +121,15 @@ def read_parquet(
     filter
         Which rows to use, as after SQL's WHERE: ``"dt >= current_date - 30 and price > 0"``
         (`gmm_dask.storage.input.filters.sql`). ``current_date`` is today in UTC.
+    weight_halflife
+        ``{"column": "dt", "days": 14}``: an estimator that is fitted to the array itself weighs
+        each row by 2^(−age/days), from its date, timestamp or partition key to today in UTC. The
+        array holds no weights: fits of what is computed from it are refused.
+    transform
+        ``{"price": "log1p"}``: transforms of columns (`gmm_dask.mixture.transforms`). The array
+        holds transformed values, as if the files did, and the column is called ``log1p(price)``.
+        For a model that itself takes natural units, and for ``"standardise"``, give
+        ``transforms`` to the estimator instead.
 
     Returns
     -------
@@ -142,12 +155,22 @@ def read_parquet(
         "nulls": nulls,
         "convert": dict(convert or {}),
         "filter": filter,
+        "weight_halflife": weight_halflife and dict(weight_halflife),
+        "transform": dict(transform or {}),
     }
     section = check_config(InputSection, tables, "read_parquet")
     plan = plan_input(section)
-    chunks = parquet_chunks(plan)
+    transforms = plan.transforms
+    if transforms is not None and transforms.pending:
+        raise ConfigError(
+            'read_parquet: transform: "standardise" takes mean and deviation of the rows of a '
+            "fit, which the model must keep; give it to the estimator: "
+            "GaussianMixture(transforms={…: 'standardise'})"
+        )
+    parquet = parquet_chunks(plan)
     counting = section.nulls is NullPolicy.DROP or plan.masked
-    return _as_array(_counted(chunks) if counting else chunks)
+    chunks = _counted(parquet) if counting else parquet
+    return _as_array(chunks if transforms is None else TransformedChunks(chunks, transforms))
 
 
 def source_of(array: da.Array) -> RowChunks | None:
@@ -156,6 +179,34 @@ def source_of(array: da.Array) -> RowChunks | None:
         return None
     source: RowChunks = array.dask[array.name + _SOURCE]
     return source
+
+
+def source_to_fit(array: da.Array, sample_weight: Any) -> RowChunks | None:
+    """Return the row chunks to fit in place of an array; None to fit the array.
+
+    Raises
+    ------
+    ConfigError
+        The rows weigh by their age, and the array is computed from them, so that the weights are
+        lost; or there are other weights too.
+    """
+    source = source_of(array)
+    if sample_weight is None:
+        for name in array.dask.layers:
+            if name != array.name and name + _SOURCE in array.dask:
+                before: RowChunks = array.dask[name + _SOURCE]
+                if before.weighted:
+                    raise ConfigError(
+                        "X is computed from an array of read_parquet(weight_halflife=…), and the "
+                        "weights are lost; fit the array itself, choose rows by its filter, or "
+                        "give sample_weight"
+                    )
+        return source
+    if source is not None and source.weighted:
+        raise ConfigError(
+            "sample_weight is given, but X has weights by weight_halflife; leave one out"
+        )
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,11 +286,19 @@ class CountedChunks:
 _SOURCE = "-source"
 
 
-def _as_array(chunks: ParquetChunks | CountedChunks) -> da.Array:
+def _parquet_of(chunks: RowChunks) -> ParquetChunks:
+    """Return the row chunks of files behind others."""
+    while isinstance(chunks, CountedChunks | TransformedChunks):
+        chunks = chunks.source
+    assert isinstance(chunks, ParquetChunks)
+    return chunks
+
+
+def _as_array(chunks: RowChunks) -> da.Array:
     # Imported here: it takes 0.4 s, and a flow that reads chunks does not need it.
     import dask.array as da
 
-    source = chunks.source if isinstance(chunks, CountedChunks) else chunks
+    source = _parquet_of(chunks)
     # With the hints: Dask may hold results, and must see a rewritten file as a new input.
     hints = [file.hint for file in source.plan.files]
     text = f"{chunks.digest} {source.plan.root} {hints}"
@@ -270,13 +329,24 @@ def _block_runs(chunks: ParquetChunks) -> list[tuple[int, int]]:
     return runs
 
 
-def _block(chunks: ParquetChunks | CountedChunks, start: int, stop: int) -> RowsArray:
+def _block(chunks: RowChunks, start: int, stop: int) -> RowsArray:
     """Decode chunks start … stop−1 into one array, (m, d)."""
+    if isinstance(chunks, TransformedChunks):
+        source, parquet = chunks.source, _parquet_of(chunks)
+        # Rows that stay of a block that was counted have no numbers.
+        numbered = source is parquet
+
+        def place(row: int) -> str:
+            return parquet.describe_run(start, stop, row if numbered else None)
+
+        values = _block(source, start, stop)
+        return transform_values(values, chunks.transforms, source.columns, place)
     if isinstance(chunks, CountedChunks):
         rows = chunks.source.read_joined(start, stop)
         kept = _kept_rows(chunks.source, rows, stop)
         _check_count(chunks, start, stop, kept)
         return kept.values
+    assert isinstance(chunks, ParquetChunks)
     rows = chunks.read_joined(start, stop)
     _refuse(chunks, rows, stop, chunks.plan.nulls)
     return rows.values

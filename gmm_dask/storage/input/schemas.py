@@ -15,6 +15,10 @@ from gmm_dask.storage.input.filters.binding import Family, family_of
 from gmm_dask.storage.input.input_file import FileSchema
 from gmm_dask.storage.input.location import did_you_mean
 
+#: What messages say of columns that are not read as numbers.
+FILTERED = ", which the filter names"
+DATED = ", which weight_halflife names"
+
 
 @dataclass(frozen=True)
 class _Alike:
@@ -62,6 +66,7 @@ class Schemas:
         conversions: Mapping[str, str | None],
         filtered: Sequence[str],
         keys: Sequence[str] = (),
+        dated: str | None = None,
     ) -> list[BadFile]:
         """Find the files that lack a column, or have it in a type that cannot be used.
 
@@ -73,6 +78,8 @@ class Schemas:
             Columns that the filter names.
         keys
             Key columns of predictions. One that no file has is for the prediction to refuse.
+        dated
+            The column that ages are counted from, if any.
 
         Raises
         ------
@@ -84,8 +91,9 @@ class Schemas:
             [self._problem(alike, name, conversion) for alike in self.distinct]
             for name, conversion in conversions.items()
         ]
-        for name in filtered:
-            words = f"{_column(name)}{_FILTERED}"
+        by_wording = [(name, FILTERED) for name in filtered]
+        for name, wording in [*by_wording, *([] if dated is None else [(dated, DATED)])]:
+            words = f"{_column(name)}{wording}"
             asked.append(
                 [
                     None if name in alike.keys else self._missing(alike, name, words)
@@ -128,8 +136,15 @@ class Schemas:
             raise SchemaError(f"column {name!r} is {self._spread(name)}; {_remedy(name, values)}")
         return Column(name, common)
 
-    def family(self, name: str, key_families: Mapping[str, Family]) -> Family:
-        """Check that the families of a column of a filter agree; no file is without it.
+    def family(
+        self, name: str, key_families: Mapping[str, Family], asked: str = FILTERED
+    ) -> Family:
+        """Check that the families of a column agree; no file is without it.
+
+        Parameters
+        ----------
+        asked
+            What messages say of the column.
 
         Raises
         ------
@@ -148,7 +163,7 @@ class Schemas:
                 family = family_of(kind)
             if common is not None and family is not common[0]:
                 raise SchemaError(
-                    f"{path}: {_column(name)}{_FILTERED}, holds {family}, but {common[0]} in "
+                    f"{path}: {_column(name)}{asked}, holds {family}, but {common[0]} in "
                     f"{common[1]}; rewrite one of them"
                 )
             common = common or (family, path)
@@ -212,9 +227,6 @@ class Schemas:
                 paths.setdefault(str(self._type(alike, name)), []).extend(alike.paths)
         by_count = sorted(paths.items(), key=lambda item: -len(item[1]))
         return " and ".join(f"{kind} in {_counted(files)}" for kind, files in by_count)
-
-
-_FILTERED = ", which the filter names"
 
 
 def _column(name: str) -> str:

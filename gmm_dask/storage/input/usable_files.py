@@ -82,7 +82,9 @@ def usable_files(
     schemas = _compared(file_schemas)
     if file_schemas:
         wanted = [*section.columns, *([section.sample_weight] if section.sample_weight else [])]
-        bad += schemas.unfit({name: section.convert.get(name) for name in wanted}, filtered, keys)
+        dated = None if section.weight_halflife is None else section.weight_halflife.column
+        conversions = {name: section.convert.get(name) for name in wanted}
+        bad += schemas.unfit(conversions, filtered, keys, dated)
     skipped = left_out(section, sorted(bad, key=lambda file: file.path), len(settled))
     if skipped:
         left = {file.path for file in skipped}

@@ -14,13 +14,15 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import NamedArrays
 from gmm_dask.chunked.defects import Defects
+from gmm_dask.chunked.draw import Draw
 from gmm_dask.chunked.fit_records import CellSearch, FitState
 from gmm_dask.chunked.moments import Moments
 from gmm_dask.chunked.replay import Frame
-from gmm_dask.chunked.survey import Draw, Survey
+from gmm_dask.chunked.survey import Survey
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
+from gmm_dask.mixture.transforms import Transforms
 
 Meta = dict[str, Any]
 
@@ -220,13 +222,14 @@ def _encode_survey(survey: Survey, arrays: NamedArrays) -> Meta:
         arrays[f"moments.{name}"] = getattr(survey.moments, name)
     for name in _DRAW:
         arrays[f"draw.{name}"] = getattr(survey.draw, name)
-    arrays["weight"] = np.array([survey.weight])
+    arrays["survey.weight"] = np.array([survey.weight, survey.weight_squares, survey.log_slopes])
     arrays["draw.columns"] = survey.draw.values.T  # (d, m): feature-major, as it is in memory
     arrays["defects.missing"] = survey.defects.missing
     arrays["defects.infinite"] = survey.defects.infinite
     return {
         "source_rows": survey.source_rows,
         "outside": survey.outside,
+        "transforms": survey.transforms and survey.transforms.to_json(),
         "incomplete": survey.incomplete,
         "observed": survey.moments.observed and list(survey.moments.observed),
         "rows": survey.moments.rows,
@@ -242,7 +245,7 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
     return Survey(
         meta["source_rows"],
         Moments(meta["rows"], mean, squares, minimum, maximum, observed),
-        float(arrays["weight"][0]),
+        float(arrays["survey.weight"][0]),
         Defects(
             arrays["defects.missing"],
             arrays["defects.infinite"],
@@ -260,4 +263,7 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
         ),
         meta["outside"],
         meta["incomplete"],
+        float(arrays["survey.weight"][1]),
+        meta["transforms"] and Transforms.from_json(meta["transforms"]),
+        float(arrays["survey.weight"][2]),
     )

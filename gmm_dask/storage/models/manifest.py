@@ -102,6 +102,12 @@ class Manifest:
     filter, rows_outside
         The filter with the present put in, None without one; and the rows that were read and lie
         outside it. Files and row groups that it excludes unread are not counted.
+    effective_rows
+        Rows of equal weight that would say as much, (Σ w)² / Σ w²; None without weights.
+    transforms
+        For each feature ``name``, ``center`` and ``scale`` of its transform, or None; None
+        without any. Parameters and ``features`` are of transformed values, in model units; all
+        densities and criteria are in natural units.
     files_skipped
         Input files that could not be used and were left out, and why; None in a manifest of an
         older version.
@@ -149,6 +155,8 @@ class Manifest:
     files_skipped: Mapping[str, str] | None = None
     rows_incomplete: int = 0
     complete_log_likelihood: float | None = None
+    effective_rows: float | None = None
+    transforms: tuple[Mapping[str, Any] | None, ...] | None = None
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""

@@ -31,7 +31,9 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ModelError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
+from gmm_dask.printable import spread
 from gmm_dask.storage.files.choice import AnyVersion
 from gmm_dask.storage.files.sealed import Document, digest, seal
 from gmm_dask.storage.models.manifest import Manifest, Publication
@@ -84,6 +86,15 @@ class StoredModel:
         if len(ids) != k or len(set(ids)) != k:
             raise ModelError(f"component ids {list(ids)} are not {k} different numbers")
         object.__setattr__(self, "component_ids", ids)
+        try:
+            transforms = self.transforms
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"the manifest has transforms that this gmm-dask does not know ({error}); upgrade "
+                "gmm-dask, or use another version"
+            ) from error
+        if transforms is not None and len(transforms.by_feature) != d:
+            raise ModelError(f"{len(transforms.by_feature)} transforms of {d} features")
         if self.manifest.clusters is not None:
             self.manifest.clusters.tree(ids)  # raises if it is another's
 
@@ -115,6 +126,22 @@ class StoredModel:
             name: np.ascontiguousarray(getattr(self.parameters, name), dtype=np.float64)
             for name in ARRAYS
         }
+
+    @cached_property
+    def transforms(self) -> Transforms | None:
+        """The transforms of the features; None where the parameters are in natural units."""
+        stored = self.manifest.transforms
+        return None if stored is None else Transforms.from_json(stored)
+
+    def spread(self, component: int, feature: int) -> str:
+        """Write where a component lies in a feature, in natural units: 12.3 ± 4.5.
+
+        With a transform, it is the median and the ends of one standard deviation.
+        """
+        mean = float(self.parameters.means[component, feature])
+        deviation = float(np.sqrt(self.parameters.matrices[component, feature, feature]))
+        transform = self.transforms and self.transforms.by_feature[feature]
+        return transform.spread(mean, deviation) if transform else spread(mean, deviation)
 
     @property
     def nulls(self) -> NullPolicy:

@@ -27,11 +27,11 @@ IMPUTED = "_imputed"
 
 
 class PartFile(NamedTuple):
-    """A file that was written: its size in bytes, the digest of these, and its hint."""
+    """A file that was written: its size in bytes, the digest of these, and its hint if it has one."""
 
     size: int
     digest: str
-    hint: str
+    hint: str | None
 
 
 def write_part_file(stage: AnyStage, name: str, table: pa.Table) -> PartFile:
