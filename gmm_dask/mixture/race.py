@@ -19,10 +19,15 @@ def promised_gain(candidate: Candidate) -> float:
     """Extrapolate what EM will still gain, nats per row; infinite where that cannot be told.
 
     EM converges linearly: gains shrink by a factor a, and what follows the last gain g sums up to
-    g·a/(1 − a) (Aitken; Böhning and others, 1994).
+    g·a/(1 − a) (Aitken; Böhning and others, 1994). After two iterations only one gain is known.
+    Near a maximum, the next one is at most twice what the last M-step gained of the expected
+    log-likelihood, and such gains shrink by a factor b, whose root is taken for a.
     """
-    if len(candidate.history) < 3 or candidate.history[-1].guarded:
+    if len(candidate.history) < 2 or candidate.history[-1].guarded:
         return np.inf
+    if len(candidate.history) == 2:
+        before, gain = (step.expected for step in candidate.history)
+        return 2.0 * gain / (1.0 - np.sqrt(gain / before)) if 0.0 <= gain < before else np.inf
     first, second, third = (step.log_likelihood for step in candidate.history[-3:])
     before, gain = second - first, third - second
     if not 0.0 <= gain < before:

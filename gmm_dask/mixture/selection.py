@@ -58,8 +58,8 @@ class Contest:
         A candidate is beaten if two things hold. Its criterion would be worse than that of the
         third best cell at present even if it gained `GENEROUS` times what it promises to gain. And
         it promises at most `SETTLED`, so that its row in the table is as exact as a fit with the
-        default ``tol``. The promise is Aitken's extrapolation; a candidate that promises nothing
-        certain runs on. Should one of the best collapse, candidates that it had beaten go on.
+        default ``tol``. The promise is `promised_gain`; a candidate that promises nothing certain
+        runs on. Should one of the best collapse, candidates that it had beaten go on.
         """
         best: dict[Cell, float] = {}
         for candidate in state.candidates:
