@@ -11,8 +11,8 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.em import Candidate, EMState, Status
 
-#: A candidate may still gain this many times what Aitken's extrapolation promises.
-GENEROUS = 10.0
+#: On few rows, a candidate may still gain this many times what it promises.
+GENEROUS = 3.0
 
 
 def promised_gain(candidate: Candidate) -> float:
@@ -52,8 +52,6 @@ class Race:
         Mean log-likelihood that must be reached, nats per row.
     margin
         By how much more than that of the last place, nats per row.
-    generous
-        A candidate may still gain this many times what it promises.
     patience
         Iterations before any candidate is given up.
     """
@@ -63,7 +61,6 @@ class Race:
     places: int = 1
     least: float = -np.inf
     margin: float = 0.0
-    generous: float = GENEROUS
     patience: int = 3
 
     def give_up(self, state: EMState) -> EMState:
@@ -95,7 +92,7 @@ class Race:
     def _judge(self, candidate: Candidate, bar: float) -> Candidate:
         if candidate.status is not Status.RUNNING:
             return candidate
-        if candidate.log_likelihood + self.generous * promised_gain(candidate) >= bar:
+        if candidate.log_likelihood + GENEROUS * promised_gain(candidate) >= bar:
             return candidate
         return replace(candidate, status=Status.BEATEN)
 

@@ -14,11 +14,13 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.criteria import aic, bic, health
 from gmm_dask.mixture.em import Candidate, EMState, Status
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.race import GENEROUS, promised_gain
+from gmm_dask.mixture.race import promised_gain
 from gmm_dask.mixture.spec import Cell, EMOptions
 
 #: Cells that a reader compares, and that therefore all run to their end.
 PLACES = 3
+#: A candidate may still gain this many times what it promises.
+GENEROUS = 10.0
 #: Promised nats per row up to which a candidate may be stopped: the default tolerance.
 SETTLED = EMOptions.tol
 
