@@ -33,8 +33,6 @@ TRIES = 2
 TRIAL_ITERATIONS = 16
 #: A rival takes a place only if it is ahead by this, nats per row: a tenth of the default ``tol``.
 AHEAD = 1e-4
-#: A rival may gain this many times what it promises: it began near its optimum.
-GENEROUS = 3.0
 #: Rivals that run to rest, at the most, if no more mixtures are wanted.
 FINALISTS = 2
 
@@ -155,7 +153,7 @@ def challenge(
     attacking = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
     with single_threaded(), pool_of(threads) as pool:
         competition = Competition(pool, threads, shared.variances, spec, lambda done: None)
-        race = Race(shared.variances, spec.reg_covar, keep, margin=AHEAD, generous=GENEROUS)
+        race = Race(shared.variances, spec.reg_covar, keep, margin=AHEAD)
         options = EMOptions(0.0, TRIAL_ITERATIONS)
         ranked = competition.race(few, [*defending, *attacking], options, race)
         ahead = _ahead(ranked, len(defending))[: max(FINALISTS, keep)]

@@ -63,6 +63,8 @@ class Iteration:
         Components whose covariance was kept because its update would have lost its digits.
     moved
         The longest move of a mean in the M-step, in standard deviations of its component.
+    expected
+        What the M-step gained of the expected log-likelihood, nats per unit of weight.
     replaced
         Components that were placed again after the M-step; the next iteration cannot converge.
     """
@@ -72,6 +74,7 @@ class Iteration:
     means: FloatArray
     guarded: tuple[int, ...]
     moved: float
+    expected: float = np.inf
     replaced: tuple[int, ...] = ()
 
 
@@ -291,6 +294,7 @@ def advance(
         candidate.parameters.means,
         guarded,
         moved,
+        expected_gain(candidate.parameters, parameters, statistics),
     )
     history = (*candidate.history, iteration)
     status = Status.RUNNING
@@ -301,6 +305,21 @@ def advance(
     return Candidate(
         parameters, status, history, statistics.counts, statistics.rows, statistics.weight
     )
+
+
+def expected_gain(
+    before: MixtureParameters, after: MixtureParameters, statistics: SufficientStatistics
+) -> float:
+    """Return by how much an M-step raised the expected log-likelihood, nats per unit of weight.
+
+    Under the new parameters the squares of the whitened residuals sum up to d per row, but for
+    ``reg_covar``; under the old ones, to the trace of S.
+    """
+    occupied = statistics.counts > 0.0
+    constants = after.log_constants[occupied] - before.log_constants[occupied]
+    squares = before.covariance.sum_squares(statistics.residual_products)
+    gain = statistics.counts[occupied] @ constants + 0.5 * squares
+    return float(gain / statistics.weight - 0.5 * before.n_features)
 
 
 def start_em(

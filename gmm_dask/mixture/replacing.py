@@ -247,7 +247,7 @@ class Replacement:
         history = candidate.history
         if candidate.status is Status.ILL_CONDITIONED:  # this iteration had no M-step
             mean = lowest.log_likelihood / lowest.weight
-            broken = Iteration(mean, parameters.weights, parameters.means, (), 0.0, lost)
+            broken = Iteration(mean, parameters.weights, parameters.means, (), 0.0, replaced=lost)
             history = (*history, broken)
         else:
             history = (*history[:-1], replace(history[-1], replaced=lost))

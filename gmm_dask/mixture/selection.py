@@ -14,11 +14,13 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.criteria import aic, bic, health
 from gmm_dask.mixture.em import Candidate, EMState, Status
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.race import GENEROUS, promised_gain
+from gmm_dask.mixture.race import promised_gain
 from gmm_dask.mixture.spec import Cell, EMOptions
 
 #: Cells that a reader compares, and that therefore all run to their end.
 PLACES = 3
+#: A candidate may still gain this many times what it promises.
+GENEROUS = 10.0
 #: Promised nats per row up to which a candidate may be stopped: the default tolerance.
 SETTLED = EMOptions.tol
 
@@ -58,8 +60,8 @@ class Contest:
         A candidate is beaten if two things hold. Its criterion would be worse than that of the
         third best cell at present even if it gained `GENEROUS` times what it promises to gain. And
         it promises at most `SETTLED`, so that its row in the table is as exact as a fit with the
-        default ``tol``. The promise is Aitken's extrapolation; a candidate that promises nothing
-        certain runs on. Should one of the best collapse, candidates that it had beaten go on.
+        default ``tol``. The promise is `promised_gain`; a candidate that promises nothing certain
+        runs on. Should one of the best collapse, candidates that it had beaten go on.
         """
         best: dict[Cell, float] = {}
         for candidate in state.candidates:

@@ -312,6 +312,12 @@ def test_a_promise_is_what_a_geometric_series_still_adds(X: RowsArray) -> None:
     assert promised_gain(running(X, 1, [-3.0, -2.0])) == np.inf  # no ratio yet
     assert promised_gain(running(X, 1, [-3.0, -2.0, -1.0])) == np.inf  # gains do not shrink
     assert promised_gain(running(X, 1, [-3.0, -2.0, -2.1])) == np.inf  # it fell
+    two = running(X, 1, [-3.0, -2.0])
+    gained = [
+        replace(step, expected=gain) for step, gain in zip(two.history, (0.04, 0.01), strict=True)
+    ]
+    assert promised_gain(replace(two, history=tuple(gained))) == pytest.approx(0.04)
+    assert promised_gain(replace(two, history=tuple(reversed(gained)))) == np.inf
     guarded = running(X, 1, [-3.0, -2.0, -1.5])
     last = replace(guarded.history[-1], guarded=(0,))
     guarded = replace(guarded, history=(*guarded.history[:-1], last))

@@ -6,12 +6,22 @@ from operator import add
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gmm_dask.errors import NumericalError
+from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status, em_steps, fit_em, maximize
+from gmm_dask.mixture.em import (
+    Candidate,
+    EMState,
+    Iteration,
+    Status,
+    em_steps,
+    expected_gain,
+    fit_em,
+    maximize,
+)
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import SufficientStatistics, empty_statistics, sum_statistics
@@ -453,3 +463,24 @@ def test_a_batch_ends_with_the_bits_of_each_candidate_alone(covariance_type):
         assert candidate.parameters.digest == alone.parameters.digest
         assert (candidate.status, candidate.problem) == (alone.status, alone.problem)
         assert candidate.lower_bounds == alone.lower_bounds
+
+
+@law
+@given(parameters=mixtures(), seed=seeds, weighted=st.booleans())
+def test_the_gain_of_an_m_step_is_that_of_the_expected_log_likelihood(parameters, seed, weighted):
+    X = rows_near(parameters, 300, seed)
+    weight = np.random.default_rng(seed).uniform(0.1, 3.0, 300) if weighted else np.ones(300)
+    statistics = sum_statistics(parameters, X, weight if weighted else None)
+    after, guarded, _ = maximize(parameters, statistics, MixtureSpec(reg_covar=0.0))
+    assume(not guarded)
+    shares = assign(parameters, X, responsibilities=True).responsibilities * weight[:, None]
+
+    def expected(mixture):
+        whitened = np.linalg.cholesky(np.linalg.inv(mixture.matrices)).mT
+        residuals = np.einsum("kij,nkj->nki", whitened, X[:, None] - mixture.means)
+        joint = mixture.log_constants - 0.5 * np.square(residuals).sum(axis=2)  # (n, k)
+        return (shares * joint).sum() / weight.sum()
+
+    gain = expected(after) - expected(parameters)
+    assert expected_gain(parameters, after, statistics) == pytest.approx(gain, abs=1e-9)
+    assert gain >= -1e-12

@@ -346,16 +346,15 @@ def racing(race, *candidates):
 
 def test_a_race_gives_up_those_that_cannot_take_a_place():
     race = Race(np.array([20.0]), 1e-6)
-    leader, near = runner(-3.0, -2.5, -2.0), runner(-3.0, -2.2, -2.1)  # promises 0.014
+    leader, near = runner(-3.0, -2.5, -2.0), runner(-3.0, -2.3, -2.1)  # promises 0.08
     far, rising = runner(-4.0, -3.1, -3.0), runner(-4.0, -3.9, -3.0)
     starved = runner(-3.0, -1.5, -1.0, starved=True)
     assert racing(race, leader, near, far, rising) == [True, True, False, True]
     assert racing(race, starved, near, far) == [True, True, False]
     assert racing(race, starved, far) == [True, True]  # what has a defect takes no place
     assert racing(replace(race, places=2), leader, far) == [True, True]
-    assert racing(replace(race, generous=1.0), leader, near) == [True, False]
-    assert racing(replace(race, margin=0.1), near) == [True]
-    assert racing(replace(race, margin=0.2), near) == [False]
+    assert racing(replace(race, margin=0.2), near) == [True]
+    assert racing(replace(race, margin=0.3), near) == [False]
     assert racing(replace(race, least=0.0), far) == [False]
     assert racing(replace(race, patience=4), leader, far) == [True, True]
     broken = runner(-3.0, -2.0, status=Status.ILL_CONDITIONED)

@@ -163,6 +163,10 @@ class CovarianceType(ABC):
         The features are divided by ``scale`` (d,). Axes before those of the type's shape are kept.
         """
 
+    def sum_squares(self, residual_products: FloatArray) -> float:
+        """Sum the squares of whitened residuals: the trace of S."""
+        return float(residual_products.sum())
+
     def reorder(self, values: FloatArray, order: npt.NDArray[np.intp]) -> FloatArray:
         """Return covariances, factors or precisions with the components in another order."""
         return values[order] if self.by_component else values

@@ -68,6 +68,10 @@ class Full(CovarianceType):
         """Return the matrices themselves, (k, d, d)."""
         return matrices
 
+    def sum_squares(self, residual_products: FloatArray) -> float:
+        """Sum the traces of S."""
+        return float(np.einsum("kii->", residual_products))
+
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute Σᵢⱼ / sᵢsⱼ."""
         return covariances / (scale[:, None] * scale)

@@ -70,6 +70,10 @@ class Tied(CovarianceType):
         pooled: FloatArray = np.einsum("k,kij->ij", weights / weights.sum(), matrices)
         return pooled
 
+    def sum_squares(self, residual_products: FloatArray) -> float:
+        """Compute the trace of S."""
+        return float(np.trace(residual_products))
+
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute Σᵢⱼ / sᵢsⱼ."""
         return covariances / (scale[:, None] * scale)

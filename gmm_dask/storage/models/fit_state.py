@@ -27,7 +27,7 @@ from gmm_dask.mixture.transforms import Transforms
 Meta = dict[str, Any]
 
 _PARAMETERS = ("weights", "means", "covariances", "precisions_cholesky")
-_HISTORY = ("log_likelihood", "weights", "means", "moved")
+_HISTORY = ("log_likelihood", "weights", "means", "moved", "expected")
 _MOMENTS = ("mean", "squares", "minimum", "maximum")
 _DRAW = ("priorities", "numbers", "weights")
 
@@ -198,10 +198,8 @@ def _encode_candidate(candidate: Candidate, prefix: str, arrays: NamedArrays) ->
 def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Candidate:
     columns = [arrays[f"{prefix}.history.{name}"] for name in _HISTORY]
     history = tuple(
-        Iteration(
-            float(log_likelihood), weights, means, tuple(guarded), float(moved), tuple(replaced)
-        )
-        for log_likelihood, weights, means, moved, guarded, replaced in zip(
+        Iteration(float(log_likelihood), weights, means, tuple(guarded), *gains, tuple(replaced))
+        for log_likelihood, weights, means, *gains, guarded, replaced in zip(
             *columns, meta["guarded"], meta["replaced"], strict=True
         )
     )

@@ -27,7 +27,7 @@ IMPUTED = "_imputed"
 
 
 class PartFile(NamedTuple):
-    """A file that was written: its size in bytes, the digest of these, and its hint if it has one."""
+    """A file that was written: its size in bytes, the digest of these, and its hint, if any."""
 
     size: int
     digest: str
