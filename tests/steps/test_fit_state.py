@@ -81,6 +81,7 @@ iterations = st.builds(
     arrays(K, D),
     st.lists(st.integers(0, K - 1), max_size=K).map(tuple),
     FLOATS,
+    FLOATS,
     st.lists(st.integers(0, K - 1), max_size=K).map(tuple),
 )
 

@@ -198,8 +198,16 @@ def _encode_candidate(candidate: Candidate, prefix: str, arrays: NamedArrays) ->
 def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Candidate:
     columns = [arrays[f"{prefix}.history.{name}"] for name in _HISTORY]
     history = tuple(
-        Iteration(float(log_likelihood), weights, means, tuple(guarded), *gains, tuple(replaced))
-        for log_likelihood, weights, means, *gains, guarded, replaced in zip(
+        Iteration(
+            float(log_likelihood),
+            weights,
+            means,
+            tuple(guarded),
+            float(moved),
+            float(expected),
+            tuple(replaced),
+        )
+        for log_likelihood, weights, means, moved, expected, guarded, replaced in zip(
             *columns, meta["guarded"], meta["replaced"], strict=True
         )
     )
