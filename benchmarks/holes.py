@@ -81,11 +81,11 @@ def main() -> None:
                 lambda mixture=parameters, rows=holes: assign(mixture, rows),
                 lambda rows=holes: find_patterns(rows),
             )
-            plain, lifted, assigned, by_pattern, found = (s / ROWS * 1e9 for s in seconds)
+            plain, lifted, assigned, by_pattern, finding = (s / ROWS * 1e9 for s in seconds)
             print(
                 f"| {d} | {k} | {len(patterns) or 1} | {plain:.1f} | {lifted:.1f} "
                 f"| {lifted / plain:.2f}× | {assigned:.1f} | {by_pattern / assigned:.2f}× "
-                f"| {found:.1f} |"
+                f"| {finding:.1f} |"
             )
 
 

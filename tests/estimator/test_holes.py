@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from typing import Any
 
 import dask.array as da
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gmm_dask import GaussianMixture, read_parquet, select
+from gmm_dask import GaussianMixture, estimator_values, read_parquet, select
 from gmm_dask.errors import NonFiniteError
 
 NAMES = ["a", "b", "c"]
@@ -172,3 +173,9 @@ def test_without_a_complete_row_there_is_no_threshold() -> None:
     assert np.isnan(model.low_density_threshold_)
     np.testing.assert_allclose(model.means_[0], np.nanmean(rows, axis=0), atol=1e-6)
     np.testing.assert_allclose(model.covariances_[0], np.nanvar(rows, axis=0), atol=1e-3)
+
+
+def test_the_examples_print_what_they_say() -> None:
+    results = doctest.testmod(estimator_values)
+    assert results.attempted
+    assert not results.failed

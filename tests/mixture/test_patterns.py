@@ -235,9 +235,9 @@ def test_pieces_and_threads_change_nothing(weighted, monkeypatch):
     assert_equal_statistics(alone[0], whole)
     with ThreadPoolExecutor(3) as pool:
         shared = ExpectationOn(X, weight, pool, 3)(batch)
-    for one_thread, three in zip(alone, shared, strict=True):
-        np.testing.assert_array_equal(one_thread.residual_products, three.residual_products)
-        assert one_thread.log_likelihood == three.log_likelihood
+    for single, several in zip(alone, shared, strict=True):
+        np.testing.assert_array_equal(single.residual_products, several.residual_products)
+        assert single.log_likelihood == several.log_likelihood
 
 
 @pytest.mark.parametrize("method", INITIALIZATION_NAMES)
