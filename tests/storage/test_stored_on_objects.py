@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 
+from gmm_dask import compare_models, list_models
 from gmm_dask.addresses import place_of
 from gmm_dask.errors import ConflictError, ModelError, StorageError
-from gmm_dask.storage.files import stores
+from gmm_dask.storage.files import objects, stores
+from gmm_dask.storage.files.retention import Keep, Pruned
 from gmm_dask.storage.files.stores import entries_under, find
 from gmm_dask.storage.models.checkpoint import (
     interrupted_fits,
     open_checkpoint,
     remove_forgotten,
 )
+from gmm_dask.storage.models.pruning import pin, prune_models, unpin
 from gmm_dask.storage.models.registry import Registry, load_model_at
 from gmm_dask.storage.predictions.dataset import read_predictions
 from tests.storage.stored import some_model
@@ -36,6 +39,31 @@ def test_models_are_published_found_and_rolled_back(registry, bucket):
     assert load_model_at(kept).run.rejected == "worse"
     assert registry.reject(some_model(), run_id="run-5", reason="again") == kept
     assert load_model_at(str(registry.path(2))).version == 2
+
+
+def test_old_versions_are_listed_compared_pinned_and_pruned(registry, bucket, monkeypatch):
+    for number in range(1, 5):
+        registry.publish(some_model(), run_id=f"run-{number}")
+    registry.reject(some_model(), run_id="run-5", reason="worse")
+    pin(registry, 1)
+    listed = list_models(f"{bucket}/models", "stars")
+    assert [(model.version, model.current, model.pinned) for model in listed] == [
+        (1, False, True),
+        (2, False, False),
+        (3, False, False),
+        (4, True, False),
+        (None, False, False),
+    ]
+    assert compare_models(f"{bucket}/models/stars", 1).components
+    keep = Keep(versions=1)
+    stays = tuple(str(registry.path(number)) for number in (2, 3))
+    assert prune_models(registry, keep) == Pruned(read=stays)  # for a day: there is no lock
+    monkeypatch.setattr(objects, "GRACE", 0.0)
+    assert prune_models(registry, keep).paths == stays
+    assert registry.versions() == (1, 4)
+    unpin(registry, 1)
+    assert prune_models(registry, keep).paths == (str(registry.path(1)),)
+    assert registry.publish(some_model(), run_id="run-6") == 5
 
 
 def test_a_model_that_is_missing_is_told_from_those_that_are_there(registry, bucket):
