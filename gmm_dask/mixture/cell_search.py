@@ -40,7 +40,7 @@ FINALISTS = 2
 def cell_effort(m: int, d: int, spec: MixtureSpec, keep: int) -> SearchEffort:
     """Choose the effort of the fresh starts for one cell: about half of a single fit's.
 
-    And what cannot win is given up on the way. Of 196 cells of seven sets, 3 ended below a single
+    And what cannot win is given up on the way. Of 196 cells of seven sets, 2 ended below a single
     fit by more than the default ``tol``; of single fits with another seed, 19 did
     (benchmarks/RESULTS.md).
     """
