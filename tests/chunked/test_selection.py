@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gmm_dask.arrays import RowsArray
-from gmm_dask.chunked import selection
+from gmm_dask.chunked import cell_turns, selection
 from gmm_dask.chunked.evaluation import evaluate
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
@@ -175,7 +175,7 @@ def test_what_a_search_found_is_not_searched_again(
         searched.append(options.cells[place])
         return state.cells[place]
 
-    monkeypatch.setattr(selection, "_search_cell", search_cell)
+    monkeypatch.setattr(cell_turns, "_search_cell", search_cell)
     state = next(state for state in states if state.turns == 2)
     select(Scanner(source, Threads(2)), options, resume=state)
     assert sorted(searched) == sorted(options.cells[4:])
