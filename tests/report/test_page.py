@@ -11,11 +11,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from gmm_dask.report.axes import ticks, write_alike
 from gmm_dask.report.differences import compare
 from gmm_dask.report.page.cards import contrast
 from gmm_dask.report.page.document import _json, report_page
 from gmm_dask.report.page.markup import Markup, element, join
-from gmm_dask.report.page.plot import Plot, ticks, write_alike
+from gmm_dask.report.page.plot import Plot
 from gmm_dask.report.page.subject import Batch, Subject
 from gmm_dask.report.page.tree import heights_of, leaves_of
 from gmm_dask.report.page.verdict import judge
