@@ -132,8 +132,9 @@ class Transform:
         if self.name == "standardise":
             scale = 1.0 if self.scale is None else self.scale
             return spread(float(self.inverse(mean)), deviation * scale)
-        low, middle, high = self.inverse([mean - deviation, mean, mean + deviation]).tolist()
-        return f"{middle:.3g} ({low:.3g} to {high:.3g})"
+        ends = self.inverse([mean - deviation, mean, mean + deviation]).tolist()
+        low, middle, high = map(_three_digits, ends)
+        return f"{middle} ({low} to {high})"
 
     def label(self, column: str) -> str:
         """Name the values of a column after the transform: log1p(price)."""
@@ -315,6 +316,13 @@ class Transforms:
             column if transform is None else transform.label(column)
             for column, transform in zip(columns, self.by_feature, strict=True)
         )
+
+
+def _three_digits(value: float) -> str:
+    """Write a number to three digits: 0.0475, 12.3, 1,810."""
+    if 1e3 <= abs(value) < 1e6:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:.3g}"
 
 
 def sample_slope(sample: Sample, transforms: Transforms | None) -> float:

@@ -110,6 +110,8 @@ def _figure(view: View, title: str, subtitle: str) -> tuple[Figure, Axes]:
     axes = figure.add_axes(PLOT)
     axes.set_xlim(view.limits[0])
     axes.set_xlabel(shorten(view.names[0], 6.0))
+    if view.axes[0].transform is not None:
+        view.mark(axes.xaxis, 0, 8)
     axes.grid(visible=False, axis="x")
     add_heading(figure, PLOT[0], title, subtitle)
     add_legend(view, figure, PLOT[0] + PLOT[2] + 0.03, PLOT[1] + PLOT[3], 31)

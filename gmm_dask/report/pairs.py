@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.report.frame import ellipse
@@ -72,12 +71,8 @@ def _grid(
             axes.autoscale(False)
             draw(view, axes, x, y, panel)
             _label(axes, view, x if row == side - 1 else None, y if column == 0 else None, panel)
-            axes.xaxis.set_major_locator(
-                MaxNLocator(6 if side == 1 else 4, steps=[1, 2, 2.5, 5, 10])
-            )
-            axes.yaxis.set_major_locator(
-                MaxNLocator(6 if side == 1 else 4, steps=[1, 2, 2.5, 5, 10])
-            )
+            view.mark(axes.xaxis, x, 6 if side == 1 else 4)
+            view.mark(axes.yaxis, y, 6 if side == 1 else 4)
     heading_left = left / width
     add_heading(figure, heading_left, title, subtitle, notes)
     if side == 1:

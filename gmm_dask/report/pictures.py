@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.report import densities, pairs
 from gmm_dask.report.entropy import entropy_figure
 from gmm_dask.report.frame import first_drawn
@@ -28,13 +29,14 @@ def fit_pictures(
     lower_bounds: Sequence[float],
     component_ids: Sequence[int],
     clusters: Clusters,
+    transforms: Transforms | None = None,
 ) -> dict[str, bytes]:
     """Draw a fit: the same arguments give the same bytes, and nothing is read or written.
 
     Parameters
     ----------
     sample
-        (m, d), m ≥ 1, finite but for holes: a uniform sample of the rows.
+        (m, d), m ≥ 1, finite but for holes: a uniform sample of the rows, in model units.
     columns
         Names of the d features.
     initial, final
@@ -45,6 +47,8 @@ def fit_pictures(
         Permanent ids of the components, (k,); they decide the colours.
     clusters
         Their merge tree.
+    transforms
+        Of the features; their axes are marked in natural units.
 
     Returns
     -------
@@ -56,7 +60,7 @@ def fit_pictures(
         components most are shown and the others named. Outliers may lie outside the axes.
     """
     with style.context(["default", STYLE]):
-        view = View.of(sample, columns, initial, final, component_ids)
+        view = View.of(sample, columns, initial, final, component_ids, transforms)
         figures = densities if final.n_features == 1 else pairs
         merging = {}
         if final.n_components > 1:

@@ -11,14 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.transforms import Transforms
+from gmm_dask.report.axes import FeatureAxis, axes_of
 from gmm_dask.report.frame import feature_limits, separating_features, substantial_components
 from gmm_dask.report.palette import component_colors
 
@@ -68,6 +72,8 @@ class View:
         The mixtures before and after EM, components in the same order.
     component_ids
         Permanent ids of the components, (k,).
+    axes
+        Of the d features, (d,).
     """
 
     sample: FloatArray
@@ -75,6 +81,7 @@ class View:
     initial: MixtureParameters
     final: MixtureParameters
     component_ids: tuple[int, ...]
+    axes: tuple[FeatureAxis, ...]
 
     @classmethod
     def of(
@@ -84,16 +91,27 @@ class View:
         initial: MixtureParameters,
         final: MixtureParameters,
         component_ids: Sequence[int],
+        transforms: Transforms | None = None,
     ) -> View:
         """Make a view: shuffle the sample, always alike, and make the names printable."""
         order = np.random.default_rng(0).permutation(len(sample))
+        axes = axes_of(columns, transforms)
         return cls(
             np.asarray(sample, dtype=np.float64)[order],
-            tuple(make_printable(column) for column in columns),
+            tuple(make_printable(axis.label) for axis in axes),
             initial,
             final,
             tuple(int(component_id) for component_id in component_ids),
+            axes,
         )
+
+    def mark(self, axis: Axis, feature: int, most: int) -> None:
+        """Mark round values of a feature on an axis, at most so many intervals."""
+        axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
+        if self.axes[feature].transform is not None:
+            marks = self.axes[feature].ticks(self.limits[feature], most)
+            axis.set_major_locator(FixedLocator([place for place, _ in marks]))
+            axis.set_major_formatter(FixedFormatter([text for _, text in marks]))
 
     @cached_property
     def colors(self) -> FloatArray:

@@ -302,16 +302,15 @@ def compose_evaluation(
     # Imported here: matplotlib takes half a second that a prediction need not spend.
     from gmm_dask.report.pictures import fit_pictures
 
-    labels = plan.names if scanner.transforms is None else scanner.transforms.labels(plan.names)
-
     pictures = fit_pictures(
         result.survey.sample.head(LOOK_ROWS, seeded(0)).X.astype(np.float64),
-        labels,
+        plan.names,
         result.initial,
         result.parameters,
         result.best.lower_bounds,
         ids,
         clusters,
+        scanner.transforms,
     )
     snapshot = json.dumps(plan.to_json(), separators=(",", ":")).encode()
     return Evaluation(

@@ -157,3 +157,7 @@ def test_a_spread_is_written_in_natural_units(name, mean, deviation):
     middle = float(transform_of(name).inverse(mean))
     assert float(words.split()[0].replace(",", "")) == pytest.approx(middle, rel=0.3, abs=0.51)
     assert ("±" in words) == (name == "standardise")
+
+
+def test_thousands_are_written_in_full():
+    assert Transform("log").spread(np.log(1_810), 0.5) == "1,810 (1,100 to 2,980)"

@@ -136,8 +136,9 @@ def test_tables_and_report_speak_natural_units(tmp_path):
     assert sorted(heavy) == pytest.approx([100.0, 180.0], abs=3.0)
     assert any("median of the component" in note for note in summary.notes)
     page = (done.published.path / "report.html").read_text()
-    for words in ("log1p(price)", "standardise(weight)", "price = log1p, weight = standardise"):
+    for words in ("price (log1p scale)", "price = log1p, weight = standardise"):
         assert words in page
+    assert all(f">{price}</text>" in page for price in ("10", "100"))  # ticks
     assert (done.published.path / "components.png").exists()
 
 

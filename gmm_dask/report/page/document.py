@@ -181,11 +181,11 @@ def _section(title: str, *content: Markup | None, lead: str | None = None) -> Ma
 
 
 def _features(number: int, subject: Subject) -> Markup:
-    aggregates, columns = subject.aggregates, subject.feature_labels
+    aggregates, axes = subject.aggregates, subject.axes
     ids = subject.model.component_ids
     single = len(aggregates.features) <= 2
-    pairs = pair_panels(aggregates, columns, ids, wide=single)
-    marginals = marginal_panels(aggregates, columns, ids, wide=len(aggregates.features) == 1)
+    pairs = pair_panels(aggregates, axes, ids, wide=single)
+    marginals = marginal_panels(aggregates, axes, ids, wide=len(aggregates.features) == 1)
     return join(
         _slider(number, subject),
         legend(number, bool(aggregates.pairs) and bool(pairs), aggregates.kmeans is not None),
@@ -241,9 +241,8 @@ def _notes(subject: Subject) -> Markup:
         )
     if model.transforms is not None:
         notes.append(
-            "Features are drawn as the mixture sees them, after their transforms: "
-            f"{model.transforms.words(model.columns)}. Cards and likelihoods are in the data's "
-            "own units."
+            "Features are drawn on the scale on which the mixture sees them: "
+            f"{model.transforms.words(model.columns)}. All values are in the data's own units."
         )
     if d > len(aggregates.features):
         notes.append(

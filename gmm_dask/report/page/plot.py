@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from gmm_dask.report.axes import ticks
+from gmm_dask.report.axes import FeatureAxis, ticks
 from gmm_dask.report.page.markup import Markup, element, join
 
 RIGHT, TOP, BOTTOM = 12.0, 12.0, 40.0
@@ -25,6 +25,8 @@ class Plot:
         Values at the ends of the axes.
     y_ticks
         Most intervals of the y axis; 0: none, where heights have no unit.
+    x_axis, y_axis
+        Features, whose ticks are in the data's units.
     """
 
     width: float
@@ -32,10 +34,14 @@ class Plot:
     x_limits: tuple[float, float]
     y_limits: tuple[float, float]
     y_ticks: int = 5
+    x_axis: FeatureAxis | None = None
+    y_axis: FeatureAxis | None = None
 
     @cached_property
     def y_marks(self) -> list[tuple[float, str]]:
         """Ticks of the y axis."""
+        if self.y_axis is not None:
+            return self.y_axis.ticks(self.y_limits, self.y_ticks)
         return ticks(self.y_limits, self.y_ticks) if self.y_ticks else []
 
     @cached_property
@@ -125,11 +131,16 @@ class Plot:
         """Ticks of the x axis, as many as have room beside each other."""
         width = self.inner[0]
         most = max(2, int(width // 55))
-        marks = ticks(self.x_limits, most, whole=whole)
+        marks = self._x_ticks(most, whole)
         while most > 1 and sum(8.0 * len(text) + 8.0 for _, text in marks) > width:
             most -= 1
-            marks = ticks(self.x_limits, most, whole=whole)
+            marks = self._x_ticks(most, whole)
         return marks
+
+    def _x_ticks(self, most: int, whole: bool) -> list[tuple[float, str]]:
+        if self.x_axis is not None:
+            return self.x_axis.ticks(self.x_limits, most)
+        return ticks(self.x_limits, most, whole=whole)
 
     def picture(
         self, label: str, *children: Markup, class_: str = "chart", **attributes: str

@@ -17,6 +17,7 @@ from PIL import Image
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.report.aggregates import Aggregates, Json, pairs_of
+from gmm_dask.report.axes import FeatureAxis
 from gmm_dask.report.page.markup import Markup, element
 from gmm_dask.report.page.plot import TOP, Plot
 
@@ -32,14 +33,16 @@ LEAST = 1e-4
 
 
 def pair_panels(
-    aggregates: Aggregates, names: Sequence[str], ids: Sequence[int], wide: bool
+    aggregates: Aggregates, axes: Sequence[FeatureAxis], ids: Sequence[int], wide: bool
 ) -> list[Markup]:
     """Draw a panel for each pair of the features drawn."""
     panels = []
     for number, (x, y) in enumerate(pairs_of(len(aggregates.features))):
         size = (440.0, 370.0) if wide else (320.0, 280.0)
-        plot = Plot(*size, aggregates.limits[x], aggregates.limits[y])
-        x_name, y_name = (names[aggregates.features[feature]] for feature in (x, y))
+        x_axis, y_axis = (axes[aggregates.features[feature]] for feature in (x, y))
+        limits = aggregates.limits[x], aggregates.limits[y]
+        plot = Plot(*size, *limits, x_axis=x_axis, y_axis=y_axis)
+        x_name, y_name = x_axis.label, y_axis.label
         cells = aggregates.pairs[number] if aggregates.pairs else ()
         label = f"{y_name} against {x_name}: density of the rows, and the components' ellipses"
         panels.append(
@@ -183,7 +186,7 @@ def _kmeans_crosses(plot: Plot, aggregates: Aggregates, x: int, y: int) -> list[
 
 
 def marginal_panels(
-    aggregates: Aggregates, names: Sequence[str], ids: Sequence[int], wide: bool
+    aggregates: Aggregates, axes: Sequence[FeatureAxis], ids: Sequence[int], wide: bool
 ) -> list[Markup]:
     """Draw a panel for each feature: a histogram under the densities of the components."""
     panels = []
@@ -195,7 +198,8 @@ def marginal_panels(
         tallest = _tallest(heights, total)
         low, high = aggregates.limits[place]
         size = (480.0, 210.0) if wide else (320.0, 200.0)
-        plot = Plot(*size, (low, high), (0.0, tallest), y_ticks=0)
+        axis = axes[feature]
+        plot = Plot(*size, (low, high), (0.0, tallest), y_ticks=0, x_axis=axis)
         width, height = plot.inner
         paths = [
             element(
@@ -208,7 +212,7 @@ def marginal_panels(
             "path", class_="total", data_total=place,
             d=curve_path(grid, total, width, height, tallest),
         )  # fmt: skip
-        name = names[feature]
+        name = axis.label
         panels.append(
             plot.picture(
                 f"{name}: histogram of the rows, and the densities of the components",

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from gmm_dask.report.aggregates import Aggregates, outline
+from gmm_dask.report.axes import FeatureAxis, axes_of
 from gmm_dask.storage.models.model import StoredModel
 
 #: Name of the page beside a model.
@@ -89,10 +90,9 @@ class Subject:
         return outline(self.model.parameters, ranges)
 
     @property
-    def feature_labels(self) -> tuple[str, ...]:
-        """Names of the features as they are drawn: log1p(price) where there is a transform."""
-        columns, transforms = self.model.columns, self.model.transforms
-        return columns if transforms is None else transforms.labels(columns)
+    def axes(self) -> tuple[FeatureAxis, ...]:
+        """Axes of the features, which are drawn as the mixture sees them."""
+        return axes_of(self.model.columns, self.model.transforms)
 
     @property
     def label(self) -> str:
