@@ -37,10 +37,7 @@ def print_comparison(comparison: ModelComparison) -> None:
             texts=("component", "shifted most"),
         )
     else:
-        print(
-            "the versions have other columns, so no component is matched: "
-            f"{printable(', '.join(before.columns))}; then {printable(', '.join(after.columns))}"
-        )
+        print(f"no component is matched, for the versions have {printable(comparison.obstacle)}")
     print()
     if comparison.settings:
         rows = [

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.left_out import left_out_notes, skipped_facts, unsettled_words
@@ -273,17 +274,27 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
         path, decision = current.path, f"nothing is new, so nothing was fitted; {in_use} in use"
     summary = model_summary(load_model_at(path), evaluation.matches if evaluation else ())
     facts = [("decision", decision), *summary.facts, *_pruned_facts(outcome.published)]
-    if current is not None and evaluation is not None and evaluation.current_densities is not None:
+    if current is not None and evaluation is not None:
         record = evaluation.current_densities
-        before = bic(current.parameters, record.log_likelihood, record.weight)
-        words = f"log-likelihood {record.mean_log_likelihood:.6g} nats per row, BIC {before:,.1f}"
-        facts.insert(1, (f"version {current.version}", f"{words}, on the same rows"))
+        facts.insert(1, (f"version {current.version}", _on_the_same_rows(current, record)))
     notes += [*summary.notes, *left_out_notes(outcome)]
     if outcome.predictions is not None:
         predictions = predict_summary(outcome.predictions)
         facts += predictions.facts[1:]
         notes += [note for note in predictions.notes if note not in notes]
     return Summary(summary.title, facts, summary.header, summary.rows, notes, summary.comparison)
+
+
+def _on_the_same_rows(model: StoredModel, record: DensitySummary | None) -> str:
+    """Say how the model in use does on the rows of the candidate; None: the gate cannot tell."""
+    if record is None:
+        return (
+            "not compared: it has other columns, or transforms for which some of these rows have "
+            "no value"
+        )
+    before = bic(model.parameters, record.log_likelihood, record.weight)
+    words = f"log-likelihood {record.mean_log_likelihood:.6g} nats per row, BIC {before:,.1f}"
+    return f"{words}, on the same rows"
 
 
 def component_table(

@@ -97,6 +97,23 @@ def non_finite(column: str, null: bool, count: int, first: str) -> NonFiniteErro
     )
 
 
+def missing_weights(count: int, first: str) -> NonFiniteError:
+    """Make the error for sample weights that are null or NaN, which no policy lets pass.
+
+    Parameters
+    ----------
+    count
+        How many such weights there are.
+    first
+        Where the first one is: "part-3.parquet row 17".
+    """
+    return NonFiniteError(
+        f"sample weights: {count:,} {'is' if count == 1 else 'are'} null or NaN, the first at "
+        f"{first}; fill them in, or leave such rows out (in a run file with filter = "
+        "'WEIGHT is not null')"
+    )
+
+
 def bad_weights(count: int, first: str) -> InputError:
     """Make the error for sample weights that are negative or not finite.
 
@@ -200,10 +217,12 @@ def refuse_defects(
     for index, name in enumerate(columns):
         if count := int(defects.infinite[index]):
             raise non_finite(name, False, count, place(defects.first_infinite[index]))
-    for index, name in enumerate((*columns, "sample_weight")):
+    for index, name in enumerate(columns):
         count = int(defects.missing[index])
-        if count and (nulls is NullPolicy.ERROR or index == len(columns)):
+        if count and nulls is NullPolicy.ERROR:
             raise non_finite(name, True, count, place(defects.first_missing[index]))
+    if count := int(defects.missing[-1]):
+        raise missing_weights(count, place(defects.first_missing[-1]))
 
 
 def _earlier(

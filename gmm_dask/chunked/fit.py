@@ -135,7 +135,7 @@ def begin(
         Fewer complete rows are refused; by default the number of components.
     """
     if resume is not None:
-        logger.info("resuming after %d scans", resume.scans)
+        logger.info("resuming after %d scan%s", resume.scans, "" if resume.scans == 1 else "s")
         scanner.transforms = resume.survey.transforms
         scanner.resume(resume.scans, resume.fingerprints, resume.digests)
         return resume

@@ -75,13 +75,18 @@ def transform_values(
         others = f", and {count - 1:,} more near it" if count > 1 else ""
         raise InputError(
             f"{place(row)}: column {columns[feature]!r} is {values[row, feature]:.6g}{others}; "
-            f"{transform.name} {advice(transform.name, columns[feature])}"
+            f"{transform.name} "
+            f"{advice(transform.name, columns[feature], np.isnan(values[:, feature]).any())}"
         )
     return transforms.apply(values, done)
 
 
-def advice(name: str, column: str) -> str:
-    """Say which values a transform takes, and what to try with others."""
+def advice(name: str, column: str, has_nulls: bool | np.bool_ = False) -> str:
+    """Say which values a transform takes, and what to try with others.
+
+    Where the column has nulls the filter keeps them: they are not outside of the domain, and under
+    ``marginalize`` their rows count. A comparison with a null is never true.
+    """
     needs, condition, instead = {
         "log": ("needs values above 0", f'"{column}" > 0', "log1p where 0 is a value, or asinh"),
         "log1p": ("needs values above -1", f'"{column}" > -1', "asinh"),
@@ -96,4 +101,6 @@ def advice(name: str, column: str) -> str:
             "asinh, or no transform",
         ),
     }[name]
+    if has_nulls:
+        condition = f'({condition} or "{column}" is null)'
     return f"{needs}: take {instead}, or leave such rows out by filter = '{condition}'"

@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from gmm_dask.mixture.matching import Match, match, match_by_ids
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.transforms import convert_units
 from gmm_dask.storage.files.sealed import Document, plain
 from gmm_dask.storage.models.model import StoredModel
 
@@ -62,26 +64,44 @@ class ModelComparison:
     by_ids
         Whether components were matched by their permanent ids; else by their distance.
     matches
-        The matched components; empty if the versions have other columns.
+        The matched components, in the model units of the later version; None if the versions are
+        not comparable.
     """
 
     before: StoredModel
     after: StoredModel
     by_ids: bool
-    matches: tuple[Match, ...]
+    matches: tuple[Match, ...] | None
 
     @property
     def comparable(self) -> bool:
-        """Whether both versions have the same columns, in the same order."""
-        return self.before.columns == self.after.columns
+        """Whether both versions have the same columns, in the same order, and one unit of each.
+
+        Center and scale of a transform may differ, for they can be converted.
+        """
+        return self.matches is not None
+
+    @property
+    def obstacle(self) -> str:
+        """What keeps the versions from being comparable, in words; empty if they are."""
+        if self.comparable:
+            return ""
+        before, after = self.before, self.after
+        if before.columns != after.columns:
+            return f"other columns: {', '.join(before.columns)}; then {', '.join(after.columns)}"
+        transforms = (
+            model.transforms.words(model.columns) if model.transforms else "none"
+            for model in (before, after)
+        )
+        return f"other transforms: {'; then '.join(transforms)}"
 
     @cached_property
     def components(self) -> tuple[ComponentChange, ...]:
         """Every component: those of both by their id before, then new ones, then those gone.
 
-        Empty if the versions have other columns.
+        Empty if the versions are not comparable.
         """
-        if not self.comparable:
+        if self.matches is None:
             return ()
         before, after = self.before, self.after
         old, new = before.parameters.weights.tolist(), after.parameters.weights.tolist()
@@ -139,6 +159,7 @@ class ModelComparison:
                 "before": _version(self.before, self.after_on_rows_before),
                 "after": _version(self.after, self.before_on_rows_after),
                 "comparable": self.comparable,
+                "obstacle": self.obstacle,
                 "matched_by": "ids" if self.by_ids else "distance",
                 "components": [
                     {
@@ -171,14 +192,24 @@ def compare(before: StoredModel, after: StoredModel, by_ids: bool) -> ModelCompa
         Whether their ids are of one family (`gmm_dask.storage.models.lineage`), so that equal ids
         are the same component; else components are matched by their distance.
     """
-    matches: tuple[Match, ...] = ()
-    if before.columns == after.columns:
-        pair = (after.parameters, before.parameters)
+    matches: tuple[Match, ...] | None = None
+    old = _in_units_of(after, before)
+    if old is not None:
         if by_ids:
-            matches = match_by_ids(*pair, after.component_ids, before.component_ids)
+            ids = after.component_ids, before.component_ids
+            matches = match_by_ids(after.parameters, old, *ids)
         else:
-            matches = match(*pair)
+            matches = match(after.parameters, old)
     return ModelComparison(before, after, by_ids, matches)
+
+
+def _in_units_of(model: StoredModel, other: StoredModel) -> MixtureParameters | None:
+    """Return the other model's parameters in the model units of this one; None: there are none."""
+    if other.columns != model.columns:
+        return None
+    if other.transforms == model.transforms:
+        return other.parameters
+    return convert_units(other.parameters, other.transforms, model.transforms)
 
 
 def _on_rows_of(model: StoredModel, other: StoredModel) -> float | None:
@@ -214,7 +245,7 @@ def settings_of(model: StoredModel) -> Iterator[tuple[str, Any]]:
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Give the keys of nested tables by their dotted names."""
     for key, value in table.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

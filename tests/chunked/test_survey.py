@@ -178,7 +178,7 @@ def test_infinity_is_always_refused(X: np.ndarray, value: float, nulls: str) -> 
             r"sample weights: 2 are negative or not finite, the first at row 700",
         ),
         (17, np.inf, r"sample weights: 1 is negative or not finite, the first at row 17; weights"),
-        (17, np.nan, r"column 'sample_weight' holds 1 null or NaN, the first at row 17"),
+        (17, np.nan, r"^sample weights: 1 is null or NaN, the first at row 17; fill them in, or"),
         (slice(None), 0.0, r"sample weights: all are 0; at least one must be above 0"),
     ],
 )

@@ -84,6 +84,18 @@ def test_the_command_refuses_with_the_reason_and_exit_code_1(run_file, tmp_path)
     assert Registry(tmp_path / "models", "boxes").current_version() is None
 
 
+def test_the_summary_says_where_the_gate_could_not_compare(run_file):
+    def retrained(*sets):
+        options = [option for item in sets for option in ("--set", item)]
+        result = CliRunner().invoke(app, ["retrain", str(run_file), "--direct", *options])
+        assert result.exit_code == 0
+        return result.stdout
+
+    assert "compared" not in retrained()
+    words = " ".join(retrained('input.columns=["width"]').split())
+    assert "version 1 not compared: it has other columns, or transforms for which" in words
+
+
 def watchdog_processes():
     """The watchdogs that this process has started and that still run."""
     started = psutil.Process().children(recursive=True)

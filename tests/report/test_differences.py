@@ -3,8 +3,10 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from gmm_dask.mixture.transforms import Transforms, convert_units
 from gmm_dask.report.differences import SettingChange, compare
 from tests.storage.stored import some_model
 
@@ -48,6 +50,13 @@ def test_settings_differ_key_by_key():
         SettingChange("version of numpy", "2.4.6", "2.5"),
         SettingChange("fit.tol", None, 0.5),
     )
+    filled, emptied = (
+        changed(before, configuration={"input": {"transform": table}})
+        for table in ({"a": "log"}, {})
+    )
+    assert compare(filled, emptied, True).settings == (
+        SettingChange("input.transform.a", "log", None),
+    )
     assert compare(before, before, True).settings == ()
 
 
@@ -55,8 +64,38 @@ def test_versions_of_other_columns_are_not_matched():
     before = some_model()
     comparison = compare(before, replace(before, columns=("x", "y")), True)
     assert not comparison.comparable
+    assert comparison.obstacle == "other columns: größe, b; then x, y"
     assert comparison.components == ()
     assert json.loads(json.dumps(comparison.to_json()))["components"] == []
+
+
+@pytest.mark.parametrize("by_ids", [True, False])
+def test_versions_are_compared_in_the_units_of_the_later(by_ids):
+    """A retrain from scratch takes center and scale anew; where none moves, the text says so."""
+    standardise = Transforms.of(("größe", "b"), {"größe": "standardise"})
+    settled = [
+        standardise.settled(np.array([center, 0.0]), np.array([scale, 1.0]))
+        for center, scale in ((100.0, 10.0), (120.0, 20.0))
+    ]
+    before, after = (
+        changed(some_model(), transforms=transforms.to_json()) for transforms in settled
+    )
+    after = replace(after, parameters=convert_units(before.parameters, *settled))
+    for version in (after, replace(before, parameters=before.parameters)):
+        for change in compare(before, version, by_ids).components:
+            assert (change.match.moved, change.match.distance) == pytest.approx((0, 0), abs=1e-6)
+            assert change.match.spread == pytest.approx(1.0)
+
+
+def test_versions_of_other_transforms_are_not_matched():
+    before = some_model()
+    logs = Transforms.of(before.columns, {"b": "log1p"})
+    comparison = compare(before, changed(before, transforms=logs.to_json()), False)
+    assert not comparison.comparable
+    assert comparison.obstacle == "other transforms: none; then b = log1p"
+    assert comparison.components == ()
+    document = json.loads(json.dumps(comparison.to_json()))
+    assert (document["comparable"], document["obstacle"]) == (False, comparison.obstacle)
 
 
 def test_the_rows_of_the_other_are_known_where_a_gate_has_compared():

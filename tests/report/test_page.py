@@ -192,7 +192,7 @@ def test_several_versions_say_what_became_of_each_component():
     assert re.search(r" 1 → 2 \S+ % \S+ % 0\.00 σ × 1\.000 ", text)
     other = replace(second, model=replace(second.model, columns=("x", "y")))
     text = page_of(first, other).text
-    assert "version 1 and version 2 have other columns: no component is matched." in text
+    assert "No component is matched, for version 1 and version 2 have other columns: " in text
 
 
 LIMITS = {"log-likelihood drop": (0.01, 0.1)}

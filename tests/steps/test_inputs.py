@@ -265,7 +265,10 @@ BY_THE_SURVEY = {
         InputError,
         "sample weights: 1 is negative or not finite, the first at day=1/part.parquet row 3",
     ),
-    no_weight: (NonFiniteError, "the first at day=1/part.parquet row 3"),
+    no_weight: (
+        NonFiniteError,
+        "sample weights: 1 is null or NaN, the first at day=1/part.parquet row 3; fill them in",
+    ),
     two_rows_that_count: (
         TooFewRowsError,
         "only 2 of 1,470 sampled rows have a weight above 0, for n_components = 3; fit fewer",

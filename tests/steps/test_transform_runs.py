@@ -224,6 +224,22 @@ def test_a_value_outside_of_the_domain_is_refused_by_file_and_row(tmp_path, step
     step(run_of(tmp_path, {"price": "log"}, input__filter='"price" > 0'), "filtered")
 
 
+def test_the_advised_filter_keeps_the_rows_with_holes(tmp_path):
+    write(tmp_path)
+    rows = {"price": [-1.0, None, 2.0], "weight": [100.0] * 3, "number": [1, 2, 3]}
+    pq.write_table(pa.table(rows), tmp_path / "input/b.parquet")
+    run = run_of(tmp_path, {"price": "log"}, input__nulls="marginalize")
+    with pytest.raises(InputError) as caught:
+        run_fit(run)
+    advised = str(caught.value).partition("filter = '")[2].rstrip("'")
+    assert advised == '("price" > 0 or "price" is null)'
+    fitted, _ = fit(run_of(tmp_path, {"price": "log"}, input__nulls="marginalize",
+                           input__filter=advised))  # fmt: skip
+    used = fitted.result.survey.rows
+    complete, _ = fit(run_of(tmp_path, {"price": "log"}, input__filter='"price" > 0'))
+    assert used == complete.result.survey.rows + 19
+
+
 def test_an_interrupted_fit_ends_with_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 0.0)
     write(tmp_path, n=4000)

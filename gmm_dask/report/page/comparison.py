@@ -72,7 +72,9 @@ def _changes(comparison: ModelComparison, labels: tuple[str, str], drawn: Contai
     """Tabulate what became of every component from one version to the next."""
     before, after = labels
     if not comparison.comparable:
-        return element("p", f"{before} and {after} have other columns: no component is matched.")
+        return element(
+            "p", f"No component is matched, for {before} and {after} have {comparison.obstacle}."
+        )
     how = "their permanent ids" if comparison.by_ids else "their distance"
     columns = comparison.after.columns
     return table(
