@@ -239,8 +239,8 @@ def predict_summary(outcome: PredictOutcome) -> Summary:
     notes = left_out_notes(outcome)
     if predicted.lost:
         notes.append(
-            f"{len(predicted.lost):,} files that have changed lost predictions of rows outside the "
-            f"filter, the first of them {predicted.lost[0]}"
+            f"predictions of rows outside the filter are lost for {len(predicted.lost):,} input "
+            f"file(s), the first of them {predicted.lost[0]}: changed, or its parts are damaged"
         )
     if predicted.drift is None:
         return Summary(title, facts, notes=notes)

@@ -81,6 +81,8 @@ def prune(
                 typer.echo(path)
             for path in pruned.read:
                 typer.echo(f"{path} stays: somebody reads it")
+            for path in pruned.in_grace:
+                typer.echo(f"{path} stays: readers have a day after the next version was stored")
             total += pruned
             begun.value = begun.value or bool(pruned.paths)
         going = "would be removed" if dry_run else "removed"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gmm_dask.addresses import Place, absolute
+from gmm_dask.addresses import ObjectAddress, Place, absolute, place_of
 from gmm_dask.chunked.fit import LOOK_ROWS
 from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.replay import SearchStep, climb_again
-from gmm_dask.errors import GmmDaskError, ModelError, StorageError
+from gmm_dask.errors import ConfigError, GmmDaskError, ModelError, StorageError
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.spec import MixtureSpec
 from gmm_dask.report.aggregates import AGGREGATES, Aggregates, Json, aggregate
@@ -202,22 +202,30 @@ def write_report(
     ------
     ModelError
         There is no such model or version, or it is damaged.
+    ConfigError
+        The file would be on a store.
     StorageError
         The file cannot be written.
     """
     from gmm_dask.report.page.document import report_page
 
+    place = None if output is None else place_of(output)
+    if isinstance(place, ObjectAddress):
+        raise ConfigError(
+            f"{place}: is on a store, and a report is written to this machine, to be opened; give "
+            "a path of it, and copy the file there"
+        )
     models = [load_model_at(address, version) for version in versions or (None,)]
     subjects = [
         subject_of(model_name(model), model, batches_since(predictions, model)) for model in models
     ]
     comparisons = [compare_stored(first, second) for first, second in pairwise(models)]
-    if output is None:
+    if place is None:
         labels = [subject.label.replace("version ", "v").replace(" ", "-") for subject in subjects]
-        output = Path("-".join([subjects[0].name, *labels]) + ".html")
-    with storage_errors(output):
-        replace_file(output, report_page(subjects, comparisons))
-    return output
+        place = Path("-".join([subjects[0].name, *labels]) + ".html")
+    with storage_errors(place):
+        replace_file(place, report_page(subjects, comparisons))
+    return place
 
 
 def model_name(model: StoredModel) -> str:

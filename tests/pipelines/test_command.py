@@ -169,6 +169,10 @@ def test_a_backfill_predicts_what_is_asked_for_and_keeps_the_rest(run_file, tmp_
     assert '  predict filter  "day" = 2 and "height" > 0\n' in second.stdout
     assert "input files     1 read, 0 unchanged, 2 kept outside the filter" in second.stdout
     assert "3,000 rows, those inside the filter, and those kept outside" in second.stdout
+    next((tmp_path / "predictions").glob("*-00000-*")).write_bytes(b"half a part")
+    third = gmm_dask("predict", run_file, "--direct", *some)
+    assert "are lost for 1 input file(s), the first of them day=1/" in third.stdout
+    assert "changed, or its parts are damaged\n" in third.stdout
     message = refused(gmm_dask("predict", run_file, "--direct", *some, "--model-version", 7))
     assert message == (f"{tmp_path}/models/boxes: has no version 7; there are versions 1, 2, 3")
 

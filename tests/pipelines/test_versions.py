@@ -98,6 +98,16 @@ def test_prune_says_what_goes_then_removes_it(models):
     assert gmm_dask("prune", models, "--keep-versions", 1).stdout == "nothing is to be removed\n"
 
 
+def test_prune_says_why_a_version_on_a_store_stays(bucket):
+    stars = Registry(f"{bucket}/models", "stars")
+    for number in (1, 2):
+        stars.publish(some_model(), run_id=f"run-{number}")
+    assert gmm_dask("prune", f"{bucket}/models", "--keep-versions", 1).stdout == (
+        f"{stars.path(1)} stays: readers have a day after the next version was stored\n"
+        "nothing is to be removed\n"
+    )
+
+
 def test_a_pinned_version_stays_until_it_is_unpinned(models):
     pinned = gmm_dask("pin", "stars", 1, "--models", models)
     assert pinned.stdout == f"{models}/stars: version 1 is pinned\n"

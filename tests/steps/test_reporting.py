@@ -3,11 +3,12 @@
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from gmm_dask.errors import ModelError, StorageError
+from gmm_dask.errors import ConfigError, ModelError, StorageError
 from gmm_dask.events import silent
 from gmm_dask.pipelines import sequences
 from gmm_dask.report.aggregates import Aggregates, is_of_search
@@ -184,6 +185,8 @@ def test_versions_stand_beside_each_other(tmp_path, monkeypatch):
         write_report("..", (7,))
     with pytest.raises(StorageError, match=r"nowhere/x\.html: cannot be written"):
         write_report(".", output=tmp_path / "nowhere" / "x.html")
+    with pytest.raises(ConfigError, match=r"^s3://bucket/x\.html: is on a store, and a report"):
+        write_report(".", output=Path("s3://bucket/x.html"))
 
 
 def test_a_refused_candidate_has_a_report_that_says_why(tmp_path):

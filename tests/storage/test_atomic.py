@@ -309,15 +309,27 @@ def test_one_holder_at_a_time_although_the_file_comes_and_goes(tmp_path):
 
 
 def test_a_lock_that_cannot_be_written_is_released(tmp_path, monkeypatch):
-    def full(descriptor, block):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(descriptor, block):
+        raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr("gmm_dask.storage.files.locks.write_all", full)
-        with pytest.raises(StorageError, match=r"\.lock: cannot be locked: no space"):
+        patched.setattr("gmm_dask.storage.files.locks.write_all", fail)
+        with pytest.raises(StorageError, match=r"\.lock: cannot be locked: .*input/output error"):
             acquire(tmp_path / ".lock", "x")
     assert names(tmp_path) == []
     acquire(tmp_path / ".lock", "x", deadline=0).release()
+
+
+def test_a_lock_on_a_full_disk_holds_unsigned(tmp_path, monkeypatch):
+    def full(descriptor, block):
+        os.write(descriptor, block[:3])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gmm_dask.storage.files.locks.write_all", full)
+    with acquire(tmp_path / ".lock", "x"):
+        assert (tmp_path / ".lock").read_bytes() == b""
+        with pytest.raises(StorageError, match="x is in use by another process"):
+            acquire(tmp_path / ".lock", "x", deadline=0)
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_a_version_stays_for_a_day_after_the_next_one_and_is_then_pruned(version
     freed = sum(versions.version("v1").sizes().values())
     with versions.open() as writer:
         writer.put_report("v1", b"<html>")
-        assert writer.prune(["v1", "v2"]) == Pruned(read=paths)
+        assert writer.prune(["v1", "v2"]) == Pruned(in_grace=paths)
         assert versions.names() == ("v1", "v2", "v3")
         monkeypatch.setattr(objects, "GRACE", 0.0)
         assert versions.prunable(["v1", "v2"]) == Pruned(paths, 2 * freed)

@@ -1,5 +1,6 @@
 """Old versions go, and only these: never one that is in use, pinned, protected or read."""
 
+import errno
 import os
 import shutil
 import threading
@@ -203,6 +204,18 @@ def test_a_current_version_that_is_pruned_before_it_is_read_is_read_again(stars,
 
     monkeypatch.setattr(Registry, "_read", lose)
     assert stars.load().version == 7
+
+
+def test_old_versions_are_removed_from_a_full_disk(stars, monkeypatch):
+    def full(descriptor, block):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for module in ("atomic", "locks"):
+        monkeypatch.setattr(f"gmm_dask.storage.files.{module}.write_all", full)
+    with stars.store.open() as writer, pytest.raises(StorageError, match="no space is left"):
+        writer.stage("v000007")  # before hours go into its content
+    assert prune_models(stars, Keep(versions=2)).paths
+    assert left(stars) == ((5, 6), ("bad-8", "bad-7"))
 
 
 def test_predictions_keep_the_current_version_and_the_one_before(tmp_path):

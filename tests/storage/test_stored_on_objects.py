@@ -57,7 +57,7 @@ def test_old_versions_are_listed_compared_pinned_and_pruned(registry, bucket, mo
     assert compare_models(f"{bucket}/models/stars", 1).components
     keep = Keep(versions=1)
     stays = tuple(str(registry.path(number)) for number in (2, 3))
-    assert prune_models(registry, keep) == Pruned(read=stays)  # for a day: there is no lock
+    assert prune_models(registry, keep) == Pruned(in_grace=stays)  # for a day: there is no lock
     monkeypatch.setattr(objects, "GRACE", 0.0)
     assert prune_models(registry, keep).paths == stays
     assert registry.versions() == (1, 4)

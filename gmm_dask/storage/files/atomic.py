@@ -289,13 +289,13 @@ def remove_stale(directory: Path) -> None:
                 entry.unlink(missing_ok=True)
 
 
-def check_writable(path: Path) -> None:
-    """Create a directory with its parents and test a write, before hours go into its content.
+def create_directory(path: Path) -> None:
+    """Create a directory with its parents, if it does not exist.
 
     Raises
     ------
     StorageError
-        The path is a file or read-only, or permission or space is lacking.
+        The path is a file, or permission is lacking.
     """
     with storage_errors(path):
         try:
@@ -304,6 +304,18 @@ def check_writable(path: Path) -> None:
             raise StorageError(
                 f"{path}: cannot be written: it is a file, not a directory; choose another path"
             ) from None
+
+
+def check_writable(path: Path) -> None:
+    """Create a directory with its parents and test a write, before hours go into its content.
+
+    Raises
+    ------
+    StorageError
+        The path is a file or read-only, or permission or space is lacking.
+    """
+    create_directory(path)
+    with storage_errors(path):
         _probe(path)
 
 

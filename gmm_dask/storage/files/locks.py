@@ -221,13 +221,19 @@ def _foreign(path: Path, what: str) -> StorageError:
 
 
 def _sign(descriptor: int) -> None:
+    """Write who holds the lock; on a full disk it holds unsigned, so that `prune` can free some."""
     holder = {
         "pid": os.getpid(),
         "host": platform.node(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     os.ftruncate(descriptor, 0)
-    write_all(descriptor, json.dumps(holder).encode())
+    try:
+        write_all(descriptor, json.dumps(holder).encode())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.ftruncate(descriptor, 0)  # half a signature would be taken for somebody's content
 
 
 def _holder(path: Path) -> str:

@@ -146,7 +146,7 @@ class ObjectVersions:
         return Pruned(
             tuple(paths[name] for name in others),
             self.bytes_of(others),
-            tuple(paths[name] for name in names if name in in_grace),
+            in_grace=tuple(paths[name] for name in names if name in in_grace),
         )
 
     def _in_grace(self, names: Collection[str]) -> set[str]:
@@ -320,7 +320,7 @@ class ObjectWriter:
         """
         names = tuple(names)
         pruned = self._versions.prunable(names)
-        kept = set(pruned.read)
+        kept = set(pruned.in_grace)
         for name in names:
             if str(self._versions.version(name).path) not in kept:
                 self.remove(name)

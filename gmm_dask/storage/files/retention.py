@@ -65,14 +65,23 @@ class Pruned:
         What that frees: files that other versions share are not counted.
     read
         Old versions that stay because somebody reads them.
+    in_grace
+        Old versions on a store that stay because somebody may still read them: the next one was
+        sealed less than a day ago.
     """
 
     paths: tuple[str, ...] = ()
     bytes: int = 0
     read: tuple[str, ...] = ()
+    in_grace: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{len(self.paths)} old version{'s' * (len(self.paths) != 1)}, {self.bytes:,} bytes"
 
     def __add__(self, other: Pruned) -> Pruned:
-        return Pruned(self.paths + other.paths, self.bytes + other.bytes, self.read + other.read)
+        return Pruned(
+            self.paths + other.paths,
+            self.bytes + other.bytes,
+            self.read + other.read,
+            self.in_grace + other.in_grace,
+        )

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 from gmm_dask.errors import ConflictError, StorageError
 from gmm_dask.storage.files.atomic import (
     check_writable,
+    create_directory,
     remove_directory,
     remove_stale,
     replace_file,
@@ -167,6 +168,9 @@ class Versions:
     def open(self, deadline: float = 0.0) -> Writer:
         """Become the writer, and create the directory if it does not exist.
 
+        What killed writers left is removed. Only `Writer.stage` asks whether there is space, so
+        that old versions can be removed from a full disk.
+
         Parameters
         ----------
         deadline
@@ -178,11 +182,10 @@ class Versions:
             Another process is the writer (the message names it), or the directory cannot be
             written.
         """
-        check_writable(self._lock.parent)
+        create_directory(self._lock.parent)
         writer = Writer(self, self._pointer, acquire(self._lock, self._title, deadline))
         try:
-            if self.directory != self._lock.parent:
-                check_writable(self.directory)
+            create_directory(self.directory)
             remove_stale(self.directory)
         except BaseException:
             writer.close()
@@ -216,8 +219,8 @@ class Writer:
             Who stages it, by which `Versions.names` finds it; a disk does not note it.
         """
         target = self._versions.directory / name
+        check_writable(target.parent)
         if target.parent != self._versions.directory:
-            check_writable(target.parent)
             remove_stale(target.parent)
         self._stages.append(StagedVersion(target))
         return self._stages[-1]
