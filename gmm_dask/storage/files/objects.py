@@ -19,6 +19,7 @@ it seals, and publish nothing.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection, Container, Iterable
 from contextlib import suppress
@@ -97,22 +98,28 @@ class ObjectVersions:
         owner
             Leave out versions that others have staged.
         """
+        return tuple(sorted(self.sealed_times(folder, owner)))
+
+    def sealed_times(self, folder: str = "", owner: str | None = None) -> dict[str, float]:
+        """Return when each of `names` was sealed, in seconds since 1970; one listing."""
         directory = self.directory / folder if folder else self.directory
         folders, objects = names_under(directory)
-        pointer = self.pointer_address
-        names = (
-            name.removesuffix(SEAL)
-            for name in objects
-            if name.endswith(SEAL) and directory / name != pointer
-        )
-        names = (name for name in names if NAME.fullmatch(name))
+        times = {
+            name.removesuffix(SEAL): written
+            for name, written in objects.items()
+            if name.endswith(SEAL) and directory / name != self.pointer_address
+        }
+        names = {name for name in times if NAME.fullmatch(name)}
         if owner is not None:
             matches = [FOLDER.fullmatch(folder) for folder in folders]
             mark = mark_of(owner)
-            theirs = {match[1] for match in matches if match and match[2].startswith(mark)}
-            names = (name for name in names if name in theirs)
+            names &= {match[1] for match in matches if match and match[2].startswith(mark)}
         prefix = f"{folder}/" if folder else ""
-        return tuple(prefix + name for name in sorted(names))
+        return {prefix + name: times[name] for name in names}
+
+    def consists_of(self, name: str, files: re.Pattern[str]) -> bool:
+        """Whether all files of a version have such names; here nobody else writes into one."""
+        return True
 
     def version(self, name: str) -> ObjectVersion:
         """Return the sealed version of this name, which need not exist."""
@@ -124,14 +131,6 @@ class ObjectVersions:
         if record is None:
             raise StorageError(f"{self.directory / name}: has no record; use another version")
         return dict(record)
-
-    def sealed_at(self, name: str) -> float:
-        """Return when a version was sealed, in seconds since 1970; raises if it is missing."""
-        path = self.version(name).path
-        entry = look_up(beside(path, SEAL))
-        if entry is None:
-            raise StorageError(f"{path}: is missing; use another version")
-        return entry.written
 
     def is_pinned(self, name: str) -> bool:
         """Whether a version is pinned."""
@@ -152,10 +151,7 @@ class ObjectVersions:
     def _in_grace(self, names: Collection[str]) -> set[str]:
         """Return those after which the next version was sealed less than `GRACE` ago."""
         folders = {name.rpartition("/")[0] for name in names}
-        sealed = {
-            folder: {name: self.sealed_at(name) for name in self.names(folder)}
-            for folder in folders
-        }
+        sealed = {folder: self.sealed_times(folder) for folder in folders}
         now = time.time()
         in_grace = set()
         for name in names:

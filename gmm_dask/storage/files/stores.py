@@ -207,15 +207,20 @@ def put_if(address: ObjectAddress, content: Buffer, expected: Tag | None) -> Tag
     raise AssertionError("the last attempt returns or raises")
 
 
-def names_under(address: ObjectAddress) -> tuple[list[str], list[str]]:
-    """Return the names of the folders and of the objects directly below an address."""
+def names_under(address: ObjectAddress) -> tuple[list[str], dict[str, float]]:
+    """Return the names of the folders and of the objects directly below an address: one listing.
+
+    Of the objects also when they were written, in seconds since 1970.
+    """
     import obstore
 
     with store_errors(address, "cannot be read"):
         prefix = f"{address.key}/" if address.key else ""
         answer = obstore.list_with_delimiter(_client(address.bucket), prefix)
         folders = [path.rstrip("/").rpartition("/")[2] for path in answer["common_prefixes"]]
-        return folders, [meta["path"].rpartition("/")[2] for meta in answer["objects"]]
+        return folders, {
+            meta["path"].rpartition("/")[2]: _entry(meta).written for meta in answer["objects"]
+        }
 
 
 def entries_under(address: ObjectAddress) -> dict[str, Entry]:

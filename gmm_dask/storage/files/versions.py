@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -97,11 +99,20 @@ class Versions:
         """Return the sealed version of this name, which need not exist."""
         return Version(self.directory / name)
 
-    def sealed_at(self, name: str) -> float:
-        """Return when a version was sealed, in seconds since 1970; raises if it is missing."""
-        path = self.version(name).path
-        with storage_errors(path, "cannot be read"):
-            return path.stat().st_mtime
+    def sealed_times(self, folder: str = "") -> dict[str, float]:
+        """Return when each of `names` was sealed that is a version, in seconds since 1970."""
+        times = {}
+        for name in self.names(folder):
+            path = self.version(name).path
+            with storage_errors(path, "cannot be read"), suppress(FileNotFoundError):
+                status = path.stat()
+                if stat.S_ISDIR(status.st_mode):
+                    times[name] = status.st_mtime
+        return times
+
+    def consists_of(self, name: str, files: re.Pattern[str]) -> bool:
+        """Whether all files of a version have such names; else somebody has put others there."""
+        return all(files.fullmatch(file) for file in self.version(name).names())
 
     def is_pinned(self, name: str) -> bool:
         """Whether a version is pinned."""

@@ -23,14 +23,15 @@ from gmm_dask.storage.models.registry import REJECTED, Registry, version_name
 
 def rejected_runs(registry: Registry) -> tuple[str, ...]:
     """Return the runs whose candidates are kept under ``rejected/``, the oldest first."""
+    return tuple(name.removeprefix(f"{REJECTED}/") for name in _candidates(registry))
+
+
+def _candidates(registry: Registry) -> dict[str, float]:
+    """Return when each candidate was stored, in seconds since 1970, the oldest first."""
     store = registry.store
-    sealed = {}
-    for name in store.names(REJECTED):
-        version = store.version(name)
-        if version.exists() and RUN in version.names():
-            sealed[name] = store.sealed_at(name)
-    names = sorted(sealed, key=lambda name: (sealed[name], name))
-    return tuple(name.removeprefix(f"{REJECTED}/") for name in names)
+    times = store.sealed_times(REJECTED)
+    kept = {name: when for name, when in times.items() if store.version(name).holds(RUN)}
+    return dict(sorted(kept.items(), key=lambda item: (item[1], item[0])))
 
 
 def is_pinned(registry: Registry, version: int) -> bool:
@@ -98,9 +99,10 @@ def prune_models(
 
 def _old_names(registry: Registry, keep: Keep, protected: Collection[int]) -> tuple[str, ...]:
     """Return the names of what is to go: versions, then candidates, each the oldest first."""
-    now, store = time.time(), registry.store
+    now = time.time()
     numbers = registry.versions()
-    sealed = [store.sealed_at(version_name(number)) for number in numbers]
+    times = registry.store.sealed_times()
+    sealed = [times.get(version_name(number), now) for number in numbers]
     old = [number for number, yes in zip(numbers, keep.old(sealed, now), strict=True) if yes]
     names: list[str] = []
     if old:
@@ -110,9 +112,10 @@ def _old_names(registry: Registry, keep: Keep, protected: Collection[int]) -> tu
             for number in old
             if number not in kept and not is_pinned(registry, number)
         ]
-    rejected = [f"{REJECTED}/{run}" for run in rejected_runs(registry)]
-    sealed = [store.sealed_at(name) for name in rejected]
-    old_candidates = zip(rejected[:-1], keep.old(sealed, now)[:-1], strict=True)
+    candidates = _candidates(registry)
+    old_candidates = zip(
+        [*candidates][:-1], keep.old([*candidates.values()], now)[:-1], strict=True
+    )
     return (*names, *(name for name, yes in old_candidates if yes))
 
 

@@ -24,12 +24,10 @@ def old_predictions(
         The version before the current one; None: the newest of the others.
     """
     store = places.store
-    sealed = {}
-    for name in store.names():
-        version = store.version(name)
-        # A directory that holds any other file is not a version.
-        if version.exists() and all(PART.fullmatch(file) for file in version.names()):
-            sealed[name] = store.sealed_at(name)
+    # A directory that holds any other file is not a version.
+    sealed = {
+        name: when for name, when in store.sealed_times().items() if store.consists_of(name, PART)
+    }
     names = sorted(sealed, key=lambda name: (sealed[name], name))
     current = places.current_run()
     others = [name for name in names if name != current]
