@@ -35,6 +35,7 @@ def test_the_two_commands_are_what_ci_runs() -> None:
         assert command in ci
 
 
+@pytest.mark.slow
 def test_commands_and_python_run_as_written(clone: Path) -> None:
     for block in blocks("sh")[1:]:
         for command in block.strip().split("\n"):
