@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 import httpx
+import psutil
 import pytest
 
 DEADLINE = 180.0
@@ -99,13 +100,11 @@ def running(
             try:
                 process.wait(timeout=60)
             except subprocess.TimeoutExpired:
+                has_runs = bool(psutil.Process(process.pid).children())
                 process.kill()
                 process.wait()
-                # Prefect's own worker now and then waits for ever once it is being closed (3.8.8:
-                # its observer of cancellations is ended and takes that for a failure). No other
-                # service, and no worker for another reason.
-                waits = (
-                    "_handle_cancellation_observer_failure' was never awaited" in log.read_text()
-                )
-                if arguments[:2] != ["prefect", "worker"] or not waits:
+                # Prefect's own worker now and then waits for ever once it is being closed, though
+                # it has no run left (3.8.8: its observer of cancellations is ended and takes that
+                # for a failure; 3.9.1: without a word). No other service, and no worker with runs.
+                if arguments[:2] != ["prefect", "worker"] or has_runs:
                     raise
