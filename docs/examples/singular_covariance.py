@@ -86,7 +86,7 @@ axes.legend()
 
 # %%
 # The second cure: place it again
-# ----------------------------
+# -------------------------------
 #
 # With ``on_collapse="replace"`` such a component is put where the mixture describes the rows worst,
 # with the covariance of all rows, and EM goes on. The log-likelihood is lower afterwards. It had
