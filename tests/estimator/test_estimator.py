@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn._config import _get_threadlocal_config
+from sklearn import get_config
 from sklearn.datasets import load_iris, make_blobs
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Peer
 
-from gmm_dask import GaussianMixture
+from gmm_dask import GaussianMixture, input_checks
 from gmm_dask.errors import (
     ConfigError,
     NonFiniteError,
@@ -448,7 +448,9 @@ def test_an_array_that_its_own_library_is_to_compute_is_refused(
 ) -> None:
     fitted = GaussianMixture(3, random_state=0).fit(X)
     np.testing.assert_array_equal(fitted.predict(OtherArray(X)), fitted.predict(X))
-    monkeypatch.setitem(_get_threadlocal_config(), "array_api_dispatch", True)
+    # What scikit-learn's own setting needs, it does not find everywhere.
+    dispatching = {**get_config(), "array_api_dispatch": True}
+    monkeypatch.setattr(input_checks, "get_config", lambda: dispatching)
     for call in (GaussianMixture(3).fit, fitted.predict, fitted.score):
         with pytest.raises(SchemaError, match=r"X is an array of tests, .* np\.asarray\(X\), or"):
             call(OtherArray(X))

@@ -93,9 +93,10 @@ def test_fit_predict_retrain_and_report(weeds, tmp_path, monkeypatch):
     assert facts["report"].startswith(f"{weeds}/predictions/_versions/predict-2")
     facts = RETRAIN.steps().sum_up(retrained).facts
     assert len([fact for fact in facts if fact[0] == "picture"]) >= 3
-    # The version before the current one is kept, and nothing that was only staged.
+    # Old versions stay for a day, and nothing that was only staged.
     entries = entries_under(place_of(stored.output.predictions))
     assert {key.partition(".")[0] for key in entries} == {
+        "_versions/predict-1",
         "_versions/predict-2",
         "_versions/retrain-1",
         "current",
