@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gmm_dask.arrays import FloatArray
+from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.rows import MemoryChunks, Rows
@@ -166,3 +167,20 @@ def test_rows_with_holes_are_mended_too() -> None:
     plain = fit(Scanner(source(X), Threads(2)), replace(marginalize, em=REPORT))
     assert plain.health.defects > 0
     assert fit(Scanner(source(X), Threads(2)), marginalize).health.defects == 0
+
+
+def test_components_keep_their_numbers_in_the_history_when_they_are_ordered() -> None:
+    states: list[FitState] = []
+    scanner = Scanner(source(minutes(zeros=0.03)), Threads(2))
+    given = fit(scanner, options(REPLACE), start=[on_the_minute()], save=states.append)
+    em = states[-1].em
+    assert em is not None
+    assert given.replaced
+    history = tuple(replace(step, guarded=step.replaced) for step in em.candidates[0].history)
+    em = replace(em, candidates=(replace(em.candidates[0], history=history),))
+    ordered = conclude(scanner, replace(states[-1], em=em, fresh=(True,)), options(REPLACE))
+    assert ordered.parameters.digest != given.parameters.digest
+    for before, after in zip(given.best.history, ordered.best.history, strict=True):
+        assert after.guarded == after.replaced
+        means = {tuple(before.means[number]) for number in before.replaced}
+        assert {tuple(after.means[number]) for number in after.replaced} == means

@@ -220,3 +220,17 @@ def test_fewer_rows_than_promised_and_corrupt_pages_name_their_file(tmp_path):
         list(parquet_chunks(plan(tmp_path)).read(0, 1))
     assert caught.value.path == "x.parquet"
     assert BadFile.of(caught.value).problem.startswith("row group 0 cannot be decoded (")
+
+
+def test_files_that_are_left_out_are_not_outside_of_the_filter(tmp_path):
+    """Nobody knows what they hold, so their predictions are not kept as those outside are."""
+    for day in (1, 2, 3):
+        write(tmp_path / f"day={day}" / "x.parquet")
+        aged(tmp_path / f"day={day}" / "x.parquet", 3_600)
+    (tmp_path / "day=2" / "half.parquet").write_bytes(b"PAR1")
+    aged(tmp_path / "day=2" / "half.parquet", 3_600)
+    write(tmp_path / "day=3" / "young.parquet")
+    left = skip(tmp_path, settled_for="10min", filter="day >= 2")
+    assert [file.path for file in left.skipped] == ["day=2/half.parquet"]
+    assert left.unsettled == ("day=3/young.parquet",)
+    assert left.outside == ("day=1/x.parquet",)
