@@ -24,9 +24,10 @@ from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, DensitySummary, evaluate
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
+from gmm_dask.chunked.groups import group_rows
 from gmm_dask.chunked.partitions import is_frame
 from gmm_dask.chunked.rows import MemoryChunks
-from gmm_dask.chunked.scan import Scanner, group_rows
+from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.errors import ConfigError

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import psutil
 
+from gmm_dask.chunked.groups import Group, Lane
 from gmm_dask.chunked.reading import Reader, RowCache, sum_group
 from gmm_dask.chunked.rows import RowChunks
-from gmm_dask.chunked.scan import Group, GroupResult, Lane, Work
+from gmm_dask.chunked.scan import GroupResult, Work
 from gmm_dask.errors import ClusterError
 from gmm_dask.mixture.threads import single_threaded
 

@@ -17,7 +17,8 @@ from gmm_dask.chunked.cluster.placement import (
     Task,
     cut_tasks,
 )
-from gmm_dask.chunked.scan import Group, GroupResult, lanes_of
+from gmm_dask.chunked.groups import Group, lanes_of
+from gmm_dask.chunked.scan import GroupResult
 from tests.row_sources import DrawnRows, drawn
 
 

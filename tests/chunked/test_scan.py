@@ -12,15 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gmm_dask.chunked.groups import GROUPS, LEAST_GROUP_ROWS, MOST_GROUP_ROWS, group_rows, lanes_of
 from gmm_dask.chunked.rows import MemoryChunks, Rows
-from gmm_dask.chunked.scan import (
-    GROUPS,
-    LEAST_GROUP_ROWS,
-    MOST_GROUP_ROWS,
-    Scanner,
-    group_rows,
-    lanes_of,
-)
+from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputChangedError, TooFewRowsError
 from gmm_dask.events import Event, Stage, StageAdvanced, StageFinished, StageStarted

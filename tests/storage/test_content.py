@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gmm_dask.chunked.cluster.placement import cut_tasks
-from gmm_dask.chunked.scan import Scanner, lanes_of
+from gmm_dask.chunked.groups import lanes_of
+from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import InputSection
 from gmm_dask.errors import InputError

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gmm_dask.chunked.scan import Group, GroupResult, Lane
+from gmm_dask.chunked.groups import Group, Lane
+from gmm_dask.chunked.scan import GroupResult
 
 #: Tasks per worker thread and scan: enough to even out the load, few enough to cost nothing.
 TASKS_PER_THREAD = 4

@@ -20,8 +20,9 @@ from gmm_dask.chunked.cluster.parcel import Parcel
 from gmm_dask.chunked.cluster.placement import Placement, Task, cut_tasks
 from gmm_dask.chunked.cluster.roster import POLL_SECONDS, Roster, Trouble, Worker, trouble_of
 from gmm_dask.chunked.cluster.worker import Facts, greet, open_source, open_work, sum_groups
+from gmm_dask.chunked.groups import Lane
 from gmm_dask.chunked.rows import RowChunks
-from gmm_dask.chunked.scan import GroupResult, Lane
+from gmm_dask.chunked.scan import GroupResult
 from gmm_dask.errors import ClusterError
 
 logger = logging.getLogger("gmm_dask")

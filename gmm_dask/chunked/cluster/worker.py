@@ -15,9 +15,10 @@ from importlib.metadata import version
 from typing import Any
 
 from gmm_dask.chunked.array import ArrayChunks
+from gmm_dask.chunked.groups import Group
 from gmm_dask.chunked.reading import Reader, RowCache, sum_group
 from gmm_dask.chunked.rows import RowChunks
-from gmm_dask.chunked.scan import Group, GroupResult, Work
+from gmm_dask.chunked.scan import GroupResult, Work
 from gmm_dask.mixture.threads import single_threaded
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from gmm_dask.chunked.scan import group_rows
+from gmm_dask.chunked.groups import group_rows
 from gmm_dask.storage.input.plan import InputPlan
 
 #: Decoded bytes of a chunk. A little under 32 MiB: from there on glibc gives each buffer back to
