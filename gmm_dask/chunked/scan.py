@@ -1,8 +1,8 @@
 """A scan: one function over every chunk of rows, the results added in the order of the groups.
 
-The source alone fixes the groups (`gmm_dask.chunked.groups`), and their sums are added in the order
-of the source. So it does not matter where, when or how often a group is computed: one thread and a
-hundred workers give the same bits.
+The source alone fixes the groups (`gmm_dask.chunked.groups`) and the tree in which their sums are
+added (`gmm_dask.chunked.subtrees`). So it does not matter where, when or how often a group is
+computed: one thread and a hundred workers give the same bits.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from gmm_dask.chunked.groups import Group, Lane, lanes_of
+from gmm_dask.chunked.groups import GroupResult, Lane, lanes_of
 from gmm_dask.chunked.rows import RowChunks, Rows
+from gmm_dask.chunked.subtrees import TreeSum
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import Notify, Stage, StageAdvanced, StageFinished, StageStarted, silent
 from gmm_dask.mixture.transforms import Transforms
@@ -50,16 +51,6 @@ class Work:
     fingerprints: tuple[int, ...] | None
     volatile: bool
     transforms: Transforms | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class GroupResult:
-    """The sum over one group, the fingerprints of its chunks, and the digests that they brought."""
-
-    group: Group
-    total: Any
-    fingerprints: tuple[int, ...]
-    digests: tuple[str, ...] = ()
 
 
 class Executor(Protocol):
@@ -192,12 +183,13 @@ class Scanner:
         work = Work(function, argument, nulls, self.fingerprints, self._volatile, self.transforms)
         began = time.perf_counter()
         self.notify(StageStarted(stage, self.rows, "rows"))
-        total: Any = None
+        tree = TreeSum()
         done = 0
         fingerprints: list[int] = []
         digests: list[str] = []
         for result in self.executor.run(self.chunks, self.lanes, work, self.cached):
-            total = result.total if total is None else total + result.total
+            if result.span:
+                tree.add(result.group.index, result.span, result.total)
             fingerprints.extend(result.fingerprints)
             digests.extend(result.digests)
             done += result.group.rows
@@ -210,7 +202,7 @@ class Scanner:
         seconds = time.perf_counter() - began
         rate = self.rows / max(seconds, 1e-9)
         self.notify(StageFinished(stage, seconds, f"{self.rows:,} rows at {rate:,.0f} rows/s"))
-        return total
+        return tree.total
 
     def close(self) -> None:
         """Release the cached rows and the executor's threads or workers."""

@@ -15,7 +15,7 @@ from gmm_dask.chunked.scan import Executor
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> int:
     """Rows of the smallest group."""
-    monkeypatch.setattr(groups, "LEAST_GROUP_ROWS", 1000)
+    monkeypatch.setattr(groups, "LEAST_NARROW_ROWS", 1000)
     return 1000
 
 

@@ -45,7 +45,7 @@ SLACK = 10
 
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "LEAST_GROUP_ROWS", 1000)
+    monkeypatch.setattr(groups, "LEAST_NARROW_ROWS", 1000)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def fitted(
 def undisturbed() -> str:
     """Digest of the parameters that a fit on one thread finds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(groups, "LEAST_GROUP_ROWS", 1000)
+        patch.setattr(groups, "LEAST_NARROW_ROWS", 1000)
         source = drawn(CHUNKS, 600, weighted=True)
         return fitted(Threads(1), source, lambda event: None).parameters.digest
 

@@ -107,7 +107,7 @@ def test_masked_rows_give_the_fit_of_a_dataset_filtered_beforehand(
     nights, tmp_path_factory, at, monkeypatch, memory
 ):
     # Small groups, and more rows than the sample has: the fit scans files, and sums many groups.
-    monkeypatch.setattr(groups, "LEAST_GROUP_ROWS", 3000)
+    monkeypatch.setattr(groups, "LEAST_NARROW_ROWS", 3000)
     for back in range(4):
         write_night(nights, MONDAY.date() - dt.timedelta(back), rows=12_000)
     countries = ["FR", "DE"]

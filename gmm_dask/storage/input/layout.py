@@ -15,7 +15,7 @@ CHUNK_BYTES = 31 << 20
 
 def chunk_rows(n: int, d: int, chunk_bytes: int = CHUNK_BYTES, least: int = 1) -> int:
     """Return the largest number of rows in a chunk, for n rows of d features."""
-    return max(1, min(chunk_bytes // (8 * d), max(group_rows(n), least)))
+    return max(1, min(chunk_bytes // (8 * d), max(group_rows(n, d), least)))
 
 
 @dataclass(frozen=True, eq=False)
