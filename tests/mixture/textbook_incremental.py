@@ -4,6 +4,8 @@ It shares no code with the package. Neal and Hinton (1998): an E-step renews the
 of some rows, an M-step takes those of all rows, whenever they were computed.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +27,7 @@ class TextbookUnit:
     spreads: FloatArray
     log_densities: FloatArray
 
-    def forgotten(self, factor):
+    def forgotten(self, factor: float) -> TextbookUnit:
         """The same rows, of less weight."""
         return replace(self, sample_weight=factor * self.sample_weight)
 
@@ -37,7 +39,7 @@ def log_normal(x: FloatArray, mean: FloatArray, matrix: FloatArray) -> float:
     return -0.5 * float(distance + np.linalg.slogdet(2.0 * np.pi * matrix)[1])
 
 
-def read_unit(X, sample_weight, mixture: Mixture) -> TextbookUnit:
+def read_unit(X: FloatArray, sample_weight: FloatArray, mixture: Mixture) -> TextbookUnit:
     """The E-step of a unit's rows, which may have NaN."""
     weights, means, matrices = mixture
     (n, d), k = X.shape, len(weights)
