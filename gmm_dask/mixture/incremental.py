@@ -142,7 +142,8 @@ def refit(
     sample
         Of the rows that are read, in model units. Where they promise it, a rival runs in the same
         scans, in which a component is placed on them (`gmm_dask.mixture.placing`). It wins where
-        its bound is higher by more than `least_gain`, and it has lost no more components.
+        it is better by more than `least_gain`, its bound is not below that of the model in use,
+        and it has lost no more components.
 
     Raises
     ------
@@ -163,7 +164,7 @@ def refit(
             start = placement.parameters
             sums = placement.carry(pooled, parameters, start)
             climbs.append(_Climb(start, sums, first.take([]), placement=placement))
-    best = _choose(_climb_all(climbs, expectation, spec, tol), spec)
+    best = _choose(_climb_all(climbs, expectation, spec, tol), before, spec)
     move = carry if best.placement is None else best.placement.carry
     return Refit(
         best.parameters,
@@ -194,13 +195,16 @@ def _climb_all(
     return climbs
 
 
-def _choose(climbs: list[_Climb], spec: MixtureSpec) -> _Climb:
+def _choose(climbs: list[_Climb], before: float, spec: MixtureSpec) -> _Climb:
     """Return the mixture in use, refitted, or a rival that is better by enough."""
     best, *rivals = climbs
     for rival in rivals:
-        least = best.bound + least_gain(rival.parameters, rival.total.weight)
+        assert rival.placement is not None
+        weight = rival.total.weight
+        slack = rival.placement.slack * float(rival.kept.weight.sum()) / weight
+        better = rival.bound + slack > best.bound + least_gain(rival.parameters, weight)
         sound = _health_of(rival, spec).defects <= _health_of(best, spec).defects
-        if rival.bound > least and sound:
+        if better and rival.bound >= before and sound:
             best = rival
     return best
 
