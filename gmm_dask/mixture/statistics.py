@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import reduce
+from math import isfinite
 from operator import add
 from typing import Any
 
@@ -72,6 +73,11 @@ class SufficientStatistics:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Put the other half back."""
         self.__dict__.update(state, residual_products=unpack_symmetric(*state["residual_products"]))
+
+    @property
+    def finite(self) -> bool:
+        """Whether no sum overflowed."""
+        return isfinite(self.log_likelihood) and bool(np.isfinite(self.residual_products).all())
 
     @property
     def mean_log_likelihood(self) -> float:
