@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 
 from gmm_dask.addresses import Place, absolute
 from gmm_dask.config import RunConfig
-from gmm_dask.pipelines.left_out import left_out_words
+from gmm_dask.pipelines.endings import COMPLETED, SKIPPED, ending_of
 from gmm_dask.pipelines.sequences import OutcomeT
 from gmm_dask.pipelines.summary import Summary, markdown
 from gmm_dask.printable import printable
@@ -24,27 +24,40 @@ from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps import Decision, Published
 from gmm_dask.storage.files.choice import exists, version_at
 
-#: The state of a run that left files out because they cannot be used; the operator is told.
-PARTIAL = "Partial"
 
-
-def final_state(outcome: OutcomeT, nothing_new: bool = False) -> State[Any] | OutcomeT:
+def final_state(run: RunConfig, outcome: OutcomeT) -> State[Any] | OutcomeT:
     """Return the state in which a run ends; of one that simply completed, its outcome.
+
+    An ending that somebody should know of is also an event.
+    """
+    ending = ending_of(outcome)
+    if ending.state == COMPLETED:
+        return outcome
+    if ending.state != SKIPPED:
+        emit(ending.state.lower(), run.output.name, {"message": ending.message})
+    make = Failed if ending.failed else Completed
+    return make(name=ending.state, message=ending.message, data=outcome)
+
+
+def emit(what: str, model: str, payload: dict[str, Any], **labels: str) -> None:
+    """Emit the event ``gmm-dask.model.WHAT``, which can start deployments and automations.
 
     Parameters
     ----------
-    nothing_new
-        Whether a retrain had nothing to fit.
+    model
+        The name of the model that it is about.
+    labels
+        Of the model as the event's resource, for triggers to match.
     """
-    words = left_out_words(outcome) if outcome.skipped else ""
-    if outcome.refusal is not None:
-        message = "; ".join(filter(None, (outcome.refusal.reason, words)))
-        return Failed(name="Refused", message=message, data=outcome)
-    if nothing_new:
-        words = "; ".join(filter(None, ("nothing is new", words)))
-    if outcome.skipped:
-        return Completed(name=PARTIAL, message=words, data=outcome)
-    return Completed(name="Skipped", message=words, data=outcome) if nothing_new else outcome
+    emit_event(
+        f"gmm-dask.model.{what}",
+        resource={
+            "prefect.resource.id": f"gmm-dask.model.{model}",
+            "prefect.resource.name": model,
+            **labels,
+        },
+        payload=payload,
+    )
 
 
 def report(summary: Summary) -> None:
@@ -101,14 +114,6 @@ def announce(run: RunConfig, by: str, published: Published | None) -> None:
     by
         The flow: a retrain has predicted already, a fit has not.
     """
-    if published is None:
-        return
-    emit_event(
-        "gmm-dask.model.published",
-        resource={
-            "prefect.resource.id": f"gmm-dask.model.{run.output.name}",
-            "prefect.resource.name": run.output.name,
-            "gmm-dask.flow": by,
-        },
-        payload={"version": published.version, "path": str(published.path)},
-    )
+    if published is not None:
+        payload = {"version": published.version, "path": str(published.path)}
+        emit("published", run.output.name, payload, **{"gmm-dask.flow": by})

@@ -177,12 +177,16 @@ def _run(
         how = _run_directly if direct else _run_as_flow
         outcome = how(kind, run, cluster, begun, debug, options)
 
+        from gmm_dask.pipelines.endings import ending_of, failure_words
         from gmm_dask.pipelines.summary import print_summary
 
         print_summary(kind.steps().sum_up(outcome))
-        if outcome.refusal is not None:
-            reason, path = outcome.refusal.reason, outcome.refusal.path
-            print_error(f"the candidate was refused: {reason}; kept in {path}")
+        if ending_of(outcome).failed:
+            sentences = [failure_words(outcome)]
+            if outcome.refusal is not None:
+                reason, path = outcome.refusal.reason, outcome.refusal.path
+                sentences.insert(0, f"the candidate was refused: {reason}; kept in {path}")
+            print_error("; ".join(filter(None, sentences)))
             sys.exit(FAILED)
 
 

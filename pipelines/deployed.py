@@ -16,7 +16,7 @@ from prefect import Flow, flow, get_client
 from prefect.client.schemas.objects import FlowRun, State
 
 from gmm_dask.pipelines import watchdog
-from gmm_dask.pipelines.artifacts import PARTIAL
+from gmm_dask.pipelines.endings import TOLD
 from gmm_dask.pipelines.fit import fit as fit_flow
 from gmm_dask.pipelines.predict import predict as predict_flow
 from gmm_dask.pipelines.retrain import retrain as retrain_flow
@@ -39,11 +39,11 @@ def report_trouble(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
 
 
 def report_success(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Tell of a run that left bad files out, and end the watchdog of one that has ended well.
+    """Tell of a run that left bad files out or met drift, and end the watchdog.
 
     The names of the parameters are Prefect's.
     """
-    if state.name == PARTIAL:
+    if state.name in TOLD:
         tell(state, describe(flow_run))
     watchdog.dismiss(flow_run)
 

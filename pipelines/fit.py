@@ -36,4 +36,4 @@ def fit(
     link("model", outcome.published.path)
     link_report(outcome.published.path)
     announce(run, "fit", outcome.published)
-    return final_state(outcome)
+    return final_state(run, outcome)

@@ -42,4 +42,4 @@ def predict(
     report(predict_summary(outcome))
     link("predictions", outcome.path)
     link_page(report_path(outcome.path))
-    return final_state(outcome)
+    return final_state(run, outcome)

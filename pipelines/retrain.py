@@ -33,7 +33,9 @@ def retrain(
 
     A refused candidate ends the run as "Refused", which is a failure, after the model that stays
     in use has predicted. If nothing is new, nothing is fitted and the run ends as "Skipped". A run
-    that left out files because they cannot be used ends as "Partial".
+    whose new rows have drifted ends as "Drifted", one that left out files because they cannot be
+    used as "Partial". Where predictions fail after the model was published, the run fails and says
+    both.
 
     Parameters
     ----------
@@ -59,4 +61,4 @@ def retrain(
         report_decision(outcome.decision)
     if outcome.published is not None:
         announce(run, "retrain", outcome.published)
-    return final_state(outcome, nothing_new=outcome.decision is None)
+    return final_state(run, outcome)

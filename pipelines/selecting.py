@@ -38,4 +38,4 @@ def select(
     report(fit_summary(outcome))
     link("model", outcome.published.path)
     announce(run, "fit", outcome.published)
-    return final_state(outcome)
+    return final_state(run, outcome)
