@@ -66,7 +66,9 @@ def drift_words(drift: Drift | None) -> str:
     """Say by what the rows differ; empty if they do not."""
     if drift is None or not drift.drifted:
         return ""
-    return "drift: " + "; ".join(check.explanation for check in drift.checks if not check.passed)
+    return "new rows differ: " + "; ".join(
+        check.explanation for check in drift.checks if not check.passed
+    )
 
 
 def failure_words(outcome: Outcome) -> str:
