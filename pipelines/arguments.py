@@ -20,6 +20,7 @@ ClusterFile = Annotated[
     typer.Option("--cluster", metavar="CLUSTER.toml", help="Where to run; default: threads here."),
 ]
 Direct = Annotated[bool, typer.Option("--direct", help="The same steps without Prefect.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For other programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's log.")]
 
 
