@@ -21,7 +21,8 @@ from gmm_dask.pipelines.arguments import (
     Direct,
     Overrides,
     RunFile,
-    read_files,
+    read_cluster,
+    read_run,
 )
 from gmm_dask.pipelines.exits import FAILED, Begun, exit_codes, print_error
 from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, SELECT, Kind, OutcomeT
@@ -148,7 +149,7 @@ def serve(
 ) -> None:
     """Wait for the schedule and run the flows of a run file, until interrupted."""
     with exit_codes(debug):
-        run, cluster = read_files(run_file, overrides, cluster_file)
+        run, cluster = read_run(run_file, overrides), read_cluster(cluster_file)
 
         from gmm_dask.pipelines.settings import prepare_environment, require_home, require_server
 
@@ -181,16 +182,23 @@ def _run(
     """Do a run, through Prefect or directly, and sum it up."""
     began = time.time()
 
-    def print_failed_run(begun: Begun, error: BaseException, code: int) -> None:
+    def report_failure(begun: Begun, error: BaseException, code: int) -> None:
         from gmm_dask.pipelines.run_record import RunStart, record_failure
-        from gmm_dask.pipelines.tables import print_json
 
         start = RunStart(kind.name, begun.run, begun.run_id, began)
-        print_json(record_failure(start, error, code).to_json())
+        record = record_failure(start, error, code)
+        if begun.run is not None and begun.run_id is None:  # what begins leaves its own
+            from gmm_dask.pipelines.recording import leave_metrics
 
-    with exit_codes(debug, print_failed_run if as_json else None) as begun:
-        run, cluster = read_files(run_file, overrides, cluster_file)
-        begun.run = run
+            leave_metrics(begun.run, record)
+        if as_json:
+            from gmm_dask.pipelines.tables import print_json
+
+            print_json(record.to_json())
+
+    with exit_codes(debug, report_failure) as begun:
+        begun.run = run = read_run(run_file, overrides)
+        cluster = read_cluster(cluster_file)
         how = _run_directly if direct else _run_as_flow
         outcome = how(kind, run, cluster, begun, debug, options)
         if as_json:
@@ -228,15 +236,20 @@ def _run_directly(
     debug: bool,
     options: dict[str, int],
 ) -> OutcomeT:
+    from gmm_dask.pipelines.recording import recorded
     from gmm_dask.pipelines.sequences import directly
     from gmm_dask.pipelines.watching.listening import fan_out
     from gmm_dask.pipelines.watching.terminal import watch
 
     sequence = kind.steps().sequence
-    begun.run_id = str(uuid.uuid4())
+    begun.run_id = run_id = str(uuid.uuid4())
     with watch() as notify:
         listener = fan_out(begun, notify)
-        return sequence(run, cluster, directly, listener, run_id=begun.run_id, **options)
+
+        def execute() -> OutcomeT:
+            return sequence(run, cluster, directly, listener, run_id=run_id, **options)
+
+        return recorded(kind.name, run, run_id, execute)
 
 
 def _run_as_flow(

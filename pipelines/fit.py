@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.artifacts import announce, final_state, link, link_report, report
+from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import fit_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
@@ -31,7 +32,10 @@ def fit(
         Where to run; default: threads of this process.
     """
     with watched() as notify:
-        outcome = sequences.fit(run, cluster, as_task, notify, run_id=str(flow_run.id))
+        run_id = str(flow_run.id)
+        outcome = recorded(
+            "fit", run, run_id, lambda: sequences.fit(run, cluster, as_task, notify, run_id)
+        )
     report(fit_summary(outcome))
     link("model", outcome.published.path)
     link_report(outcome.published.path)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gmm_dask.pipelines.arguments import AsJson, Debug, Overrides, read_files
+from gmm_dask.pipelines.arguments import AsJson, Debug, Overrides, read_run
 from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error, print_failure
 
 
@@ -55,7 +55,7 @@ def _inspect_input(run_file: Path, overrides: list[str]) -> None:
     from gmm_dask.steps.filtering import plan_prediction
     from gmm_dask.storage.input.plan import plan_input
 
-    run, _ = read_files(run_file, overrides, None)
+    run = read_run(run_file, overrides)
     path, present = run.input.path, datetime.now(UTC)
     if run.predict.filter is None:
         print_summary(input_summary(path, plan_input(run.input, present)))

@@ -12,6 +12,7 @@ from pydantic import Field
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.artifacts import final_state, link, link_page, report
+from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
@@ -38,7 +39,12 @@ def predict(
     """
     with watched() as notify:
         run_id = str(flow_run.id)
-        outcome = sequences.predict(run, cluster, as_task, notify, run_id, model_version)
+        outcome = recorded(
+            "predict",
+            run,
+            run_id,
+            lambda: sequences.predict(run, cluster, as_task, notify, run_id, model_version),
+        )
     report(predict_summary(outcome))
     link("predictions", outcome.path)
     link_page(report_path(outcome.path))

@@ -18,6 +18,7 @@ from gmm_dask.pipelines.artifacts import (
     report,
     report_decision,
 )
+from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import retrain_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
@@ -48,7 +49,12 @@ def retrain(
     """
     with watched() as notify:
         run_id = str(flow_run.id)
-        outcome = sequences.retrain(run, cluster, as_task, notify, run_id, force)
+        outcome = recorded(
+            "retrain",
+            run,
+            run_id,
+            lambda: sequences.retrain(run, cluster, as_task, notify, run_id, force),
+        )
     report(retrain_summary(outcome))
     if outcome.published is not None:
         link("model", outcome.published.path)

@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.artifacts import announce, final_state, link, report
+from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import fit_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
@@ -34,7 +35,10 @@ def select(
         Where to run; default: threads of this process.
     """
     with watched() as notify:
-        outcome = sequences.select(run, cluster, as_task, notify, run_id=str(flow_run.id))
+        run_id = str(flow_run.id)
+        outcome = recorded(
+            "select", run, run_id, lambda: sequences.select(run, cluster, as_task, notify, run_id)
+        )
     report(fit_summary(outcome))
     link("model", outcome.published.path)
     announce(run, "fit", outcome.published)

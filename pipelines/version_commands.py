@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gmm_dask.pipelines.arguments import AsJson, Debug, Overrides, read_files
+from gmm_dask.pipelines.arguments import AsJson, Debug, Overrides, read_run
 from gmm_dask.pipelines.exits import exit_codes, print_failure
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _what_to_prune(
         if read_predictions(output) is None:
             raise ConfigError(f"{output}: holds no predictions; name the directory of a run file")
     if where.endswith(".toml"):
-        run, _ = read_files(Path(where), overrides, None)
+        run = read_run(Path(where), overrides)
         keep = keep or keep_of(run)
         if keep is None:
             raise ConfigError(
