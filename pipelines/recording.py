@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import GmmDaskError
+from gmm_dask.pipelines.lineage_post import post_end, post_start
 from gmm_dask.pipelines.run_record import RunRecord, RunStart, record_failure, record_outcome
 from gmm_dask.pipelines.sequences import OutcomeT
 
@@ -18,7 +19,7 @@ logger = logging.getLogger("gmm_dask")
 
 
 def recorded(kind: str, run: RunConfig, run_id: str, execute: Callable[[], OutcomeT]) -> OutcomeT:
-    """Do a run and return its outcome; metrics are written when it ends, also by an error.
+    """Do a run and return its outcome; what it leaves is written and sent, also of an error.
 
     Parameters
     ----------
@@ -28,12 +29,17 @@ def recorded(kind: str, run: RunConfig, run_id: str, execute: Callable[[], Outco
         Does it.
     """
     start = RunStart(kind, run, run_id, time.time())
+    post_start(run, kind, run_id)
     try:
         outcome = execute()
     except BaseException as error:
-        leave_metrics(run, record_failure(start, error))
+        record = record_failure(start, error)
+        leave_metrics(run, record)
+        post_end(run, record, None)
         raise
-    leave_metrics(run, record_outcome(start, outcome))
+    record = record_outcome(start, outcome)
+    leave_metrics(run, record)
+    post_end(run, record, outcome)
     return outcome
 
 

@@ -46,7 +46,7 @@ class ModelRecord:
         Where its files are.
     rows, log_likelihood, bic
         The rows that it was fitted to, and how it does on them; the log-likelihood is the mean,
-        nats per row.
+        nats per row. None where that is not known of all rows.
     status, n_iter, scans
         How its polish ended, after how many iterations, and how often all rows were read.
     """
@@ -56,8 +56,8 @@ class ModelRecord:
     n_components: int
     covariance_type: str
     rows: int
-    log_likelihood: float
-    bic: float
+    log_likelihood: float | None
+    bic: float | None
     status: str
     n_iter: int
     scans: int

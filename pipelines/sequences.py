@@ -161,7 +161,7 @@ def select(
         with steps.open_scanner(run, plan, cluster, notify) as scanner:
             selected = call(steps.select, run, plan, scanner, notify)
             evaluation = call(steps.evaluate_selection, run, plan, scanner, selected)
-        published = call(steps.publish, run, evaluation, run_id)
+        published = call(steps.publish, run, evaluation, run_id, kind="select")
         return FitOutcome(published, evaluation, **_left_out(plan))
 
     return attempt(run, once)
@@ -176,6 +176,7 @@ def predict(
     model_version: int | None = None,
     as_of: datetime | None = None,
     skipped: tuple[BadFile, ...] = (),
+    kind: str = "predict",
 ) -> PredictOutcome:
     """Assign the rows inside the filter to components of a version of the model.
 
@@ -188,6 +189,8 @@ def predict(
         What the filter calls now.
     skipped
         Files of which this run has found that they cannot be used.
+    kind
+        Of the run that the prediction belongs to.
     """
     backfill = model_version is not None
 
@@ -203,7 +206,7 @@ def predict(
         ):
             predicted = call(steps.predict, run, prediction)
             total_rows = call(steps.verify_predictions, run, prediction, predicted)
-            path = call(steps.publish_predictions, run, prediction, predicted)
+            path = call(steps.publish_predictions, run, prediction, predicted, kind)
         return PredictOutcome(run, model, predicted, total_rows, path, lost_rows, **_left_out(plan))
 
     return attempt(run, once)
@@ -244,7 +247,14 @@ def retrain(
         return outcome
     try:
         predictions = predict(
-            run, cluster, call, notify, run_id, as_of=present, skipped=outcome.skipped
+            run,
+            cluster,
+            call,
+            notify,
+            run_id,
+            as_of=present,
+            skipped=outcome.skipped,
+            kind="retrain",
         )
     except GmmDaskError as error:
         if outcome.decision is None:  # nothing else was done
@@ -294,5 +304,5 @@ def _pass_gate(
         refusal = Refusal(decision.reason, path)
         return RetrainOutcome(current, evaluation, decision, refusal=refusal)
     based_on = None if current is None else current.version
-    published = call(steps.publish, run, evaluation, run_id, based_on)
+    published = call(steps.publish, run, evaluation, run_id, based_on, "retrain")
     return RetrainOutcome(current, evaluation, decision, published)
