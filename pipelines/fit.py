@@ -11,13 +11,14 @@ from prefect.runtime import flow_run
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.artifacts import announce, final_state, link, link_report, report
+from gmm_dask.pipelines.naming import add_version, run_name
 from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import fit_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
 
 
-@flow(name="fit", flow_run_name="fit {run.output.name} on {run.input.path}")
+@flow(name="fit", flow_run_name=run_name)
 def fit(
     run: RunConfig,
     cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
@@ -36,6 +37,7 @@ def fit(
         outcome = recorded(
             "fit", run, run_id, lambda: sequences.fit(run, cluster, as_task, notify, run_id)
         )
+    add_version(outcome.published.version)
     report(fit_summary(outcome))
     link("model", outcome.published.path)
     link_report(outcome.published.path)

@@ -12,6 +12,7 @@ from pydantic import Field
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.artifacts import final_state, link, link_page, report
+from gmm_dask.pipelines.naming import add_version, run_name
 from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.pipelines.tasks import as_task
@@ -19,7 +20,7 @@ from gmm_dask.pipelines.watching.artifact import watched
 from gmm_dask.storage.files.contents import report_path
 
 
-@flow(name="predict", flow_run_name="predict {run.input.path} by {run.output.name}")
+@flow(name="predict", flow_run_name=run_name)
 def predict(
     run: RunConfig,
     cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
@@ -45,6 +46,7 @@ def predict(
             run_id,
             lambda: sequences.predict(run, cluster, as_task, notify, run_id, model_version),
         )
+    add_version(outcome.model.version)
     report(predict_summary(outcome))
     link("predictions", outcome.path)
     link_page(report_path(outcome.path))

@@ -18,13 +18,14 @@ from gmm_dask.pipelines.artifacts import (
     report,
     report_decision,
 )
+from gmm_dask.pipelines.naming import add_version, run_name
 from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import retrain_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
 
 
-@flow(name="retrain", flow_run_name="retrain {run.output.name} on {run.input.path}")
+@flow(name="retrain", flow_run_name=run_name)
 def retrain(
     run: RunConfig,
     cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
@@ -55,6 +56,7 @@ def retrain(
             run_id,
             lambda: sequences.retrain(run, cluster, as_task, notify, run_id, force),
         )
+    add_version(None if outcome.published is None else outcome.published.version)
     report(retrain_summary(outcome))
     if outcome.published is not None:
         link("model", outcome.published.path)

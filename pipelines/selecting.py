@@ -14,13 +14,14 @@ from prefect.runtime import flow_run
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.artifacts import announce, final_state, link, report
+from gmm_dask.pipelines.naming import add_version, run_name
 from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import fit_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
 
 
-@flow(name="select", flow_run_name="select {run.output.name} on {run.input.path}")
+@flow(name="select", flow_run_name=run_name)
 def select(
     run: RunConfig,
     cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
@@ -39,6 +40,7 @@ def select(
         outcome = recorded(
             "select", run, run_id, lambda: sequences.select(run, cluster, as_task, notify, run_id)
         )
+    add_version(outcome.published.version)
     report(fit_summary(outcome))
     link("model", outcome.published.path)
     announce(run, "fit", outcome.published)

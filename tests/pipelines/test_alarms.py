@@ -49,6 +49,7 @@ def test_drift_is_a_state_a_message_and_an_event(run, tmp_path, client, told):
     assert state.message.startswith("new rows differ: mean log-likelihood -")
     assert " of the rows lie below the low-density threshold" in state.message
     assert state.result().total_rows == 4000
+    assert f"; run predict {run.output.name} {state.timestamp:%Y-%m-%d} v1 " in told.read_text()
     assert told.read_text().startswith(f"Drifted: {state.message}; flow predict; model boxes-of-")
     event = event_of(client, "drifted", run)
     assert event.payload["message"] == state.message

@@ -59,7 +59,7 @@ def test_a_select_flow_and_a_direct_selection_write_the_same_model(selecting_run
     plain = directly("select", selecting_run)
     assert (outcome.published.version, plain.published.version) == (1, 2)
     assert model_files(outcome.published.path) == model_files(plain.published.path)
-    assert client.read_flow_run(run_id).name == f"select boxes on {selecting_run.input.path}"
+    assert client.read_flow_run(run_id).name == f"select boxes {state.timestamp:%Y-%m-%d} v1"
     of_run = ArtifactFilterFlowRunId(any_=[run_id])
     found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
     (report,) = (artifact.data for artifact in found if artifact.key == "report")
@@ -108,9 +108,10 @@ def test_a_cluster_is_written_beside_each_component(tmp_path, prefect_server):
 
 
 def test_the_server_shows_what_ran_on_what(run, client):
-    run_id = fit(run, return_state=True).state_details.flow_run_id
+    state = fit(run, return_state=True)
+    run_id = state.state_details.flow_run_id
     flow_run = client.read_flow_run(run_id)
-    assert flow_run.name == f"fit boxes on {run.input.path}"
+    assert flow_run.name == f"fit boxes {state.timestamp:%Y-%m-%d} v1"
     assert flow_run.parameters["run"] == run.model_dump(mode="json")
 
     this = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))

@@ -115,7 +115,7 @@ def test_trouble_is_told_to_the_command_of_the_environment(
     assert told.read_text() == (
         "Refused: 2,970 rows were used, 5,000 are needed; flow retrain; model boxes; "
         f"input {run.input.path}; host {socket.gethostname()}; "
-        f"run retrain boxes on {run.input.path} {run_id}; "
+        f"run retrain boxes {state.timestamp:%Y-%m-%d} {run_id}; "
         f"at {prefect_server.removesuffix('/api')}/runs/flow-run/{run_id}\n"
     )
 
