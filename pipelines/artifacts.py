@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import logging
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import (
-    create_link_artifact,
     create_markdown_artifact,
     create_table_artifact,
 )
@@ -16,6 +17,7 @@ from prefect.states import Completed, Failed
 
 from gmm_dask.addresses import Place, absolute
 from gmm_dask.config import RunConfig
+from gmm_dask.errors import StorageError
 from gmm_dask.pipelines.endings import COMPLETED, SKIPPED, ending_of
 from gmm_dask.pipelines.sequences import OutcomeT
 from gmm_dask.pipelines.summary import Summary, markdown
@@ -23,6 +25,11 @@ from gmm_dask.printable import printable
 from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps import Decision, Published
 from gmm_dask.storage.files.choice import exists, version_at
+
+logger = logging.getLogger("gmm_dask")
+
+#: Bytes of pictures that a run may leave in the server's database.
+PICTURE_BYTES = 2_000_000
 
 
 def final_state(run: RunConfig, outcome: OutcomeT) -> State[Any] | OutcomeT:
@@ -65,15 +72,47 @@ def report(summary: Summary) -> None:
     create_markdown_artifact(markdown(summary), key="report", description=summary.title)
 
 
-def link(key: str, path: Place) -> None:
-    """Attach the address of the run's ``model`` or ``predictions``."""
-    address = path.absolute().as_uri() if isinstance(path, Path) else str(path)
-    create_link_artifact(address, link_text=str(path), key=key)
+def name_place(key: str, path: Place) -> None:
+    """Attach the address of the run's ``model`` or ``predictions`` as text.
+
+    Browsers follow no link from here to a file, nor to an object of a store.
+    """
+    create_markdown_artifact(_as_text(path), key=key, description=f"where the {key} is")
 
 
-def link_report(model: Place) -> None:
-    """Attach the address of the report in the directory of a model."""
-    link_page(version_at(model).address(REPORT))
+def show_model(path: Place) -> None:
+    """Attach the pictures of a model, and the address of its report."""
+    link_page(version_at(path).address(REPORT))
+    try:
+        pictures = _pictures(path)
+    except StorageError as error:  # somebody may have pruned it since
+        logger.warning("the pictures are not shown on the server: %s", error)
+        return
+    if pictures:
+        create_markdown_artifact(pictures, key="pictures", description="pictures of the fit")
+
+
+def _pictures(model: Place) -> str:
+    """Return the pictures of a model as Markdown that holds them; empty if it has none."""
+    version, left, shown = version_at(model), PICTURE_BYTES, []
+    for name in version.names():
+        if not name.endswith(".png"):
+            continue
+        size = version.size(name)
+        if size > left:
+            shown.append(
+                f"{name} is too large to be shown here:\n\n{_as_text(version.address(name))}"
+            )
+            continue
+        left -= size
+        content = base64.b64encode(version.read(name)).decode()
+        title = name.removesuffix(".png").replace("_", " ")
+        shown.append(f"![{title}](data:image/png;base64,{content})")
+    return "\n\n".join(shown)
+
+
+def _as_text(path: Place) -> str:
+    return f"```text\n{printable(str(absolute(path)))}\n```\n"
 
 
 def link_page(path: Place) -> None:
@@ -81,8 +120,7 @@ def link_page(path: Place) -> None:
     if exists(path):
         how = "On a machine that has it, open" if isinstance(path, Path) else "Fetch and open"
         create_markdown_artifact(
-            f"The report is one HTML file that needs no network. {how}\n\n"
-            f"```text\n{printable(str(absolute(path)))}\n```\n",
+            f"The report is one HTML file that needs no network. {how}\n\n{_as_text(path)}",
             key="report-page",
             description="the report to open in a browser",
         )

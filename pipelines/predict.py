@@ -11,7 +11,7 @@ from pydantic import Field
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import final_state, link, link_page, report
+from gmm_dask.pipelines.artifacts import final_state, link_page, name_place, report
 from gmm_dask.pipelines.naming import add_version, run_name
 from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import predict_summary
@@ -48,6 +48,6 @@ def predict(
         )
     add_version(outcome.model.version)
     report(predict_summary(outcome))
-    link("predictions", outcome.path)
+    name_place("predictions", outcome.path)
     link_page(report_path(outcome.path))
     return final_state(run, outcome)

@@ -13,10 +13,10 @@ from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.artifacts import (
     announce,
     final_state,
-    link,
-    link_report,
+    name_place,
     report,
     report_decision,
+    show_model,
 )
 from gmm_dask.pipelines.naming import add_version, run_name
 from gmm_dask.pipelines.recording import recorded
@@ -59,12 +59,12 @@ def retrain(
     add_version(None if outcome.published is None else outcome.published.version)
     report(retrain_summary(outcome))
     if outcome.published is not None:
-        link("model", outcome.published.path)
-        link_report(outcome.published.path)
+        name_place("model", outcome.published.path)
+        show_model(outcome.published.path)
     if outcome.refusal is not None:
-        link_report(outcome.refusal.path)
+        show_model(outcome.refusal.path)
     if outcome.predictions is not None:
-        link("predictions", outcome.predictions.path)
+        name_place("predictions", outcome.predictions.path)
     if outcome.decision is not None:
         report_decision(outcome.decision)
     if outcome.published is not None:

@@ -1,7 +1,9 @@
 """The flows on a real Prefect server: what they write, and what the server shows of them."""
 
+import base64
 import errno
 import os
+import re
 
 import pyarrow.dataset as ds
 import pytest
@@ -133,7 +135,20 @@ def test_the_run_holds_its_report_progress_and_the_librarys_log(run, client):
     assert "| component | weight | height | width | state |" in artifacts["report"].data
     assert "converged" in artifacts["report"].data
     assert f"{run.output.models}/boxes/v000001/report.html" in artifacts["report-page"].data
-    assert f"({run.output.models}/boxes/v000001)" in artifacts["model"].data.replace("file://", "")
+    assert f"\n{run.output.models}/boxes/v000001\n" in artifacts["model"].data
+    held = re.findall(r"!\[(.+)\]\(data:image/png;base64,(.+)\)", artifacts["pictures"].data)
+    assert [title for title, _ in held] == [
+        "components",
+        "entropy",
+        "log likelihood",
+        "responsibilities",
+    ]
+    for title, content in held:
+        picture = f"{title.replace(' ', '_')}.png"
+        path = Registry(run.output.models, "boxes").path(1) / picture
+        assert base64.b64decode(content, validate=True) == path.read_bytes()
+    # A browser opens neither from the server's pages.
+    assert not [a for a in found if "file://" in str(a.data) or a.type == "link"]
 
     log = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
 
