@@ -52,7 +52,7 @@ from gmm_dask.config import RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import Stage, silent
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.statistics import sum_statistics
-from gmm_dask.steps import fitting, inputs, predicting
+from gmm_dask.steps import fitting, inputs, predicted_rows, predicting
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
 
@@ -197,10 +197,10 @@ def against_parts(run: RunConfig, threads: int, repetitions: int) -> None:
         assert scanner is not None
         writer = prediction.staged.writer
 
-        def request() -> predicting.PredictRequest:
+        def request() -> predicted_rows.PredictRequest:
             """Into a new directory: to write over files that are there takes longer."""
             stage = StagedVersion(writer.stage.directory.parent.parent / "parts")
-            return predicting.PredictRequest(parameters, replace(writer, stage=stage))
+            return predicted_rows.PredictRequest(parameters, replace(writer, stage=stage))
 
         def encode() -> None:
             write = request().writer.write
@@ -216,7 +216,7 @@ def against_parts(run: RunConfig, threads: int, repetitions: int) -> None:
         times = in_turns(
             repetitions,
             {
-                "scan": lambda: scanner.reduce(predicting.predict_rows, request(), Stage.PREDICT),
+                "scan": lambda: scanner.reduce(predicted_rows.predict_rows, request(), Stage.PREDICT),
                 "decode": lambda: decode(scanner.chunks, threads),
                 "kernel": lambda: on_threads(
                     threads, lambda one: assign(parameters, one[0].values), decoded

@@ -6,28 +6,16 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import cast
-
-import numpy as np
 
 from gmm_dask.addresses import Place
-from gmm_dask.chunked.defects import bad_weights, require_usable
-from gmm_dask.chunked.evaluation import DensitySummary, density_ceiling, summarize_densities
-from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.errors import ConfigError, DriftError, ModelError, TooFewRowsError
 from gmm_dask.events import Notify, Stage
-from gmm_dask.mixture.assignment import assign
-from gmm_dask.mixture.imputation import fill_holes
-from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.patterns import complete_rows
-from gmm_dask.mixture.transforms import Transforms
-from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
 from gmm_dask.steps.fitting import same_features
 from gmm_dask.steps.inputs import open_executor
+from gmm_dask.steps.predicted_rows import PredictRequest, predict_rows
 from gmm_dask.steps.pruning import keep_of
 from gmm_dask.steps.reporting import (
     MOST_BATCHES,
@@ -38,12 +26,11 @@ from gmm_dask.steps.reporting import (
 )
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
+from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.clusters import name_clusters
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.predictions.beginning import begin
 from gmm_dask.storage.predictions.dataset import Predictions, read_predictions
-from gmm_dask.storage.predictions.part_writer import PartWriter
 from gmm_dask.storage.predictions.parts import Part
 from gmm_dask.storage.predictions.staging import StagedPredictions
 
@@ -109,83 +96,6 @@ class Predicted:
     kept: int = 0
     lost: tuple[str, ...] = ()
     filter: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class PredictRequest:
-    """What a scan needs to predict; it is sent to the workers."""
-
-    parameters: MixtureParameters
-    writer: PartWriter
-    transforms: Transforms | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class PredictedRows:
-    """Parts written, the densities of used rows, and the number of rows inside the filter.
-
-    Rows that are kept beside these are not among them.
-    """
-
-    parts: tuple[Part, ...]
-    densities: DensitySummary
-    inside: int
-
-    def __add__(self, other: PredictedRows) -> PredictedRows:
-        return PredictedRows(
-            self.parts + other.parts,
-            self.densities + other.densities,
-            self.inside + other.inside,
-        )
-
-
-def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
-    """Assign the rows of a chunk to components and write them as a part.
-
-    Raises
-    ------
-    NonFiniteError
-        A value is infinite, or null where nulls are errors; names file, row and column.
-    InputError
-        A sample weight is negative or not finite, or a value is outside of the domain of its
-        transform; names file and row.
-    """
-    chunk = cast(ParquetRows, rows)
-    parameters, plan = request.parameters, request.writer.plan
-    patterns, transforms = chunk.patterns or (), request.transforms
-
-    def place(row: int) -> str:
-        return _place(chunk, row, plan)
-
-    # Here, not by the scanner: what is written has the values as they were.
-    values = transform_values(chunk.values, transforms, plan.names, place)
-    assigned = assign(
-        parameters,
-        values,
-        responsibilities=request.writer.needs_responsibilities,
-        certainties=True,
-        patterns=patterns,
-        transforms=transforms,
-    )
-    if not assigned.finite:
-        # Rows with nulls have been dropped by now, or they have patterns.
-        nulls = NullPolicy.MARGINALIZE if patterns else NullPolicy.ERROR
-        require_usable(chunk.values, plan.names, nulls, place)
-    _refuse_bad_weights(chunk, plan)
-    filled = None
-    if request.writer.impute:
-        filled = fill_holes(parameters, chunk.values, transforms, values)
-    part = request.writer.write(
-        chunk, assigned.labels, assigned.log_densities, assigned.responsibilities, filled
-    )
-    densities = summarize_densities(
-        assigned,
-        chunk.sample_weight,
-        parameters.n_components,
-        density_ceiling(parameters, transforms),
-        complete_rows(patterns, len(chunk.values)),
-    )
-    return PredictedRows((part,), densities, chunk.source_rows - chunk.outside)
 
 
 @contextmanager
@@ -403,18 +313,3 @@ def _report_drift(run: RunConfig, drift: Drift) -> None:
             "nothing was published: look at the data, retrain, or widen the limits of [predict]"
         )
     logger.warning("drift: %s; consider a retrain", findings)
-
-
-def _refuse_bad_weights(rows: ParquetRows, plan: InputPlan) -> None:
-    weights = rows.sample_weight
-    if weights is not None:
-        bad = ~(np.isfinite(weights) & (weights >= 0))  # (m,)
-        if bad.any():
-            raise bad_weights(int(bad.sum()), _place(rows, int(bad.argmax()), plan))
-
-
-def _place(rows: ParquetRows, row: int, plan: InputPlan) -> str:
-    """Return the file of a used row and its number in that file, for a message."""
-    assert rows.file is not None  # chunks of a prediction are split by file
-    assert rows.first_in_file is not None
-    return f"{plan.files[rows.file].path} row {rows.first_in_file + rows.source_row(row):,}"
