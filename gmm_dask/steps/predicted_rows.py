@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import cast
 
 import numpy as np
 
+from gmm_dask.chunked.batches import BatchSums
 from gmm_dask.chunked.defects import bad_weights, require_usable
 from gmm_dask.chunked.evaluation import DensitySummary, density_ceiling, summarize_densities
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.deviations import sum_deviations
 from gmm_dask.mixture.imputation import fill_holes
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import complete_rows
@@ -25,29 +29,50 @@ from gmm_dask.storage.predictions.parts import Part
 
 @dataclass(frozen=True, eq=False)
 class PredictRequest:
-    """What a scan needs to predict; it is sent to the workers."""
+    """What a scan needs to predict; it is sent to the workers.
+
+    Attributes
+    ----------
+    new_files
+        Indices of the files whose rows are compared with the training rows, component by component.
+    """
 
     parameters: MixtureParameters
     writer: PartWriter
     transforms: Transforms | None = None
+    new_files: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
 class PredictedRows:
-    """Parts written, the densities of used rows, and the number of rows inside the filter.
+    """What the scan of a prediction gives; rows that are kept beside these are not among them.
 
-    Rows that are kept beside these are not among them.
+    Attributes
+    ----------
+    parts
+        Parts written.
+    densities, squared_weight
+        Of the used rows.
+    inside
+        Rows inside the filter.
+    new
+        Sums over the used rows of new files; None without any.
     """
 
     parts: tuple[Part, ...]
     densities: DensitySummary
     inside: int
+    squared_weight: float
+    new: BatchSums | None = None
 
     def __add__(self, other: PredictedRows) -> PredictedRows:
+        news = [sums for sums in (self.new, other.new) if sums is not None]
         return PredictedRows(
             self.parts + other.parts,
             self.densities + other.densities,
             self.inside + other.inside,
+            self.squared_weight + other.squared_weight,
+            reduce(add, news) if news else None,
         )
 
 
@@ -97,7 +122,11 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
         density_ceiling(parameters, transforms),
         complete_rows(patterns, len(chunk.values)),
     )
-    return PredictedRows((part,), densities, chunk.source_rows - chunk.outside)
+    new, weight = None, chunk.sample_weight
+    if chunk.file in request.new_files:
+        new = BatchSums(densities, sum_deviations(parameters, values, weight, patterns))
+    squared = float(len(values)) if weight is None else float(weight @ weight)
+    return PredictedRows((part,), densities, chunk.source_rows - chunk.outside, squared, new)
 
 
 def _refuse_bad_weights(rows: ParquetRows, plan: InputPlan) -> None:

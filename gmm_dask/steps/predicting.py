@@ -12,9 +12,16 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.errors import ConfigError, DriftError, ModelError, TooFewRowsError
 from gmm_dask.events import Notify, Stage
-from gmm_dask.steps.drift import Drift, measure_drift
+from gmm_dask.steps.drift import (
+    Drift,
+    NewRows,
+    measure_drift,
+    measure_new_rows,
+    with_new_rows,
+)
 from gmm_dask.steps.fitting import same_features
 from gmm_dask.steps.inputs import open_executor
+from gmm_dask.steps.new_rows import new_to_predictions, noise_of
 from gmm_dask.steps.predicted_rows import PredictRequest, predict_rows
 from gmm_dask.steps.pruning import keep_of
 from gmm_dask.steps.reporting import (
@@ -22,12 +29,14 @@ from gmm_dask.steps.reporting import (
     batch_of,
     batches_of_others,
     batches_since,
+    nights_predicted,
     report_on_batches,
 )
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.clusters import name_clusters
+from gmm_dask.storage.models.drift_history import join_nights
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.predictions.beginning import begin
 from gmm_dask.storage.predictions.dataset import Predictions, read_predictions
@@ -54,11 +63,14 @@ class Prediction:
         Scans the remaining files; None if nothing remains.
     model
         The model that predicts.
+    new_files
+        Indices of the remaining files whose rows are new (`new_to_predictions`).
     """
 
     staged: StagedPredictions | Predictions
     scanner: Scanner | None
     model: StoredModel
+    new_files: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +195,8 @@ def open_predictions(
             open_executor(cluster) as executor,
             Scanner(chunks, executor, notify, once=True) as scanner,
         ):
-            yield Prediction(staged, scanner, model)
+            new_files = frozenset() if backfill else new_to_predictions(run, staged, model)
+            yield Prediction(staged, scanner, model, new_files)
 
 
 def choose_clusters(run: RunConfig, model: StoredModel) -> tuple[int, ...] | None:
@@ -213,8 +226,14 @@ def choose_clusters(run: RunConfig, model: StoredModel) -> tuple[int, ...] | Non
     return name_clusters(cut, model.component_ids)
 
 
-def predict(run: RunConfig, prediction: Prediction) -> Predicted:
+def predict(run: RunConfig, prediction: Prediction, measured: Drift | None = None) -> Predicted:
     """Predict the rows of every new or changed file and write them: one scan of these files.
+
+    Parameters
+    ----------
+    measured
+        What a retrain has found of its new rows, under the model that was in use before it. They
+        are not measured again.
 
     Raises
     ------
@@ -237,7 +256,8 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
         logger.info("no input file is new or changed; all predictions are kept")
         return nothing
     model = prediction.model
-    request = PredictRequest(model.parameters, staged.writer, model.transforms)
+    new_files = prediction.new_files if measured is None else frozenset()
+    request = PredictRequest(model.parameters, staged.writer, model.transforms, new_files)
     result = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
     if not result.inside and not staged.reused:
         raise TooFewRowsError(
@@ -247,7 +267,12 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     densities = result.densities
     drift = None
     if densities.weight > 0:
-        drift = measure_drift(run.predict, prediction.model, densities)
+        drift = measure_drift(run.predict, model, densities, result.squared_weight)
+        if result.new is not None and result.new.densities.weight > 0:
+            new = NewRows("predict", staged.run_id, len(new_files), result.new)
+            drift = with_new_rows(drift, measure_new_rows(run.predict, model, new, noise_of(model)))
+        elif measured is not None and measured.is_of(model):
+            drift = replace(with_new_rows(drift, measured), record=None)
         _report_drift(run, drift)
     dropped = result.inside - densities.rows
     return replace(
@@ -287,16 +312,20 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
     batches = batches_since(output, prediction.model)
     if predicted.drift is not None:
         batches = (*batches, batch_of(predicted.drift, predicted.rows))[-MOST_BATCHES:]
+    nights = nights_predicted(output)
+    if predicted.drift is not None and predicted.drift.record is not None:
+        nights = join_nights(nights, (predicted.drift.record,))
     summary = {
         "rows": predicted.rows,
         "dropped": predicted.dropped,
         "lost": predicted.lost,
-        "drift": predicted.drift and asdict(predicted.drift),
+        "drift": predicted.drift and asdict(replace(predicted.drift, record=None)),
+        "nights": [record.to_json() for record in nights],
         "batches": [batch.to_json() for batch in batches],
         "batches_of_others": batches_of_others(output, prediction.model),
         "skipped": {file.path: file.reason for file in staged.plan.skipped},
     }
-    report = report_on_batches(run.output.name, prediction.model, batches)
+    report = report_on_batches(run.output.name, prediction.model, batches, nights)
     path = staged.publish(predicted.parts, summary, predicted.digests, report, keep_of(run))
     logger.info("published predictions in %s", run.output.predictions)
     return path
@@ -304,12 +333,12 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
 
 def _report_drift(run: RunConfig, drift: Drift) -> None:
     """Warn of drift, or raise where the run file says so."""
-    findings = "; ".join(check.explanation for check in drift.checks if not check.passed)
-    if not findings:
+    if not drift.drifted:
         return
     if run.predict.on_drift == "fail":
         raise DriftError(
-            f"{run.input.path} is not like what model {run.output.name} was fitted to: {findings}; "
-            "nothing was published: look at the data, retrain, or widen the limits of [predict]"
+            f"{run.input.path} is not like what model {run.output.name} was fitted to: "
+            f"{drift.words}; nothing was published: look at the data, retrain, or widen the limits "
+            "of [predict]"
         )
-    logger.warning("drift: %s; consider a retrain", findings)
+    logger.warning("drift: %s; consider a retrain", drift.words)
