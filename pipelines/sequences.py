@@ -121,6 +121,9 @@ class RetrainOutcome(Outcome):
         The candidate's version, if it was accepted.
     predictions
         By the model in use at the end; None without one, or if the run file asks for none.
+    measured
+        How the new rows differ from those that ``current`` was fitted to; None if there was
+        nothing to compare.
     """
 
     current: StoredModel | None
@@ -128,11 +131,16 @@ class RetrainOutcome(Outcome):
     decision: steps.Decision | None = None
     published: steps.Published | None = None
     predictions: PredictOutcome | None = None
+    measured: steps.Drift | None = None
 
     @property
     def drift(self) -> steps.Drift | None:
-        """How the predicted rows differ from the training rows."""
-        return None if self.predictions is None else self.predictions.drift
+        """How the new rows differ from those before; else how the predicted rows do."""
+        predicted = None if self.predictions is None else self.predictions.drift
+        if self.measured is None:
+            return predicted
+        worse = predicted is not None and predicted.drifted and not self.measured.drifted
+        return predicted if worse else self.measured
 
 
 def fit(
@@ -177,6 +185,7 @@ def predict(
     as_of: datetime | None = None,
     skipped: tuple[BadFile, ...] = (),
     kind: str = "predict",
+    measured: steps.Drift | None = None,
 ) -> PredictOutcome:
     """Assign the rows inside the filter to components of a version of the model.
 
@@ -191,6 +200,8 @@ def predict(
         Files of which this run has found that they cannot be used.
     kind
         Of the run that the prediction belongs to.
+    measured
+        What this run has found of its new rows.
     """
     backfill = model_version is not None
 
@@ -204,7 +215,7 @@ def predict(
                 run, plan, model, cluster, notify, run_id, backfill
             ) as prediction,
         ):
-            predicted = call(steps.predict, run, prediction)
+            predicted = call(steps.predict, run, prediction, measured)
             total_rows = call(steps.verify_predictions, run, prediction, predicted)
             path = call(steps.publish_predictions, run, prediction, predicted, kind)
         return PredictOutcome(run, model, predicted, total_rows, path, lost_rows, **_left_out(plan))
@@ -239,7 +250,9 @@ def retrain(
             steps.warn_of_clusters(run, current)
             with steps.open_scanner(run, plan, cluster, notify) as scanner:
                 evaluation = _fit_again(run, plan, current, scanner, call, notify)
-            outcome = _pass_gate(run, call, current, evaluation, run_id)
+                drift = call(steps.compare_new_rows, run, plan, current, scanner, run_id)
+            evaluation = steps.keep_drift(run, evaluation, current, drift)
+            outcome = _pass_gate(run, call, current, evaluation, run_id, drift)
         return present, replace(outcome, **_left_out(plan))
 
     present, outcome = attempt(run, once)
@@ -255,6 +268,7 @@ def retrain(
             as_of=present,
             skipped=outcome.skipped,
             kind="retrain",
+            measured=outcome.measured,
         )
     except GmmDaskError as error:
         if outcome.decision is None:  # nothing else was done
@@ -297,12 +311,13 @@ def _pass_gate(
     current: StoredModel | None,
     evaluation: steps.Evaluation,
     run_id: str,
+    drift: steps.Drift | None,
 ) -> RetrainOutcome:
-    decision = call(steps.decide, run, evaluation)
+    decision = call(steps.decide, run, evaluation, drift)
     if not decision.accepted:
         path = call(steps.reject, run, evaluation, decision, run_id)
         refusal = Refusal(decision.reason, path)
-        return RetrainOutcome(current, evaluation, decision, refusal=refusal)
+        return RetrainOutcome(current, evaluation, decision, measured=drift, refusal=refusal)
     based_on = None if current is None else current.version
     published = call(steps.publish, run, evaluation, run_id, based_on, "retrain")
-    return RetrainOutcome(current, evaluation, decision, published)
+    return RetrainOutcome(current, evaluation, decision, published, measured=drift)

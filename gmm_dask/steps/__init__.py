@@ -4,6 +4,7 @@ from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.steps.fitting import Evaluation, Fitted, Published, evaluate, fit, publish, read_model
 from gmm_dask.steps.inputs import inspect_input, open_scanner
 from gmm_dask.steps.leaving_out import count_lost_rows
+from gmm_dask.steps.new_rows import compare_new_rows, keep_drift
 from gmm_dask.steps.predicting import (
     Predicted,
     Prediction,
@@ -45,6 +46,7 @@ __all__ = [
     "Selected",
     "choose_rival",
     "choose_start",
+    "compare_new_rows",
     "count_lost_rows",
     "decide",
     "evaluate",
@@ -55,6 +57,7 @@ __all__ = [
     "is_selection_due",
     "is_up_to_date",
     "keep_cell",
+    "keep_drift",
     "open_predictions",
     "open_scanner",
     "predict",
