@@ -4,9 +4,10 @@ For each covariance type, size and dtype, on one thread and on all cores: nanose
 one iteration (E-step, M-step), of ours and of scikit-learn's, measured alternately in one run on
 the same cores; their ratio; and the share of the machine's own dgemm rate that the pass reaches.
 
-- Ours: `sum_statistics` over feature-major rows (as Parquet columns arrive) or with ``--orders C``
-  over rows as numpy has them, one call a thread, each on a slice, then `maximize`. scikit-learn's: `GaussianMixture` on C-ordered rows
-  from the same parameters with ``tol=0``, the difference of two fits with more and fewer
+- Ours: `sum_statistics` over feature-major rows (as Parquet columns arrive) or, with ``--orders
+  C``, over rows as numpy has them, one call a thread, each on a slice, then `maximize`.
+  scikit-learn's: `GaussianMixture` on C-ordered rows from the same parameters with ``tol=0``, the
+  difference of two fits with more and fewer
   iterations, so that what is done once does not count. Both: the best of several repetitions,
   in the processor's time on one thread, so that other work on the machine disturbs little.
 - Rows: 36 MB of float64 in each size, the least with which scikit-learn's temporary arrays cost
