@@ -124,12 +124,13 @@ class DensitySummary:
     def variance(self) -> float:
         """Variance of the complete rows' log-density, from the histogram; NaN without any.
 
-        The first bin is taken to lie at the lowest log-density, so that it is no less.
+        The first bin is taken to lie at the lowest log-density, so that it is no less, but for
+        densities that have no square.
         """
         if not self.has_complete_rows:
             return nan
         values = self.ceiling - DEPTH + (np.arange(BINS) + 0.5) * (DEPTH / BINS)
-        values[0] = min(values[0], self.lowest)
+        values[0] = min(values[0], max(self.lowest, -1e150))
         shares = self.bins / self.complete_weight
         return float(shares @ np.square(values - shares @ values))
 

@@ -24,6 +24,8 @@ from gmm_dask.mixture.parameters import MixtureParameters
 FALSE_ALARMS = 1e-3
 #: Effective rows that a component needs before its mean and spread are judged.
 LEAST_ROWS = 10.0
+#: A ratio of variances below this is no narrower, and squares that scatter more say nothing.
+LEAST_RATIO, MOST_NOISE = 1e-6, 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +128,10 @@ def _means(sums: DeviationSums, counted: FloatArray, fitted: FloatArray) -> Esti
         if sums.squares.shape == values.shape:
             wide = np.fmax(sums.squares / sums.held, 1.0)
         errors = np.sqrt(wide / counted + 1.0 / fitted)
-    judged = (counted >= LEAST_ROWS) & (fitted >= LEAST_ROWS)
+        distances = np.abs(values) / errors
+    judged = (counted >= LEAST_ROWS) & (fitted >= LEAST_ROWS) & np.isfinite(distances)
     errors = np.where(counted > 0.0, errors, np.inf)
-    chances = np.where(judged, erfc(np.abs(values) / errors / np.sqrt(2.0)), 1.0)
+    chances = np.where(judged, erfc(np.where(judged, distances, 0.0) / np.sqrt(2.0)), 1.0)
     return Estimates(values, errors, chances)
 
 
@@ -139,7 +142,7 @@ def _spreads(ratios: FloatArray, counted: FloatArray, fitted: FloatArray) -> Est
     held = np.where(judged, np.fmax(ratios, 0.0), 1.0)
     tails = np.minimum(fdtr(first, second, held), fdtrc(first, second, held))
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = np.sqrt(np.fmax(ratios, 0.0))
+        values = np.sqrt(np.fmax(ratios, LEAST_RATIO))
         errors = values * np.sqrt(0.5 * (1.0 / counted + 1.0 / fitted))
     values = np.where(np.isnan(ratios), np.nan, values)
     errors = np.where(np.isfinite(errors), errors, np.inf)
@@ -202,7 +205,8 @@ def measure_noise(
     """Measure how the squares of deviations scatter, as a multiple of Gaussian rows.
 
     Components of real rows have heavier tails than Gaussians, so their spreads differ more from
-    one day to the next. At least 1. Costs one pass over the rows, and n·k·d numbers in turn.
+    one day to the next. At least 1, at most `MOST_NOISE`. Costs a pass over the rows, and n·k·d
+    numbers in turn.
 
     Parameters
     ----------
@@ -225,13 +229,14 @@ def measure_noise(
     deviations = np.sqrt(np.diagonal(parameters.matrices, axis1=1, axis2=2))
     scatter = np.zeros((k, columns or d))
     for component in range(k):
-        squares = np.square((X - parameters.means[component]) / deviations[component])
-        if columns == 1:
-            squares = squares.mean(axis=1, keepdims=True)
-        scatter[component] = shares[component] @ np.square(squares - 1.0)
+        with np.errstate(over="ignore", invalid="ignore"):  # values near the largest number
+            squares = np.square((X - parameters.means[component]) / deviations[component])
+            if columns == 1:
+                squares = squares.mean(axis=1, keepdims=True)
+            scatter[component] = shares[component] @ np.square(squares - 1.0)
     counts = shares.sum(axis=1, keepdims=True)
     if rows == 1:
         scatter, counts = scatter.sum(axis=0, keepdims=True), counts.sum(axis=0, keepdims=True)
     gaussian = 2.0 / d if columns == 1 else 2.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.fmax(scatter / counts / gaussian, 1.0)
+        return np.fmin(np.fmax(scatter / counts / gaussian, 1.0), MOST_NOISE)

@@ -144,7 +144,9 @@ def new_to_predictions(
         before = None
     if before is not None:
         known.append(before.files)
-    if run.predict.filter is None:  # else the rows of a file may be others than those of the fit
+    assert model.path is not None
+    # With a filter of its own, the rows of a file may be others than those of the fit.
+    if run.predict.filter is None and version_at(model.path).holds(INPUT_CONTENT):
         known.append(input_content(model))
     return frozenset(
         index

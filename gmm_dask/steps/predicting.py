@@ -30,7 +30,6 @@ from gmm_dask.steps.reporting import (
     batch_of,
     batches_of_others,
     batches_since,
-    nights_predicted,
     report_on_batches,
 )
 from gmm_dask.storage.files.places import PredictionPlaces
@@ -43,6 +42,7 @@ from gmm_dask.storage.predictions.beginning import begin
 from gmm_dask.storage.predictions.dataset import Predictions, read_predictions
 from gmm_dask.storage.predictions.parts import Part
 from gmm_dask.storage.predictions.staging import StagedPredictions
+from gmm_dask.versions import nights_predicted
 
 logger = logging.getLogger("gmm_dask")
 

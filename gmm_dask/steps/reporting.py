@@ -26,7 +26,7 @@ from gmm_dask.storage.models.drift_history import DriftRecord, join_nights, read
 from gmm_dask.storage.models.model import StoredModel, read_file
 from gmm_dask.storage.models.registry import Registry, load_model_at
 from gmm_dask.storage.predictions.dataset import read_predictions
-from gmm_dask.versions import compare_stored
+from gmm_dask.versions import compare_stored, nights_predicted
 
 logger = logging.getLogger("gmm_dask")
 
@@ -158,25 +158,6 @@ def batches_of_others(output: str | Place, model: StoredModel) -> dict[str, Json
     known[predictions.model["sha256"]] = predictions.summary.get("batches", [])
     others = {origin.model["sha256"] for origin in predictions.origins} - {model.sha256}
     return {sha256: known[sha256] for sha256 in sorted(others & known.keys())}
-
-
-def nights_predicted(output: str | Place | None) -> tuple[DriftRecord, ...]:
-    """Return the history that predictions keep; nothing where their record says nothing.
-
-    Parameters
-    ----------
-    output
-        Where the predictions are; None: there are none.
-    """
-    if output is None:
-        return ()
-    try:
-        predictions = read_predictions(output)
-        nights = () if predictions is None else predictions.summary.get("nights", ())
-        return tuple(map(DriftRecord.from_json, nights))
-    except (StorageError, LookupError, TypeError, ValueError, AttributeError) as error:
-        logger.warning("the history of drift in the predictions is missing: %s", error)
-        return ()
 
 
 def report_on_batches(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import inf
 from typing import SupportsFloat
 
 import numpy as np
@@ -189,7 +188,7 @@ def begin_history(parameters: MixtureParameters, sample: Sample) -> bytes:
 
 def spread_change(ratio: float) -> float:
     """Return by what share a spread is wider than that of the fit, or that wider than it."""
-    return max(ratio, 1.0 / ratio) - 1.0 if ratio > 0.0 else inf
+    return max(ratio, 1.0 / ratio) - 1.0
 
 
 def in_a_clause(findings: list[Finding]) -> str:

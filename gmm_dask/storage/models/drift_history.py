@@ -18,6 +18,7 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ModelError
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.files.sealed import plain
+from gmm_dask.storage.models.lineage import share_ids
 from gmm_dask.storage.models.model import StoredModel, read_file, read_model
 from gmm_dask.storage.models.pruning import rejected_runs
 from gmm_dask.storage.models.registry import REJECTED, Registry
@@ -31,6 +32,8 @@ MOST_NIGHTS = 60
 MOST_ESTIMATES = 512
 
 Kind = Literal["mean", "spread", "share"]
+#: The check that a finding of each kind belongs to.
+_CHECKS = {"mean": "mean shift", "spread": "spread change", "share": "occupancy change"}
 
 
 class Estimate(NamedTuple):
@@ -63,9 +66,17 @@ class Finding(NamedTuple):
     words: str
 
     @property
-    def subject(self) -> tuple[str, int | None, str | None]:
-        """What it is a finding of: equal on two nights if it was seen again."""
-        return self.kind, self.component, self.feature
+    def subject(self) -> tuple[str, int | None, str | None, bool]:
+        """What it is a finding of, and which way: equal on two nights if it was seen again."""
+        nothing = 1.0 if self.kind == "spread" else 0.0
+        return self.kind, self.component, self.feature, self.value > nothing
+
+    @property
+    def subject_words(self) -> str:
+        """What it is a finding of: the mean of height in component 2."""
+        feature = "" if self.feature is None else f" of {self.feature}"
+        which = "all components" if self.component is None else f"component {self.component}"
+        return f"the {self.kind}{feature} {'of' if self.kind == 'share' else 'in'} {which}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +112,16 @@ class DriftRecord:
     means: tuple[Estimate, ...] = ()
     spreads: tuple[Estimate, ...] = ()
     shares: tuple[Estimate, ...] = ()
+
+    @property
+    def other_words(self) -> str:
+        """What is beyond its limit besides the findings, in clauses; may be empty."""
+        of_findings = {_CHECKS[finding.kind] for finding in self.findings}
+        return "; ".join(
+            f"{name} {value:.3g}, where {limit:g} is allowed"
+            for name, (value, limit, passed) in self.checks.items()
+            if not passed and name not in of_findings
+        )
 
     @property
     def drifted(self) -> bool:
@@ -246,7 +267,10 @@ def read_drift(model: StoredModel) -> tuple[FloatArray | None, tuple[DriftRecord
 
 
 def nights_of(registry: Registry, model: StoredModel) -> tuple[DriftRecord, ...]:
-    """Return the history up to now: that of a version, and of candidates refused since.
+    """Return the history up to now: that of a version, and of what was measured since.
+
+    That are candidates refused since, and where an earlier version was put into use again, the
+    newest version, if its component ids mean the same.
 
     Raises
     ------
@@ -255,6 +279,14 @@ def nights_of(registry: Registry, model: StoredModel) -> tuple[DriftRecord, ...]
     """
     _, nights = read_drift(model)
     since = "" if model.run is None else model.run.created
+    later: tuple[DriftRecord, ...] = ()
+    newest = registry.versions()[-1]
+    if newest != model.version:
+        try:
+            last = registry.load(newest)
+            later = read_drift(last)[1] if share_ids(registry, model, last) else ()
+        except ModelError:  # damaged, which may be why it was rolled back
+            pass
     refused: list[DriftRecord] = []
     for run_id in rejected_runs(registry):
         try:
@@ -263,7 +295,7 @@ def nights_of(registry: Registry, model: StoredModel) -> tuple[DriftRecord, ...]
         except ModelError:  # damaged, or pruned meanwhile
             continue
         refused += [record for record in of_candidate if record.created >= since]
-    return join_nights(nights, refused)
+    return join_nights(nights, later, refused)
 
 
 def nights_in(files: Mapping[str, bytes]) -> tuple[DriftRecord, ...]:
