@@ -129,7 +129,7 @@ half, other_half = sum_statistics(start, X[:30]), sum_statistics(start, X[30:])
 assert np.allclose((half + other_half).counts, statistics.counts)
 
 spec = MixtureSpec(n_components=3, reg_covar=0.0)
-after_one, _, _ = maximize(start, statistics, spec)
+after_one, *_ = maximize(start, statistics, spec)
 print("m ", statistics.counts.round(4))
 print("π ", after_one.weights.round(4))
 print("μ ", after_one.means.ravel().round(4))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from typing import NamedTuple
 
 from gmm_dask.chunked.fit import drop_weightless, make_starts, searches, too_few_rows
 from gmm_dask.chunked.fit_records import CellSearch, FitOptions, FitState
@@ -29,6 +30,24 @@ def options_of(options: SelectionOptions, cell: Cell) -> FitOptions:
     return replace(options.fit, spec=spec)
 
 
+class _Turn(NamedTuple):
+    """A turn: the places of the cells of one number of components, and which way it goes."""
+
+    places: tuple[int, ...]
+    upward: bool
+
+
+class _Task(NamedTuple):
+    """The search of a cell in a turn; without a place, the labels of the starts of its cells."""
+
+    turn: int
+    place: int | None
+
+
+#: What each task waits for, in the order in which they begin if threads are free.
+_Needs = dict[_Task, frozenset[_Task]]
+
+
 def search_cells(
     scanner: Scanner,
     state: FitState,
@@ -39,65 +58,134 @@ def search_cells(
 
     On the way up a cell has fresh starts and splits of its neighbour with fewer components; on the
     way back it is challenged by merges of the one with more, and by the other covariance types.
-    Each turn is one number of components. Its cells see what was found before the turn, so that
-    threads can share them and the result does not depend on the threads.
+    Each turn is one number of components. A cell is searched as soon as those are done from which
+    it learns. It sees these alone, so that the result does not depend on the threads.
     """
-    ks = sorted({cell.n_components for cell in options.cells})
-    turns = [(k, True) for k in ks]
-    if options.fit.search_rows is not None:  # else starts are polished as they are
-        turns += [(k, False) for k in reversed(ks)]
+    turns = _list_turns(options)
     state = replace(state, cells=state.cells or (CellSearch(),) * len(options.cells))
     began = time.perf_counter()
     rows = len(state.survey.draw.numbers)
     scanner.notify(StageStarted(Stage.SEARCH, len(turns), "turns", f"on {rows:,} rows"))
-    weighted = drop_weightless(state.survey.sample, min(ks))
+    for turn in range(state.turns):  # done before an interruption
+        scanner.notify(StageAdvanced(Stage.SEARCH, turn + 1))
+    least = min(cell.n_components for cell in options.cells)
+    weighted = drop_weightless(state.survey.sample, least)
     shared = SharedSample(weighted, options.fit.random_state)
-    with ThreadPoolExecutor(available_cores()) as pool:
-        for done, (k, upward) in enumerate(turns):
-            if done >= state.turns:  # else it was done before an interruption
-                state = _take_turn(state, options, shared, k, upward, pool)
-                save(state)
-                shared.forget_unused()
-            scanner.notify(StageAdvanced(Stage.SEARCH, done + 1))
+    for latest in _take_turns(state, options, shared, turns):
+        state = latest
+        save(state)
+        shared.forget_unused()
+        scanner.notify(StageAdvanced(Stage.SEARCH, state.turns))
     seconds = time.perf_counter() - began
     sentence = f"{len(options.cells)} cells on {rows:,} rows"
     scanner.notify(StageFinished(Stage.SEARCH, seconds, sentence))
     return state
 
 
-def _take_turn(
-    state: FitState,
-    options: SelectionOptions,
-    shared: SharedSample,
-    k: int,
-    upward: bool,
-    pool: ThreadPoolExecutor,
-) -> FitState:
-    """Search the cells of one number of components, all at the same time."""
-    search = _search_cell if upward else _challenge_cell
-    places = [place for place, cell in enumerate(options.cells) if cell.n_components == k]
-    threads = max(available_cores() // len(places), 1)
-    if upward:
-        _label_starts(state, options_of(options, options.cells[places[0]]), shared, pool)
+def _list_turns(options: SelectionOptions) -> list[_Turn]:
+    ks = sorted({cell.n_components for cell in options.cells})
+    places = [
+        tuple(place for place, cell in enumerate(options.cells) if cell.n_components == k)
+        for k in ks
+    ]
+    turns = [_Turn(of_k, upward=True) for of_k in places]
+    if options.fit.search_rows is not None:  # else starts are polished as they are
+        turns += [_Turn(of_k, upward=False) for of_k in reversed(places)]
+    return turns
 
-    def work(place: int) -> CellSearch:
+
+def _take_turns(
+    state: FitState, options: SelectionOptions, shared: SharedSample, turns: Sequence[_Turn]
+) -> Iterator[FitState]:
+    """Yield the state after each turn that was not done before an interruption."""
+    begun, needs = state, _list_needs(turns, options)
+    results = {
+        _Task(turn, place): state.cells[place]
+        for turn in range(state.turns)
+        for place in turns[turn].places
+    }
+
+    def work(task: _Task) -> CellSearch:
+        cells = [CellSearch()] * len(options.cells)
+        for other in sorted(needs[task], key=lambda need: need.turn):  # the latest of a cell counts
+            if other.place is not None:
+                cells[other.place] = results[other]
         # A BLAS that runs on OpenMP has a limit for each thread.
         with single_threaded():
-            return search(state, options, shared, place, threads)
+            turn, seen = turns[task.turn], replace(begun, cells=tuple(cells))
+            if task.place is None:
+                fit = options_of(options, options.cells[turn.places[0]])
+                _label_starts(seen, fit, shared)
+                return CellSearch()
+            search = _search_cell if turn.upward else _challenge_cell
+            threads = max(available_cores() // len(turn.places), 1)
+            return search(seen, options, shared, task.place, threads)
 
-    cells = list(state.cells)
-    for place, result in zip(places, pool.map(work, places), strict=True):
-        cells[place] = result
-    return replace(state, cells=tuple(cells), turns=state.turns + 1)
+    waiting = {task: others for task, others in needs.items() if task.turn >= state.turns}
+    for task, result in _work_through(waiting, work):
+        results[task] = result
+        while state.turns < len(turns):
+            places = turns[state.turns].places
+            if not all(_Task(state.turns, place) in results for place in places):
+                break
+            cells = list(state.cells)
+            for place in places:
+                cells[place] = results[_Task(state.turns, place)]
+            state = replace(state, cells=tuple(cells), turns=state.turns + 1)
+            yield state
 
 
-def _label_starts(
-    state: FitState, fit: FitOptions, shared: SharedSample, pool: ThreadPoolExecutor
-) -> None:
+def _list_needs(turns: Sequence[_Turn], options: SelectionOptions) -> _Needs:
+    """Return which tasks must be done before each task.
+
+    On the way up a cell learns from the one of its type with a component less. On the way back it
+    learns from the one with a component more, and from all with as many, as the way up left them.
+    Nothing begins before the turn two before it is done, so that what is shared can be freed.
+    """
+    needs: _Needs = {}
+    latest: dict[Cell, _Task] = {}
+    for number, (places, upward) in enumerate(turns):
+        common = [] if number < 2 else [_Task(number - 2, p) for p in turns[number - 2].places]
+        if upward:
+            labels = _Task(number, None)
+            needs[labels] = frozenset(common)
+            common.append(labels)
+        else:
+            common += [latest[options.cells[place]] for place in places]
+        for place in places:
+            k, kind = options.cells[place]
+            neighbour = latest.get(Cell(k - 1 if upward else k + 1, kind))
+            needs[_Task(number, place)] = frozenset(
+                common if neighbour is None else [*common, neighbour]
+            )
+        latest |= {options.cells[place]: _Task(number, place) for place in places}
+    return needs
+
+
+def _work_through(
+    waiting: _Needs, work: Callable[[_Task], CellSearch]
+) -> Iterator[tuple[_Task, CellSearch]]:
+    """Do tasks on threads, the first that may begin; yield each with its result when it is done."""
+    done: set[_Task] = set().union(*waiting.values()) - waiting.keys()
+    waiting, running = dict(waiting), dict[Future[CellSearch], _Task]()
+    cores = available_cores()
+    with ThreadPoolExecutor(cores) as pool:
+        while waiting or running:
+            ready = [task for task, others in waiting.items() if others <= done]
+            for task in ready[: cores - len(running)]:
+                del waiting[task]
+                running[pool.submit(work, task)] = task
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task = running.pop(future)
+                done.add(task)
+                yield task, future.result()
+
+
+def _label_starts(state: FitState, fit: FitOptions, shared: SharedSample) -> None:
     m, d = _shape(state)
     k = fit.spec.n_components
     if k <= len(shared.sample.X) and searches(shared.sample, fit) and not is_small(m, d, k):
-        label_starts(shared, fit.spec, cell_effort(m, d, fit.spec, fit.n_init), pool)
+        label_starts(shared, fit.spec, cell_effort(m, d, fit.spec, fit.n_init))
 
 
 def _search_cell(

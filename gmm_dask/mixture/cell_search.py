@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -58,22 +57,14 @@ def cell_effort(m: int, d: int, spec: MixtureSpec, keep: int) -> SearchEffort:
     )
 
 
-def label_starts(
-    shared: SharedSample, spec: MixtureSpec, effort: SearchEffort, pool: ThreadPoolExecutor
-) -> None:
+def label_starts(shared: SharedSample, spec: MixtureSpec, effort: SearchEffort) -> None:
     """Make the labels of the fresh starts of one number of components, for all covariance types."""
     starts = Starts(shared, effort.rounds[0].rows, spec)
-    kinds = starts.kinds(effort.starts)
-
-    def label(number: int) -> None:
-        # A BLAS that runs on OpenMP has a limit for each thread.
-        # What is singular here fails each cell's start, which counts it.
-        with single_threaded(), suppress(NumericalError):
-            starts.labels(number, kinds[number])
-
-    labelled = (StartKind.KMEANS, StartKind.SEEDS)
-    for _ in pool.map(label, [i for i, kind in enumerate(kinds) if kind in labelled]):
-        pass
+    for number, kind in enumerate(starts.kinds(effort.starts)):
+        if kind in (StartKind.KMEANS, StartKind.SEEDS):
+            # What is singular here fails each cell's start, which counts it.
+            with suppress(NumericalError):
+                starts.labels(number, kind)
 
 
 def challengers(

@@ -12,11 +12,11 @@ own parameters. Of the specification, EM itself needs what the M-step adds: ``re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -155,25 +155,33 @@ class EMState:
         )
 
 
-#: What an M-step is taken from.
+#: What an M-step is taken from: an E-step, or units that were read at different times.
 Sums = SufficientStatistics | UnitTotals
-#: What `maximize` returns.
-Maximized = tuple[MixtureParameters, tuple[int, ...], float]
 
 
-def maximize(parameters: MixtureParameters, statistics: Sums, spec: MixtureSpec) -> Maximized:
-    """Take an M-step: maximize the expected log-likelihood, given the statistics.
+class Maximized(NamedTuple):
+    """What an M-step leads to.
 
-    They may be of one E-step, or the sum of units that were read at different times.
-
-    Returns
-    -------
+    Attributes
+    ----------
     parameters
         π' = Ñ/ΣÑ, μ' = μ + L δ, and Σ' from the update of the covariance type.
     guarded
         Components whose Σ was kept (see `CovarianceType.update`).
     moved
         ``max_k |δ_k|``, the longest move of a mean, in standard deviations.
+    expected
+        By how much the expected log-likelihood rose, nats per unit of weight.
+    """
+
+    parameters: MixtureParameters
+    guarded: tuple[int, ...]
+    moved: float
+    expected: float
+
+
+def maximize(parameters: MixtureParameters, statistics: Sums, spec: MixtureSpec) -> Maximized:
+    """Take an M-step: maximize the expected log-likelihood, given the statistics.
 
     Raises
     ------
@@ -182,48 +190,103 @@ def maximize(parameters: MixtureParameters, statistics: Sums, spec: MixtureSpec)
     IllConditionedError
         A new covariance is not positive definite.
     """
-    return _maximize_together([parameters], [statistics], spec)[0]
+    (outcome,) = maximize_each([parameters], [statistics], spec)
+    if isinstance(outcome, NumericalError):
+        raise outcome
+    return outcome
+
+
+def maximize_each(
+    batch: Sequence[MixtureParameters], sums: Sequence[Sums], spec: MixtureSpec
+) -> list[Maximized | NumericalError]:
+    """Take the M-steps of a batch; where one breaks down, its error is returned in its place.
+
+    Those of small mixtures of the same form are taken together, with the same bits: calls of numpy
+    take most of their time.
+    """
+    forms = {(parameters.covariance_type, parameters.means.shape) for parameters in batch}
+    if len(batch) > 1 and (len(forms) > 1 or batch[0].covariances.size > _SMALL):
+        pairs = zip(batch, sums, strict=True)
+        return [maximize_each([pair[0]], [pair[1]], spec)[0] for pair in pairs]
+    defects = [_defect(*pair) for pair in zip(batch, sums, strict=True)]
+    usable = [index for index, defect in enumerate(defects) if defect is None]
+    if len(usable) == len(batch):
+        return _maximize_together(batch, sums, spec)
+    outcomes = iter(
+        _maximize_together([batch[i] for i in usable], [sums[i] for i in usable], spec)
+        if usable
+        else ()
+    )
+    return [next(outcomes) if defect is None else defect for defect in defects]
 
 
 def _maximize_together(
     batch: Sequence[MixtureParameters], sums: Sequence[Sums], spec: MixtureSpec
-) -> list[Maximized]:
-    """Take the M-steps of mixtures of the same form as if all components were in one mixture.
-
-    The bits are the same, and small M-steps are faster, since calls of numpy take most of their
-    time. A batch of several is allowed only where components share no covariance.
-    """
-    for parameters, statistics in zip(batch, sums, strict=True):
-        _check(parameters, statistics)
-    sums = [_scale_tiny_weights(statistics) for statistics in sums]
-    covariance, k = batch[0].covariance, batch[0].n_components
-    counts = _join([statistics.counts for statistics in sums]) + COUNT_FLOOR  # (c·k,)
-    residual_sums = _join([statistics.residual_sums for statistics in sums])
-    residual_means = residual_sums / counts[:, None]  # (c·k, d)
-    covariances, shifts, guarded = covariance.update(
-        _join([parameters.covariances for parameters in batch]),
-        _join([parameters.precisions_cholesky for parameters in batch]),
+) -> list[Maximized | NumericalError]:
+    """Take the M-steps of mixtures of the same form."""
+    scaled = [_scale_tiny_weights(statistics) for statistics in sums]
+    covariance_type, covariance = batch[0].covariance_type, batch[0].covariance
+    counts = _stack([statistics.counts for statistics in scaled]) + COUNT_FLOOR  # (b, k)
+    residual_sums = _stack([statistics.residual_sums for statistics in scaled])
+    residual_means = residual_sums / counts[:, :, None]  # (b, k, d)
+    update = covariance.update(
+        _stack([parameters.covariances for parameters in batch]),
+        _stack([parameters.precisions_cholesky for parameters in batch]),
         counts,
         residual_means,
-        _join([statistics.residual_products for statistics in sums]),
+        _stack([statistics.residual_products for statistics in scaled]),
         spec,
     )
-    factors = covariance.precisions_cholesky(covariances)
-    distances = np.einsum("kd,kd->k", residual_means, residual_means)  # (c·k,), squared
-    maximized = []
-    for index, parameters in enumerate(batch):
-        components = slice(index * k, (index + 1) * k) if len(batch) > 1 else ...
-        weights = counts[components]  # (k,)
-        updated = MixtureParameters(
-            parameters.covariance_type,
-            weights / weights.sum(),
-            parameters.means + shifts[components],
-            covariances[components],
-            factors[components],
-        )
-        kept = tuple(np.flatnonzero(guarded[components]).tolist())
-        maximized.append((updated, kept, sqrt(distances[components].max())))
-    return maximized
+    mixtures = MixtureParameters.each_of(
+        covariance_type,
+        counts / counts.sum(axis=1, keepdims=True),
+        _stack([parameters.means for parameters in batch]) + update.shifts,
+        update.covariances,
+        update.precisions_cholesky,
+    )
+    squares = np.einsum("bkd,bkd->bk", residual_means, residual_means).max(axis=1)
+    gains = expected_gains(batch, mixtures, sums)
+    outcomes: list[Maximized | NumericalError] = []
+    for index, mixture in enumerate(mixtures):
+        if not update.definite[index]:
+            outcomes.append(_singular(mixture))
+            continue
+        guarded = tuple(update.guarded[index].nonzero()[0].tolist())
+        outcomes.append(Maximized(mixture, guarded, sqrt(squares[index]), gains[index]))
+    return outcomes
+
+
+def _singular(mixture: MixtureParameters) -> NumericalError:
+    """Return the error of a mixture with a covariance that has no factor."""
+    try:
+        mixture.covariance.precisions_cholesky(mixture.covariances)
+    except NumericalError as error:
+        return error
+    return NumericalError("a covariance is positive definite only by rounding")
+
+
+def expected_gains(
+    before: Sequence[MixtureParameters],
+    after: Sequence[MixtureParameters],
+    sums: Sequence[Sums],
+) -> list[float]:
+    """Return by how much M-steps raised the expected log-likelihood, nats per unit of weight.
+
+    Under the new parameters the squares of the whitened residuals sum up to d per row, but for
+    ``reg_covar``; under the old ones, to the trace of S.
+    """
+    counts = _stack([statistics.counts for statistics in sums])  # (b, k)
+    constants = _stack([parameters.log_constants for parameters in after])
+    constants = constants - _stack([parameters.log_constants for parameters in before])
+    gains = (counts * np.where(counts > 0.0, constants, 0.0)).sum(axis=1)  # (b,)
+    squares = before[0].covariance.sum_squares(
+        _stack([statistics.residual_products for statistics in sums])
+    )
+    weights = [statistics.weight for statistics in sums]
+    expected: list[float] = (
+        (gains + 0.5 * squares) / weights - 0.5 * before[0].n_features
+    ).tolist()
+    return expected
 
 
 def _scale_tiny_weights(statistics: Sums) -> Sums:
@@ -239,38 +302,22 @@ def _scale_tiny_weights(statistics: Sums) -> Sums:
     )
 
 
-def _join(arrays: Sequence[FloatArray]) -> FloatArray:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+def _stack(arrays: Sequence[FloatArray]) -> FloatArray:
+    """Stack arrays along a new first axis; a single one is not copied."""
+    return arrays[0][None] if len(arrays) == 1 else np.array(arrays)
 
 
-def _check(parameters: MixtureParameters, statistics: Sums) -> None:
-    """Refuse statistics that belong to other parameters or are not finite."""
+def _defect(parameters: MixtureParameters, statistics: Sums) -> NumericalError | None:
+    """Return the error of statistics that belong to other parameters or are not finite."""
     if statistics.parameters_digest != parameters.digest:
-        raise NumericalError("these statistics belong to other parameters")
-    if not statistics.finite:
-        raise NumericalError(
-            "the statistics overflowed: some values are more than about 1e150 standard deviations "
-            "from the means; look at the minima and maxima of the columns, and rescale the "
-            "columns or drop such rows"
-        )
-
-
-def maximize_each(
-    batch: Sequence[MixtureParameters], sums: Sequence[SufficientStatistics], spec: MixtureSpec
-) -> list[Maximized | NumericalError]:
-    """Take the M-steps of a batch; where one breaks down, its error is returned in its place."""
-    forms = {(parameters.covariance_type, parameters.means.shape) for parameters in batch}
-    small = batch[0].covariance.by_component and batch[0].covariances.size <= _SMALL
-    if len(batch) > 1 and len(forms) == 1 and small:
-        with suppress(NumericalError):  # which one broke down is found out below
-            return [*_maximize_together(batch, sums, spec)]
-    outcomes: list[Maximized | NumericalError] = []
-    for parameters, statistics in zip(batch, sums, strict=True):
-        try:
-            outcomes.append(maximize(parameters, statistics, spec))
-        except NumericalError as error:
-            outcomes.append(error)
-    return outcomes
+        return NumericalError("these statistics belong to other parameters")
+    if statistics.finite:
+        return None
+    return NumericalError(
+        "the statistics overflowed: some values are more than about 1e150 standard deviations "
+        "from the means; look at the minima and maxima of the columns, and rescale the "
+        "columns or drop such rows"
+    )
 
 
 def advance(
@@ -284,7 +331,6 @@ def advance(
         broken = outcome.component if isinstance(outcome, IllConditionedError) else None
         status = Status.ILL_CONDITIONED
         return replace(candidate, status=status, problem=str(outcome), broken=broken)
-    parameters, guarded, moved = outcome
     mean_log_likelihood = statistics.mean_log_likelihood
     before, replaced = candidate.before, False
     if candidate.history:
@@ -294,34 +340,19 @@ def advance(
         mean_log_likelihood,
         candidate.parameters.weights,
         candidate.parameters.means,
-        guarded,
-        moved,
-        expected_gain(candidate.parameters, parameters, statistics),
+        outcome.guarded,
+        outcome.moved,
+        outcome.expected,
     )
     history = (*candidate.history, iteration)
     status = Status.RUNNING
-    if not (guarded or replaced) and abs(mean_log_likelihood - before) < options.tol:
+    if not (outcome.guarded or replaced) and abs(mean_log_likelihood - before) < options.tol:
         status = Status.CONVERGED
     elif len(history) >= options.max_iter:
         status = Status.MAX_ITER
     return Candidate(
-        parameters, status, history, statistics.counts, statistics.rows, statistics.weight
+        outcome.parameters, status, history, statistics.counts, statistics.rows, statistics.weight
     )
-
-
-def expected_gain(
-    before: MixtureParameters, after: MixtureParameters, statistics: SufficientStatistics
-) -> float:
-    """Return by how much an M-step raised the expected log-likelihood, nats per unit of weight.
-
-    Under the new parameters the squares of the whitened residuals sum up to d per row, but for
-    ``reg_covar``; under the old ones, to the trace of S.
-    """
-    occupied = statistics.counts > 0.0
-    constants = after.log_constants[occupied] - before.log_constants[occupied]
-    squares = before.covariance.sum_squares(statistics.residual_products)
-    gain = statistics.counts[occupied] @ constants + 0.5 * squares
-    return float(gain / statistics.weight - 0.5 * before.n_features)
 
 
 def start_em(

@@ -212,7 +212,7 @@ def _choose(climbs: list[_Climb], before: float, spec: MixtureSpec) -> _Climb:
 def _maximize(climb: _Climb, spec: MixtureSpec) -> _Climb:
     """Take the M-step of all units."""
     try:
-        parameters, _, _ = maximize(climb.parameters, climb.total, spec)
+        parameters = maximize(climb.parameters, climb.total, spec).parameters
     except NumericalError as error:
         return replace(climb, status=Status.ILL_CONDITIONED, problem=str(error))
     kept = carry(climb.kept, climb.parameters, parameters)

@@ -143,6 +143,8 @@ def kmeans_labels(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
 ) -> LabelsArray:
     """Label rows by scikit-learn's k-means, from a single start."""
+    if k == 1:
+        return np.zeros(len(X), dtype=np.int32)
     from sklearn import config_context
     from sklearn.cluster import KMeans
 

@@ -85,6 +85,32 @@ class MixtureParameters:
             factors,
         )
 
+    @classmethod
+    def each_of(
+        cls,
+        covariance_type: str,
+        weights: FloatArray,
+        means: FloatArray,
+        covariances: FloatArray,
+        precisions_cholesky: FloatArray,
+    ) -> list[MixtureParameters]:
+        """Make b mixtures from stacked arrays, (b, …), which must be valid; no weight is 0.
+
+        Their `log_constants` are computed together, with the same bits as for each alone.
+        """
+        k, d = means.shape[1:]
+        covariance = COVARIANCE_TYPES[covariance_type]
+        determinants = covariance.log_determinants(precisions_cholesky, k, d)  # (b, k)
+        constants = np.log(weights) + (determinants - 0.5 * d * LOG_2_PI)
+        mixtures = []
+        for index, arrays in enumerate(
+            zip(weights, means, covariances, precisions_cholesky, strict=True)
+        ):
+            mixture = cls(covariance_type, *arrays)
+            mixture.__dict__["log_constants"] = constants[index]  # as if it had been asked for
+            mixtures.append(mixture)
+        return mixtures
+
     @property
     def n_components(self) -> int:
         """The number k of components."""

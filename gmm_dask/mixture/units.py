@@ -295,7 +295,7 @@ def _expected(parameters: MixtureParameters, counts: FloatArray, products: Float
     """Return Q, nats, from N and S under the same parameters."""
     occupied = counts > 0.0  # a weight of 0 has no logarithm
     constants = float(counts[occupied] @ parameters.log_constants[occupied])
-    return constants - 0.5 * parameters.covariance.sum_squares(products)
+    return constants - 0.5 * float(parameters.covariance.sum_squares(products[None])[0])
 
 
 def _check_digests(first: str, second: str) -> None:

@@ -150,6 +150,16 @@ def test_threads_and_workers_give_the_same_bits(
     assert table_bits(selected(Scanner(source, any_executor), options)) == expected
 
 
+@pytest.mark.parametrize("cores", [1, 5])
+def test_any_number_of_cores_searches_to_the_same_bits(
+    source: DrawnRows, reference: tuple[Any, ...], cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They decide which cells are searched at the same time, and what is done when one begins."""
+    options, expected = reference
+    monkeypatch.setattr(cell_turns, "available_cores", lambda: cores)
+    assert table_bits(selected(Scanner(source, Threads(1)), options)) == expected
+
+
 def test_it_goes_on_from_any_state_and_ends_with_the_same_bits(
     source: DrawnRows, reference: tuple[Any, ...]
 ) -> None:

@@ -208,6 +208,13 @@ def statistics_of(parameters, n, rng):
     return counts, statistics.residual_sums / counts[:, None], statistics.residual_products
 
 
+def update_of(parameters, counts, delta, products, spec):
+    """The M-step of a single mixture: Σ', L δ, and which components were kept."""
+    arrays = parameters.covariances, parameters.precisions_cholesky, counts, delta, products
+    step = parameters.covariance.update(*(array[None] for array in arrays), spec)
+    return step.covariances[0], step.shifts[0], step.guarded[0]
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
 @property_test
 @given(size=sizes, seed=seeds, scale=scales, reg_covar=st.sampled_from([0.0, 1e-6, 1e-2]))
@@ -216,9 +223,8 @@ def test_update_is_the_oracles(covariance_type, size, seed, scale, reg_covar):
     parameters = random_mixture(covariance_type, *size, rng, scale)
     given_statistics = statistics_of(parameters, 400, rng)
     reg_covar *= scale**2
-    covariances, shifts, guarded = parameters.covariance.update(
-        parameters.covariances,
-        parameters.precisions_cholesky,
+    covariances, shifts, guarded = update_of(
+        parameters,
         *given_statistics,
         MixtureSpec(reg_covar=reg_covar),
     )
@@ -245,9 +251,8 @@ def test_a_covariance_far_below_the_jump_of_the_mean_is_kept(covariance_type, di
     counts = np.array([100.0, 50.0, 70.0])
     delta = np.array([[0.1, 0.2], [distance, 0.0], [0.0, -0.1]])
     products = moments(covariance_type, counts, delta, np.array([np.eye(2)] * 3))
-    covariances, shifts, guarded = parameters.covariance.update(
-        parameters.covariances,
-        parameters.precisions_cholesky,
+    covariances, shifts, guarded = update_of(
+        parameters,
         counts,
         delta,
         products,
@@ -272,9 +277,8 @@ def test_a_covariance_that_rounding_made_negative_is_kept(covariance_type):
     delta = np.array([[1e8, -1e8, 1e8], [0.0, 0.1, 0.0]])
     remainder = np.array([-2.0 * np.eye(3), np.eye(3)])  # about an ulp of 1e16
     products = moments(covariance_type, counts, delta, remainder)
-    covariances, _, guarded = parameters.covariance.update(
-        parameters.covariances,
-        parameters.precisions_cholesky,
+    covariances, _, guarded = update_of(
+        parameters,
         counts,
         delta,
         products,
@@ -302,9 +306,8 @@ def test_a_start_at_0_with_data_at_1e9_is_exact_at_the_second_step(covariance_ty
     for _ in range(2):
         statistics = sum_statistics(parameters, X)
         counts = statistics.counts + 10 * EPS
-        covariances, shifts, guarded = parameters.covariance.update(
-            parameters.covariances,
-            parameters.precisions_cholesky,
+        covariances, shifts, guarded = update_of(
+            parameters,
             counts,
             statistics.residual_sums / counts[:, None],
             statistics.residual_products,
@@ -334,9 +337,8 @@ def test_scales_that_differ_from_the_start_are_not_a_cancellation(covariance_typ
     X -= X.mean(axis=0)
     statistics = sum_statistics(parameters, X)
     counts = statistics.counts + 10 * EPS
-    covariances, _, guarded = parameters.covariance.update(
-        parameters.covariances,
-        parameters.precisions_cholesky,
+    covariances, _, guarded = update_of(
+        parameters,
         counts,
         statistics.residual_sums / counts[:, None],
         statistics.residual_products,
@@ -352,9 +354,8 @@ def test_a_point_mass_ends_at_the_floor_and_not_at_the_guard(covariance_type):
     parameters = random_mixture(covariance_type, 2, 3, np.random.default_rng(10))
     counts = np.array([5.0, 5.0])
     nothing = np.zeros((2, 3))
-    covariances, _, guarded = parameters.covariance.update(
-        parameters.covariances,
-        parameters.precisions_cholesky,
+    covariances, _, guarded = update_of(
+        parameters,
         counts,
         nothing,
         np.zeros(parameters.covariance.shape(2, 3)),
@@ -375,18 +376,17 @@ def test_a_constant_column_gets_the_floor(covariance_type):
     statistics = sum_statistics(parameters, X)
     counts = statistics.counts + 10 * EPS
     arguments = (
-        parameters.covariances,
-        parameters.precisions_cholesky,
+        parameters,
         counts,
         statistics.residual_sums / counts[:, None],
         statistics.residual_products,
     )
-    covariances, _, guarded = parameters.covariance.update(*arguments, MixtureSpec())
+    covariances, _, guarded = update_of(*arguments, MixtureSpec())
     assert not guarded.any()
     matrix = parameters.covariance.matrices(covariances, 1, 2)[0]
     expected = np.diag([X[:, 0].var() + 1e-6, 1e-6])
     np.testing.assert_allclose(matrix, expected, rtol=1e-12, atol=1e-20)
-    covariances, _, guarded = parameters.covariance.update(*arguments, MixtureSpec(reg_covar=0.0))
+    covariances, _, guarded = update_of(*arguments, MixtureSpec(reg_covar=0.0))
     assert not guarded.any()  # the data are the cause: the error says so, and names the component
     with pytest.raises(IllConditionedError, match="component 0"):
         parameters.covariance.precisions_cholesky(covariances)
@@ -397,9 +397,8 @@ def test_a_component_without_weight_keeps_its_covariance(covariance_type):
     parameters = random_mixture(covariance_type, 2, 3, np.random.default_rng(12))
     counts, delta, products = statistics_of(parameters, 100, np.random.default_rng(13))
     counts[1], delta[1], products[1] = 10 * EPS, 0.0, 0.0
-    covariances, shifts, guarded = parameters.covariance.update(
-        parameters.covariances,
-        parameters.precisions_cholesky,
+    covariances, shifts, guarded = update_of(
+        parameters,
         counts,
         delta,
         products,
@@ -408,3 +407,41 @@ def test_a_component_without_weight_keeps_its_covariance(covariance_type):
     np.testing.assert_array_equal(covariances[1], parameters.covariances[1])
     assert not shifts[1].any()
     assert not guarded.any()
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+@pytest.mark.parametrize("jump", [0.1, 1e4])
+def test_the_compiled_update_is_that_of_numpy(covariance_type, jump, monkeypatch):
+    """Both are there because one is faster for small matrices, the other for large ones."""
+    rng = np.random.default_rng(3)
+    mixtures = [random_mixture(covariance_type, 3, 7, rng) for _ in range(2)]
+    counts = np.stack([[100.0, 50.0, 10 * EPS], [20.0, 30.0, 40.0]])
+    deltas = 0.1 * rng.normal(size=(2, 3, 7))
+    deltas[0, 1, 2] = jump
+    products = np.stack(
+        [
+            moments(covariance_type, row, delta, np.array([np.eye(7)] * 3))
+            for row, delta in zip(counts, deltas, strict=True)
+        ]
+    )
+
+    def run():
+        return mixtures[0].covariance.update(
+            np.stack([mixture.covariances for mixture in mixtures]),
+            np.stack([mixture.precisions_cholesky for mixture in mixtures]),
+            counts,
+            deltas,
+            products,
+            MixtureSpec(),
+        )
+
+    compiled = run()
+    monkeypatch.setattr(f"gmm_dask.mixture.covariance.{covariance_type}.COMPILED_FEATURES", 0)
+    plain = run()
+    assert compiled.guarded.any() == (jump > 1.0)
+    assert compiled.definite.all()
+    for name in ("guarded", "definite"):
+        np.testing.assert_array_equal(getattr(compiled, name), getattr(plain, name))
+    for name in ("covariances", "precisions_cholesky", "shifts"):
+        values, expected = getattr(compiled, name), getattr(plain, name)
+        np.testing.assert_allclose(values, expected, rtol=1e-11, atol=1e-11)

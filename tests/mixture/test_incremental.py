@@ -141,7 +141,7 @@ def test_a_component_without_rows_costs_nothing_and_is_the_one_that_is_placed():
     start = mixture_of("full", [[0.0, 0.0], [5.0, 1.0], [2.0, 6.0], [300.0, 0.0]])
     X = three_clusters(random, 2_000, 0)
     units = statistics_of(start, [(X, None)])
-    parameters, _, _ = maximize(start, units.total(), MixtureSpec(4, "full"))
+    parameters, *_ = maximize(start, units.total(), MixtureSpec(4, "full"))
     cost, slack, pair = cheapest_merge(parameters)
     assert max(cost, slack) < 1e-9
     assert pair[1] == 3
@@ -194,7 +194,7 @@ def test_without_new_rows_the_mixture_is_that_of_what_is_left():
     units = statistics_of(start, parts)
     spec = MixtureSpec(3, "full")
     result = refit(units.take([0, 2]), start, expectation_on([]), spec, 1e-3)
-    expected, _, _ = maximize(start, statistics_of(start, [parts[0], parts[2]]).total(), spec)
+    expected, *_ = maximize(start, statistics_of(start, [parts[0], parts[2]]).total(), spec)
     np.testing.assert_allclose(result.parameters.means, expected.means, rtol=1e-12)
     assert len(result.read) == len(result.first) == 0
     assert result.units.rows.tolist() == [200, 200]

@@ -309,17 +309,17 @@ def test_a_component_without_rows_stays_finite(covariance_type):
     for name in STATISTICS:
         assert np.isfinite(getattr(statistics, name)).all()
     counts = statistics.counts + 10 * np.finfo(float).eps
-    covariances, shifts, guarded = parameters.covariance.update(
-        parameters.covariances,
-        parameters.precisions_cholesky,
-        counts,
-        statistics.residual_sums / counts[:, None],
-        statistics.residual_products,
+    step = parameters.covariance.update(
+        parameters.covariances[None],
+        parameters.precisions_cholesky[None],
+        counts[None],
+        (statistics.residual_sums / counts[:, None])[None],
+        statistics.residual_products[None],
         MixtureSpec(),
     )
-    assert np.isfinite(covariances).all()
-    assert not shifts[1].any()
-    assert not guarded.any()
+    assert np.isfinite(step.covariances).all()
+    assert not step.shifts[0, 1].any()
+    assert not step.guarded.any()
 
 
 @pytest.mark.parametrize("far", [1e10, 1e100, 1e149, 1e150])

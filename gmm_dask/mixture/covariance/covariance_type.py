@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
+from gmm_dask.mixture.covariance.matrices import Update
 from gmm_dask.mixture.spec import MixtureSpec
 
 
@@ -80,7 +81,7 @@ class CovarianceType(ABC):
 
     @abstractmethod
     def log_determinants(self, precisions_cholesky: FloatArray, k: int, d: int) -> FloatArray:
-        """Compute log|U| of each component, (k,)."""
+        """Compute log|U| of each component, (…, k), of one mixture or of many."""
 
     @abstractmethod
     def matrices(self, covariances: FloatArray, k: int, d: int) -> FloatArray:
@@ -196,9 +197,10 @@ class CovarianceType(ABC):
         The features are divided by ``scale`` (d,). Axes before those of the type's shape are kept.
         """
 
-    def sum_squares(self, residual_products: FloatArray) -> float:
-        """Sum the squares of whitened residuals: the trace of S."""
-        return float(residual_products.sum())
+    def sum_squares(self, residual_products: FloatArray) -> FloatArray:
+        """Sum the squares of whitened residuals of b mixtures: the trace of S (b, …), (b,)."""
+        sums: FloatArray = residual_products.reshape(len(residual_products), -1).sum(axis=1)
+        return sums
 
     def reorder(self, values: FloatArray, order: npt.NDArray[np.intp]) -> FloatArray:
         """Return covariances, factors or precisions with the components in another order."""
@@ -238,28 +240,19 @@ class CovarianceType(ABC):
         residual_means: FloatArray,
         residual_products: FloatArray,
         spec: MixtureSpec,
-    ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-        """Compute the M-step of the covariances from statistics of whitened residuals.
+    ) -> Update:
+        """Compute the M-step of the covariances of b mixtures from sums of whitened residuals.
 
         Parameters
         ----------
         covariances, precisions_cholesky
-            Σ and U of the parameters that produced the statistics.
+            Σ and U of the parameters that produced the statistics, (b, …).
         counts
-            Ñ = N + 10·eps, (k,).
+            Ñ = N + 10·eps, (b, k).
         residual_means
-            δ = F / Ñ, (k, d).
+            δ = F / Ñ, (b, k, d).
         residual_products
-            S, of the type's shape.
+            S, (b, …).
         spec
             Its ``reg_covar`` is added to the diagonal, last.
-
-        Returns
-        -------
-        covariances
-            Σ', of the type's shape.
-        shifts
-            L δ, (k, d): the change of the means.
-        guarded
-            (k,) True where S/Ñ − δδᵀ cancelled, so that Σ was kept (DESIGN, "Guard").
         """

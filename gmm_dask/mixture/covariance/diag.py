@@ -9,6 +9,7 @@ from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY_COUNT,
+    Update,
     cancelled,
     inverse_deviations,
     roots_of_precisions,
@@ -53,8 +54,8 @@ class Diag(CovarianceType):
         return np.square(precisions_cholesky)
 
     def log_determinants(self, precisions_cholesky: FloatArray, k: int, d: int) -> FloatArray:
-        """Compute Σ log 1/σ, (k,)."""
-        return np.log(precisions_cholesky).sum(axis=1)
+        """Compute Σ log 1/σ, (…, k)."""
+        return np.log(precisions_cholesky).sum(axis=-1)
 
     def matrices(self, covariances: FloatArray, k: int, d: int) -> FloatArray:
         """Return matrices with the variances on their diagonals, (k, d, d)."""
@@ -134,7 +135,7 @@ class Diag(CovarianceType):
         residual_means: FloatArray,
         residual_products: FloatArray,
         spec: MixtureSpec,
-    ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    ) -> Update:
         """Compute σ'² = σ² (S/Ñ − δ²) + reg_covar; σ² is kept where the difference cancels."""
         return run_update(
             _update,
@@ -149,18 +150,32 @@ class Diag(CovarianceType):
 
 @kernel("M-step of the diag covariance")
 def _update(  # type: ignore[no-untyped-def]
-    covariances, factors, counts, residual_means, residual_products, reg_covar, shifts, guarded
+    covariances,
+    factors,
+    shifts,
+    guarded,
+    definite,
+    counts,
+    residual_means,
+    residual_products,
+    reg_covar,
 ):
-    k, d = residual_means.shape
-    for c in range(k):
-        for j in range(d):
-            delta, u = residual_means[c, j], factors[c, j]
-            shifts[c, j] = delta / u
-            spread = residual_products[c, j] / counts[c] - delta * delta
-            guarded[c] |= cancelled(spread + reg_covar * (u * u), delta * delta)
-        if guarded[c] or counts[c] <= EMPTY_COUNT:
-            continue
-        for j in range(d):
-            delta, u = residual_means[c, j], factors[c, j]
-            spread = residual_products[c, j] / counts[c] - delta * delta
-            covariances[c, j] = spread / (u * u) + reg_covar
+    b, k, d = residual_means.shape
+    for m in range(b):
+        for c in range(k):
+            count, deltas, products = counts[m, c], residual_means[m, c], residual_products[m, c]
+            variances, us = covariances[m, c], factors[m, c]
+            for j in range(d):
+                delta, u = deltas[j], us[j]
+                shifts[m, c, j] = delta / u
+                spread = products[j] / count - delta * delta
+                guarded[m, c] |= cancelled(spread + reg_covar * (u * u), delta * delta)
+            for j in range(d):
+                delta, u = deltas[j], us[j]
+                if not guarded[m, c] and count > EMPTY_COUNT:
+                    spread = products[j] / count - delta * delta
+                    variances[j] = spread / (u * u) + reg_covar
+                if 0.0 < variances[j] < np.inf:  # nor NaN
+                    us[j] = 1.0 / np.sqrt(variances[j])
+                else:
+                    definite[m] = False

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.kernels.addresses import writable
 from gmm_dask.mixture.kernels.blas import factorize, invert_lower, transform_by_lower
-from gmm_dask.mixture.kernels.compile import kernel
+from gmm_dask.mixture.kernels.compile import inlined, kernel
 from gmm_dask.mixture.threads import single_threaded
 
 #: Features of a large matrix. From here on LAPACK is faster; smaller ones keep their bits.
@@ -65,42 +65,52 @@ def transform_each(lower: FloatArray, matrices: FloatArray) -> FloatArray:
     return 0.5 * (transformed + transformed.mT)
 
 
+@inlined
+def factorize_matrix(A, L):  # type: ignore[no-untyped-def]
+    """Write the lower triangle of the Cholesky factor; return whether there is a factor."""
+    d = A.shape[0]
+    for i in range(d):
+        for j in range(i):
+            rest = A[i, j]
+            for l in range(j):  # noqa: E741
+                rest -= L[i, l] * L[j, l]
+            L[i, j] = rest / L[j, j]
+        rest = A[i, i]
+        for l in range(i):  # noqa: E741
+            rest -= L[i, l] * L[i, l]
+        if not 0.0 < rest < np.inf:  # nor NaN
+            return False
+        L[i, i] = np.sqrt(rest)
+    return True
+
+
+@inlined
+def invert_matrix(L, X):  # type: ignore[no-untyped-def]
+    """Write the lower triangle of the inverse of a lower triangular matrix."""
+    d = L.shape[0]
+    for i in range(d):
+        for j in range(i):
+            X[i, j] = 0.0
+        for l in range(i):  # noqa: E741
+            factor = L[i, l]
+            for j in range(l + 1):
+                X[i, j] -= factor * X[l, j]
+        scale = 1.0 / L[i, i]
+        for j in range(i):
+            X[i, j] *= scale
+        X[i, i] = scale
+
+
 @kernel("Cholesky factors")
 def _cholesky(matrices, lower, definite):  # type: ignore[no-untyped-def]
-    m, d, _ = matrices.shape
-    for c in range(m):
-        A = matrices[c]
-        L = lower[c]
-        for i in range(d):
-            for j in range(i):
-                rest = A[i, j]
-                for l in range(j):  # noqa: E741
-                    rest -= L[i, l] * L[j, l]
-                L[i, j] = rest / L[j, j]
-            rest = A[i, i]
-            for l in range(i):  # noqa: E741
-                rest -= L[i, l] * L[i, l]
-            if not 0.0 < rest < np.inf:  # nor NaN
-                definite[c] = False
-                break
-            L[i, i] = np.sqrt(rest)
+    for c in range(matrices.shape[0]):
+        definite[c] = factorize_matrix(matrices[c], lower[c])
 
 
 @kernel("inverses of triangular factors")
 def _invert(lower, inverse):  # type: ignore[no-untyped-def]
-    m, d, _ = lower.shape
-    for c in range(m):
-        L = lower[c]
-        X = inverse[c]
-        for i in range(d):
-            for l in range(i):  # noqa: E741
-                factor = L[i, l]
-                for j in range(l + 1):
-                    X[i, j] -= factor * X[l, j]
-            scale = 1.0 / L[i, i]
-            for j in range(i):
-                X[i, j] *= scale
-            X[i, i] = scale
+    for c in range(lower.shape[0]):
+        invert_matrix(lower[c], inverse[c])
 
 
 @kernel("Cholesky factors of large matrices")

@@ -7,18 +7,27 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
-from gmm_dask.mixture.covariance.factors import transform_each
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY_COUNT,
+    Update,
     add_to_diagonals,
-    cancelled_matrices,
     lift_matrices,
     lower_factors,
     marginal_factors,
     narrow_matrices,
+    run_update,
+    update_matrices,
     upper_factors,
     upper_factors_of_precisions,
 )
+from gmm_dask.mixture.covariance.steps import (
+    COMPILED_FEATURES,
+    scratch_for,
+    shift_mean,
+    update_matrix,
+    write_factor,
+)
+from gmm_dask.mixture.kernels.compile import kernel
 from gmm_dask.mixture.spec import MixtureSpec
 
 
@@ -58,8 +67,8 @@ class Full(CovarianceType):
         return np.matmul(precisions_cholesky, precisions_cholesky.mT)
 
     def log_determinants(self, precisions_cholesky: FloatArray, k: int, d: int) -> FloatArray:
-        """Sum the logarithms of the diagonals of U, (k,)."""
-        return np.log(np.diagonal(precisions_cholesky, axis1=1, axis2=2)).sum(axis=1)
+        """Sum the logarithms of the diagonals of U, (…, k)."""
+        return np.log(np.diagonal(precisions_cholesky, axis1=-2, axis2=-1)).sum(axis=-1)
 
     def matrices(self, covariances: FloatArray, k: int, d: int) -> FloatArray:
         """Return the covariances themselves, (k, d, d)."""
@@ -69,9 +78,9 @@ class Full(CovarianceType):
         """Return the matrices themselves, (k, d, d)."""
         return matrices
 
-    def sum_squares(self, residual_products: FloatArray) -> float:
-        """Sum the traces of S."""
-        return float(np.einsum("kii->", residual_products))
+    def sum_squares(self, residual_products: FloatArray) -> FloatArray:
+        """Sum the traces of S of each mixture, (b,)."""
+        return np.einsum("bkii->b", residual_products)
 
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute Σᵢⱼ / sᵢsⱼ."""
@@ -151,18 +160,61 @@ class Full(CovarianceType):
         residual_means: FloatArray,
         residual_products: FloatArray,
         spec: MixtureSpec,
-    ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    ) -> Update:
         """Compute Σ' = L (S/Ñ − δδᵀ) Lᵀ + reg_covar; Σ is kept where the difference cancels."""
-        lower = lower_factors(precisions_cholesky)  # L, (k, d, d)
-        squares = residual_means[:, :, None] * residual_means[:, None, :]  # δδᵀ, (k, d, d)
-        spread = residual_products / counts[:, None, None] - squares
-        guarded = cancelled_matrices(
-            spread, np.square(residual_means), precisions_cholesky, spec.reg_covar
+        b, k, d = residual_means.shape
+        if d <= COMPILED_FEATURES:
+            return run_update(
+                _update,
+                covariances,
+                precisions_cholesky,
+                counts,
+                residual_means,
+                residual_products,
+                spec.reg_covar,
+            )
+        squares = residual_means[..., :, None] * residual_means[..., None, :]  # δδᵀ, (b, k, d, d)
+        updated, factors, lower, guarded, definite = update_matrices(
+            covariances.reshape(-1, d, d),
+            precisions_cholesky.reshape(-1, d, d),
+            (residual_products / counts[..., None, None] - squares).reshape(-1, d, d),
+            np.square(residual_means).reshape(-1, d),
+            counts.ravel() <= EMPTY_COUNT,
+            spec.reg_covar,
         )
-        updated = transform_each(lower, spread)
-        add_to_diagonals(updated, spec.reg_covar)
-        keep = guarded | (counts <= EMPTY_COUNT)
-        if keep.any():
-            updated[keep] = covariances[keep]
-        shifts = np.matmul(lower, residual_means[:, :, None])[:, :, 0]
-        return updated, shifts, guarded
+        lower = lower.reshape(precisions_cholesky.shape)
+        return Update(
+            updated.reshape(covariances.shape),
+            factors.reshape(covariances.shape),
+            np.matmul(lower, residual_means[..., None])[..., 0],
+            guarded.reshape(b, k),
+            np.asarray(definite.reshape(b, k).all(axis=1)),
+        )
+
+
+@kernel("M-step of the full covariance")
+def _update(  # type: ignore[no-untyped-def]
+    covariances,
+    factors,
+    shifts,
+    guarded,
+    definite,
+    counts,
+    residual_means,
+    residual_products,
+    reg_covar,
+):
+    b, k, d = residual_means.shape
+    scratch = scratch_for(d)
+    V, squares, lower = scratch[:3]
+    for m in range(b):
+        for c in range(k):
+            count, delta, S = counts[m, c], residual_means[m, c], residual_products[m, c]
+            for i in range(d):
+                for j in range(d):
+                    V[i, j] = S[i, j] / count - delta[i] * delta[j]
+                squares[i] = delta[i] * delta[i]
+            covariance, U, keep = covariances[m, c], factors[m, c], count <= EMPTY_COUNT
+            guarded[m, c] = update_matrix(covariance, U, keep, reg_covar, scratch)
+            shift_mean(lower, delta, shifts[m, c])
+            definite[m] &= write_factor(covariance, U, scratch)

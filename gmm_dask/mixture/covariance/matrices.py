@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, IndexArray
 from gmm_dask.errors import ConfigError, IllConditionedError
-from gmm_dask.mixture.covariance.factors import cholesky, inverse_of_lower
+from gmm_dask.mixture.covariance.factors import cholesky, inverse_of_lower, transform_each
 from gmm_dask.mixture.kernels.addresses import writable
 from gmm_dask.mixture.kernels.compile import KernelFunction, exact
 
@@ -15,6 +17,29 @@ _EPS = float(np.finfo(np.float64).eps)
 
 # A component whose Ñ = N + 10·eps is at most this has no rows, and keeps its Σ.
 EMPTY_COUNT = 20.0 * _EPS
+
+
+class Update(NamedTuple):
+    """The M-step of the covariances of b mixtures of k components.
+
+    Attributes
+    ----------
+    covariances, precisions_cholesky
+        Σ' and its factors, (b, …).
+    shifts
+        L δ, (b, k, d): the change of the means.
+    guarded
+        (b, k) True where S/Ñ − δδᵀ cancelled, so that Σ was kept (DESIGN, "Guard").
+    definite
+        (b,) Whether all Σ' of a mixture are finite and positive definite; else its factors are
+        without meaning.
+    """
+
+    covariances: FloatArray
+    precisions_cholesky: FloatArray
+    shifts: FloatArray
+    guarded: npt.NDArray[np.bool_]
+    definite: npt.NDArray[np.bool_]
 
 
 @exact
@@ -31,21 +56,23 @@ def run_update(
     residual_means: FloatArray,
     residual_products: FloatArray,
     reg_covar: float,
-) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-    """Run a compiled M-step on a copy of the covariances; return as `CovarianceType.update`."""
-    updated, shifts = covariances.copy(), np.empty(residual_means.shape)
-    guarded = np.zeros(len(counts), dtype=np.bool_)
+) -> Update:
+    """Run a compiled M-step on copies of the covariances and of their factors."""
+    update = Update(
+        covariances.copy(),
+        precisions_cholesky.copy(),
+        np.empty(residual_means.shape),
+        np.zeros(counts.shape, dtype=np.bool_),
+        np.ones(len(counts), dtype=np.bool_),
+    )
     kernel(
-        updated,
-        writable(precisions_cholesky),
+        *update,
         writable(counts),
         writable(residual_means),
         writable(residual_products),
         float(reg_covar),
-        shifts,
-        guarded,
     )
-    return updated, shifts, guarded
+    return update
 
 
 def cancelled_matrices(
@@ -84,6 +111,46 @@ def cancelled_matrices(
         _, definite = cholesky(shifted)
         lost[suspects] = ~definite
     return lost
+
+
+def update_matrices(
+    covariances: FloatArray,
+    precisions_cholesky: FloatArray,
+    spread: FloatArray,
+    squares: FloatArray,
+    keep: npt.NDArray[np.bool_],
+    reg_covar: float,
+) -> tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Compute Σ' = L V Lᵀ + reg_covar of m large matrices, by products of numpy.
+
+    Parameters
+    ----------
+    covariances, precisions_cholesky
+        Σ and U, (m, d, d).
+    spread, squares
+        V, (m, d, d), and the diagonal of what was subtracted for it, (m, d).
+    keep
+        (m,) Where Σ stays, as it does where V has cancelled.
+
+    Returns
+    -------
+    covariances, precisions_cholesky
+        Σ' and its factors.
+    lower
+        L, (m, d, d).
+    guarded, definite
+        (m,) each; see `Update`.
+    """
+    lower = lower_factors(precisions_cholesky)
+    guarded = cancelled_matrices(spread, squares, precisions_cholesky, reg_covar)
+    updated = transform_each(lower, spread)
+    add_to_diagonals(updated, reg_covar)
+    keep = keep | guarded
+    updated[keep] = covariances[keep]
+    new_lower, definite = cholesky(updated)
+    new_lower[~definite] = np.eye(updated.shape[1])  # without meaning, but it has an inverse
+    factors = np.ascontiguousarray(inverse_of_lower(new_lower).mT)
+    return updated, factors, lower, guarded, definite
 
 
 def add_to_diagonals(matrices: FloatArray, value: float | FloatArray) -> None:

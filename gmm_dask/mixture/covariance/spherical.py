@@ -9,6 +9,7 @@ from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY_COUNT,
+    Update,
     cancelled,
     inverse_deviations,
     roots_of_precisions,
@@ -53,7 +54,7 @@ class Spherical(CovarianceType):
         return np.square(precisions_cholesky)
 
     def log_determinants(self, precisions_cholesky: FloatArray, k: int, d: int) -> FloatArray:
-        """Compute d · log 1/σ, (k,)."""
+        """Compute d · log 1/σ, (…, k)."""
         return d * np.log(precisions_cholesky)
 
     def matrices(self, covariances: FloatArray, k: int, d: int) -> FloatArray:
@@ -136,7 +137,7 @@ class Spherical(CovarianceType):
         residual_means: FloatArray,
         residual_products: FloatArray,
         spec: MixtureSpec,
-    ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    ) -> Update:
         """Compute σ'² = σ² (S/Ñ − |δ|²)/d + reg_covar; σ² is kept where the difference cancels."""
         return run_update(
             _update,
@@ -151,17 +152,30 @@ class Spherical(CovarianceType):
 
 @kernel("M-step of the spherical covariance")
 def _update(  # type: ignore[no-untyped-def]
-    covariances, factors, counts, residual_means, residual_products, reg_covar, shifts, guarded
+    covariances,
+    factors,
+    shifts,
+    guarded,
+    definite,
+    counts,
+    residual_means,
+    residual_products,
+    reg_covar,
 ):
-    k, d = residual_means.shape
-    for c in range(k):
-        u = factors[c]
-        squares = 0.0
-        for j in range(d):
-            shifts[c, j] = residual_means[c, j] / u
-            squares += residual_means[c, j] * residual_means[c, j]
-        squares /= d
-        spread = residual_products[c] / (counts[c] * d) - squares
-        guarded[c] = cancelled(spread + reg_covar * (u * u), squares)
-        if not guarded[c] and counts[c] > EMPTY_COUNT:
-            covariances[c] = spread / (u * u) + reg_covar
+    b, k, d = residual_means.shape
+    for m in range(b):
+        for c in range(k):
+            u, deltas = factors[m, c], residual_means[m, c]
+            squares = 0.0
+            for j in range(d):
+                shifts[m, c, j] = deltas[j] / u
+                squares += deltas[j] * deltas[j]
+            squares /= d
+            spread = residual_products[m, c] / (counts[m, c] * d) - squares
+            guarded[m, c] = cancelled(spread + reg_covar * (u * u), squares)
+            if not guarded[m, c] and counts[m, c] > EMPTY_COUNT:
+                covariances[m, c] = spread / (u * u) + reg_covar
+            if 0.0 < covariances[m, c] < np.inf:  # nor NaN
+                factors[m, c] = 1.0 / np.sqrt(covariances[m, c])
+            else:
+                definite[m] = False

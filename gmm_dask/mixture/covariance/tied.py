@@ -7,18 +7,27 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
-from gmm_dask.mixture.covariance.factors import transform_each
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY_COUNT,
+    Update,
     add_to_diagonals,
-    cancelled_matrices,
     lift_matrices,
     lower_factors,
     marginal_factors,
     narrow_matrices,
+    run_update,
+    update_matrices,
     upper_factors,
     upper_factors_of_precisions,
 )
+from gmm_dask.mixture.covariance.steps import (
+    COMPILED_FEATURES,
+    scratch_for,
+    shift_mean,
+    update_matrix,
+    write_factor,
+)
+from gmm_dask.mixture.kernels.compile import kernel
 from gmm_dask.mixture.spec import MixtureSpec
 
 
@@ -59,8 +68,9 @@ class Tied(CovarianceType):
         return precisions_cholesky @ precisions_cholesky.T
 
     def log_determinants(self, precisions_cholesky: FloatArray, k: int, d: int) -> FloatArray:
-        """Sum the logarithms of the diagonal of U, the same for each component, (k,)."""
-        return np.full(k, np.log(np.diagonal(precisions_cholesky)).sum())
+        """Sum the logarithms of the diagonal of U, the same for each component, (…, k)."""
+        diagonals = np.diagonal(precisions_cholesky, axis1=-2, axis2=-1)  # (…, d)
+        return np.repeat(np.log(diagonals).sum(axis=-1)[..., None], k, axis=-1)
 
     def matrices(self, covariances: FloatArray, k: int, d: int) -> FloatArray:
         """Repeat the covariance k times, (k, d, d)."""
@@ -71,9 +81,9 @@ class Tied(CovarianceType):
         pooled: FloatArray = np.einsum("k,kij->ij", weights / weights.sum(), matrices)
         return pooled
 
-    def sum_squares(self, residual_products: FloatArray) -> float:
-        """Compute the trace of S."""
-        return float(np.trace(residual_products))
+    def sum_squares(self, residual_products: FloatArray) -> FloatArray:
+        """Compute the trace of S of each mixture, (b,)."""
+        return np.einsum("bii->b", residual_products)
 
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute Σᵢⱼ / sᵢsⱼ."""
@@ -154,20 +164,63 @@ class Tied(CovarianceType):
         residual_means: FloatArray,
         residual_products: FloatArray,
         spec: MixtureSpec,
-    ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    ) -> Update:
         """Compute Σ' = L [(S − Σ Ñ δδᵀ) / Σ Ñ] Lᵀ + reg_covar; Σ is kept if that cancels."""
-        lower = lower_factors(precisions_cholesky[None])[0]  # L, (d, d)
-        total = counts.sum()
-        squares = (counts[:, None] * residual_means).T @ residual_means  # Σ Ñ δδᵀ, (d, d)
-        spread = (residual_products - squares) / total
-        guarded = cancelled_matrices(
-            spread[None],
-            np.diagonal(squares)[None] / total,
-            precisions_cholesky[None],
+        k, d = residual_means.shape[1:]
+        if d <= COMPILED_FEATURES:
+            return run_update(
+                _update,
+                covariances,
+                precisions_cholesky,
+                counts,
+                residual_means,
+                residual_products,
+                spec.reg_covar,
+            )
+        totals = counts.sum(axis=1)  # (b,)
+        squares = (counts[..., None] * residual_means).mT @ residual_means  # Σ Ñ δδᵀ, (b, d, d)
+        updated, factors, lower, guarded, definite = update_matrices(
+            covariances,
+            precisions_cholesky,
+            (residual_products - squares) / totals[:, None, None],
+            np.diagonal(squares, axis1=1, axis2=2) / totals[:, None],
+            totals <= EMPTY_COUNT * k,
             spec.reg_covar,
-        )[0]
-        updated = covariances
-        if not guarded and total > EMPTY_COUNT * len(counts):
-            updated = transform_each(lower[None], spread[None])[0]
-            add_to_diagonals(updated[None], spec.reg_covar)
-        return updated, residual_means @ lower.T, np.full(len(counts), guarded)
+        )
+        shifts = residual_means @ lower.mT
+        return Update(updated, factors, shifts, np.repeat(guarded[:, None], k, axis=1), definite)
+
+
+@kernel("M-step of the tied covariance")
+def _update(  # type: ignore[no-untyped-def]
+    covariances,
+    factors,
+    shifts,
+    guarded,
+    definite,
+    counts,
+    residual_means,
+    residual_products,
+    reg_covar,
+):
+    b, k, d = residual_means.shape
+    scratch = scratch_for(d)
+    V, squares, lower = scratch[:3]
+    for m in range(b):
+        total = 0.0
+        for c in range(k):
+            total += counts[m, c]
+        for i in range(d):
+            for j in range(i + 1):
+                square = 0.0
+                for c in range(k):
+                    square += counts[m, c] * residual_means[m, c, i] * residual_means[m, c, j]
+                V[i, j] = (residual_products[m, i, j] - square) / total
+                V[j, i] = V[i, j]
+                squares[i] = square / total  # at last that of j = i
+        covariance, U, keep = covariances[m], factors[m], total <= EMPTY_COUNT * k
+        lost = update_matrix(covariance, U, keep, reg_covar, scratch)
+        for c in range(k):
+            guarded[m, c] = lost
+            shift_mean(lower, residual_means[m, c], shifts[m, c])
+        definite[m] = write_factor(covariance, U, scratch)
