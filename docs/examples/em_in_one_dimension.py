@@ -129,7 +129,7 @@ half, other_half = sum_statistics(start, X[:30]), sum_statistics(start, X[30:])
 assert np.allclose((half + other_half).counts, statistics.counts)
 
 spec = MixtureSpec(n_components=3, reg_covar=0.0)
-after_one, *_ = maximize(start, statistics, spec)
+after_one = maximize(start, statistics, spec).parameters
 print("m ", statistics.counts.round(4))
 print("π ", after_one.weights.round(4))
 print("μ ", after_one.means.ravel().round(4))
@@ -226,7 +226,7 @@ for weight, mean, variance in zip(final.weights, final.means, final.matrices, st
 
 mixture = start
 for _ in range(10):
-    moved, _, _ = maximize(mixture, sum_statistics(mixture, X), spec)
+    moved = maximize(mixture, sum_statistics(mixture, X), spec).parameters
     held = MixtureParameters.from_covariances(
         "full", moved.weights, moved.means, mixture.covariances
     )
