@@ -193,7 +193,7 @@ def survey_source(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPoli
     """
     request = _request(scanner, sample_rows, seed, scanner.rows, nulls)
     survey = scanner.reduce(survey_rows, request, Stage.SURVEY)
-    _refuse_unusable(survey, scanner.chunks, nulls)
+    refuse_unusable(survey, scanner.chunks, nulls)
     transforms = scanner.transforms
     if transforms is not None and transforms.pending:
         scanner.transforms = _settle(transforms, survey.moments)
@@ -331,7 +331,14 @@ def frequent_values(sample: Sample) -> list[tuple[int, float, float]]:
     return frequent
 
 
-def _refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> None:
+def refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> None:
+    """Refuse rows that cannot be fitted; raises as `survey_source` does.
+
+    Parameters
+    ----------
+    survey
+        Of all rows; its defects are of rows of ``chunks``.
+    """
     defects = survey.defects
     refuse_defects(defects, chunks.columns, nulls, chunks.describe)
     if not survey.source_rows:
