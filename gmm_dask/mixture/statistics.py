@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import reduce
+from math import isfinite
 from operator import add
 
 import numpy as np
@@ -63,6 +64,11 @@ class SufficientStatistics:
             self.log_likelihood + other.log_likelihood,
             self.parameters_digest,
         )
+
+    @property
+    def finite(self) -> bool:
+        """Whether no sum overflowed."""
+        return isfinite(self.log_likelihood) and bool(np.isfinite(self.residual_products).all())
 
     @property
     def mean_log_likelihood(self) -> float:
