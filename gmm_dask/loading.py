@@ -57,7 +57,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
         model.merge_tree_ = stored.manifest.clusters.tree(stored.component_ids)
     threshold = stored.manifest.low_density_threshold
     model.low_density_threshold_ = np.nan if threshold is None else threshold
-    model.log_likelihood_ = stored.manifest.log_likelihood
+    likelihood = stored.manifest.log_likelihood  # not known after an incremental fit
+    model.log_likelihood_ = np.nan if likelihood is None else likelihood
     model.converged_ = stored.manifest.status == Status.CONVERGED.value
     model.n_iter_ = stored.manifest.n_iter
     model.lower_bounds_ = list(stored.manifest.history)

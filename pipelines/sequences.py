@@ -6,6 +6,7 @@ A sequence calls each step through ``call``: `directly` calls the step and nothi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,13 +14,14 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gmm_dask import steps
 from gmm_dask.addresses import Place
-from gmm_dask.chunked.scan import Scanner
-from gmm_dask.config import ClusterKind, RunConfig
+from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.events import Notify
 from gmm_dask.pipelines.attempts import attempt
 from gmm_dask.storage.input.bad_files import BadFile
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
+
+logger = logging.getLogger("gmm_dask")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -215,8 +217,7 @@ def retrain(
             if not force and steps.is_up_to_date(run, plan, current):
                 return present, RetrainOutcome(current, **_left_out(plan))
             steps.warn_of_clusters(run, current)
-            with steps.open_scanner(run, plan, cluster, notify) as scanner:
-                evaluation = _fit_again(run, plan, current, scanner, call, notify)
+            evaluation = _fit_again(run, plan, current, cluster, call, notify, force)
             outcome = _pass_gate(run, call, current, evaluation, run_id)
         return present, replace(outcome, **_left_out(plan))
 
@@ -240,21 +241,52 @@ def _fit_again(
     run: RunConfig,
     plan: InputPlan,
     current: StoredModel | None,
-    scanner: Scanner,
+    cluster: ClusterKind,
     call: Call,
     notify: Notify,
+    force: bool,
 ) -> steps.Evaluation:
     """Fit the mixture that the run file asks for, or choose one again if that is due."""
     if steps.is_selection_due(run, plan, current):
         rival, transforms = steps.choose_rival(run, plan, current)
-        selected = call(steps.select, run, plan, scanner, notify, rival, transforms)
-        return call(steps.evaluate_selection, run, plan, scanner, selected, current)
+        with steps.open_scanner(run, plan, cluster, notify) as scanner:
+            selected = call(steps.select, run, plan, scanner, notify, rival, transforms)
+            return call(steps.evaluate_selection, run, plan, scanner, selected, current)
     if run.select is not None and current is not None:
         run = steps.keep_cell(run, current)
+    evaluation = _refit(run, plan, current, cluster, call, notify, force)
+    if evaluation is not None:
+        return evaluation
     start = steps.choose_start(run, plan, current)
     given = (start.parameters, start.search_too, start.transforms)
-    fitted = call(steps.fit, run, plan, scanner, notify, *given)
-    return call(steps.evaluate, run, plan, scanner, fitted, current)
+    with steps.open_scanner(run, plan, cluster, notify) as scanner:
+        fitted = call(steps.fit, run, plan, scanner, notify, *given)
+        return call(steps.evaluate, run, plan, scanner, fitted, current)
+
+
+def _refit(
+    run: RunConfig,
+    plan: InputPlan,
+    current: StoredModel | None,
+    cluster: ClusterKind,
+    call: Call,
+    notify: Notify,
+    force: bool,
+) -> steps.Evaluation | None:
+    """Refit to the files that are new; None where everything is to be read."""
+    if run.retrain.start != "incremental":
+        return None
+    night = call(steps.plan_night, run, plan, current, force)
+    if night is None or current is None:
+        return None
+    # Without a row to read there is nothing for workers to do.
+    where = cluster if night.reading.rows else ThreadsCluster()
+    with steps.open_scanner(run, night.reading, where, notify) as scanner:
+        refitted = call(steps.refit, run, night, current, scanner)
+        if refitted.trouble:
+            logger.warning("all rows are read after all: %s", refitted.trouble)
+            return None
+        return call(steps.evaluate_refit, run, scanner, refitted, current)
 
 
 def _pass_gate(

@@ -68,7 +68,7 @@ class UnitSums:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The densities of all rows in several mixtures, and the totals of each unit under the first."""
+    """The densities of all rows in several mixtures, and what each unit sums to in the first."""
 
     evaluation: EvaluationBatch
     units: ByUnit[UnitSums]
@@ -82,9 +82,7 @@ def _unit_of(rows: Rows, units: tuple[int, ...]) -> int:
     return units[rows.file]
 
 
-def survey_units(
-    rows: Rows, argument: tuple[tuple[int, ...], SurveyRequest]
-) -> ByUnit[UnitSurvey]:
+def survey_units(rows: Rows, argument: tuple[tuple[int, ...], SurveyRequest]) -> ByUnit[UnitSurvey]:
     """Survey one chunk.
 
     Parameters

@@ -239,11 +239,16 @@ def _request(
     scanner: Scanner, sample_rows: int, seed: int, used_rows: int, nulls: NullPolicy
 ) -> SurveyRequest:
     """Set the threshold at which ``sample_rows`` of the used rows are drawn, and a few more."""
+    threshold = priority_limit(sample_rows, used_rows)
+    return SurveyRequest(seed, sample_rows, threshold, scanner.chunks.weighted, nulls)
+
+
+def priority_limit(sample_rows: int, rows: int) -> int:
+    """Return the priority up to which ``sample_rows`` of so many rows lie, and a few more."""
     # Six deviations above the expected number: one survey in a billion draws too few.
     expected = sample_rows + 6.0 * sqrt(sample_rows) + 10.0
-    share = min(1.0, expected / max(used_rows, 1))
-    threshold = min(int(share * 2.0**64), 2**64 - 1)
-    return SurveyRequest(seed, sample_rows, threshold, scanner.chunks.weighted, nulls)
+    share = min(1.0, expected / max(rows, 1))
+    return min(int(share * 2.0**64), 2**64 - 1)
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -4,6 +4,7 @@ from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.steps.fitting import Evaluation, Fitted, Published, evaluate, fit, publish, read_model
 from gmm_dask.steps.inputs import inspect_input, open_scanner
 from gmm_dask.steps.leaving_out import count_lost_rows
+from gmm_dask.steps.nights import plan_night
 from gmm_dask.steps.predicting import (
     Predicted,
     Prediction,
@@ -13,6 +14,7 @@ from gmm_dask.steps.predicting import (
     verify_predictions,
 )
 from gmm_dask.steps.pruning import hold
+from gmm_dask.steps.refitting import Refitted, evaluate_refit, refit
 from gmm_dask.steps.retraining import (
     Decision,
     RetrainStart,
@@ -41,6 +43,7 @@ __all__ = [
     "Predicted",
     "Prediction",
     "Published",
+    "Refitted",
     "RetrainStart",
     "Selected",
     "choose_rival",
@@ -48,6 +51,7 @@ __all__ = [
     "count_lost_rows",
     "decide",
     "evaluate",
+    "evaluate_refit",
     "evaluate_selection",
     "fit",
     "hold",
@@ -57,11 +61,13 @@ __all__ = [
     "keep_cell",
     "open_predictions",
     "open_scanner",
+    "plan_night",
     "predict",
     "publish",
     "publish_predictions",
     "read_current",
     "read_model",
+    "refit",
     "reject",
     "select",
     "verify_predictions",

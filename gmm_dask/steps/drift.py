@@ -76,10 +76,11 @@ def measure_drift(section: PredictSection, model: StoredModel, densities: Densit
     trained, threshold = manifest.complete_log_likelihood, manifest.low_density_threshold
     if trained is None:  # all training rows are complete, or none is
         trained = manifest.log_likelihood
+    estimated = "" if manifest.refit is None else ", as its sample says"
     reached = densities.complete_mean_log_likelihood
     drop = low = 0.0
     comparable = threshold is not None and densities.has_complete_rows
-    if threshold is not None and comparable:
+    if threshold is not None and trained is not None and comparable:
         drop, low = trained - reached, densities.share_below(threshold)
     nothing = "no complete rows to compare by density"
     # Total variation distance: the share of rows that would have to change their component.
@@ -89,7 +90,7 @@ def measure_drift(section: PredictSection, model: StoredModel, densities: Densit
             "log-likelihood drop",
             drop,
             section.max_log_likelihood_drop,
-            f"mean log-likelihood {reached:.4f} nats per row, {trained:.4f} in training"
+            f"mean log-likelihood {reached:.4f} nats per row, {trained:.4f} in training{estimated}"
             if comparable
             else nothing,
         ),

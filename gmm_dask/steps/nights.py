@@ -18,7 +18,7 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ModelError
-from gmm_dask.steps.fitting import same_features
+from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.unit_keeping import cut_of, cut_runs, keeps_units, store_settings
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.input.content import unchanged_files
@@ -74,7 +74,9 @@ class Night:
     @property
     def new_units(self) -> int:
         """Number of units that are read."""
-        return len({unit for file, unit in zip(self.reading.files, self.units, strict=True) if file.rows})
+        return len(
+            {unit for file, unit in zip(self.reading.files, self.units, strict=True) if file.rows}
+        )
 
 
 def plan_night(
@@ -113,9 +115,7 @@ def plan_night(
     return night
 
 
-def _plan(
-    run: RunConfig, plan: InputPlan, current: StoredModel | None, force: bool
-) -> Night | str:
+def _plan(run: RunConfig, plan: InputPlan, current: StoredModel | None, force: bool) -> Night | str:
     """Return the plan of a night, or why there is none."""
     if current is None:
         return "there is no model yet"
@@ -203,15 +203,15 @@ def _find_kept(plan: InputPlan, store: UnitStore) -> tuple[dict[str, UnitFile], 
         path: file.content for unit in candidates.values() for path, file in unit.files.items()
     }
     unchanged = unchanged_files(plan, contents)
-    kept = [
-        number for number, unit in candidates.items() if unit.files.keys() <= unchanged.keys()
-    ]
+    kept = [number for number, unit in candidates.items() if unit.files.keys() <= unchanged.keys()]
     known = {
         path: UnitFile(unchanged[path], file.cut)
         for number in kept
         for path, file in store.units[number].files.items()
     }
-    return known, sorted(kept, key=lambda number: min(places[path] for path in store.units[number].files))
+    return known, sorted(
+        kept, key=lambda number: min(places[path] for path in store.units[number].files)
+    )
 
 
 def _stalest(units: Sequence[Unit], refresh: float, night: int) -> set[int]:
@@ -235,9 +235,7 @@ def _as_of_today(store: UnitStore, plan: InputPlan, known: dict[str, UnitFile]) 
     factor = power_of_two(np.array([-days / plan.decay.days]))  # (1,)
     return replace(
         store,
-        units=tuple(
-            replace(unit, survey=_scaled(unit.survey, float(factor[0]))) for unit in units
-        ),
+        units=tuple(replace(unit, survey=_scaled(unit.survey, float(factor[0]))) for unit in units),
         statistics=store.statistics.scaled(np.repeat(factor, len(units))),
         today=plan.decay.today,
     )

@@ -26,7 +26,7 @@ from gmm_dask.mixture.patterns import complete_rows
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
-from gmm_dask.steps.fitting import same_features
+from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.inputs import open_executor
 from gmm_dask.steps.pruning import keep_of
 from gmm_dask.steps.reporting import (

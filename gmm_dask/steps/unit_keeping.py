@@ -1,4 +1,4 @@
-"""What a full fit keeps of its rows, unit by unit, so that a later night need not read them again."""
+"""What a full fit keeps of its rows, unit by unit: a later night need not read them again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from gmm_dask.chunked.by_unit import UnitSurvey, measure_units
 from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import SurveyRequest
+from gmm_dask.chunked.survey import SurveyRequest, priority_limit
 from gmm_dask.config import RunConfig
 from gmm_dask.events import Stage
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -27,14 +26,12 @@ from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.unit_store import (
     MOST_BYTES,
     STATISTICS,
-    WHOLE,
     Unit,
     UnitFile,
     UnitStore,
     encode_store,
     most_units,
     sample_rows,
-    split_draw,
     trim_sample,
 )
 
@@ -89,9 +86,7 @@ def cut_runs(rows: Sequence[int], most: int) -> tuple[int, ...]:
     return tuple(runs[before].tolist())
 
 
-def describe_unit_files(
-    plan: InputPlan, row_groups: Sequence[str]
-) -> dict[str, UnitFile]:
+def describe_unit_files(plan: InputPlan, row_groups: Sequence[str]) -> dict[str, UnitFile]:
     """Return what the files of a plan held when they were read, and what was read of them.
 
     Parameters
@@ -131,10 +126,9 @@ def make_units(
     ]
 
 
-def unit_request(run: RunConfig, scanner: Scanner, d: int, seed: int, threshold: int) -> SurveyRequest:
-    """Return what the survey of units wants."""
-    nulls = run.input.nulls
-    return SurveyRequest(seed, sample_rows(d), threshold, scanner.chunks.weighted, nulls)
+def slopes_of(surveyed: Sequence[UnitSurvey]) -> list[float]:
+    """Return Σ w · slope of the transforms of each unit, nats; 0 without any."""
+    return [unit.survey.log_slopes for unit in surveyed]
 
 
 def measure_and_keep(
@@ -164,7 +158,13 @@ def measure_and_keep(
     d, most = parameters.n_features, most_units(parameters) // 2
     # Too large a store is not written, and then one unit is as good as many.
     units = cut_runs([file.rows for file in plan.files], max(most, 1))
-    request = unit_request(run, scanner, d, run.fit.random_state, 0)
+    request = SurveyRequest(
+        run.fit.random_state,
+        sample_rows(d),
+        priority_limit(sample_rows(d), survey.rows),
+        scanner.chunks.weighted,
+        run.input.nulls,
+    )
     measured = scanner.reduce(
         measure_units, (units, request, tuple(mixtures)), Stage.EVALUATE, survey.nulls_left
     )
@@ -179,20 +179,13 @@ def measure_and_keep(
         )
         return measured.evaluation.summaries, {}
     totals = measured.units.ordered()
-    rows = np.bincount(units, [file.rows for file in plan.files]).astype(np.int64)
-    draw = survey.draw
-    threshold = WHOLE if survey.in_memory else int(draw.priorities.max())
-    draws = split_draw(draw, (0, *np.cumsum(rows).tolist()), request.sample_rows)
-    surveyed = [
-        replace(sums.surveyed, survey=replace(sums.surveyed.survey, draws=(part,)))
-        for sums, part in zip(totals, draws, strict=True)
-    ]
+    surveyed = [sums.surveyed for sums in totals]
     kept = make_units(describe_unit_files(plan, scanner.digests), units, surveyed, 0)
-    trimmed, threshold = trim_sample(kept, threshold, request.sample_rows)
+    trimmed, threshold = trim_sample(kept, request.threshold, request.sample_rows)
     statistics = UnitStatistics.of(
         parameters,
         [sums.statistics.statistics[0] for sums in totals],
-        [unit.survey.log_slopes for unit in trimmed],
+        slopes_of(surveyed),
     )
     store = UnitStore(
         trimmed,

@@ -41,8 +41,6 @@ FORMAT = 1
 MOST_BYTES = 256_000_000
 #: Most rows of the sample, and most bytes of their values.
 SAMPLE_ROWS, SAMPLE_BYTES = 65_536, 64_000_000
-#: The highest priority: a sample up to it holds all rows.
-WHOLE = 2**64 - 1
 
 _SUMS = ("counts", "residual_sums", "residual_products", "rows", "weight", "entropy", "slope")
 _MOMENTS = ("mean", "squares", "minimum", "maximum")
@@ -150,9 +148,7 @@ def most_units(parameters: MixtureParameters) -> int:
     return (MOST_BYTES - 8 * (d + 3) * sample_rows(d)) // unit_bytes(parameters)
 
 
-def trim_sample(
-    units: Sequence[Unit], threshold: int, most: int
-) -> tuple[tuple[Unit, ...], int]:
+def trim_sample(units: Sequence[Unit], threshold: int, most: int) -> tuple[tuple[Unit, ...], int]:
     """Leave out rows above the threshold, and lower it until at most ``most`` rows are left.
 
     What is left is a uniform sample: of the rows of all units, those of the smallest priorities.
@@ -160,7 +156,7 @@ def trim_sample(
     draws = [unit.survey.draw.priorities for unit in units]
     priorities = np.concatenate(draws) if draws else np.empty(0, np.uint64)
     priorities = priorities[priorities <= np.uint64(threshold)]
-    if len(priorities) > most:
+    if len(priorities) >= most:  # what lies above was perhaps not drawn
         threshold = int(np.partition(priorities, most - 1)[most - 1])
     return tuple(replace(unit, survey=_cut(unit.survey, threshold)) for unit in units), threshold
 
@@ -182,19 +178,6 @@ def _choose(draw: Draw, chosen: Any) -> Draw:
         draw.values.T[:, chosen].T,
         draw.weights[chosen] if len(draw.weights) else draw.weights,
     )
-
-
-def split_draw(draw: Draw, bounds: Sequence[int], wanted: int) -> list[Draw]:
-    """Split a sample by runs of the input's rows.
-
-    Parameters
-    ----------
-    bounds
-        First row of each run, and the end of the last.
-    """
-    places = np.searchsorted(draw.numbers, bounds)
-    pairs = zip(places[:-1].tolist(), places[1:].tolist(), strict=True)
-    return [replace(_choose(draw, slice(*pair)), wanted=wanted) for pair in pairs]
 
 
 def encode_store(store: UnitStore) -> bytes:
@@ -304,11 +287,11 @@ def _decode_surveys(
         weight, weight_squares, log_slopes = arrays["survey.sums"][unit].tolist()
         counts = tuple(arrays["moments.counts"][unit].tolist())
         observed = None if counts == (rows,) * d else counts
-        moments = (arrays[f"moments.{name}"][unit] for name in _MOMENTS)
+        mean, squares, lowest, highest = (arrays[f"moments.{name}"][unit] for name in _MOMENTS)
         surveys.append(
             Survey(
                 source_rows,
-                Moments(rows, *moments, observed),
+                Moments(rows, mean, squares, lowest, highest, observed),
                 weight,
                 no_defects(d),
                 (_choose(whole, slice(bounds[unit], bounds[unit + 1])),),
@@ -320,5 +303,3 @@ def _decode_surveys(
             )
         )
     return surveys
-
-
