@@ -22,7 +22,9 @@ from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.criteria import Health, health
 from gmm_dask.mixture.em import Status, maximize
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.placing import Placement, least_gain, place_component
 from gmm_dask.mixture.spec import MixtureSpec
+from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.units import UnitStatistics, UnitTotals, carry
 
 #: E-steps on the rows that are read: the first is under the model before.
@@ -50,7 +52,7 @@ class Refit:
         Bound of all units under the model before, nats per unit of weight.
     bounds
         Bound of all units after each later E-step, nats per unit of weight; empty if the first
-        M-step broke down.
+        M-step broke down. With a placed component, its first one may be below ``before``.
     status
         ``CONVERGED``: a step gained little enough. ``MAX_ITER``: the last scan was used.
         ``ILL_CONDITIONED``: an M-step broke down, and the parameters are those before it.
@@ -97,9 +99,15 @@ class _Climb:
     parameters: MixtureParameters
     kept: UnitStatistics
     read: UnitStatistics
+    before: float = -np.inf
     bounds: tuple[float, ...] = ()
     status: Status = Status.RUNNING
     problem: str = ""
+    placement: Placement | None = None
+
+    @property
+    def bound(self) -> float:
+        return self.bounds[-1] if self.bounds else self.before
 
     @property
     def total(self) -> UnitTotals:
@@ -112,8 +120,11 @@ def refit(
     expectation: UnitExpectation,
     spec: MixtureSpec,
     tol: float,
+    sample: Sample | None = None,
 ) -> Refit:
     """Refit a mixture to units of which some are read and the others kept as sums.
+
+    Costs 2 to `MOST_SCANS` scans of the units that are read.
 
     Parameters
     ----------
@@ -122,12 +133,17 @@ def refit(
     parameters
         The model in use.
     expectation
-        Takes the statistics of the units that are read, a scan of them each time.
+        Takes the statistics of the units that are read, under each of several mixtures.
     spec
         Its ``reg_covar`` is added by the M-step.
     tol
         A step that gains at most ``tol`` nats per unit of the weight *read* ends the refit: the
         weight that is kept would hide any step.
+    sample
+        Of the rows that are read, in model units. Where they promise it, a rival runs in the same
+        scans, in which a component is placed on them (`gmm_dask.mixture.placing`). It wins where
+        it is better by more than `least_gain`, its bound is not below that of the model in use,
+        and it has lost no more components.
 
     Raises
     ------
@@ -136,27 +152,61 @@ def refit(
     """
     pooled = kept.merged([0]) if len(kept) else kept
     first = expectation([parameters])[0]
-    climb = _Climb(parameters, pooled, first)
-    if not climb.total.weight > 0.0:
+    total = pooled.total() + first.total()
+    if not total.weight > 0.0:
         raise NumericalError("no unit has any weight: nothing is kept, and nothing was read")
-    before = climb.total.mean_bound(parameters)
-    climb = _maximize(climb, spec)
-    while climb.status is Status.RUNNING:
-        climb = _advance(climb, expectation([climb.parameters])[0], before, tol)
-        if climb.status is Status.RUNNING:
-            climb = _maximize(climb, spec)
-    total = climb.total
+    before = total.mean_bound(parameters)
+    climbs = [_maximize(_Climb(parameters, pooled, first, before), spec)]
+    if sample is not None:
+        share = float(first.weight.sum()) / total.weight
+        placement = place_component(parameters, sample, share, spec)
+        if placement is not None:
+            start = placement.parameters
+            sums = placement.carry(pooled, parameters, start)
+            climbs.append(_Climb(start, sums, first.take([]), placement=placement))
+    best = _choose(_climb_all(climbs, expectation, spec, tol), before, spec)
+    move = carry if best.placement is None else best.placement.carry
     return Refit(
-        climb.parameters,
-        carry(kept, parameters, climb.parameters),
-        climb.read,
+        best.parameters,
+        move(kept, parameters, best.parameters),
+        best.read,
         first,
         before,
-        climb.bounds,
-        climb.status,
-        climb.problem,
-        _health_of(climb.parameters, total, spec),
+        best.bounds,
+        best.status,
+        best.problem,
+        _health_of(best, spec),
+        () if best.placement is None else (best.placement.freed,),
     )
+
+
+def _climb_all(
+    climbs: list[_Climb], expectation: UnitExpectation, spec: MixtureSpec, tol: float
+) -> list[_Climb]:
+    """Run all mixtures to their ends, in shared scans."""
+    for scan in range(2, MOST_SCANS + 1):
+        running = [i for i, climb in enumerate(climbs) if climb.status is Status.RUNNING]
+        if not running:
+            break
+        sums = expectation([climbs[index].parameters for index in running])
+        for index, read in zip(running, sums, strict=True):
+            climb = _advance(climbs[index], read, tol, last=scan == MOST_SCANS)
+            climbs[index] = _maximize(climb, spec) if climb.status is Status.RUNNING else climb
+    return climbs
+
+
+def _choose(climbs: list[_Climb], before: float, spec: MixtureSpec) -> _Climb:
+    """Return the mixture in use, refitted, or a rival that is better by enough."""
+    best, *rivals = climbs
+    for rival in rivals:
+        assert rival.placement is not None
+        weight = rival.total.weight
+        slack = rival.placement.slack * float(rival.kept.weight.sum()) / weight
+        better = rival.bound + slack > best.bound + least_gain(rival.parameters, weight)
+        sound = _health_of(rival, spec).defects <= _health_of(best, spec).defects
+        if better and rival.bound >= before and sound:
+            best = rival
+    return best
 
 
 def _maximize(climb: _Climb, spec: MixtureSpec) -> _Climb:
@@ -169,23 +219,20 @@ def _maximize(climb: _Climb, spec: MixtureSpec) -> _Climb:
     return replace(climb, parameters=parameters, kept=kept)
 
 
-def _advance(climb: _Climb, read: UnitStatistics, before: float, tol: float) -> _Climb:
+def _advance(climb: _Climb, read: UnitStatistics, tol: float, last: bool) -> _Climb:
     """Take over the E-step of the units that are read, and decide whether another may help."""
     total = climb.kept.total() + read.total()
     bound = total.mean_bound(climb.parameters)
-    gain = bound - (climb.bounds[-1] if climb.bounds else before)
-    bounds = (*climb.bounds, bound)
-    status = Status.RUNNING
-    if gain * total.weight <= tol * float(read.weight.sum()):
+    status = Status.MAX_ITER if last else Status.RUNNING
+    if (bound - climb.bound) * total.weight <= tol * float(read.weight.sum()):
         status = Status.CONVERGED
-    elif len(bounds) + 1 >= MOST_SCANS:
-        status = Status.MAX_ITER
-    return replace(climb, read=read, bounds=bounds, status=status)
+    return replace(climb, read=read, bounds=(*climb.bounds, bound), status=status)
 
 
-def _health_of(parameters: MixtureParameters, total: UnitTotals, spec: MixtureSpec) -> Health:
+def _health_of(climb: _Climb, spec: MixtureSpec) -> Health:
+    total = climb.total
     row_counts = total.counts * (total.rows / total.weight)
-    return health(parameters, row_counts, variances_of(parameters), spec.reg_covar)
+    return health(climb.parameters, row_counts, variances_of(climb.parameters), spec.reg_covar)
 
 
 def variances_of(parameters: MixtureParameters) -> FloatArray:
