@@ -19,16 +19,16 @@ from gmm_dask.chunked.survey import Survey
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ModelError
 from gmm_dask.steps.identities import same_features
+from gmm_dask.steps.retraining import input_content
 from gmm_dask.steps.unit_keeping import cut_of, cut_runs, keeps_units, store_settings
 from gmm_dask.storage.files.choice import version_at
-from gmm_dask.storage.input.content import unchanged_files
+from gmm_dask.storage.input.content import Contents, unchanged_files
 from gmm_dask.storage.input.decay import power_of_two
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel, read_file
 from gmm_dask.storage.models.unit_store import (
     STATISTICS,
     Unit,
-    UnitFile,
     UnitStore,
     add_surveys,
     decode_store,
@@ -55,6 +55,8 @@ class Night:
         Number of the unit of each file of ``reading``.
     kept
         The units that are kept, weighed as of today, under the parameters of the current model.
+    contents
+        What their files hold, by path, with today's hints.
     number
         Incremental fits since the last full one, this one included.
     changed, gone, again
@@ -66,6 +68,7 @@ class Night:
     reading: InputPlan
     units: tuple[int, ...]
     kept: UnitStore
+    contents: Contents
     number: int
     changed: int
     gone: int
@@ -127,7 +130,7 @@ def _plan(run: RunConfig, plan: InputPlan, current: StoredModel | None, force: b
     hindrance = _hindrance(run, plan, current, store)
     if hindrance:
         return hindrance
-    known, kept = _find_kept(plan, store)
+    contents, kept = _find_kept(plan, store, input_content(current))
     left = {path for unit in store.units for path in unit.files} & {f.path for f in plan.files}
     gone = sum(1 for unit in store.units if not left & unit.files.keys())
     changed = len(store.units) - len(kept) - gone
@@ -142,10 +145,11 @@ def _plan(run: RunConfig, plan: InputPlan, current: StoredModel | None, force: b
         return f"{reading.rows:,} of {plan.rows:,} rows are new, changed or to be read again"
     most = most_units(current.parameters)
     units = cut_runs([file.rows for file in reading.files], max(1, most // 2))
-    store = _as_of_today(store.take(kept), plan, known)
+    contents = {path: content for path, content in contents.items() if path in held}
+    store = _as_of_today(store.take(kept), plan)
     if len(store.units) + len({*units}) > most:
         store = merge_units(store, most // 2)
-    return Night(plan, reading, units, store, number, changed, gone, len(again))
+    return Night(plan, reading, units, store, contents, number, changed, gone, len(again))
 
 
 def _read_store(current: StoredModel) -> UnitStore | str:
@@ -184,8 +188,8 @@ def _hindrance(run: RunConfig, plan: InputPlan, current: StoredModel, store: Uni
     return ""
 
 
-def _find_kept(plan: InputPlan, store: UnitStore) -> tuple[dict[str, UnitFile], list[int]]:
-    """Find the units that stay as they are: their numbers, and their files with today's hints."""
+def _find_kept(plan: InputPlan, store: UnitStore, known: Contents) -> tuple[Contents, list[int]]:
+    """Find the units that stay as they are: what their files hold, and their numbers."""
     today = None if plan.decay is None else plan.decay.today
     files = {file.path: file for file in plan.files}
     places = {file.path: place for place, file in enumerate(plan.files)}
@@ -195,21 +199,13 @@ def _find_kept(plan: InputPlan, store: UnitStore) -> tuple[dict[str, UnitFile], 
         if unit.young and today != store.today:
             continue
         if all(
-            path in files and cut_of(plan, files[path]) == file.cut
-            for path, file in unit.files.items()
+            path in files and cut_of(plan, files[path]) == cut for path, cut in unit.files.items()
         ):
             candidates[number] = unit
-    contents = {
-        path: file.content for unit in candidates.values() for path, file in unit.files.items()
-    }
-    unchanged = unchanged_files(plan, contents)
+    asked = {path for unit in candidates.values() for path in unit.files} & known.keys()
+    unchanged = unchanged_files(plan, {path: known[path] for path in asked})
     kept = [number for number, unit in candidates.items() if unit.files.keys() <= unchanged.keys()]
-    known = {
-        path: UnitFile(unchanged[path], file.cut)
-        for number in kept
-        for path, file in store.units[number].files.items()
-    }
-    return known, sorted(
+    return unchanged, sorted(
         kept, key=lambda number: min(places[path] for path in store.units[number].files)
     )
 
@@ -223,20 +219,17 @@ def _stalest(units: Sequence[Unit], refresh: float, night: int) -> set[int]:
     return set(sorted(range(len(units)), key=lambda place: (units[place].read, place))[:wanted])
 
 
-def _as_of_today(store: UnitStore, plan: InputPlan, known: dict[str, UnitFile]) -> UnitStore:
-    """Weigh the units as of today, and put in today's hints of their files."""
-    units = tuple(
-        replace(unit, files={path: known[path] for path in unit.files}) for unit in store.units
-    )
-    store = replace(store, units=units)
+def _as_of_today(store: UnitStore, plan: InputPlan) -> UnitStore:
+    """Weigh the units as of today."""
     if plan.decay is None or store.today is None or plan.decay.today == store.today:
         return store
     days = (plan.decay.today - store.today).days
     factor = power_of_two(np.array([-days / plan.decay.days]))  # (1,)
+    scale = float(factor[0])
     return replace(
         store,
-        units=tuple(replace(unit, survey=_scaled(unit.survey, float(factor[0]))) for unit in units),
-        statistics=store.statistics.scaled(np.repeat(factor, len(units))),
+        units=tuple(replace(unit, survey=_scaled(unit.survey, scale)) for unit in store.units),
+        statistics=store.statistics.scaled(np.repeat(factor, len(store.units))),
         today=plan.decay.today,
     )
 

@@ -40,12 +40,11 @@ from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.nights import Night
 from gmm_dask.steps.resuming import checkpoint_key
 from gmm_dask.steps.unit_keeping import (
-    describe_unit_files,
     make_units,
     slopes_of,
     store_settings,
 )
-from gmm_dask.storage.input.content import encode_contents
+from gmm_dask.storage.input.content import contents_of, encode_contents
 from gmm_dask.storage.models.manifest import Manifest, RefitRecord
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.unit_store import (
@@ -109,9 +108,10 @@ def refit(run: RunConfig, night: Night, current: StoredModel, scanner: Scanner) 
     began = time.perf_counter()
     scanner.transforms = current.transforms
     surveyed, threshold = _survey(run, night, scanner)
-    nulls = NullPolicy.ERROR
+    nulls, sample = NullPolicy.ERROR, None
     if surveyed:
-        nulls = add_surveys([unit.survey for unit in surveyed]).nulls_left
+        read = add_surveys([unit.survey for unit in surveyed])
+        nulls, sample = read.nulls_left, read.sample
 
     def expectation(batch: Sequence[MixtureParameters]) -> list[UnitStatistics]:
         totals = []
@@ -127,10 +127,9 @@ def refit(run: RunConfig, night: Night, current: StoredModel, scanner: Scanner) 
             for number, parameters in enumerate(batch)
         ]
 
-    result = refit_units(
-        night.kept.statistics, current.parameters, expectation, mixture_spec(run), run.fit.tol
-    )
-    store = _store(run, night, scanner, result, surveyed, threshold)
+    kept, spec = night.kept.statistics, mixture_spec(run)
+    result = refit_units(kept, current.parameters, expectation, spec, run.fit.tol, sample)
+    store = _store(run, night, result, surveyed, threshold)
     trouble = result.problem
     if not trouble and not run.retrain.allow_collapsed:
         trouble = " and ".join(_lost_components(result.health))
@@ -170,7 +169,6 @@ def _survey(run: RunConfig, night: Night, scanner: Scanner) -> tuple[list[UnitSu
 def _store(
     run: RunConfig,
     night: Night,
-    scanner: Scanner,
     result: Refit,
     surveyed: Sequence[UnitSurvey],
     threshold: int,
@@ -178,8 +176,7 @@ def _store(
     """Make the store of all units, in the order of the input."""
     read = []
     if surveyed:
-        files = describe_unit_files(night.reading, scanner.digests)
-        read = make_units(files, night.units, surveyed, night.number)
+        read = make_units(night.reading, night.units, surveyed, night.number)
     units = [*night.kept.units, *read]
     places = {file.path: place for place, file in enumerate(night.plan.files)}
     order = sorted(
@@ -248,10 +245,8 @@ def evaluate_refit(
 def _contents(refitted: Refitted, scanner: Scanner) -> bytes:
     """Write what all input files held, in their order."""
     night = refitted.night
-    files = describe_unit_files(night.reading, scanner.digests if scanner.lanes else ())
-    for unit in night.kept.units:
-        files |= unit.files
-    return encode_contents({file.path: files[file.path].content for file in night.plan.files})
+    contents = {**contents_of(night.reading, scanner.digests), **night.contents}
+    return encode_contents({file.path: contents[file.path] for file in night.plan.files})
 
 
 def _identify(run: RunConfig, result: Refit, current: StoredModel) -> Identities:

@@ -94,7 +94,7 @@ def is_up_to_date(run: RunConfig, plan: InputPlan, current: StoredModel | None) 
         return False
     if is_selection_due(run, plan, current) and last_selection(run, current) is None:
         return False
-    known = _input_content(current)
+    known = input_content(current)
     changed = {file.path for file in plan.files} - unchanged_files(plan, known).keys()
     if changed and known:
         logger.info(
@@ -106,7 +106,7 @@ def is_up_to_date(run: RunConfig, plan: InputPlan, current: StoredModel | None) 
     return not changed
 
 
-def _input_content(current: StoredModel) -> Contents:
+def input_content(current: StoredModel) -> Contents:
     """What the input files of a model held; nothing where that is not known."""
     assert current.path is not None
     try:

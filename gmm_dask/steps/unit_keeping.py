@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from gmm_dask.config import RunConfig
 from gmm_dask.events import Stage
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.units import UnitStatistics
-from gmm_dask.storage.input.content import contents_of
 from gmm_dask.storage.input.filters.predicate import text_of
 from gmm_dask.storage.input.input_file import InputFile
 from gmm_dask.storage.input.plan import InputPlan
@@ -27,7 +26,6 @@ from gmm_dask.storage.models.unit_store import (
     MOST_BYTES,
     STATISTICS,
     Unit,
-    UnitFile,
     UnitStore,
     encode_store,
     most_units,
@@ -86,30 +84,15 @@ def cut_runs(rows: Sequence[int], most: int) -> tuple[int, ...]:
     return tuple(runs[before].tolist())
 
 
-def describe_unit_files(plan: InputPlan, row_groups: Sequence[str]) -> dict[str, UnitFile]:
-    """Return what the files of a plan held when they were read, and what was read of them.
-
-    Parameters
-    ----------
-    row_groups
-        Digests from the scan of these files (`Scanner.digests`).
-    """
-    contents = contents_of(plan, row_groups)
-    return {file.path: UnitFile(contents[file.path], cut_of(plan, file)) for file in plan.files}
-
-
 def make_units(
-    files: Mapping[str, UnitFile],
-    units: Sequence[int],
-    surveyed: Sequence[UnitSurvey],
-    night: int,
+    plan: InputPlan, units: Sequence[int], surveyed: Sequence[UnitSurvey], night: int
 ) -> list[Unit]:
     """Make units of what a scan says of them.
 
     Parameters
     ----------
-    files
-        The files that were read, in their order.
+    plan
+        Of the files that were read.
     units
         Number of each file's unit.
     surveyed
@@ -117,9 +100,9 @@ def make_units(
     night
         On which they were read.
     """
-    members: list[dict[str, UnitFile]] = [{} for _ in surveyed]
-    for (path, file), unit in zip(files.items(), units, strict=True):
-        members[unit][path] = file
+    members: list[dict[str, str]] = [{} for _ in surveyed]
+    for file, unit in zip(plan.files, units, strict=True):
+        members[unit][file.path] = cut_of(plan, file)
     return [
         Unit(of_unit, night, sums.young, sums.survey)
         for of_unit, sums in zip(members, surveyed, strict=True)
@@ -180,7 +163,7 @@ def measure_and_keep(
         return measured.evaluation.summaries, {}
     totals = measured.units.ordered()
     surveyed = [sums.surveyed for sums in totals]
-    kept = make_units(describe_unit_files(plan, scanner.digests), units, surveyed, 0)
+    kept = make_units(plan, units, surveyed, 0)
     trimmed, threshold = trim_sample(kept, request.threshold, request.sample_rows)
     statistics = UnitStatistics.of(
         parameters,

@@ -32,7 +32,6 @@ from gmm_dask.chunked.survey import Survey
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.mixture.units import UnitStatistics
-from gmm_dask.storage.input.content import FileContent
 
 #: File beside a model that holds its store.
 STATISTICS = "statistics.safetensors"
@@ -46,22 +45,6 @@ _SUMS = ("counts", "residual_sums", "residual_products", "rows", "weight", "entr
 _MOMENTS = ("mean", "squares", "minimum", "maximum")
 
 
-@dataclass(frozen=True)
-class UnitFile:
-    """A file of a unit as it was read.
-
-    Attributes
-    ----------
-    content
-        What it held.
-    cut
-        Digest of what the filter left of it: row groups, and what was asked of each row.
-    """
-
-    content: FileContent
-    cut: str
-
-
 @dataclass(frozen=True, eq=False)
 class Unit:
     """A file, or a run of consecutive files, whose sums are kept as one.
@@ -69,7 +52,8 @@ class Unit:
     Attributes
     ----------
     files
-        Its files by path.
+        Its files: by path, the digest of what the filter left of each, which are row groups and
+        what was asked of each row. What a file held is beside the store (``input_content.json``).
     read
         The night on which it was read last, counted from the last full fit.
     young
@@ -78,7 +62,7 @@ class Unit:
         Survey of its rows, with its rows of the sample.
     """
 
-    files: Mapping[str, UnitFile]
+    files: Mapping[str, str]
     read: int
     young: bool
     survey: Survey
@@ -207,14 +191,7 @@ def encode_store(store: UnitStore) -> bytes:
         "threshold": store.threshold,
         "today": None if store.today is None else store.today.isoformat(),
         "wanted": draws[0].wanted,
-        "units": [
-            [
-                unit.read,
-                unit.young,
-                {path: [*file.content.to_json(), file.cut] for path, file in unit.files.items()},
-            ]
-            for unit in store.units
-        ],
+        "units": [[unit.read, unit.young, dict(unit.files)] for unit in store.units],
     }
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return safetensors.numpy.save(contiguous, {"index": json.dumps(index, separators=(",", ":"))})
@@ -248,12 +225,7 @@ def decode_store(
             raise ValueError("belongs to other parameters than its model has")
         surveys = _decode_surveys(arrays, len(index["units"]), index["wanted"], transforms)
         units = tuple(
-            Unit(
-                {path: UnitFile(FileContent(*known), cut) for path, (*known, cut) in files.items()},
-                int(read),
-                bool(young),
-                survey,
-            )
+            Unit(dict(files), int(read), bool(young), survey)
             for (read, young, files), survey in zip(index["units"], surveys, strict=True)
         )
         today = index["today"]
@@ -265,7 +237,10 @@ def decode_store(
             int(index["threshold"]),
             None if today is None else date.fromisoformat(today),
         )
-    except (LookupError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+    except (
+        LookupError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError,
+        safetensors.SafetensorError,
+    ) as error:  # fmt: skip
         raise ValueError(f"cannot be understood ({type(error).__name__}: {error})") from error
 
 
