@@ -18,6 +18,7 @@ from gmm_dask.loading import load_model
 from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.summary import retrain_summary
 from gmm_dask.steps import filtering, nights
+from gmm_dask.steps.reporting import write_report
 from gmm_dask.steps.unit_keeping import cut_runs
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.models import unit_store
@@ -489,3 +490,52 @@ def test_a_cluster_of_new_rows_is_a_component_with_an_id_of_its_own(tmp_path):
     assert distances[placed] < 1.0
     assert model.component_ids[placed] not in before.component_ids
     assert len({*model.component_ids} & {*before.component_ids}) == 3
+
+
+# What others see
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_night_has_a_report_and_is_predicted_by(root, caplog):
+    """No page, table or check takes the bound for a likelihood."""
+    write_day(root, 9)
+    run = incremental(root, output__predictions=str(root / "predictions"))
+    outcome = retrain(run, "night")
+    assert caplog.text == ""
+    page = (outcome.published.path / "report.html").read_text()
+    assert "Refitted to 1 of 9 units (11.1% of the rows)" in page
+    assert page.count("at least −") >= 2
+    assert "not known" in page
+    assert "None" not in page
+    assert "log_likelihood.png" not in outcome.evaluation.files
+    assert outcome.predictions.total_rows == 4500
+    drift = outcome.predictions.predicted.drift
+    assert "in training, as its sample says" in drift.checks[0].explanation
+    both = write_report(root / "models/boxes", [1, 2], output=root / "both.html").read_text()
+    assert "at least −" in both
+    assert "None" not in both
+
+
+def test_nights_work_on_an_object_store(root, bucket):
+    write_day(root, 9)
+    run = incremental(root, output__models=bucket)
+    assert retrain(run, "first").published.version == 1
+    write_day(root, 10)
+    outcome = retrain(run, "second")
+    assert outcome.evaluation.model.manifest.refit.units_kept == 9
+    assert steps.read_current(run).version == 2
+
+
+def test_a_selection_leaves_a_store_too(root):
+    """And the nights that follow keep what it has chosen."""
+    run = incremental(
+        root,
+        model__n_components=None,
+        select__n_components=[2, 3],
+        select__covariance_types=["full"],
+        output__name="chosen",
+    )
+    assert retrain(run, "first").evaluation.selection is not None
+    write_day(root, 9)
+    refit = retrain(run, "second").evaluation.model.manifest.refit
+    assert (refit.units_read, refit.units_kept) == (1, 8)
