@@ -159,6 +159,34 @@ def test_a_component_without_rows_costs_nothing_and_is_the_one_that_is_placed():
     assert result.bounds[-1] > result.before
 
 
+@pytest.mark.parametrize(("distance", "wins"), [(8.0, True), (6.0, False)])
+def test_a_rival_is_not_refused_for_what_the_bound_of_its_merge_leaves_unsaid(distance, wins):
+    random = np.random.default_rng(0)
+    # Two components around one point: to merge them costs little, to bound it seven times as much.
+    start = MixtureParameters.from_covariances(
+        "spherical",
+        [0.4, 0.4, 0.2],
+        [[0.0, 0.0], [0.0, 0.0], [9.0, 0.0]],
+        np.array([1.0, 2.0, 1.0]),
+    )
+    X = random.normal(size=(5_200, 2))
+    X[:2_000] *= np.sqrt(2.0)
+    X[4_000:5_000] += [9.0, 0.0]
+    kept, new = statistics_of(start, [(X[:5_000], None)]), X[5_000:]
+    new[:20] = [0.0, distance] + 0.5 * random.normal(size=(20, 2))
+    spec, step = MixtureSpec(3, "spherical"), expectation_on([(new, None)])
+    alone = refit(kept, start, step, spec, 1e-3)
+    result = refit(kept, start, step, spec, 1e-3, Sample(new, None))
+    assert bool(result.placed) == wins
+    assert result.before < result.bound
+    if wins:
+        assert result.bound < alone.bound
+        likelihoods = [sum_statistics(r.parameters, X).log_likelihood for r in (alone, result)]
+        assert likelihoods[0] < likelihoods[1]
+    else:  # better too, but the bound would fall
+        assert result.bounds == alone.bounds
+
+
 def test_without_new_rows_the_mixture_is_that_of_what_is_left():
     random = np.random.default_rng(2)
     start = mixture_of("full", [[0.0, 0.0], [5.0, 1.0], [2.0, 6.0]])
