@@ -1,7 +1,7 @@
 """Sums of a scan that are kept apart by unit: a file, or a run of files that is read as one.
 
-Chunks must not cross files (`Rows.file`), so each chunk belongs to one unit. The sums of a unit are
-added in the order of its chunks. So they depend on its files alone, not on what else is read.
+Chunks must not cross files (`Rows.file`), so each chunk belongs to one unit. What else is read
+matters to the sums of a unit by rounding only: it decides where groups of chunks begin.
 """
 
 from __future__ import annotations
