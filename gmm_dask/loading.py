@@ -29,7 +29,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
         Fitted, with the model's columns as ``feature_names_in_``, its permanent
         ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it. It takes
         rows with holes if it was fitted to such (``nulls="marginalize"``). A model with transforms
-        has them too: its methods take rows in natural units.
+        has them too: its methods take rows in natural units. ``log_likelihood_`` is NaN after an
+        incremental fit, which does not read all rows.
 
     Raises
     ------

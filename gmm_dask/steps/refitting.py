@@ -45,6 +45,7 @@ from gmm_dask.steps.unit_keeping import (
     store_settings,
 )
 from gmm_dask.storage.input.content import contents_of, encode_contents
+from gmm_dask.storage.input.digests import read_digest
 from gmm_dask.storage.models.manifest import Manifest, RefitRecord
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.unit_store import (
@@ -246,6 +247,10 @@ def _contents(refitted: Refitted, scanner: Scanner) -> bytes:
     """Write what all input files held, in their order."""
     night = refitted.night
     contents = {**contents_of(night.reading, scanner.digests), **night.contents}
+    if not scanner.lanes:  # files without a row, which no scan has read
+        for number, file in enumerate(night.reading.files):
+            digest = read_digest(night.reading, number)
+            contents[file.path] = replace(contents[file.path], digest=digest)
     return encode_contents({file.path: contents[file.path] for file in night.plan.files})
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gmm_dask import compare_models, steps
+from gmm_dask.errors import NonFiniteError
 from gmm_dask.events import Stage, StageStarted, silent
 from gmm_dask.loading import load_model
 from gmm_dask.pipelines import sequences
@@ -278,6 +279,18 @@ def test_all_rows_are_read_after_as_many_nights_as_asked_or_where_most_rows_are_
     for day in range(11, 22):
         write_day(root, day)
     assert line_of(caplog, run) == "5,500 of 10,500 rows are new, changed or to be read again"
+
+
+def test_what_a_full_fit_refuses_a_night_refuses_too(root):
+    """The message names the file of the night, although it reads few of them."""
+    run = incremental(root, input__nulls="error", output__name="strict")
+    for day in range(1, 9):
+        write_day(root, day, nulls=False)
+    retrain(run, "first")
+    write_day(root, 9)
+    with pytest.raises(NonFiniteError, match=r"'height' holds 10 .*day=9/part\.parquet row 7"):
+        retrain(run, "second")
+    assert Registry(root / "models", "strict").versions() == (1,)
 
 
 # What is read again
