@@ -51,7 +51,9 @@ def store_of(run):
     """The store beside the current model."""
     model = steps.read_current(run)
     content = read_file(version_at(model.path), STATISTICS)
-    return decode_store(content, model.parameters, model.transforms)
+    store = decode_store(content, model.parameters, model.transforms)
+    assert store.statistics.rows.tolist() == [unit.survey.rows for unit in store.units]
+    return store
 
 
 def used_rows(root):
@@ -134,14 +136,15 @@ def test_a_night_reads_what_is_new_and_says_what_it_knows(root):
 def test_the_store_holds_each_file_and_nothing_of_what_is_gone(root):
     """Added, replaced, appended to, late and deleted: after each night, as if only seen so."""
     run = incremental(root)
-    write_day(root, 9, shift=1000.0)
-    retrain(run, "far")
+    write_day(root, 9, shift=2.0)
+    assert retrain(run, "far").evaluation.refit is not None
     write_day(root, 10)
     shutil.rmtree(root / "input/day=9")
     write_day(root, 3, rows=600)
     write_day(root, 5, shift=0.25)
     outcome = retrain(run, "next")
     assert outcome.published is not None
+    assert outcome.evaluation.refit is not None
 
     store, rows = store_of(run), used_rows(root)
     by_file = {path: unit for unit in store.units for path in unit.files}
@@ -324,7 +327,16 @@ def test_units_are_merged_to_stay_below_the_limit_and_are_then_read_again_whole(
     write_day(root, 2, shift=0.1)
     refit = retrain(run, "two").evaluation.model.manifest.refit
     assert (refit.units_read, refit.units_changed, refit.rows_read) == (2, 1, 1000)
-    assert [len(unit.files) for unit in store_of(run).units] == [1, 1, 2, 2, 2, 1]
+    store = store_of(run)
+    assert [len(unit.files) for unit in store.units] == [1, 1, 2, 2, 2, 1]
+    # What goes leaves room in the sample, yet new rows come in at the rate of the others.
+    for day in (3, 4, 5, 6):
+        shutil.rmtree(root / f"input/day={day}")
+    write_day(root, 10)
+    retrain(run, "ten")
+    smaller = store_of(run)
+    assert smaller.threshold == store.threshold
+    assert len(smaller.survey.draw.numbers) < 80
 
 
 def test_runs_of_files_hold_about_equal_rows():
@@ -390,25 +402,39 @@ def test_with_a_halflife_old_units_are_scaled_and_not_read(tmp_path, at, caplog,
     assert line_of(caplog, run) == "version 2 is of a later day, 2026-03-03"
 
 
-@pytest.mark.parametrize("filter", ["dt > current_date - 5", "moment > current_date - 5"])
-def test_a_window_forgets_what_leaves_it(tmp_path, at, filter):
-    """A file that the window cuts through is read again; those within it are not."""
+def test_a_window_forgets_what_leaves_it(tmp_path, at):
+    """A file of a partition that leaves is never opened."""
     for day in range(-7, 1):
         write_dated(tmp_path, day)
-    run = incremental(tmp_path, input__filter=filter)
+    run = incremental(tmp_path, input__filter="dt > current_date - 5")
     retrain(run, "first")
     at(1)
-    write_dated(tmp_path, 1, height=points(300, 51).T[0])
-    outcome = retrain(run, "second")
-    refit = outcome.evaluation.model.manifest.refit
-    assert outcome.published is not None
-    assert refit.units_gone == 1
-    assert (refit.units_read, refit.units_changed) == (1, 0)
+    write_dated(tmp_path, 1)
+    refit = retrain(run, "second").evaluation.model.manifest.refit
+    assert (refit.units_read, refit.units_changed, refit.units_gone) == (1, 0, 1)
     store = store_of(run)
     days = {path.split("/")[0] for unit in store.units for path in unit.files}
-    inside = {f"dt={FIRST + dt.timedelta(day)}" for day in range(-3 if "dt" in filter else -4, 2)}
-    assert days == inside
-    assert store.survey.rows == 300 * len(inside)
+    assert days == {f"dt={FIRST + dt.timedelta(day)}" for day in range(-3, 2)}
+    assert store.survey.rows == 300 * 5
+
+
+def test_a_file_that_the_window_cuts_through_is_read_again(tmp_path, at):
+    """A third of each file is of the day after, and a third of the next."""
+    moments = {}
+    for day in range(-7, 2):
+        noon = dt.datetime.combine(FIRST + dt.timedelta(day), dt.time(12), dt.UTC)
+        moments[day] = [noon + dt.timedelta(row // 100) for row in range(300)]
+    for day in range(-7, 1):
+        write_dated(tmp_path, day, moment=moments[day])
+    run = incremental(tmp_path, input__filter="moment > current_date - 5")
+    assert retrain(run, "first").evaluation.model.manifest.rows == 300 * 6 + 300
+    at(1)
+    write_dated(tmp_path, 1, moment=moments[1])
+    manifest = retrain(run, "second").evaluation.model.manifest
+    # The new one, the one that is cut now, and the one that is cut elsewhere.
+    assert (manifest.refit.units_read, manifest.refit.units_changed) == (3, 2)
+    assert manifest.refit.units_gone == 1
+    assert (manifest.rows, manifest.rows_outside) == (300 * 6 + 300, 300)
 
 
 def test_holes_weights_and_transforms_are_kept_as_they_are(tmp_path):
