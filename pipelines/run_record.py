@@ -251,7 +251,7 @@ def _model_in_use(outcome: Outcome) -> ModelRecord | None:
 
 
 def _record(model: StoredModel) -> ModelRecord:
-    manifest, parameters = model.manifest, model.parameters
+    manifest, parameters, refit = model.manifest, model.parameters, model.manifest.refit
     return ModelRecord(
         model.version,
         str(model.path),
@@ -263,8 +263,8 @@ def _record(model: StoredModel) -> ModelRecord:
         manifest.status,
         manifest.n_iter,
         manifest.scans,
-        manifest.refit and manifest.refit.bound,
-        manifest.refit and manifest.refit.rows_read,
+        None if refit is None else refit.bound,
+        None if refit is None else refit.rows_read,
     )
 
 
