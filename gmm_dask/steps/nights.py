@@ -154,8 +154,11 @@ def _plan(run: RunConfig, plan: InputPlan, current: StoredModel | None, force: b
 
 def _read_store(current: StoredModel) -> UnitStore | str:
     assert current.path is not None
+    version = version_at(current.path)
     try:
-        content = read_file(version_at(current.path), STATISTICS)
+        if not version.holds(STATISTICS):
+            return f"version {current.version} was fitted with another retrain.start"
+        content = read_file(version, STATISTICS)
         return decode_store(content, current.parameters, current.transforms)
     except ModelError as error:
         return str(error)
