@@ -53,6 +53,7 @@ from gmm_dask.events import Stage, silent
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.steps import fitting, inputs, predicting
+from gmm_dask.steps.predicted_rows import PredictRequest, predict_rows
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
 
@@ -197,10 +198,10 @@ def against_parts(run: RunConfig, threads: int, repetitions: int) -> None:
         assert scanner is not None
         writer = prediction.staged.writer
 
-        def request() -> predicting.PredictRequest:
+        def request() -> PredictRequest:
             """Into a new directory: to write over files that are there takes longer."""
             stage = StagedVersion(writer.stage.directory.parent.parent / "parts")
-            return predicting.PredictRequest(parameters, replace(writer, stage=stage))
+            return PredictRequest(parameters, replace(writer, stage=stage))
 
         def encode() -> None:
             write = request().writer.write
@@ -216,7 +217,7 @@ def against_parts(run: RunConfig, threads: int, repetitions: int) -> None:
         times = in_turns(
             repetitions,
             {
-                "scan": lambda: scanner.reduce(predicting.predict_rows, request(), Stage.PREDICT),
+                "scan": lambda: scanner.reduce(predict_rows, request(), Stage.PREDICT),
                 "decode": lambda: decode(scanner.chunks, threads),
                 "kernel": lambda: on_threads(
                     threads, lambda one: assign(parameters, one[0].values), decoded

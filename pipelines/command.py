@@ -26,7 +26,7 @@ from gmm_dask.pipelines.arguments import (
 )
 from gmm_dask.pipelines.exits import FAILED, Begun, exit_codes, print_error
 from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, SELECT, Kind, OutcomeT
-from gmm_dask.pipelines.model_commands import diff, inspect, list_, report
+from gmm_dask.pipelines.model_commands import diff, drift, inspect, list_, report
 from gmm_dask.pipelines.version_commands import pin, prune, unpin, use
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def serve(
 
 
 app.command("list")(list_)
-for command in (inspect, diff, report, use, pin, unpin, prune):
+for command in (inspect, diff, drift, report, use, pin, unpin, prune):
     app.command()(command)
 
 

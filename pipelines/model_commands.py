@@ -117,6 +117,30 @@ def list_(
             print_listing(listed)
 
 
+def drift(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="models/NAME, or one version: .../v000007.")
+    ],
+    predictions: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Its predictions, for what they have measured too."),
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Show how the new rows of each night differed, in which feature and component, since when."""
+    with exit_codes(debug):
+        from gmm_dask.pipelines.nights import nights_to_json, print_nights
+        from gmm_dask.pipelines.tables import print_json
+        from gmm_dask.versions import read_nights
+
+        nights = read_nights(model, predictions)
+        if as_json:
+            print_json(nights_to_json(nights))
+        else:
+            print_nights(nights)
+
+
 def diff(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="models/NAME.")],
     before: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="One version.")],

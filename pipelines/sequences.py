@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gmm_dask import steps
 from gmm_dask.addresses import Place
+from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import GmmDaskError
 from gmm_dask.events import Notify
@@ -123,6 +124,9 @@ class RetrainOutcome(Outcome):
         The candidate's version, if it was accepted.
     predictions
         By the model in use at the end; None without one, or if the run file asks for none.
+    measured
+        How the new rows differ from those that ``current`` was fitted to; None if there was
+        nothing to compare.
     """
 
     current: StoredModel | None
@@ -130,11 +134,16 @@ class RetrainOutcome(Outcome):
     decision: steps.Decision | None = None
     published: steps.Published | None = None
     predictions: PredictOutcome | None = None
+    measured: steps.Drift | None = None
 
     @property
     def drift(self) -> steps.Drift | None:
-        """How the predicted rows differ from the training rows."""
-        return None if self.predictions is None else self.predictions.drift
+        """How the new rows differ from those before; else how the predicted rows do."""
+        predicted = None if self.predictions is None else self.predictions.drift
+        if self.measured is None:
+            return predicted
+        worse = predicted is not None and predicted.drifted and not self.measured.drifted
+        return predicted if worse else self.measured
 
 
 def fit(
@@ -179,6 +188,7 @@ def predict(
     as_of: datetime | None = None,
     skipped: tuple[BadFile, ...] = (),
     kind: str = "predict",
+    measured: steps.Drift | None = None,
 ) -> PredictOutcome:
     """Assign the rows inside the filter to components of a version of the model.
 
@@ -193,6 +203,8 @@ def predict(
         Files of which this run has found that they cannot be used.
     kind
         Of the run that the prediction belongs to.
+    measured
+        What this run has found of its new rows.
     """
     backfill = model_version is not None
 
@@ -206,7 +218,7 @@ def predict(
                 run, plan, model, cluster, notify, run_id, backfill
             ) as prediction,
         ):
-            predicted = call(steps.predict, run, prediction)
+            predicted = call(steps.predict, run, prediction, measured)
             total_rows = call(steps.verify_predictions, run, prediction, predicted)
             path = call(steps.publish_predictions, run, prediction, predicted, kind)
         return PredictOutcome(run, model, predicted, total_rows, path, lost_rows, **_left_out(plan))
@@ -239,8 +251,9 @@ def retrain(
             if not force and steps.is_up_to_date(run, plan, current):
                 return present, RetrainOutcome(current, **_left_out(plan))
             steps.warn_of_clusters(run, current)
-            evaluation = _fit_again(run, plan, current, cluster, call, notify, force)
-            outcome = _pass_gate(run, call, current, evaluation, run_id)
+            evaluation, drift = _fit_again(run, plan, current, cluster, call, notify, run_id, force)
+            evaluation = steps.keep_drift(run, evaluation, current, drift)
+            outcome = _pass_gate(run, call, current, evaluation, run_id, drift)
         return present, replace(outcome, **_left_out(plan))
 
     present, outcome = attempt(run, once)
@@ -256,6 +269,7 @@ def retrain(
             as_of=present,
             skipped=outcome.skipped,
             kind="retrain",
+            measured=outcome.measured,
         )
     except GmmDaskError as error:
         if outcome.decision is None:  # nothing else was done
@@ -278,49 +292,50 @@ def _fit_again(
     cluster: ClusterKind,
     call: Call,
     notify: Notify,
+    run_id: str,
     force: bool,
-) -> steps.Evaluation:
-    """Fit the mixture that the run file asks for, or choose one again if that is due."""
+) -> tuple[steps.Evaluation, steps.Drift | None]:
+    """Fit the mixture that the run file asks for, or choose one again if that is due.
+
+    Returns the candidate, and how the new rows differ from those of the current model.
+    """
+
+    def compare(scanner: Scanner) -> steps.Drift | None:
+        return call(steps.compare_new_rows, run, plan, current, scanner, run_id)
+
     if steps.is_selection_due(run, plan, current):
         rival, transforms = steps.choose_rival(run, plan, current)
         with steps.open_scanner(run, plan, cluster, notify) as scanner:
             selected = call(steps.select, run, plan, scanner, notify, rival, transforms)
-            return call(steps.evaluate_selection, run, plan, scanner, selected, current)
+            evaluation = call(steps.evaluate_selection, run, plan, scanner, selected, current)
+            return evaluation, compare(scanner)
     if run.select is not None and current is not None:
         run = steps.keep_cell(run, current)
-    evaluation = _refit(run, plan, current, cluster, call, notify, force)
-    if evaluation is not None:
-        return evaluation
+    night = _plan_night(run, plan, current, call, force)
+    if night is not None and current is not None:
+        # Without a row to read there is nothing for workers to do.
+        where = cluster if night.reading.rows else ThreadsCluster()
+        with steps.open_scanner(run, night.reading, where, notify) as scanner:
+            refitted = call(steps.refit, run, night, current, scanner)
+            if not refitted.trouble:
+                evaluation = call(steps.evaluate_refit, run, scanner, refitted, current)
+                return evaluation, compare(scanner)
+        logger.warning("all rows are read after all: %s", refitted.trouble)
     start = steps.choose_start(run, plan, current)
     given = (start.parameters, start.search_too, start.transforms)
     with steps.open_scanner(run, plan, cluster, notify) as scanner:
         fitted = call(steps.fit, run, plan, scanner, notify, *given)
-        return call(steps.evaluate, run, plan, scanner, fitted, current)
+        evaluation = call(steps.evaluate, run, plan, scanner, fitted, current)
+        return evaluation, compare(scanner)
 
 
-def _refit(
-    run: RunConfig,
-    plan: InputPlan,
-    current: StoredModel | None,
-    cluster: ClusterKind,
-    call: Call,
-    notify: Notify,
-    force: bool,
-) -> steps.Evaluation | None:
-    """Refit to the files that are new; None where everything is to be read."""
+def _plan_night(
+    run: RunConfig, plan: InputPlan, current: StoredModel | None, call: Call, force: bool
+) -> steps.Night | None:
+    """Plan an incremental fit, if the run file asks for one; None: everything is read."""
     if run.retrain.start != "incremental":
         return None
-    night = call(steps.plan_night, run, plan, current, force)
-    if night is None or current is None:
-        return None
-    # Without a row to read there is nothing for workers to do.
-    where = cluster if night.reading.rows else ThreadsCluster()
-    with steps.open_scanner(run, night.reading, where, notify) as scanner:
-        refitted = call(steps.refit, run, night, current, scanner)
-        if refitted.trouble:
-            logger.warning("all rows are read after all: %s", refitted.trouble)
-            return None
-        return call(steps.evaluate_refit, run, scanner, refitted, current)
+    return call(steps.plan_night, run, plan, current, force)
 
 
 def _pass_gate(
@@ -329,12 +344,13 @@ def _pass_gate(
     current: StoredModel | None,
     evaluation: steps.Evaluation,
     run_id: str,
+    drift: steps.Drift | None,
 ) -> RetrainOutcome:
-    decision = call(steps.decide, run, evaluation)
+    decision = call(steps.decide, run, evaluation, drift)
     if not decision.accepted:
         path = call(steps.reject, run, evaluation, decision, run_id)
         refusal = Refusal(decision.reason, path)
-        return RetrainOutcome(current, evaluation, decision, refusal=refusal)
+        return RetrainOutcome(current, evaluation, decision, measured=drift, refusal=refusal)
     based_on = None if current is None else current.version
     published = call(steps.publish, run, evaluation, run_id, based_on, "retrain")
-    return RetrainOutcome(current, evaluation, decision, published)
+    return RetrainOutcome(current, evaluation, decision, published, measured=drift)

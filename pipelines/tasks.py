@@ -44,6 +44,7 @@ STEPS: list[tuple[Callable[..., Any], str, str, dict[str, Any]]] = [
     (steps.evaluate_refit, "evaluate", "evaluate {run.output.name}", {}),
     (steps.select, "select", "select for {run.output.name}", {}),
     (steps.evaluate_selection, "evaluate", "evaluate {run.output.name}", {}),
+    (steps.compare_new_rows, "drift", "drift of {run.input.path}", {}),
     (steps.publish, "publish", "publish {run.output.name}", RETRIES),
     (steps.read_model, "read model", "read model {run.output.name}", RETRIES),
     (steps.read_current, "read current model", "read current {run.output.name}", RETRIES),

@@ -121,6 +121,20 @@ class DensitySummary:
         )
 
     @property
+    def variance(self) -> float:
+        """Variance of the complete rows' log-density, from the histogram; NaN without any.
+
+        The first bin is taken to lie at the lowest log-density, so that it is no less, but for
+        densities that have no square.
+        """
+        if not self.has_complete_rows:
+            return nan
+        values = self.ceiling - DEPTH + (np.arange(BINS) + 0.5) * (DEPTH / BINS)
+        values[0] = min(values[0], max(self.lowest, -1e150))
+        shares = self.bins / self.complete_weight
+        return float(shares @ np.square(values - shares @ values))
+
+    @property
     def shares(self) -> FloatArray:
         """Share of the weight that each component occupies, (k,)."""
         return self.occupancy / self.weight

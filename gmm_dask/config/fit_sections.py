@@ -130,6 +130,11 @@ class RetrainSection(Section):
         0.05, description="nats per row that the candidate may lie below the current model"
     )
     min_rows: Positive = Field(1, description="used rows that a candidate needs")
+    on_drift: Literal["warn", "refuse"] = Field(
+        "warn",
+        description="what to do with a candidate where the new rows differ from the current model "
+        "by more than the limits of [predict]",
+    )
 
     @field_validator("select", mode="before")
     @classmethod

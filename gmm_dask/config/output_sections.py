@@ -36,7 +36,9 @@ class PredictSection(Section):
         "nulls = 'marginalize'",
     )
     on_drift: Literal["warn", "fail"] = Field(
-        "warn", description="what to do where rows differ by more than the limits below"
+        "warn",
+        description="what to do where rows differ by more than the limits below, and by more than "
+        "so few rows differ by chance",
     )
     max_log_likelihood_drop: NonNegative = Field(
         0.5, description="nats per row that the mean may lie below that of the training rows"
@@ -46,6 +48,13 @@ class PredictSection(Section):
     )
     max_occupancy_change: Rate = Field(
         0.2, description="total variation distance from the training occupancy, 0 to 1"
+    )
+    max_mean_shift: NonNegative = Field(
+        0.25,
+        description="σ by which the mean of a feature in a component may lie elsewhere in new rows",
+    )
+    max_spread_change: NonNegative = Field(
+        0.25, description="share by which a feature's σ in a component may be wider or narrower"
     )
 
     @field_validator("filter", mode="before")
@@ -102,9 +111,9 @@ class OutputSection(Section):
         if address is None:
             return None
         if isinstance(place_of(address), ObjectAddress):
-            raise ValueError("{}: the collector reads files of this machine; give a path")
+            raise ValueError(f"{address}: the collector reads files of this machine; give a path")
         if not address.endswith(".prom"):
-            raise ValueError("{}: the collector reads no file but those that end in .prom")
+            raise ValueError(f"{address}: the collector reads no file but those that end in .prom")
         return address
 
     @field_validator("models", "predictions")

@@ -4,7 +4,8 @@ from gmm_dask.steps.drift import Check, Drift
 from gmm_dask.steps.fitting import Evaluation, Fitted, Published, evaluate, fit, publish, read_model
 from gmm_dask.steps.inputs import inspect_input, open_scanner
 from gmm_dask.steps.leaving_out import count_lost_rows
-from gmm_dask.steps.nights import plan_night
+from gmm_dask.steps.new_rows import compare_new_rows, keep_drift
+from gmm_dask.steps.nights import Night, plan_night
 from gmm_dask.steps.predicting import (
     Predicted,
     Prediction,
@@ -40,6 +41,7 @@ __all__ = [
     "Drift",
     "Evaluation",
     "Fitted",
+    "Night",
     "Predicted",
     "Prediction",
     "Published",
@@ -48,6 +50,7 @@ __all__ = [
     "Selected",
     "choose_rival",
     "choose_start",
+    "compare_new_rows",
     "count_lost_rows",
     "decide",
     "evaluate",
@@ -59,6 +62,7 @@ __all__ = [
     "is_selection_due",
     "is_up_to_date",
     "keep_cell",
+    "keep_drift",
     "open_predictions",
     "open_scanner",
     "plan_night",

@@ -43,12 +43,14 @@ from gmm_dask.steps.openlineage import describe_version
 from gmm_dask.steps.pruning import prune_after_storing
 from gmm_dask.steps.reporting import count_for_report
 from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
+from gmm_dask.steps.shifts import begin_history
 from gmm_dask.steps.unit_keeping import keeps_units, measure_and_keep
 from gmm_dask.storage.files.retention import Pruned
 from gmm_dask.storage.input.content import contents_of, encode_contents
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.checkpoint import open_checkpoint, remove_forgotten
 from gmm_dask.storage.models.clusters import Clusters
+from gmm_dask.storage.models.drift_history import DRIFT, nights_in
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.selection_table import SELECTION, parquet_bytes
 
@@ -319,6 +321,7 @@ def compose_evaluation(
             "input_plan.json": snapshot,
             INPUT_CONTENT: extra.get(INPUT_CONTENT)
             or encode_contents(contents_of(plan, scanner.digests)),
+            DRIFT: begin_history(result.parameters, result.survey.sample),
             **extra,
         },
         aggregates=count_for_report(result, mixture_spec(run), registry_of(run), _seconds(fitted)),
@@ -367,7 +370,9 @@ def publish(
             based_on=based_on,
             based_on_log_likelihood=None if of_current is None else of_current.mean_log_likelihood,
             extra=evaluation.files,
-            describe=describe_version(run, kind, evaluation.aggregates),
+            describe=describe_version(
+                run, kind, evaluation.aggregates, nights_in(evaluation.files)
+            ),
         )
     except ConflictError:
         clear_checkpoint(run, evaluation)

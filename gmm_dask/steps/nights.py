@@ -19,7 +19,7 @@ from gmm_dask.chunked.survey import Survey
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ModelError
 from gmm_dask.steps.identities import same_features
-from gmm_dask.steps.retraining import input_content
+from gmm_dask.steps.new_rows import input_content
 from gmm_dask.steps.unit_keeping import cut_of, cut_runs, keeps_units, store_settings
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.input.content import Contents, unchanged_files

@@ -27,6 +27,7 @@ from gmm_dask.errors import ConfigError
 from gmm_dask.report.aggregates import Aggregates
 from gmm_dask.steps.reporting import describe_by_report
 from gmm_dask.steps.resuming import registry_of
+from gmm_dask.storage.models.drift_history import DriftRecord
 from gmm_dask.storage.models.model import StoredModel
 
 #: The file of the event beside a model.
@@ -132,10 +133,13 @@ def predictions_event(run: RunConfig, kind: str, run_id: str, model: StoredModel
 
 
 def describe_version(
-    run: RunConfig, kind: str, aggregates: Aggregates | None
+    run: RunConfig,
+    kind: str,
+    aggregates: Aggregates | None,
+    nights: tuple[DriftRecord, ...] = (),
 ) -> Callable[[StoredModel], dict[str, bytes]]:
     """Return the function that makes lineage and report of a model when it is stored."""
-    describe_report = describe_by_report(run.output.name, aggregates)
+    describe_report = describe_by_report(run.output.name, aggregates, nights)
 
     def describe(model: StoredModel) -> dict[str, bytes]:
         files = describe_report(model)

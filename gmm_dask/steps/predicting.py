@@ -6,29 +6,24 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import cast
-
-import numpy as np
 
 from gmm_dask.addresses import Place
-from gmm_dask.chunked.defects import bad_weights, require_usable
-from gmm_dask.chunked.evaluation import DensitySummary, density_ceiling, summarize_densities
-from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.errors import ConfigError, DriftError, ModelError, TooFewRowsError
 from gmm_dask.events import Notify, Stage
-from gmm_dask.mixture.assignment import assign
-from gmm_dask.mixture.imputation import fill_holes
-from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.patterns import complete_rows
-from gmm_dask.mixture.transforms import Transforms
-from gmm_dask.nulls import NullPolicy
-from gmm_dask.steps.drift import Drift, measure_drift
+from gmm_dask.steps.drift import (
+    Drift,
+    NewRows,
+    measure_drift,
+    measure_new_rows,
+    with_new_rows,
+)
 from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.inputs import open_executor
+from gmm_dask.steps.new_rows import new_to_predictions, noise_of
 from gmm_dask.steps.openlineage import predictions_event
+from gmm_dask.steps.predicted_rows import PredictRequest, predict_rows
 from gmm_dask.steps.pruning import keep_of
 from gmm_dask.steps.reporting import (
     MOST_BATCHES,
@@ -39,14 +34,15 @@ from gmm_dask.steps.reporting import (
 )
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
+from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.clusters import name_clusters
+from gmm_dask.storage.models.drift_history import join_nights
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.predictions.beginning import begin
 from gmm_dask.storage.predictions.dataset import Predictions, read_predictions
-from gmm_dask.storage.predictions.part_writer import PartWriter
 from gmm_dask.storage.predictions.parts import Part
 from gmm_dask.storage.predictions.staging import StagedPredictions
+from gmm_dask.versions import nights_predicted
 
 logger = logging.getLogger("gmm_dask")
 
@@ -68,11 +64,14 @@ class Prediction:
         Scans the remaining files; None if nothing remains.
     model
         The model that predicts.
+    new_files
+        Indices of the remaining files whose rows are new (`new_to_predictions`).
     """
 
     staged: StagedPredictions | Predictions
     scanner: Scanner | None
     model: StoredModel
+    new_files: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,83 +109,6 @@ class Predicted:
     kept: int = 0
     lost: tuple[str, ...] = ()
     filter: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class PredictRequest:
-    """What a scan needs to predict; it is sent to the workers."""
-
-    parameters: MixtureParameters
-    writer: PartWriter
-    transforms: Transforms | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class PredictedRows:
-    """Parts written, the densities of used rows, and the number of rows inside the filter.
-
-    Rows that are kept beside these are not among them.
-    """
-
-    parts: tuple[Part, ...]
-    densities: DensitySummary
-    inside: int
-
-    def __add__(self, other: PredictedRows) -> PredictedRows:
-        return PredictedRows(
-            self.parts + other.parts,
-            self.densities + other.densities,
-            self.inside + other.inside,
-        )
-
-
-def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
-    """Assign the rows of a chunk to components and write them as a part.
-
-    Raises
-    ------
-    NonFiniteError
-        A value is infinite, or null where nulls are errors; names file, row and column.
-    InputError
-        A sample weight is negative or not finite, or a value is outside of the domain of its
-        transform; names file and row.
-    """
-    chunk = cast(ParquetRows, rows)
-    parameters, plan = request.parameters, request.writer.plan
-    patterns, transforms = chunk.patterns or (), request.transforms
-
-    def place(row: int) -> str:
-        return _place(chunk, row, plan)
-
-    # Here, not by the scanner: what is written has the values as they were.
-    values = transform_values(chunk.values, transforms, plan.names, place)
-    assigned = assign(
-        parameters,
-        values,
-        responsibilities=request.writer.needs_responsibilities,
-        certainties=True,
-        patterns=patterns,
-        transforms=transforms,
-    )
-    if not assigned.finite:
-        # Rows with nulls have been dropped by now, or they have patterns.
-        nulls = NullPolicy.MARGINALIZE if patterns else NullPolicy.ERROR
-        require_usable(chunk.values, plan.names, nulls, place)
-    _refuse_bad_weights(chunk, plan)
-    filled = None
-    if request.writer.impute:
-        filled = fill_holes(parameters, chunk.values, transforms, values)
-    part = request.writer.write(
-        chunk, assigned.labels, assigned.log_densities, assigned.responsibilities, filled
-    )
-    densities = summarize_densities(
-        assigned,
-        chunk.sample_weight,
-        parameters.n_components,
-        density_ceiling(parameters, transforms),
-        complete_rows(patterns, len(chunk.values)),
-    )
-    return PredictedRows((part,), densities, chunk.source_rows - chunk.outside)
 
 
 @contextmanager
@@ -274,7 +196,8 @@ def open_predictions(
             open_executor(cluster) as executor,
             Scanner(chunks, executor, notify, once=True) as scanner,
         ):
-            yield Prediction(staged, scanner, model)
+            new_files = frozenset() if backfill else new_to_predictions(run, staged, model)
+            yield Prediction(staged, scanner, model, new_files)
 
 
 def choose_clusters(run: RunConfig, model: StoredModel) -> tuple[int, ...] | None:
@@ -304,8 +227,14 @@ def choose_clusters(run: RunConfig, model: StoredModel) -> tuple[int, ...] | Non
     return name_clusters(cut, model.component_ids)
 
 
-def predict(run: RunConfig, prediction: Prediction) -> Predicted:
+def predict(run: RunConfig, prediction: Prediction, measured: Drift | None = None) -> Predicted:
     """Predict the rows of every new or changed file and write them: one scan of these files.
+
+    Parameters
+    ----------
+    measured
+        What a retrain has found of its new rows, under the model that was in use before it. They
+        are not measured again.
 
     Raises
     ------
@@ -327,7 +256,8 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     if scanner is None:
         logger.info("no input file is new or changed; all predictions are kept")
         return nothing
-    request = PredictRequest(model.parameters, staged.writer, model.transforms)
+    new_files = prediction.new_files if measured is None else frozenset()
+    request = PredictRequest(model.parameters, staged.writer, model.transforms, new_files)
     result = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
     if not result.inside and not staged.reused:
         raise TooFewRowsError(
@@ -337,7 +267,12 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     densities = result.densities
     drift = None
     if densities.weight > 0:
-        drift = measure_drift(run.predict, prediction.model, densities)
+        drift = measure_drift(run.predict, model, densities, result.squared_weight)
+        if result.new is not None and result.new.densities.weight > 0:
+            new = NewRows("predict", staged.run_id, len(new_files), result.new)
+            drift = with_new_rows(drift, measure_new_rows(run.predict, model, new, noise_of(model)))
+        elif measured is not None and measured.is_of(model):
+            drift = replace(with_new_rows(drift, measured), record=None)
         _report_drift(run, drift)
     return replace(
         nothing,
@@ -375,17 +310,21 @@ def publish_predictions(
     batches = batches_since(staged.places.out, prediction.model)
     if predicted.drift is not None:
         batches = (*batches, batch_of(predicted.drift, predicted.rows))[-MOST_BATCHES:]
+    nights = nights_predicted(staged.places.out)
+    if predicted.drift is not None and predicted.drift.record is not None:
+        nights = join_nights(nights, (predicted.drift.record,))
     summary = {
         "rows": predicted.rows,
         "dropped": predicted.dropped,
         "lost": predicted.lost,
-        "drift": predicted.drift and asdict(predicted.drift),
+        "drift": predicted.drift and asdict(replace(predicted.drift, record=None)),
+        "nights": [record.to_json() for record in nights],
         "batches": [batch.to_json() for batch in batches],
         "batches_of_others": batches_of_others(staged.places.out, prediction.model),
         "lineage": predictions_event(run, kind, staged.run_id, prediction.model),
         "skipped": {file.path: file.reason for file in staged.plan.skipped},
     }
-    report = report_on_batches(run.output.name, prediction.model, batches)
+    report = report_on_batches(run.output.name, prediction.model, batches, nights)
     path = staged.publish(predicted.parts, summary, predicted.digests, report, keep_of(run))
     logger.info("published predictions in %s", run.output.predictions)
     return path
@@ -393,27 +332,12 @@ def publish_predictions(
 
 def _report_drift(run: RunConfig, drift: Drift) -> None:
     """Warn of drift, or raise where the run file says so."""
-    findings = "; ".join(check.explanation for check in drift.checks if not check.passed)
-    if not findings:
+    if not drift.drifted:
         return
     if run.predict.on_drift == "fail":
         raise DriftError(
-            f"{run.input.path} is not like what model {run.output.name} was fitted to: {findings}; "
-            "nothing was published: look at the data, retrain, or widen the limits of [predict]"
+            f"{run.input.path} is not like what model {run.output.name} was fitted to: "
+            f"{drift.words}; nothing was published: look at the data, retrain, or widen the limits "
+            "of [predict]"
         )
-    logger.warning("drift: %s; consider a retrain", findings)
-
-
-def _refuse_bad_weights(rows: ParquetRows, plan: InputPlan) -> None:
-    weights = rows.sample_weight
-    if weights is not None:
-        bad = ~(np.isfinite(weights) & (weights >= 0))  # (m,)
-        if bad.any():
-            raise bad_weights(int(bad.sum()), _place(rows, int(bad.argmax()), plan))
-
-
-def _place(rows: ParquetRows, row: int, plan: InputPlan) -> str:
-    """Return the file of a used row and its number in that file, for a message."""
-    assert rows.file is not None  # chunks of a prediction are split by file
-    assert rows.first_in_file is not None
-    return f"{plan.files[rows.file].path} row {rows.first_in_file + rows.source_row(row):,}"
+    logger.warning("drift: %s; consider a retrain", drift.words)

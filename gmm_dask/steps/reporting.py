@@ -22,10 +22,11 @@ from gmm_dask.report.page.subject import REPORT, Batch, Subject
 from gmm_dask.steps.drift import Drift
 from gmm_dask.storage.files.atomic import replace_file, storage_errors
 from gmm_dask.storage.files.choice import version_at
+from gmm_dask.storage.models.drift_history import DriftRecord, join_nights, read_drift
 from gmm_dask.storage.models.model import StoredModel, read_file
 from gmm_dask.storage.models.registry import Registry, load_model_at
 from gmm_dask.storage.predictions.dataset import read_predictions
-from gmm_dask.versions import compare_stored
+from gmm_dask.versions import compare_stored, nights_predicted
 
 logger = logging.getLogger("gmm_dask")
 
@@ -63,7 +64,7 @@ def count_for_report(
 
 
 def describe_by_report(
-    name: str, aggregates: Aggregates | None
+    name: str, aggregates: Aggregates | None, nights: tuple[DriftRecord, ...] = ()
 ) -> Callable[[StoredModel], dict[str, bytes]]:
     """Return the function that makes the files of the report on a model when it is stored."""
 
@@ -74,7 +75,7 @@ def describe_by_report(
             # Imported here: workers, and whoever only reads, need not wait for it.
             from gmm_dask.report.page.document import report_page
 
-            page = report_page([Subject(name, model, aggregates)])
+            page = report_page([Subject(name, model, aggregates, nights=nights)])
             return {AGGREGATES: aggregates.encode(), REPORT: page}
         except Exception as error:
             _warn(error)
@@ -114,7 +115,9 @@ def versions_before(registry: Registry) -> tuple[Json, ...]:
 def batch_of(drift: Drift, rows: int) -> Batch:
     """Return the drift of rows that were predicted now, as later reports show it."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Batch(created, rows, {check.name: (check.value, check.limit) for check in drift.checks})
+    values = {check.name: (check.value, check.limit) for check in drift.checks}
+    lucky = (check for check in drift.checks if check.passed and check.value > check.limit)
+    return Batch(created, rows, values, tuple(check.name for check in lucky))
 
 
 def batches_since(output: str | Place | None, model: StoredModel) -> tuple[Batch, ...]:
@@ -157,26 +160,47 @@ def batches_of_others(output: str | Place, model: StoredModel) -> dict[str, Json
     return {sha256: known[sha256] for sha256 in sorted(others & known.keys())}
 
 
-def report_on_batches(name: str, model: StoredModel, batches: tuple[Batch, ...]) -> bytes | None:
-    """Make the report on a model with the batches it has predicted; None where that fails."""
+def report_on_batches(
+    name: str,
+    model: StoredModel,
+    batches: tuple[Batch, ...],
+    nights: tuple[DriftRecord, ...] = (),
+) -> bytes | None:
+    """Make the report on a model with the batches it has predicted; None where that fails.
+
+    ``nights`` is the history that the predictions keep.
+    """
     try:
         from gmm_dask.report.page.document import report_page
 
-        return report_page([subject_of(name, model, batches)])
+        return report_page([subject_of(name, model, batches, nights)])
     except Exception as error:
         _warn(error)
         return None
 
 
-def subject_of(name: str, model: StoredModel, batches: tuple[Batch, ...] = ()) -> Subject:
-    """Read what the report on a stored model draws; an older model has no aggregates."""
+def subject_of(
+    name: str,
+    model: StoredModel,
+    batches: tuple[Batch, ...] = (),
+    nights: tuple[DriftRecord, ...] = (),
+) -> Subject:
+    """Read what the report on a stored model draws; an older model has no aggregates.
+
+    ``nights`` is the history that its predictions keep, beside that of the model.
+    """
     known = None
     if model.path is not None:
         try:
             known = Aggregates.decode(read_file(version_at(model.path), AGGREGATES))
         except (ModelError, LookupError, TypeError, ValueError) as error:
             logger.info("the report on %s is made without counts: %s", model.path, error)
-    return Subject(name, model, known, batches)
+    try:
+        _, of_model = read_drift(model)
+    except ModelError as error:
+        logger.warning("the history of drift is missing in the report: %s", error)
+        of_model = ()
+    return Subject(name, model, known, batches, join_nights(of_model, nights))
 
 
 def write_report(
@@ -217,7 +241,13 @@ def write_report(
         )
     models = [load_model_at(address, version) for version in versions or (None,)]
     subjects = [
-        subject_of(model_name(model), model, batches_since(predictions, model)) for model in models
+        subject_of(
+            model_name(model),
+            model,
+            batches_since(predictions, model),
+            nights_predicted(predictions),
+        )
+        for model in models
     ]
     comparisons = [compare_stored(first, second) for first, second in pairwise(models)]
     if place is None:

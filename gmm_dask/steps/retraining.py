@@ -8,24 +8,25 @@ from dataclasses import dataclass
 from gmm_dask.addresses import Place
 from gmm_dask.chunked.selection import criteria
 from gmm_dask.config import RetrainSection, RunConfig
-from gmm_dask.errors import GmmDaskError, ModelError
+from gmm_dask.errors import GmmDaskError
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.transforms import Transforms
-from gmm_dask.steps.drift import Check
-from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, clear_checkpoint
+from gmm_dask.steps.drift import Check, Drift
+from gmm_dask.steps.fitting import Evaluation, clear_checkpoint
 from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.manifest import fit_key
+from gmm_dask.steps.new_rows import input_content
 from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.steps.pruning import prune_after_storing
 from gmm_dask.steps.reporting import describe_by_report
 from gmm_dask.steps.resuming import registry_of
 from gmm_dask.steps.selecting import is_selection_due, last_selection
-from gmm_dask.storage.files.choice import version_at
-from gmm_dask.storage.input.content import Contents, decode_contents, unchanged_files
+from gmm_dask.storage.input.content import unchanged_files
 from gmm_dask.storage.input.plan import InputPlan
+from gmm_dask.storage.models.drift_history import nights_in
 from gmm_dask.storage.models.manifest import RefitRecord
-from gmm_dask.storage.models.model import StoredModel, read_file
+from gmm_dask.storage.models.model import StoredModel
 
 logger = logging.getLogger("gmm_dask")
 
@@ -106,20 +107,6 @@ def is_up_to_date(run: RunConfig, plan: InputPlan, current: StoredModel | None) 
     return not changed
 
 
-def input_content(current: StoredModel) -> Contents:
-    """What the input files of a model held; nothing where that is not known."""
-    assert current.path is not None
-    try:
-        return decode_contents(read_file(version_at(current.path), INPUT_CONTENT))
-    except (ModelError, ValueError) as error:
-        logger.warning(
-            "version %s does not say what its input files held (%s); they count as changed",
-            current.version,
-            error,
-        )
-        return {}
-
-
 def choose_start(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> RetrainStart:
     """Choose a start by ``retrain.start``; from scratch if the current model has another shape."""
     if current is None or run.retrain.start == "scratch":
@@ -154,8 +141,14 @@ def warn_of_clusters(run: RunConfig, current: StoredModel | None) -> None:
         logger.warning("if the candidate is refused, nothing can be predicted: %s", error)
 
 
-def decide(run: RunConfig, evaluation: Evaluation) -> Decision:
-    """Hold a candidate to the gate: the checks that ``[retrain]`` asks for."""
+def decide(run: RunConfig, evaluation: Evaluation, drift: Drift | None = None) -> Decision:
+    """Hold a candidate to the gate: the checks that ``[retrain]`` asks for.
+
+    Parameters
+    ----------
+    drift
+        How the new rows differ from those of the current model; None if that was not measured.
+    """
     section = run.retrain
     result = evaluation.fitted.result
     rows = result.survey.rows
@@ -208,6 +201,8 @@ def decide(run: RunConfig, evaluation: Evaluation) -> Decision:
                 f"log-likelihood {new:.5f} nats per row, {old:.5f} under the current model",
             )
         )
+    if section.on_drift == "refuse" and drift is not None:
+        checks.append(_check_drift(drift))
     return Decision(tuple(checks))
 
 
@@ -243,6 +238,12 @@ def _compare_bounds(refit: RefitRecord, section: RetrainSection) -> list[Check]:
     return checks
 
 
+def _check_drift(drift: Drift) -> Check:
+    failed = sum(not check.passed for check in drift.checks)
+    words = f"the new rows have drifted: {drift.words}" if failed else "the new rows are alike"
+    return Check("drift of new rows", float(failed), 0.0, not failed, words)
+
+
 def _compare_criteria(evaluation: Evaluation, criterion: str, section: RetrainSection) -> Check:
     """Compare a chosen mixture with the current one, which may have other components.
 
@@ -271,7 +272,9 @@ def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: s
         run_id=run_id,
         reason=decision.reason,
         extra=evaluation.files,
-        describe=describe_by_report(run.output.name, evaluation.aggregates),
+        describe=describe_by_report(
+            run.output.name, evaluation.aggregates, nights_in(evaluation.files)
+        ),
     )
     clear_checkpoint(run, evaluation)
     logger.warning("refused: %s; the candidate is kept in %s", decision.reason, path)

@@ -5,14 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gmm_dask.storage.models.drift_history import DRIFT, encode_drift
 from gmm_dask.storage.models.registry import Registry
 from tests.pipelines.runs import RUN_FILE
 from tests.pipelines.test_command import gmm_dask, refused
 from tests.storage.stored import some_model
+from tests.storage.test_drift_history import FOUND, NIGHT
 
 
 @pytest.fixture
@@ -223,3 +226,23 @@ def test_a_reader_of_the_output_who_has_enough_ends_the_command_without_a_word(m
     run = subprocess.run(command, stdout=ended.stdin, stderr=subprocess.PIPE, text=True)
     ended.stdin.close()
     assert (run.returncode, run.stderr) == (1, "")
+
+
+def test_drift_lists_the_nights_and_since_when(tmp_path):
+    stars = Registry(tmp_path / "models", "stars")
+    stars.publish(some_model(seed=1), run_id="run-1")
+    again = replace(NIGHT, run_id="run-9", created="2026-01-02T03:00:00+00:00")
+    history = {DRIFT: encode_drift(None, [NIGHT, again])}
+    stars.publish(some_model(seed=2), run_id="run-2", extra=history)
+    header, _, first, second, since = lines(gmm_dask("drift", stars.directory))
+    assert header == ["night", "(UTC)", "by", "compared", "with", "files", "rows", "drift"]
+    assert first[:7] == ["2026-01-01", "03:00", "retrain", "version", "3", "1", "400"]
+    assert " ".join(second[7:]).startswith(FOUND.words)
+    assert " ".join(since) == (
+        "the mean of height in component 2: seen 2 nights in a row, since 2026-01-01"
+    )
+    shown = json.loads(gmm_dask("drift", stars.directory, "--json").stdout)
+    assert shown["nights"][0] == NIGHT.to_json()
+    assert [(item["feature"], item["nights"]) for item in shown["since"]] == [("height", 2)]
+    older = gmm_dask("drift", stars.directory / "v000001")  # stored without a history
+    assert older.stdout.startswith("no night is recorded: nothing has been compared yet")

@@ -20,7 +20,9 @@ from gmm_dask.report.page.plot import Plot
 from gmm_dask.report.page.subject import Batch, Subject
 from gmm_dask.report.page.tree import heights_of, leaves_of
 from gmm_dask.report.page.verdict import judge
+from gmm_dask.storage.models.drift_history import Estimate
 from tests.report.subjects import mixture_of, subject_of
+from tests.storage.test_drift_history import FOUND, NIGHT
 
 EMPTY = {"meta", "input", "br", "hr"}
 
@@ -354,6 +356,23 @@ def test_drift_is_drawn_in_multiples_of_its_limits():
     assert "0.15 of 0.1" in page.text
     assert "a <b>" in page.text
     assert "Drift since" not in page_of(subject_of()).text
+
+
+def test_the_history_of_drift_says_which_feature_in_which_component_since_when():
+    quiet = replace(
+        NIGHT, run_id="run-1", created="2026-01-02T03:00:00", checks={}, findings=(),
+        means=(Estimate(2, "height", 0.1, 0.05), Estimate(1, "<b>", 0.0, 0.04)),
+    )  # fmt: skip
+    nights = (quiet, replace(NIGHT, created="2026-01-03"), replace(NIGHT, created="2026-01-04"))
+    page = page_of(replace(subject_of(), nights=nights))
+    assert "3 nights, 2 with drift" in page.text
+    assert f"{FOUND.words}: seen 2 nights in a row, since 2026-01-03." in page.text
+    assert "the new rows differed from version 3" in page.text
+    assert "height in component 2" in page.text
+    alone = page_of(replace(subject_of(), nights=(quiet,)))
+    assert "1 night, none with drift" in alone.text
+    assert "<b> in component 1" in alone.text  # what moved most is drawn where nothing was found
+    assert "night by night" not in page_of(subject_of()).text
 
 
 def test_a_version_without_selection_clusters_or_batches_has_no_such_sections():

@@ -104,6 +104,8 @@ LIMITS = {
     "log-likelihood drop": ("max_log_likelihood_drop", {"shift": 2.0}),
     "low-density share": ("max_low_density_share", {"shift": 2.0}),
     "occupancy change": ("max_occupancy_change", {"shift": 3.0}),
+    "mean shift": ("max_mean_shift", {"shift": 1.0}),
+    "spread change": ("max_spread_change", {"shift": 2.0}),
 }
 
 
@@ -117,6 +119,8 @@ def test_each_limit_decides_alone(run, tmp_path, name, within):
         "predict__max_log_likelihood_drop": 1e9,
         "predict__max_low_density_share": 1.0,
         "predict__max_occupancy_change": 1.0,
+        "predict__max_mean_shift": 1e9,
+        "predict__max_spread_change": 1e9,
         f"predict__{key}": value if within else np.nextafter(value, 0),
         "predict__on_drift": "fail",
     }

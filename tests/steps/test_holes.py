@@ -110,7 +110,9 @@ def test_a_change_of_what_is_missing_is_no_drift_of_densities(tmp_path):
     run_fit(run)
     write_day(tmp_path, 9, 0.9, 2_000)
     replaced, _ = run_predict(run.model_copy(update={"input": only(run, tmp_path, 9)}))
-    drop, low, _ = replaced.drift.checks
+    drop, low, _, mean, spread = replaced.drift.checks
+    assert mean.passed
+    assert spread.passed
     assert abs(drop.value) < 0.2
     assert low.value < 0.01
     write_day(tmp_path, 8, 1.0, 300)  # no complete row

@@ -77,11 +77,11 @@ def test_a_version_that_predicts_stays_while_others_are_published(run, monkeypat
     run_fit(run, "fit-1")
     predict_rows = steps.predict
 
-    def publish_meanwhile(run, prediction):
+    def publish_meanwhile(run, prediction, measured):
         run_fit(run, "fit-2")
         run_fit(run, "fit-3")
         assert versions(run) == (1, 3)
-        return predict_rows(run, prediction)
+        return predict_rows(run, prediction, measured)
 
     monkeypatch.setattr(steps, "predict", publish_meanwhile)
     assert predict_all(run, "predict-1").model.version == 1

@@ -100,6 +100,7 @@ def test_predictions_keep_the_drift_of_every_batch_of_their_model(tmp_path):
     assert [batch.rows for batch in batches] == [1_470, 490, 490]
     assert {name for batch in batches for name in batch.checks} == {
         "log-likelihood drop", "low-density share", "occupancy change",
+        "mean shift", "spread change",
     }  # fmt: skip
     page = report_path(predictions.path).read_text()
     assert "3 batches predicted with this model" in page

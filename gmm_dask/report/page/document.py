@@ -16,6 +16,7 @@ from gmm_dask.report.page.comparison import beside_each_other
 from gmm_dask.report.page.curves import log_likelihood_chart
 from gmm_dask.report.page.drift import drift_chart
 from gmm_dask.report.page.markup import Markup, element, join
+from gmm_dask.report.page.nights import nights_chart
 from gmm_dask.report.page.plot import number as written
 from gmm_dask.report.page.provenance import provenance
 from gmm_dask.report.page.scatter import legend, marginal_panels, pair_panels
@@ -164,6 +165,7 @@ def _version(number: int, subject: Subject, level: str) -> Markup:
         _section("How sure the assignment is", certainty_table(subject)),
         _section("k-means beside the mixture", kmeans_table(subject)),
         _section("Drift since", drift_chart(subject)),
+        _section("Drift of new rows, night by night", nights_chart(subject)),
         _section("Where this model comes from", provenance(subject)),
     ]
     return element(

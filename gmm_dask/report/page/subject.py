@@ -9,6 +9,7 @@ from typing import Any
 
 from gmm_dask.report.aggregates import Aggregates, outline
 from gmm_dask.report.axes import FeatureAxis, axes_of
+from gmm_dask.storage.models.drift_history import DriftRecord
 from gmm_dask.storage.models.model import StoredModel
 
 #: Name of the page beside a model.
@@ -27,16 +28,21 @@ class Batch:
         Rows predicted.
     checks
         Measured value and limit by name.
+    by_chance
+        Names of checks whose value is beyond the limit, but no more than so few rows show by
+        chance.
     """
 
     created: str
     rows: int
     checks: Mapping[str, tuple[float, float]]
+    by_chance: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the batch as JSON."""
         checks = {name: list(values) for name, values in self.checks.items()}
-        return {"created": self.created, "rows": self.rows, "checks": checks}
+        content = {"created": self.created, "rows": self.rows, "checks": checks}
+        return content | ({"by_chance": list(self.by_chance)} if self.by_chance else {})
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Batch:
@@ -51,12 +57,15 @@ class Batch:
             str(name): (float(value), float(limit))
             for name, (value, limit) in content["checks"].items()
         }
-        return cls(str(content["created"]), int(content["rows"]), checks)
+        by_chance = tuple(map(str, content.get("by_chance", ())))
+        return cls(str(content["created"]), int(content["rows"]), checks, by_chance)
 
     @property
     def passed(self) -> bool:
-        """Whether every value is within its limit."""
-        return all(value <= limit for value, limit in self.checks.values())
+        """Whether every value is within its limit, or beyond it by chance."""
+        return all(
+            value <= limit or name in self.by_chance for name, (value, limit) in self.checks.items()
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +82,15 @@ class Subject:
         Its aggregates; None where an older gmm-dask wrote it.
     drift
         The batches that it has predicted, the oldest first.
+    nights
+        The history of drift, of this version and those before it, the oldest first.
     """
 
     name: str
     model: StoredModel
     known: Aggregates | None = None
     drift: tuple[Batch, ...] = ()
+    nights: tuple[DriftRecord, ...] = ()
 
     @cached_property
     def aggregates(self) -> Aggregates:

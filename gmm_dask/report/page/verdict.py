@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gmm_dask.report.page.markup import Markup, element
 from gmm_dask.report.page.plot import number
 from gmm_dask.report.page.subject import Subject
+from gmm_dask.storage.models.drift_history import DriftRecord
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,17 @@ def judge(subject: Subject) -> Verdict:
     drifted = bool(subject.drift) and not subject.drift[-1].passed
     if drifted:
         troubles.append("the last batch has drifted from the rows of the fit")
+    if subject.nights and subject.nights[-1].drifted:
+        troubles.append(_drift_words(subject.nights[-1]))
     if troubles:
         return Verdict(False, "Look at this: " + "; ".join(troubles) + ".")
     return Verdict(True, _praise(subject))
+
+
+def _drift_words(night: DriftRecord) -> str:
+    words = [finding.words for finding in night.findings] or [night.other_words]
+    more = f", and {len(words) - 1} more" if len(words) > 1 else ""
+    return f"the new rows differed from version {night.version}: {words[0]}{more}"
 
 
 def _praise(subject: Subject) -> str:
