@@ -29,7 +29,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
         Fitted, with the model's columns as ``feature_names_in_``, its permanent
         ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it. It takes
         rows with holes if it was fitted to such (``nulls="marginalize"``). A model with transforms
-        has them too: its methods take rows in natural units.
+        has them too: its methods take rows in natural units. ``log_likelihood_`` is NaN after an
+        incremental fit, which does not read all rows.
 
     Raises
     ------
@@ -57,7 +58,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
         model.merge_tree_ = stored.manifest.clusters.tree(stored.component_ids)
     threshold = stored.manifest.low_density_threshold
     model.low_density_threshold_ = np.nan if threshold is None else threshold
-    model.log_likelihood_ = stored.manifest.log_likelihood
+    likelihood = stored.manifest.log_likelihood  # not known after an incremental fit
+    model.log_likelihood_ = np.nan if likelihood is None else likelihood
     model.converged_ = stored.manifest.status == Status.CONVERGED.value
     model.n_iter_ = stored.manifest.n_iter
     model.lower_bounds_ = list(stored.manifest.history)

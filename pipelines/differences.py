@@ -23,7 +23,7 @@ def print_comparison(comparison: ModelComparison) -> None:
             ["components", _shape(before), _shape(after)],
             ["nats per row, on its own rows", _nats(before), _nats(after)],
             *_on_rows_of_the_other(comparison),
-            ["BIC", f"{before.manifest.bic:,.1f}", f"{after.manifest.bic:,.1f}"],
+            ["BIC", _bic(before), _bic(after)],
         ],
         texts=("",),
     )
@@ -95,7 +95,11 @@ def _shape(model: StoredModel) -> str:
 
 
 def _nats(model: StoredModel) -> str:
-    return f"{model.manifest.log_likelihood:.6g}"
+    return model.manifest.describe_log_likelihood(lambda value: f"{value:.6g}")
+
+
+def _bic(model: StoredModel) -> str:
+    return model.manifest.describe_bic(lambda value: f"{value:,.1f}")
 
 
 def _value(value: Any) -> str:

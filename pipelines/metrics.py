@@ -41,6 +41,8 @@ HELP = {
     "model_bic": "Bayesian information criterion of the model in use.",
     "model_iterations": "Iterations of the fit of the model in use.",
     "model_scans": "Scans of all rows that the fit of the model in use took.",
+    "model_bound": "What the mean log-likelihood is at least, after an incremental fit.",
+    "model_rows_read": "Rows that the incremental fit of the model in use has read.",
     "predicted_rows": "Rows that the last run predicted.",
     "prediction_rows": "Rows of the current predictions.",
     "drifted": "Whether the new rows exceeded a limit of drift, where it was measured last.",
@@ -102,6 +104,8 @@ def metrics_of(record: RunRecord) -> Iterator[Metric]:
             "model_bic": model.bic,
             "model_iterations": model.n_iter,
             "model_scans": model.scans,
+            "model_bound": model.bound,
+            "model_rows_read": model.rows_read,
         }
     if predictions is not None:
         values["predicted_rows"] = predictions.rows

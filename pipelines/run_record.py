@@ -49,6 +49,9 @@ class ModelRecord:
         nats per row. None where that is not known of all rows.
     status, n_iter, scans
         How its polish ended, after how many iterations, and how often all rows were read.
+    bound, rows_read
+        After an incremental fit: what the mean log-likelihood is at least, nats per row, and the
+        rows that were read; None after a full one.
     """
 
     version: int | None
@@ -61,6 +64,8 @@ class ModelRecord:
     status: str
     n_iter: int
     scans: int
+    bound: float | None = None
+    rows_read: int | None = None
 
 
 @dataclass(frozen=True)
@@ -246,7 +251,7 @@ def _model_in_use(outcome: Outcome) -> ModelRecord | None:
 
 
 def _record(model: StoredModel) -> ModelRecord:
-    manifest, parameters = model.manifest, model.parameters
+    manifest, parameters, refit = model.manifest, model.parameters, model.manifest.refit
     return ModelRecord(
         model.version,
         str(model.path),
@@ -258,6 +263,8 @@ def _record(model: StoredModel) -> ModelRecord:
         manifest.status,
         manifest.n_iter,
         manifest.scans,
+        None if refit is None else refit.bound,
+        None if refit is None else refit.rows_read,
     )
 
 

@@ -6,6 +6,7 @@ A sequence calls each step through ``call``: `directly` calls the step and nothi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,13 +15,15 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from gmm_dask import steps
 from gmm_dask.addresses import Place
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.config import ClusterKind, RunConfig
+from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import GmmDaskError
 from gmm_dask.events import Notify
 from gmm_dask.pipelines.attempts import attempt
 from gmm_dask.storage.input.bad_files import BadFile
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
+
+logger = logging.getLogger("gmm_dask")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -248,9 +251,7 @@ def retrain(
             if not force and steps.is_up_to_date(run, plan, current):
                 return present, RetrainOutcome(current, **_left_out(plan))
             steps.warn_of_clusters(run, current)
-            with steps.open_scanner(run, plan, cluster, notify) as scanner:
-                evaluation = _fit_again(run, plan, current, scanner, call, notify)
-                drift = call(steps.compare_new_rows, run, plan, current, scanner, run_id)
+            evaluation, drift = _fit_again(run, plan, current, cluster, call, notify, run_id, force)
             evaluation = steps.keep_drift(run, evaluation, current, drift)
             outcome = _pass_gate(run, call, current, evaluation, run_id, drift)
         return present, replace(outcome, **_left_out(plan))
@@ -288,21 +289,53 @@ def _fit_again(
     run: RunConfig,
     plan: InputPlan,
     current: StoredModel | None,
-    scanner: Scanner,
+    cluster: ClusterKind,
     call: Call,
     notify: Notify,
-) -> steps.Evaluation:
-    """Fit the mixture that the run file asks for, or choose one again if that is due."""
+    run_id: str,
+    force: bool,
+) -> tuple[steps.Evaluation, steps.Drift | None]:
+    """Fit the mixture that the run file asks for, or choose one again if that is due.
+
+    Returns the candidate, and how the new rows differ from those of the current model.
+    """
+
+    def compare(scanner: Scanner) -> steps.Drift | None:
+        return call(steps.compare_new_rows, run, plan, current, scanner, run_id)
+
     if steps.is_selection_due(run, plan, current):
         rival, transforms = steps.choose_rival(run, plan, current)
-        selected = call(steps.select, run, plan, scanner, notify, rival, transforms)
-        return call(steps.evaluate_selection, run, plan, scanner, selected, current)
+        with steps.open_scanner(run, plan, cluster, notify) as scanner:
+            selected = call(steps.select, run, plan, scanner, notify, rival, transforms)
+            evaluation = call(steps.evaluate_selection, run, plan, scanner, selected, current)
+            return evaluation, compare(scanner)
     if run.select is not None and current is not None:
         run = steps.keep_cell(run, current)
+    night = _plan_night(run, plan, current, call, force)
+    if night is not None and current is not None:
+        # Without a row to read there is nothing for workers to do.
+        where = cluster if night.reading.rows else ThreadsCluster()
+        with steps.open_scanner(run, night.reading, where, notify) as scanner:
+            refitted = call(steps.refit, run, night, current, scanner)
+            if not refitted.trouble:
+                evaluation = call(steps.evaluate_refit, run, scanner, refitted, current)
+                return evaluation, compare(scanner)
+        logger.warning("all rows are read after all: %s", refitted.trouble)
     start = steps.choose_start(run, plan, current)
     given = (start.parameters, start.search_too, start.transforms)
-    fitted = call(steps.fit, run, plan, scanner, notify, *given)
-    return call(steps.evaluate, run, plan, scanner, fitted, current)
+    with steps.open_scanner(run, plan, cluster, notify) as scanner:
+        fitted = call(steps.fit, run, plan, scanner, notify, *given)
+        evaluation = call(steps.evaluate, run, plan, scanner, fitted, current)
+        return evaluation, compare(scanner)
+
+
+def _plan_night(
+    run: RunConfig, plan: InputPlan, current: StoredModel | None, call: Call, force: bool
+) -> steps.Night | None:
+    """Plan an incremental fit, if the run file asks for one; None: everything is read."""
+    if run.retrain.start != "incremental":
+        return None
+    return call(steps.plan_night, run, plan, current, force)
 
 
 def _pass_gate(

@@ -19,7 +19,7 @@ from gmm_dask.storage.files.choice import exists, version_at
 from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.clusters import Clusters
-from gmm_dask.storage.models.manifest import Manifest
+from gmm_dask.storage.models.manifest import Manifest, RefitRecord
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import load_model_at
 
@@ -99,10 +99,7 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         ("rows", f"{read:,} read, {outside}{dropped:,} dropped for nulls, {rows:,} used{holes}"),
         *([("transforms", model.transforms.words(model.columns))] if model.transforms else []),
         *weight_facts(manifest),
-        ("scans", f"{manifest.scans} of all rows"),
-        ("iterations", f"{manifest.n_iter}, {STATUS[manifest.status]}"),
-        ("log-likelihood", f"{manifest.log_likelihood:.6g} nats per row"),
-        ("BIC", f"{manifest.bic:,.1f}"),
+        *_fit_facts(manifest),
     ]
     if manifest.clusters is not None:
         facts.append(("clusters", clusters_words(manifest.clusters, model.component_ids)))
@@ -131,6 +128,41 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
         facts.append(("chosen by", manifest.selection.legend))
     title = f"{_name(model)}: {k} {kind} components of {d} columns"
     return Summary(title, facts, header, table, notes, comparison)
+
+
+def _fit_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """Say what was read how often, and how likely the rows are."""
+    refit = manifest.refit
+    if refit is None:
+        return [
+            ("scans", f"{manifest.scans} of all rows"),
+            ("iterations", f"{manifest.n_iter}, {STATUS[manifest.status]}"),
+            ("log-likelihood", f"{manifest.log_likelihood:.6g} nats per row"),
+            ("BIC", f"{manifest.bic:,.1f}"),
+        ]
+    facts = [
+        ("incremental", f"read {refit.describe()}, {refit.scans} scans of these"),
+        ("units", _unit_words(refit)),
+        ("log-likelihood", f"at least {refit.bound:.6g} nats per row (a bound), of all rows"),
+    ]
+    if refit.log_likelihood_read is not None:
+        words = f"log-likelihood {refit.log_likelihood_read:.6g} nats per row"
+        before = f"{refit.log_likelihood_read_before:.6g} under the model before"
+        facts.append(("rows read", f"{words}, {before}"))
+    words = f"of {refit.sample_rows:,} rows: occupancy, quantiles, outliers and clusters are of it"
+    return [*facts, ("sample", words)]
+
+
+def _unit_words(refit: RefitRecord) -> str:
+    """Say what became of the units of the night before."""
+    words = [f"{refit.units_kept:,} kept"]
+    counts = {
+        "changed": refit.units_changed,
+        "gone": refit.units_gone,
+        "read again in turn": refit.units_again,
+    }
+    words += [f"{count:,} {what}" for what, count in counts.items() if count]
+    return f"{', '.join(words)}; night {refit.nights} since the last full fit"
 
 
 def weight_facts(manifest: Manifest) -> list[tuple[str, str]]:
@@ -276,7 +308,8 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
     facts = [("decision", decision), *summary.facts, *_pruned_facts(outcome.published)]
     if current is not None and evaluation is not None:
         record = evaluation.current_densities
-        facts.insert(1, (f"version {current.version}", _on_the_same_rows(current, record)))
+        if evaluation.refit is None:
+            facts.insert(1, (f"version {current.version}", _on_the_same_rows(current, record)))
     if outcome.failure is not None:
         notes.append(f"the predictions failed: {outcome.failure}")
     notes += [*summary.notes, *left_out_notes(outcome)]

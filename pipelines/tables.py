@@ -61,8 +61,8 @@ def _cells(model: ListedModel) -> list[str]:
         (model.created or "")[:16].replace("T", " "),
         f"{model.rows:,}",
         f"{model.n_components} {model.covariance_type}",
-        f"{model.log_likelihood:.6g}",
-        f"{model.bic:,.1f}",
+        f"≥ {model.bound:.6g}" if model.log_likelihood is None else f"{model.log_likelihood:.6g}",
+        "" if model.bic is None else f"{model.bic:,.1f}",
         _state(model),
     ]
 

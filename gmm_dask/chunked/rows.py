@@ -48,6 +48,10 @@ class Rows:
         Of the row groups of files that end in this chunk, if they were asked for.
     patterns
         Of ``values``, where rows may have holes; () if all are complete. None: not looked for.
+    file
+        Number of the file that the rows are of; None unless chunks are split by file.
+    young
+        Whether the weight of a row does not yet decay with its age, but will.
     """
 
     values: RowsArray
@@ -60,6 +64,8 @@ class Rows:
     transforms: Transforms | None = None
     fingerprint: int | None = None
     patterns: Patterns | None = None
+    file: int | None = None
+    young: bool = False
 
     @property
     def source_rows(self) -> int:

@@ -193,7 +193,7 @@ def survey_source(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPoli
     """
     request = _request(scanner, sample_rows, seed, scanner.rows, nulls)
     survey = scanner.reduce(survey_rows, request, Stage.SURVEY)
-    _refuse_unusable(survey, scanner.chunks, nulls)
+    refuse_unusable(survey, scanner.chunks, nulls)
     transforms = scanner.transforms
     if transforms is not None and transforms.pending:
         scanner.transforms = _settle(transforms, survey.moments)
@@ -239,11 +239,16 @@ def _request(
     scanner: Scanner, sample_rows: int, seed: int, used_rows: int, nulls: NullPolicy
 ) -> SurveyRequest:
     """Set the threshold at which ``sample_rows`` of the used rows are drawn, and a few more."""
+    threshold = priority_limit(sample_rows, used_rows)
+    return SurveyRequest(seed, sample_rows, threshold, scanner.chunks.weighted, nulls)
+
+
+def priority_limit(sample_rows: int, rows: int) -> int:
+    """Return the priority up to which ``sample_rows`` of so many rows lie, and a few more."""
     # Six deviations above the expected number: one survey in a billion draws too few.
     expected = sample_rows + 6.0 * sqrt(sample_rows) + 10.0
-    share = min(1.0, expected / max(used_rows, 1))
-    threshold = min(int(share * 2.0**64), 2**64 - 1)
-    return SurveyRequest(seed, sample_rows, threshold, scanner.chunks.weighted, nulls)
+    share = min(1.0, expected / max(rows, 1))
+    return min(int(share * 2.0**64), 2**64 - 1)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -331,7 +336,14 @@ def frequent_values(sample: Sample) -> list[tuple[int, float, float]]:
     return frequent
 
 
-def _refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> None:
+def refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> None:
+    """Refuse rows that cannot be fitted; raises as `survey_source` does.
+
+    Parameters
+    ----------
+    survey
+        Of all rows; its defects are of rows of ``chunks``.
+    """
     defects = survey.defects
     refuse_defects(defects, chunks.columns, nulls, chunks.describe)
     if not survey.source_rows:

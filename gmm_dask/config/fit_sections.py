@@ -101,8 +101,21 @@ class FitSection(Section):
 class RetrainSection(Section):
     """``[retrain]``: where a retrain starts, and the gate that its candidate must pass."""
 
-    start: Literal["scratch", "current", "both"] = Field(
-        "both", description="from a search, from the current model, or one candidate from each"
+    start: Literal["scratch", "current", "both", "incremental"] = Field(
+        "both",
+        description="from a search, from the current model, or one candidate from each; "
+        "'incremental' reads only files that are new or changed, and goes on from the sums kept "
+        "of all others",
+    )
+    refresh: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.02,
+        description="of an incremental night: share of the unchanged files, those read longest "
+        "ago, that are read again",
+    )
+    full_every: Positive = Field(
+        30,
+        description="nights that may be incremental, one after the other; the next reads "
+        "everything, and a search competes with the current model, as with 'both'",
     )
     select: Literal["never", "always"] | Days = Field(
         "never",

@@ -228,6 +228,7 @@ def _version(model: StoredModel, of_other: float | None) -> dict[str, Any]:
         "covariance_type": model.parameters.covariance_type,
         "log_likelihood": model.manifest.log_likelihood,
         "bic": model.manifest.bic,
+        "bound": model.manifest.refit and model.manifest.refit.bound,
         "log_likelihood_of_the_other_on_these_rows": of_other,
     }
 

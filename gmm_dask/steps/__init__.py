@@ -5,6 +5,7 @@ from gmm_dask.steps.fitting import Evaluation, Fitted, Published, evaluate, fit,
 from gmm_dask.steps.inputs import inspect_input, open_scanner
 from gmm_dask.steps.leaving_out import count_lost_rows
 from gmm_dask.steps.new_rows import compare_new_rows, keep_drift
+from gmm_dask.steps.nights import Night, plan_night
 from gmm_dask.steps.predicting import (
     Predicted,
     Prediction,
@@ -14,6 +15,7 @@ from gmm_dask.steps.predicting import (
     verify_predictions,
 )
 from gmm_dask.steps.pruning import hold
+from gmm_dask.steps.refitting import Refitted, evaluate_refit, refit
 from gmm_dask.steps.retraining import (
     Decision,
     RetrainStart,
@@ -39,9 +41,11 @@ __all__ = [
     "Drift",
     "Evaluation",
     "Fitted",
+    "Night",
     "Predicted",
     "Prediction",
     "Published",
+    "Refitted",
     "RetrainStart",
     "Selected",
     "choose_rival",
@@ -50,6 +54,7 @@ __all__ = [
     "count_lost_rows",
     "decide",
     "evaluate",
+    "evaluate_refit",
     "evaluate_selection",
     "fit",
     "hold",
@@ -60,11 +65,13 @@ __all__ = [
     "keep_drift",
     "open_predictions",
     "open_scanner",
+    "plan_night",
     "predict",
     "publish",
     "publish_predictions",
     "read_current",
     "read_model",
+    "refit",
     "reject",
     "select",
     "verify_predictions",

@@ -128,7 +128,7 @@ def measure_drift(
         Densities of the rows, and the sum of their squared weights; not all may weigh 0.
     """
     rows = densities.weight**2 / squared_weight
-    batch = _Batch(densities, rows, _fitted_rows(model), FALSE_ALARMS / 3)
+    batch = _Batch(densities, rows, _counted_rows(model), FALSE_ALARMS / 3)
     return Drift(batch.checks(section, model.manifest), _quantile_shifts(model, densities))
 
 
@@ -149,7 +149,7 @@ def measure_new_rows(
     densities, deviations = new.sums.densities, new.sums.deviations
     located = locate_shifts(model, new.sums, _fitted_rows(model), noise)
     level = FALSE_ALARMS / (3 + located.shifts.n_tests)
-    batch = _Batch(densities, deviations.effective_rows, _fitted_rows(model), level)
+    batch = _Batch(densities, deviations.effective_rows, _counted_rows(model), level)
     *others, occupancy = batch.checks(section, model.manifest)
     means = [*located.find_means(level)]
     spreads = [*located.find_spreads(level)]
@@ -189,6 +189,12 @@ def with_new_rows(predicted: Drift, new: Drift) -> Drift:
 
 def _fitted_rows(model: StoredModel) -> float:
     return float(model.manifest.effective_rows or model.manifest.rows)
+
+
+def _counted_rows(model: StoredModel) -> float:
+    """Rows of which the manifest tells occupancy, quantiles and likelihood: perhaps a sample."""
+    refit = model.manifest.refit
+    return _fitted_rows(model) if refit is None else min(_fitted_rows(model), refit.sample_rows)
 
 
 def _quantile_shifts(model: StoredModel, densities: DensitySummary) -> dict[float, float]:
@@ -250,6 +256,8 @@ class _Batch:
         trained = manifest.complete_log_likelihood
         if trained is None:  # all training rows are complete
             trained = manifest.log_likelihood
+        if trained is None:  # of no row, or not known of all
+            return Check(name, 0.0, limit, True, NOTHING)
         reached = self.densities.complete_mean_log_likelihood
         drop = trained - reached
         rows, fitted = self._complete_rows(manifest)
@@ -257,6 +265,8 @@ class _Batch:
         judged = rows >= LEAST_ROWS and error > 0.0
         chance = 0.5 * erfc(drop / error / sqrt(2.0)) if judged else 1.0
         words = f"mean log-likelihood {reached:.4f} nats per row, {trained:.4f} in training"
+        if manifest.refit is not None:
+            words += ", as its sample says"
         return self._check(name, drop, limit, chance, words)
 
     def _low_density_check(self, section: PredictSection, manifest: Manifest) -> Check:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,17 +25,18 @@ from gmm_dask.errors import (
     ConflictError,
     InputChangedError,
     InputError,
-    ModelError,
     StorageError,
 )
 from gmm_dask.events import Notify
+from gmm_dask.mixture.incremental import Refit
 from gmm_dask.mixture.initialization import seeded
-from gmm_dask.mixture.matching import Match, match, matched_ids
+from gmm_dask.mixture.matching import Match
 from gmm_dask.mixture.merging import merge_on_sample
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
-from gmm_dask.mixture.transforms import Transforms, convert_units
+from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.report.aggregates import Aggregates
+from gmm_dask.steps.identities import Identities, comparable, identify
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest
 from gmm_dask.steps.openlineage import describe_version
@@ -42,6 +44,7 @@ from gmm_dask.steps.pruning import prune_after_storing
 from gmm_dask.steps.reporting import count_for_report
 from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
 from gmm_dask.steps.shifts import begin_history
+from gmm_dask.steps.unit_keeping import keeps_units, measure_and_keep
 from gmm_dask.storage.files.retention import Pruned
 from gmm_dask.storage.input.content import contents_of, encode_contents
 from gmm_dask.storage.input.plan import InputPlan
@@ -100,6 +103,9 @@ class Evaluation:
         held.
     aggregates
         What its report draws; None if that could not be counted.
+    refit
+        Of an incremental fit: the sums that it took. ``densities`` are then of its sample, and
+        ``current_densities`` are None.
     """
 
     model: StoredModel
@@ -111,6 +117,7 @@ class Evaluation:
     files: dict[str, bytes]
     aggregates: Aggregates | None = None
     selection: SelectionTable | None = None
+    refit: Refit | None = None
 
 
 @dataclass(frozen=True)
@@ -202,38 +209,24 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the fitted mixture and the current model together on all rows: one scan.
 
-    No scan is needed if the sample of the survey holds all rows. A current model of other
+    No scan is needed if the sample of the survey holds all rows and no sums of units are kept
+    (``retrain.start = "incremental"``). A current model of other
     columns is not evaluated and none of its components is matched, but their ids are not used
     again. One of other transforms costs a scan more. The merge tree comes from rows of the
     survey's sample.
     """
-    survey = fitted.result.survey
-    mixtures = [fitted.result.parameters, *comparable(plan, current, scanner.transforms)]
-    densities, *of_current = evaluate_mixtures(scanner, mixtures, survey)
+    result, survey = fitted.result, fitted.result.survey
+    mixtures = [result.parameters, *comparable(plan, current, scanner.transforms)]
+    store: dict[str, bytes] = {}
+    if keeps_units(run):
+        summaries, store = measure_and_keep(run, plan, scanner, result, mixtures)
+    else:
+        summaries = evaluate_mixtures(scanner, mixtures, survey)
+    densities, *of_current = summaries
     of_current += evaluate_elsewhere(plan, scanner, current, survey)
-    return compose_evaluation(run, plan, scanner, fitted, densities, current, of_current)
-
-
-def same_features(plan: InputPlan, model: StoredModel) -> bool:
-    """Whether a model has the columns of a plan, with the same transforms."""
-    planned = plan.transforms.names if plan.transforms else None
-    stored = model.transforms.names if model.transforms else None
-    return model.columns == plan.names and stored == planned
-
-
-def comparable(
-    plan: InputPlan, current: StoredModel | None, transforms: Transforms | None
-) -> tuple[MixtureParameters, ...]:
-    """Return the parameters of the current model in the units of these transforms.
-
-    Nothing if the model has other columns, or has no such form (`convert_units`).
-    """
-    if current is None or current.columns != plan.names:
-        return ()
-    if current.transforms == transforms:
-        return (current.parameters,)
-    converted = convert_units(current.parameters, current.transforms, transforms)
-    return () if converted is None else (converted,)
+    return compose_evaluation(
+        run, plan, scanner, fitted, densities, current, of_current, extra=store
+    )
 
 
 def evaluate_elsewhere(
@@ -276,6 +269,8 @@ def compose_evaluation(
     current: StoredModel | None,
     of_current: Sequence[DensitySummary],
     selection: SelectionTable | None = None,
+    identities: Identities | None = None,
+    extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Evaluation:
     """Compose a model, with its component ids, manifest and files, from what was measured.
 
@@ -286,18 +281,15 @@ def compose_evaluation(
         comparable.
     selection
         The table that the mixture was chosen from, if it was.
+    identities
+        Ids of the components; None: by the matches with the current model.
+    extra
+        Further files, which go before those that are made here.
     """
     result = fitted.result
-    k = result.parameters.n_components
-    matches: tuple[Match, ...] = ()
-    ids = tuple(range(k))
-    next_id = k
-    if current is not None:
-        for parameters in comparable(plan, current, scanner.transforms):
-            matches = match(result.parameters, parameters)
-        next_id = _next_component_id(run, current)
-        ids = matched_ids(matches, k, current.component_ids, next_id)
-        next_id = max(next_id, max(ids) + 1)
+    if identities is None:
+        identities = identify(run, plan, scanner, result.parameters, current)
+    ids, next_id = identities.ids, identities.next_id
     tree = merge_on_sample(result.parameters, result.survey.sample)
     clusters = Clusters.of(tree, ids)
     manifest = compose_manifest(run, plan, scanner, result, densities, next_id, clusters, selection)
@@ -322,13 +314,15 @@ def compose_evaluation(
         densities,
         current,
         of_current[0] if of_current else None,
-        matches,
+        identities.matches,
         {
             **pictures,
             **({} if selection is None else {SELECTION: parquet_bytes(selection)}),
             "input_plan.json": snapshot,
-            INPUT_CONTENT: encode_contents(contents_of(plan, scanner.digests)),
+            INPUT_CONTENT: extra.get(INPUT_CONTENT)
+            or encode_contents(contents_of(plan, scanner.digests)),
             DRIFT: begin_history(result.parameters, result.survey.sample),
+            **extra,
         },
         aggregates=count_for_report(result, mixture_spec(run), registry_of(run), _seconds(fitted)),
         selection=selection,
@@ -338,20 +332,6 @@ def compose_evaluation(
 def _seconds(fitted: Fitted) -> dict[str, float]:
     search = fitted.result.search
     return {"fit": fitted.seconds} | ({"of it search": search.seconds} if search else {})
-
-
-def _next_component_id(run: RunConfig, current: StoredModel) -> int:
-    """Return the least unused id; after a rollback, later versions have used ids too."""
-    next_id = current.manifest.next_component_id
-    registry = registry_of(run)
-    newest = registry.versions()[-1]
-    if newest == current.version:
-        return next_id
-    try:
-        later = registry.load(newest)
-    except ModelError:  # damaged, which may be why it was rolled back
-        return next_id
-    return max(next_id, later.manifest.next_component_id)
 
 
 def publish(

@@ -19,6 +19,7 @@ from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import check_start
 from gmm_dask.mixture.spec import MixtureSpec, Start
 from gmm_dask.steps.filtering import choose_present, plan_prediction
+from gmm_dask.steps.unit_keeping import keeps_units
 from gmm_dask.storage.files.choice import check_output
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.bad_files import BadFile, describe
@@ -155,10 +156,13 @@ def mixture_spec(run: RunConfig) -> MixtureSpec:
 def open_scanner(
     run: RunConfig, plan: InputPlan, cluster: ClusterKind, notify: Notify
 ) -> Iterator[Scanner]:
-    """Open a scanner over the features of a plan, for a fit; it caches rows that fit in memory."""
+    """Open a scanner over the features of a plan, for a fit; it caches rows that fit in memory.
+
+    Where sums of units are kept, its chunks do not cross files.
+    """
     with (
         open_executor(cluster) as executor,
-        Scanner(parquet_chunks(plan), executor, notify) as scanner,
+        Scanner(parquet_chunks(plan, split_files=keeps_units(run)), executor, notify) as scanner,
     ):
         yield scanner
 

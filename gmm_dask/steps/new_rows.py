@@ -11,7 +11,8 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ModelError, StorageError
 from gmm_dask.steps.drift import Drift, NewRows, measure_new_rows
-from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, same_features
+from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation
+from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.resuming import registry_of
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.input.content import Contents, decode_contents, unchanged_files

@@ -19,7 +19,7 @@ from gmm_dask.steps.drift import (
     measure_new_rows,
     with_new_rows,
 )
-from gmm_dask.steps.fitting import same_features
+from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.inputs import open_executor
 from gmm_dask.steps.new_rows import new_to_predictions, noise_of
 from gmm_dask.steps.openlineage import predictions_event

@@ -14,6 +14,7 @@ from gmm_dask.config import RunConfig
 from gmm_dask.errors import NumericalError, ValuesChangedError
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.manifest import fit_key
+from gmm_dask.steps.unit_keeping import keeps_units
 from gmm_dask.storage.input.content import contents_of, unchanged_files
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.checkpoint import Checkpoint, open_checkpoint
@@ -39,6 +40,8 @@ def checkpoint_key(
 ) -> str:
     """Digest of everything that decides a fit: its fit key, where it starts, and what else does."""
     parts = [fit_key(run, plan), *(parameters.digest for parameters in start), *map(str, others)]
+    if keeps_units(run):  # its chunks are cut by file
+        parts.append("by file")
     return hashlib.blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -13,7 +13,8 @@ from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.steps.drift import Check, Drift
-from gmm_dask.steps.fitting import Evaluation, clear_checkpoint, same_features
+from gmm_dask.steps.fitting import Evaluation, clear_checkpoint
+from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.manifest import fit_key
 from gmm_dask.steps.new_rows import input_content
 from gmm_dask.steps.predicting import choose_clusters
@@ -24,6 +25,7 @@ from gmm_dask.steps.selecting import is_selection_due, last_selection
 from gmm_dask.storage.input.content import unchanged_files
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.drift_history import nights_in
+from gmm_dask.storage.models.manifest import RefitRecord
 from gmm_dask.storage.models.model import StoredModel
 
 logger = logging.getLogger("gmm_dask")
@@ -122,7 +124,8 @@ def choose_start(run: RunConfig, plan: InputPlan, current: StoredModel | None) -
             current.version,
         )
         return RetrainStart((), False)
-    return RetrainStart((parameters,), run.retrain.start == "both", current.transforms)
+    search_too = run.retrain.start in ("both", "incremental")
+    return RetrainStart((parameters,), search_too, current.transforms)
 
 
 def warn_of_clusters(run: RunConfig, current: StoredModel | None) -> None:
@@ -158,7 +161,10 @@ def decide(run: RunConfig, evaluation: Evaluation, drift: Drift | None = None) -
             f"{rows:,} rows were used, {section.min_rows:,} are needed",
         )
     ]
-    if section.require_converged:
+    refit = evaluation.model.manifest.refit
+    if refit is not None:
+        checks += _compare_bounds(refit, section)
+    elif section.require_converged:
         converged = result.best.status is Status.CONVERGED
         checks.append(
             Check(
@@ -198,6 +204,38 @@ def decide(run: RunConfig, evaluation: Evaluation, drift: Drift | None = None) -
     if section.on_drift == "refuse" and drift is not None:
         checks.append(_check_drift(drift))
     return Decision(tuple(checks))
+
+
+def _compare_bounds(refit: RefitRecord, section: RetrainSection) -> list[Check]:
+    """Compare what is known after an incremental fit: a bound, and the likelihood of what was read.
+
+    A night takes few steps, and the next one goes on; so it need not have converged.
+    """
+    limit = section.max_log_likelihood_drop
+    drop = refit.bound_before - refit.bound
+    checks = [
+        Check(
+            "bound drop",
+            drop,
+            limit,
+            drop <= limit,
+            f"the log-likelihood of all rows is at least {refit.bound:.5f} nats per row; under the "
+            f"current model at least {refit.bound_before:.5f}",
+        )
+    ]
+    new, old = refit.log_likelihood_read, refit.log_likelihood_read_before
+    if new is not None and old is not None:
+        checks.append(
+            Check(
+                "log-likelihood drop on the rows read",
+                old - new,
+                limit,
+                old - new <= limit,
+                f"log-likelihood {new:.5f} nats per row on the rows read, {old:.5f} under the "
+                "current model",
+            )
+        )
+    return checks
 
 
 def _check_drift(drift: Drift) -> Check:

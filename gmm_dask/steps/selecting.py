@@ -22,13 +22,13 @@ from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.steps.fitting import (
     Evaluation,
     Fitted,
-    comparable,
     compose_evaluation,
     evaluate_elsewhere,
     fit_options,
-    same_features,
 )
+from gmm_dask.steps.identities import comparable, same_features
 from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
+from gmm_dask.steps.unit_keeping import keeps_units, measure_and_keep
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.pruning import last_selected
@@ -121,6 +121,8 @@ def evaluate_selection(
 ) -> Evaluation:
     """Evaluate every cell and the current model together, and choose the best cell: one scan.
 
+    Where sums of units are kept, those of the chosen cell take one more.
+
     Raises
     ------
     NumericalError
@@ -134,11 +136,16 @@ def evaluate_selection(
     summaries += evaluate_elsewhere(plan, scanner, current, survey)
     choice = choose(result, selected.options, summaries[: len(mixtures)])
     table = choice.table
+    run = with_cell(run, table.chosen)
+    store: dict[str, bytes] = {}
+    if keeps_units(run):
+        mixture = [choice.best.parameters]
+        _, store = measure_and_keep(run, plan, scanner, choice.best, mixture)
     logger.info("chose %s components by %s", table.chosen, table.criterion)
     for sentence in choice.best.warnings:
         logger.warning(sentence)
     return compose_evaluation(
-        with_cell(run, table.chosen),
+        run,
         plan,
         scanner,
         Fitted(choice.best, selected.checkpoint_key, selected.seconds),
@@ -146,6 +153,7 @@ def evaluate_selection(
         current,
         summaries[len(mixtures) :],
         table,
+        extra=store,
     )
 
 

@@ -19,6 +19,8 @@ from tests.steps.tables import THREADS, files_below, make_run, points, read_pred
 
 FIRST = dt.date(2026, 3, 1)
 ROWS = 120
+#: Published nights that are incremental: all but the first, and the first with a filter.
+REFITS = 17
 
 
 class Nights:
@@ -26,6 +28,7 @@ class Nights:
 
     def __init__(self, root, monkeypatch):
         self.root = root
+        self.start, self.refits = "both", 0
         self.night = 0
         self.settled_for, self.filter = "10min", {}
         self.growing, self.growths = 0, 0
@@ -82,6 +85,7 @@ class Nights:
             input__settled_for=self.settled_for,
             model__n_components=2,
             retrain__max_log_likelihood_drop=100.0,
+            retrain__start=self.start,
             **self.filter,
         )
 
@@ -104,6 +108,7 @@ class Nights:
         assert [*record.summary["skipped"]] == [self.relative(path) for path in skipped]
         if published:
             manifest = registry.load().manifest
+            self.refits += manifest.refit is not None
             assert [*manifest.files_skipped] == [self.relative(path) for path in skipped]
             # The predictions of files outside the window stay.
             assert manifest.files == len(record.files) - outcome.predictions.predicted.kept
@@ -137,7 +142,9 @@ def nights(tmp_path, monkeypatch):
     return Nights(tmp_path, monkeypatch)
 
 
-def test_thirty_nights(nights):
+@pytest.mark.parametrize(("start", "refits"), [("both", 0), ("incremental", REFITS)])
+def test_thirty_nights(nights, start, refits):
+    nights.start = start
     for day in range(3):
         nights.write(day)
     nights.ends(published=True)  # 1: the first
@@ -215,3 +222,4 @@ def test_thirty_nights(nights):
     nights.write(28)
     nights.ends(published=True)  # 29: the window moves on; what is outside is never opened
     nights.ends(published=True)  # 30: it moves on over the oldest day
+    assert nights.refits == refits

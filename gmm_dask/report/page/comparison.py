@@ -41,8 +41,20 @@ def beside_each_other(
             ),
         ],
         ["iterations", *(f"{manifest.n_iter}" for manifest in manifests)],
-        ["nats per row", *(number(manifest.log_likelihood, 6) for manifest in manifests)],
-        ["BIC", *(f"{manifest.bic:,.1f}".replace("-", "−") for manifest in manifests)],
+        [
+            "nats per row",
+            *(
+                manifest.describe_log_likelihood(lambda value: number(value, 6))
+                for manifest in manifests
+            ),
+        ],
+        [
+            "BIC",
+            *(
+                manifest.describe_bic(lambda value: f"{value:,.1f}".replace("-", "−"))
+                for manifest in manifests
+            ),
+        ],
     ]
     names = dict.fromkeys(
         setting.name for comparison in comparisons for setting in comparison.settings

@@ -113,6 +113,9 @@ def _moves(subject: Subject) -> Json:
     """Return what the script needs for the replay."""
     manifest, frames = subject.model.manifest, subject.aggregates.frames
     values = [*manifest.history[: manifest.n_iter], manifest.log_likelihood]
+    if manifest.refit is not None:  # its steps climb a bound, which is no likelihood
+        words = [f"{frame['iteration']} of {frames[-1]['iteration']}" for frame in frames]
+        return {"frames": frames, "words": words, "points": [point_of(frame) for frame in frames]}
     searched = [frame["iteration"] for frame in frames if is_of_search(frame)]
     words = [
         f"search, {frame['iteration']} of {searched[-1]}: "

@@ -8,6 +8,7 @@ from typing import Any
 from gmm_dask.report.page.markup import Markup, element
 from gmm_dask.report.page.plot import number
 from gmm_dask.report.page.subject import Subject
+from gmm_dask.storage.models.manifest import RefitRecord
 
 
 def provenance(subject: Subject) -> Markup:
@@ -17,6 +18,24 @@ def provenance(subject: Subject) -> Markup:
         for name, value in _facts(subject)
     ]
     return element("div", element("table", *rows, class_="facts"), class_="scroll")
+
+
+def _refit_facts(refit: RefitRecord) -> list[tuple[str, str]]:
+    """Say what an incremental fit read, and of which rows the counts of the report are."""
+    words = f"{refit.describe()}, {refit.scans} scans of these"
+    return [
+        ("read", f"{words}; night {refit.nights} since the last full fit"),
+        (
+            "bound",
+            f"the log-likelihood of all rows is at least {number(refit.bound, 6)} nats per row, "
+            f"before the night at least {number(refit.bound_before, 6)}",
+        ),
+        (
+            "sample",
+            f"{refit.sample_rows:,} rows; outliers, clusters and all counts of this report are of "
+            "them",
+        ),
+    ]
 
 
 def _facts(subject: Subject) -> list[tuple[str, str]]:
@@ -45,7 +64,10 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
                 f"{search.iterations:,} iterations in all, {search.failed} broke down",
             )
         )
-    facts.append(("scans", f"{manifest.scans} of all rows"))
+    if manifest.refit is None:
+        facts.append(("scans", f"{manifest.scans} of all rows"))
+    else:
+        facts += _refit_facts(manifest.refit)
     seconds = subject.aggregates.seconds or {}
     if seconds:
         spent = ", ".join(f"{name} {number(value, 3)} s" for name, value in seconds.items())

@@ -31,7 +31,7 @@ def judge(subject: Subject) -> Verdict:
     manifest = subject.model.manifest
     ids = subject.model.component_ids
     troubles = []
-    if manifest.status == "max_iter":
+    if manifest.status == "max_iter" and manifest.refit is None:
         troubles.append(f"has not converged after {manifest.n_iter} iterations: raise fit.max_iter")
     elif manifest.status == "ill_conditioned":
         troubles.append("broke off because a covariance lost its rank")
@@ -65,6 +65,8 @@ def _praise(subject: Subject) -> str:
     counted = "its one component holds rows" if k == 1 else f"all {k} components hold rows"
     times = "iteration" if manifest.n_iter == 1 else "iterations"
     sentence = f"Converged after {manifest.n_iter} {times}; {counted}"
+    if manifest.refit is not None:
+        sentence = f"Refitted to {manifest.refit.describe()}; {counted}"
     if subject.drift:
         batches = len(subject.drift)
         within = "the batch since is" if batches == 1 else f"the last of {batches} batches is"
@@ -102,10 +104,15 @@ def _figures(subject: Subject) -> list[tuple[str, str]]:
         ("rows", f"{manifest.rows:,}"),
         ("features", f"{parameters.n_features}"),
         ("components", f"{parameters.n_components}, {parameters.covariance_type}"),
-        ("log-likelihood per row", f"{number(manifest.log_likelihood, 6)} nats"),
-        ("BIC", f"{manifest.bic:,.1f}".replace("-", "−")),
+        (
+            "log-likelihood per row",
+            f"{manifest.describe_log_likelihood(lambda value: number(value, 6))} nats",
+        ),
+        ("BIC", manifest.describe_bic(lambda value: f"{value:,.1f}".replace("-", "−"))),
         ("scans of the data", f"{manifest.scans}"),
     ]
+    if manifest.refit is not None:
+        figures[-1] = ("scans of the rows read", f"{manifest.refit.scans}")
     if manifest.rows_dropped:
         figures.insert(1, ("rows dropped for nulls", f"{manifest.rows_dropped:,}"))
     if manifest.rows_incomplete:

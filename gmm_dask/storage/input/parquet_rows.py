@@ -37,14 +37,11 @@ class ParquetRows(Rows):
     ----------
     keys
         The key columns of the rows inside the filter, as stored; None if there are none.
-    file
-        Index of the file in the plan; None unless chunks are split by file.
     first_in_file
         Number of the first row within that file; None unless chunks are split by file.
     """
 
     keys: pa.Table | None = None
-    file: int | None = None
     first_in_file: int | None = None
 
 
@@ -256,6 +253,7 @@ class _Target:
     digests: list[str] = field(init=False, default_factory=list)
     inside: MaskArray | None = field(init=False, default=None)
     filled: int = field(init=False, default=0)
+    young: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         m = self.last - self.first
@@ -307,6 +305,7 @@ class _Target:
             digests=tuple(self.digests),
             keys=keys,
             file=file,
+            young=self.young,
             first_in_file=first_in_file,
         )
 
@@ -332,7 +331,10 @@ class _Target:
         else:
             self._write_column(plan.sample_weight.name, piece, out)
         if plan.decay is not None:
-            out *= self._ageing(plan.decay, piece)
+            factors = self._ageing(plan.decay, piece)
+            # An age of 0, which may be that of a row from later than the first moment of the day.
+            self.young = self.young or bool((factors == 1.0).any())
+            out *= factors
 
     def _ageing(self, decay: Decay, piece: _Piece) -> npt.NDArray[np.float64]:
         """Return the factors of the rows' ages, (m,); refuse rows without an age."""

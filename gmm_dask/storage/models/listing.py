@@ -35,7 +35,10 @@ class ListedModel:
     n_components, covariance_type
         Shape of the mixture.
     log_likelihood, bic
-        Of the rows that it was fitted to; the first is a mean, nats per row.
+        Of the rows that it was fitted to; the first is a mean, nats per row. None after an
+        incremental fit.
+    bound
+        Then: what the mean log-likelihood is at least, nats per row.
     current, pinned
         Whether it is in use, and whether it is kept from being pruned.
     rejected
@@ -54,6 +57,7 @@ class ListedModel:
     covariance_type: str | None = None
     log_likelihood: float | None = None
     bic: float | None = None
+    bound: float | None = None
     current: bool = False
     pinned: bool = False
     rejected: str | None = None
@@ -146,6 +150,7 @@ def _listed(registry: Registry, name: str, number: int | None, current: int | No
         covariance_type=stored.parameters.covariance_type,
         log_likelihood=manifest.log_likelihood,
         bic=manifest.bic,
+        bound=None if manifest.refit is None else manifest.refit.bound,
         current=in_use,
         pinned=pinned,
         rejected=None if run is None else run.rejected,

@@ -8,7 +8,7 @@ the key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
@@ -41,6 +41,57 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefitRecord:
+    """What an incremental fit read and reached: ``refit`` in the manifest.
+
+    Attributes
+    ----------
+    bound, bound_before
+        Bound of the log-likelihood of all rows, from below, nats per row: under this model, and
+        under the one before it.
+    bounds
+        The bound after each step.
+    rows_read, rows_all, scans
+        Rows that were read, and those of all units, before any was filtered out or dropped; and
+        how often the former were read.
+    log_likelihood_read, log_likelihood_read_before
+        Mean log-likelihood of the used rows among them, nats per row, under this model and under
+        the one before it; None if there are none.
+    units_read, units_kept, units_changed, units_gone, units_again
+        Units that were read, and that were not; and of those of the night before, how many were
+        left out since a file was changed, since their files are gone, and how many were read again
+        though nothing has changed.
+    nights
+        Incremental fits since the last full one.
+    sample_rows, sample_log_likelihood
+        Rows of the sample from which occupancy, quantiles, low-density threshold, clusters and
+        report come; and their mean log-likelihood, nats per row: an estimate of that of all rows.
+    """
+
+    bound: float
+    bound_before: float
+    bounds: tuple[float, ...]
+    rows_read: int
+    rows_all: int
+    scans: int
+    log_likelihood_read: float | None
+    log_likelihood_read_before: float | None
+    units_read: int
+    units_kept: int
+    units_changed: int
+    units_gone: int
+    units_again: int
+    nights: int
+    sample_rows: int
+    sample_log_likelihood: float
+
+    def describe(self) -> str:
+        """Say what was read: 3 of 61 units (2.0% of the rows)."""
+        units, share = self.units_read + self.units_kept, self.rows_read / max(self.rows_all, 1)
+        return f"{self.units_read:,} of {units:,} units ({share:.1%} of the rows)"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The configuration and results of a fit with k components: the same fit, the same manifest.
 
@@ -66,7 +117,8 @@ class Manifest:
         Weight in each component, (k,); None if there was no iteration.
     log_likelihood, aic, bic, icl
         Criteria under the final parameters; ``log_likelihood`` is the mean, nats per row. ``icl``
-        is None in a manifest of an older version.
+        is None in a manifest of an older version. All are None after an incremental fit, which
+        does not read all rows: then ``refit`` has a bound.
     collapsed, starved
         Components that lost their data.
     replaced, replaced_on_sample
@@ -114,6 +166,11 @@ class Manifest:
     rows_incomplete, complete_log_likelihood
         Used rows with a hole, and the mean log-likelihood of the rows without, nats per row; None
         if there are none, or in a manifest of an older version, whose used rows are all complete.
+        After an incremental fit it is that of the sample.
+    refit
+        What an incremental fit read and reached; None after a full one. Then ``history`` is empty,
+        ``n_iter`` and ``scans`` are 0, and ``quantiles``, ``low_density_threshold``, ``occupancy``
+        and ``clusters`` are of its sample.
     """
 
     configuration: Mapping[str, Any]
@@ -127,9 +184,9 @@ class Manifest:
     history: tuple[float, ...]
     last_moved: float | None
     counts: tuple[float, ...] | None
-    log_likelihood: float
-    aic: float
-    bic: float
+    log_likelihood: float | None
+    aic: float | None
+    bic: float | None
     icl: float | None = None
     collapsed: tuple[int, ...]
     starved: tuple[int, ...]
@@ -157,6 +214,17 @@ class Manifest:
     complete_log_likelihood: float | None = None
     effective_rows: float | None = None
     transforms: tuple[Mapping[str, Any] | None, ...] | None = None
+    refit: RefitRecord | None = None
+
+    def describe_log_likelihood(self, write: Callable[[float], str]) -> str:
+        """Write the mean log-likelihood; after an incremental fit, what it is at least."""
+        if self.log_likelihood is not None:
+            return write(self.log_likelihood)
+        return "" if self.refit is None else f"at least {write(self.refit.bound)}"
+
+    def describe_bic(self, write: Callable[[float], str]) -> str:
+        """Write the BIC; after an incremental fit, that it is not known."""
+        return "not known" if self.bic is None else write(self.bic)
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""
@@ -167,6 +235,7 @@ class Manifest:
                 "selection": self.selection and self.selection.to_json(),
                 "features": {name: vars(feature) for name, feature in self.features.items()},
                 "clusters": self.clusters and vars(self.clusters),
+                "refit": self.refit and vars(self.refit),
             }
         )
         return document
@@ -182,7 +251,7 @@ class Manifest:
         """
         search, quantiles = content["search"], content["quantiles"]
         features, selection = content["features"], content.get("selection")
-        clusters = content.get("clusters")
+        clusters, refit = content.get("clusters"), content.get("refit")
         return _record(
             cls,
             {
@@ -192,6 +261,7 @@ class Manifest:
                 "quantiles": {float(share): value for share, value in quantiles.items()},
                 "features": {name: _record(Feature, values) for name, values in features.items()},
                 "clusters": None if clusters is None else Clusters.from_json(clusters),
+                "refit": None if refit is None else _record(RefitRecord, refit),
                 "replaced": [tuple(pair) for pair in content.get("replaced", ())],
             },
         )
