@@ -15,6 +15,7 @@ from gmm_dask import steps
 from gmm_dask.addresses import Place
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig
+from gmm_dask.errors import GmmDaskError
 from gmm_dask.events import Notify
 from gmm_dask.pipelines.attempts import attempt
 from gmm_dask.storage.input.bad_files import BadFile
@@ -57,11 +58,14 @@ class Outcome:
     skipped, unsettled
         Input files that cannot be used, and the number of those that were not at rest: the run
         left them out.
+    failure
+        Why the predictions of a retrain failed, after its candidate was published or refused.
     """
 
     refusal: Refusal | None = None
     skipped: tuple[BadFile, ...] = ()
     unsettled: int = 0
+    failure: GmmDaskError | None = None
 
     @property
     def drift(self) -> steps.Drift | None:
@@ -165,7 +169,7 @@ def select(
         with steps.open_scanner(run, plan, cluster, notify) as scanner:
             selected = call(steps.select, run, plan, scanner, notify)
             evaluation = call(steps.evaluate_selection, run, plan, scanner, selected)
-        published = call(steps.publish, run, evaluation, run_id)
+        published = call(steps.publish, run, evaluation, run_id, kind="select")
         return FitOutcome(published, evaluation, **_left_out(plan))
 
     return attempt(run, once)
@@ -181,6 +185,7 @@ def predict(
     as_of: datetime | None = None,
     skipped: tuple[BadFile, ...] = (),
     measured: steps.Drift | None = None,
+    kind: str = "predict",
 ) -> PredictOutcome:
     """Assign the rows inside the filter to components of a version of the model.
 
@@ -195,6 +200,8 @@ def predict(
         Files of which this run has found that they cannot be used.
     measured
         What this run has found of its new rows.
+    kind
+        Of the run that the prediction belongs to.
     """
     backfill = model_version is not None
 
@@ -210,7 +217,7 @@ def predict(
         ):
             predicted = call(steps.predict, run, prediction, measured)
             total_rows = call(steps.verify_predictions, run, prediction, predicted)
-            path = call(steps.publish_predictions, run, prediction, predicted)
+            path = call(steps.publish_predictions, run, prediction, predicted, kind)
         return PredictOutcome(run, model, predicted, total_rows, path, lost_rows, **_left_out(plan))
 
     return attempt(run, once)
@@ -251,16 +258,22 @@ def retrain(
     present, outcome = attempt(run, once)
     if run.output.predictions is None or (outcome.current is None and outcome.published is None):
         return outcome
-    predictions = predict(
-        run,
-        cluster,
-        call,
-        notify,
-        run_id,
-        as_of=present,
-        skipped=outcome.skipped,
-        measured=outcome.measured,
-    )
+    try:
+        predictions = predict(
+            run,
+            cluster,
+            call,
+            notify,
+            run_id,
+            as_of=present,
+            skipped=outcome.skipped,
+            measured=outcome.measured,
+            kind="retrain",
+        )
+    except GmmDaskError as error:
+        if outcome.decision is None:  # nothing else was done
+            raise
+        return replace(outcome, failure=error)
     # A prediction also reads the key columns, and may meet other bad files.
     skipped = {file.path: file for file in (*outcome.skipped, *predictions.skipped)}
     return replace(outcome, predictions=predictions, skipped=tuple(skipped.values()))
@@ -306,5 +319,5 @@ def _pass_gate(
         refusal = Refusal(decision.reason, path)
         return RetrainOutcome(current, evaluation, decision, measured=drift, refusal=refusal)
     based_on = None if current is None else current.version
-    published = call(steps.publish, run, evaluation, run_id, based_on)
+    published = call(steps.publish, run, evaluation, run_id, based_on, "retrain")
     return RetrainOutcome(current, evaluation, decision, published, measured=drift)

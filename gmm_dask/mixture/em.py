@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from math import isfinite, sqrt
+from math import sqrt
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from gmm_dask.errors import IllConditionedError, NumericalError
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import SufficientStatistics
+from gmm_dask.mixture.units import UnitTotals
 
 Expectation = Callable[[Sequence[MixtureParameters]], Sequence[SufficientStatistics]]
 
@@ -154,14 +155,16 @@ class EMState:
         )
 
 
+#: What an M-step is taken from.
+Sums = SufficientStatistics | UnitTotals
 #: What `maximize` returns.
 Maximized = tuple[MixtureParameters, tuple[int, ...], float]
 
 
-def maximize(
-    parameters: MixtureParameters, statistics: SufficientStatistics, spec: MixtureSpec
-) -> Maximized:
+def maximize(parameters: MixtureParameters, statistics: Sums, spec: MixtureSpec) -> Maximized:
     """Take an M-step: maximize the expected log-likelihood, given the statistics.
+
+    They may be of one E-step, or the sum of units that were read at different times.
 
     Returns
     -------
@@ -183,7 +186,7 @@ def maximize(
 
 
 def _maximize_together(
-    batch: Sequence[MixtureParameters], sums: Sequence[SufficientStatistics], spec: MixtureSpec
+    batch: Sequence[MixtureParameters], sums: Sequence[Sums], spec: MixtureSpec
 ) -> list[Maximized]:
     """Take the M-steps of mixtures of the same form as if all components were in one mixture.
 
@@ -223,7 +226,7 @@ def _maximize_together(
     return maximized
 
 
-def _scale_tiny_weights(statistics: SufficientStatistics) -> SufficientStatistics:
+def _scale_tiny_weights(statistics: Sums) -> Sums:
     """Return statistics for weights of mean 1 if the given weights are tiny."""
     mean = statistics.weight / statistics.rows if statistics.rows else 1.0
     if not 0.0 < mean < TINY_WEIGHT:
@@ -240,12 +243,11 @@ def _join(arrays: Sequence[FloatArray]) -> FloatArray:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _check(parameters: MixtureParameters, statistics: SufficientStatistics) -> None:
+def _check(parameters: MixtureParameters, statistics: Sums) -> None:
     """Refuse statistics that belong to other parameters or are not finite."""
     if statistics.parameters_digest != parameters.digest:
         raise NumericalError("these statistics belong to other parameters")
-    products = statistics.residual_products
-    if not (isfinite(statistics.log_likelihood) and np.isfinite(products).all()):
+    if not statistics.finite:
         raise NumericalError(
             "the statistics overflowed: some values are more than about 1e150 standard deviations "
             "from the means; look at the minima and maxima of the columns, and rescale the "

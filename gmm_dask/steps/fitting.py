@@ -37,8 +37,9 @@ from gmm_dask.mixture.transforms import Transforms, convert_units
 from gmm_dask.report.aggregates import Aggregates
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest
+from gmm_dask.steps.openlineage import describe_version
 from gmm_dask.steps.pruning import prune_after_storing
-from gmm_dask.steps.reporting import count_for_report, describe_by_report
+from gmm_dask.steps.reporting import count_for_report
 from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
 from gmm_dask.steps.shifts import begin_history
 from gmm_dask.storage.files.retention import Pruned
@@ -354,7 +355,11 @@ def _next_component_id(run: RunConfig, current: StoredModel) -> int:
 
 
 def publish(
-    run: RunConfig, evaluation: Evaluation, run_id: str, based_on: int | None = None
+    run: RunConfig,
+    evaluation: Evaluation,
+    run_id: str,
+    based_on: int | None = None,
+    kind: str = "fit",
 ) -> Published:
     """Store the model as the next version and make it current, whole or not at all.
 
@@ -366,6 +371,8 @@ def publish(
         A run that publishes again publishes nothing new: its version is returned.
     based_on
         The version that must still be current; None: any.
+    kind
+        Of the run, for its lineage.
 
     Raises
     ------
@@ -383,8 +390,8 @@ def publish(
             based_on=based_on,
             based_on_log_likelihood=None if of_current is None else of_current.mean_log_likelihood,
             extra=evaluation.files,
-            describe=describe_by_report(
-                run.output.name, evaluation.aggregates, nights_in(evaluation.files)
+            describe=describe_version(
+                run, kind, evaluation.aggregates, nights_in(evaluation.files)
             ),
         )
     except ConflictError:
@@ -405,14 +412,3 @@ def clear_checkpoint(run: RunConfig, evaluation: Evaluation) -> None:
         remove_forgotten(registry_of(run))
     except StorageError as error:  # the model is stored, so the run has not failed
         logger.warning("the checkpoint is kept: %s", error)
-
-
-def read_model(run: RunConfig, version: int | None = None) -> StoredModel:
-    """Read a version of the model that a run file names, the current one by default.
-
-    Raises
-    ------
-    ModelError
-        There is no such version (the message lists those that there are), or it is damaged.
-    """
-    return registry_of(run).load(version)

@@ -22,6 +22,7 @@ from gmm_dask.steps.drift import (
 from gmm_dask.steps.fitting import same_features
 from gmm_dask.steps.inputs import open_executor
 from gmm_dask.steps.new_rows import new_to_predictions, noise_of
+from gmm_dask.steps.openlineage import predictions_event
 from gmm_dask.steps.predicted_rows import PredictRequest, predict_rows
 from gmm_dask.steps.pruning import keep_of
 from gmm_dask.steps.reporting import (
@@ -244,7 +245,7 @@ def predict(run: RunConfig, prediction: Prediction, measured: Drift | None = Non
     InputError, StorageError, ClusterError
         The rows cannot be read or used, the parts cannot be written, or the workers are lost.
     """
-    staged, scanner = prediction.staged, prediction.scanner
+    staged, scanner, model = prediction.staged, prediction.scanner, prediction.model
     if isinstance(staged, Predictions):
         logger.info("this run has published its predictions already")
         return Predicted((), 0, 0, len(staged.files), None, filter=staged.filter)
@@ -255,7 +256,6 @@ def predict(run: RunConfig, prediction: Prediction, measured: Drift | None = Non
     if scanner is None:
         logger.info("no input file is new or changed; all predictions are kept")
         return nothing
-    model = prediction.model
     new_files = prediction.new_files if measured is None else frozenset()
     request = PredictRequest(model.parameters, staged.writer, model.transforms, new_files)
     result = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
@@ -274,12 +274,11 @@ def predict(run: RunConfig, prediction: Prediction, measured: Drift | None = Non
         elif measured is not None and measured.is_of(model):
             drift = replace(with_new_rows(drift, measured), record=None)
         _report_drift(run, drift)
-    dropped = result.inside - densities.rows
     return replace(
         nothing,
         parts=result.parts,
         rows=densities.rows,
-        dropped=dropped,
+        dropped=result.inside - densities.rows,
         drift=drift,
         digests=scanner.digests,
     )
@@ -288,9 +287,7 @@ def predict(run: RunConfig, prediction: Prediction, measured: Drift | None = Non
 def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> int:
     """Check that every row inside the filter has one prediction; return how many rows there are.
 
-    Predictions that are kept outside the filter count too.
-
-    Only the footers of the parts are read.
+    Predictions that are kept outside the filter count too. Only footers of the parts are read.
 
     Raises
     ------
@@ -303,16 +300,17 @@ def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predic
     return sum(part.rows for part in staged.verify(predicted.parts))
 
 
-def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> Place:
-    """Publish the predictions under ``output.predictions``, whole, and return their path."""
+def publish_predictions(
+    run: RunConfig, prediction: Prediction, predicted: Predicted, kind: str = "predict"
+) -> Place:
+    """Publish the predictions of a ``kind`` of run, whole, and return their path."""
     staged = prediction.staged
     if isinstance(staged, Predictions):
         return staged.path
-    output = staged.places.out
-    batches = batches_since(output, prediction.model)
+    batches = batches_since(staged.places.out, prediction.model)
     if predicted.drift is not None:
         batches = (*batches, batch_of(predicted.drift, predicted.rows))[-MOST_BATCHES:]
-    nights = nights_predicted(output)
+    nights = nights_predicted(staged.places.out)
     if predicted.drift is not None and predicted.drift.record is not None:
         nights = join_nights(nights, (predicted.drift.record,))
     summary = {
@@ -322,7 +320,8 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
         "drift": predicted.drift and asdict(replace(predicted.drift, record=None)),
         "nights": [record.to_json() for record in nights],
         "batches": [batch.to_json() for batch in batches],
-        "batches_of_others": batches_of_others(output, prediction.model),
+        "batches_of_others": batches_of_others(staged.places.out, prediction.model),
+        "lineage": predictions_event(run, kind, staged.run_id, prediction.model),
         "skipped": {file.path: file.reason for file in staged.plan.skipped},
     }
     report = report_on_batches(run.output.name, prediction.model, batches, nights)

@@ -155,6 +155,39 @@ class CovarianceType(ABC):
         """
 
     @abstractmethod
+    def carry(
+        self,
+        counts: FloatArray,
+        residual_sums: FloatArray,
+        residual_products: FloatArray,
+        factors: tuple[FloatArray, FloatArray],
+        apart: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Carry statistics of many units to the whitened residuals of other parameters.
+
+        With U, μ the old and U', μ' the new parameters, y' = U'ᵀ (x − μ') is A y + c, where
+        A = U'ᵀ L and c = U'ᵀ (μ − μ'). So F' = A F + N c, and
+        S' = A S Aᵀ + A F cᵀ + c (A F)ᵀ + N c cᵀ in the form of the type: no row is needed. In
+        each form S' follows from N, F and S of the same form alone.
+
+        Parameters
+        ----------
+        counts
+            N, (u, k).
+        residual_sums, residual_products
+            F (u, k, d), and S with the axis u before the type's shape.
+        factors
+            U and U', of the type's shape.
+        apart
+            μ − μ', (k, d).
+
+        Returns
+        -------
+        residual_sums, residual_products
+            F' and S'.
+        """
+
+    @abstractmethod
     def find_narrow(
         self, covariances: FloatArray, scale: FloatArray, k: int, least: float
     ) -> npt.NDArray[np.bool_]:

@@ -90,6 +90,20 @@ class Diag(CovarianceType):
         rest = counts[:, None] * (1.0 - axes.sum(axis=1))  # (k, d)
         return residual_sums @ axes.T, residual_products @ axes.T + rest
 
+    def carry(
+        self,
+        counts: FloatArray,
+        residual_sums: FloatArray,
+        residual_products: FloatArray,
+        factors: tuple[FloatArray, FloatArray],
+        apart: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Compute F' = a F + N c and Σ r y'² = a² S + (a F + F') c, feature by feature."""
+        a, c = factors[1] / factors[0], factors[1] * apart  # (k, d)
+        turned = a * residual_sums
+        sums = turned + counts[..., None] * c
+        return sums, np.square(a) * residual_products + (turned + sums) * c
+
     def find_narrow(
         self, covariances: FloatArray, scale: FloatArray, k: int, least: float
     ) -> npt.NDArray[np.bool_]:

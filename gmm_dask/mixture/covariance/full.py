@@ -98,6 +98,26 @@ class Full(CovarianceType):
         sums = np.matmul(axes, residual_sums[:, :, None])[:, :, 0]
         return sums, lift_matrices(counts, residual_products, axes)
 
+    def carry(
+        self,
+        counts: FloatArray,
+        residual_sums: FloatArray,
+        residual_products: FloatArray,
+        factors: tuple[FloatArray, FloatArray],
+        apart: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Compute F' and S' as they stand in `CovarianceType.carry`."""
+        A = np.matmul(factors[1].mT, lower_factors(factors[0]))  # (k, d, d)
+        c = np.matmul(factors[1].mT, apart[:, :, None])[:, :, 0]  # (k, d)
+        turned = np.matmul(A, residual_sums[..., None])[..., 0]  # A F, (u, k, d)
+        sums = turned + counts[..., None] * c
+        # F' cᵀ + c (A F)ᵀ: N c cᵀ is in the first.
+        cross = sums[..., :, None] * c[:, None, :]  # (u, k, d, d)
+        products = np.matmul(np.matmul(A, residual_products), A.mT)
+        products += cross
+        products += turned[..., None, :] * c[:, :, None]
+        return sums, 0.5 * (products + products.mT)
+
     def find_narrow(
         self, covariances: FloatArray, scale: FloatArray, k: int, least: float
     ) -> npt.NDArray[np.bool_]:

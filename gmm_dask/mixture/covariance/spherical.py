@@ -90,6 +90,21 @@ class Spherical(CovarianceType):
         d, o = axes.shape
         return residual_sums @ axes.T, residual_products + (d - o) * counts
 
+    def carry(
+        self,
+        counts: FloatArray,
+        residual_sums: FloatArray,
+        residual_products: FloatArray,
+        factors: tuple[FloatArray, FloatArray],
+        apart: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Compute F' = a F + N c and Σ r |y'|² = a² S + (a F + F')·c."""
+        a = factors[1] / factors[0]  # (k,)
+        c = factors[1][:, None] * apart  # (k, d)
+        turned = a[:, None] * residual_sums
+        sums = turned + counts[..., None] * c
+        return sums, np.square(a) * residual_products + ((turned + sums) * c).sum(axis=-1)
+
     def find_narrow(
         self, covariances: FloatArray, scale: FloatArray, k: int, least: float
     ) -> npt.NDArray[np.bool_]:

@@ -101,6 +101,24 @@ class Tied(CovarianceType):
         pooled = lift_matrices(total, residual_products[None], axes[None])[0]
         return residual_sums @ axes.T, pooled
 
+    def carry(
+        self,
+        counts: FloatArray,
+        residual_sums: FloatArray,
+        residual_products: FloatArray,
+        factors: tuple[FloatArray, FloatArray],
+        apart: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Compute F', and S' with the cross products of all components, pooled."""
+        A = factors[1].T @ lower_factors(factors[0][None])[0]  # (d, d)
+        c = apart @ factors[1]  # (k, d)
+        turned = residual_sums @ A.T  # A F, (u, k, d)
+        sums = turned + counts[..., None] * c
+        products = np.matmul(np.matmul(A, residual_products), A.T)
+        products += np.matmul(sums.mT, c)
+        products += np.matmul(c.T, turned)
+        return sums, 0.5 * (products + products.mT)
+
     def find_narrow(
         self, covariances: FloatArray, scale: FloatArray, k: int, least: float
     ) -> npt.NDArray[np.bool_]:
