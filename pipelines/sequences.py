@@ -250,7 +250,7 @@ def retrain(
             steps.warn_of_clusters(run, current)
             with steps.open_scanner(run, plan, cluster, notify) as scanner:
                 evaluation = _fit_again(run, plan, current, scanner, call, notify)
-                drift = call(steps.compare_new_rows, run, plan, current, scanner, run_id)
+            drift = call(steps.compare_new_rows, run, plan, current, cluster, notify, run_id)
             evaluation = steps.keep_drift(run, evaluation, current, drift)
             outcome = _pass_gate(run, call, current, evaluation, run_id, drift)
         return present, replace(outcome, **_left_out(plan))
