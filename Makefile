@@ -1,13 +1,14 @@
 # The everyday commands. Each works from a clean clone; what is already installed is kept.
 #
 #   make demo           fit and predict the Hipparcos stars through the Prefect flows
-#   make test           the fast tests and their coverage, 7 minutes on two cores
+#   make test           the fast tests and their coverage, 5 minutes on two cores
 #   make coverage       which lines the last `make test` has not run
 #   make test-slow      the other tests: slow ones, and faults with the smaller counts
 #   make test-faults    the fault tests with the larger counts
 #   make test-browser   reports in a real Chromium: apt-get install chromium chromium-driver
 #   make test-postgres  the deployment tests with Prefect's history in PostgreSQL
 #   make test-lowest    most fast tests with the oldest versions allowed
+#   make test-all       everything that must hold before a change lands, 30 minutes on two cores
 #   make docs           the documentation site, docs/_build/html, 1 minute
 #   make bench          the benchmarks, half an hour on two idle cores
 #   make lint           formatting, style, types and the architecture
@@ -15,6 +16,7 @@
 #   make clean          remove the environment and the demo's files
 #
 # PYTHON=python3.12 chooses the interpreter (3.11 or newer) that the environment is made from.
+# SPREAD= runs the tests one after the other in one process, instead of on the cores.
 
 PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11, \
 	$(shell $(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -23,12 +25,15 @@ BIN := .venv/bin
 DEMO := .venv/installed-demo
 DOCS := .venv/installed-docs
 TEST := .venv/installed-test
+# Most tests keep one core busy. More than four processes would mostly start servers and clusters:
+# each has its own. One that has no test left takes half of another's.
+SPREAD ?= -n logical --maxprocesses 4 --dist worksteal
 RUN ?= configs/hipparcos.toml
 BENCHMARKS ?= kernel fit pipeline overhead memory startup
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage test-slow test-faults test-browser test-postgres test-lowest \
-	docs bench lint format clean
+	test-all docs bench lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -42,25 +47,34 @@ demo: $(DEMO)
 
 # Fails below the floor that pyproject.toml sets for the coverage.
 test: $(TEST)
-	$(BIN)/python -m coverage run -m pytest -m "not slow and not faults and not browser"
+	$(BIN)/python -m pytest $(SPREAD) --cov --cov-report= \
+		-m "not slow and not faults and not browser"
 	$(BIN)/python -m coverage report --format=total
 
 coverage: $(TEST)
 	$(BIN)/python -m coverage report --show-missing --skip-covered
 
-# The guide begins on an empty Prefect server, so it has a session of its own.
 test-slow: $(TEST)
-	$(BIN)/python -m pytest -m "slow or faults" --ignore=tests/pipelines/test_operations.py
-	$(BIN)/python -m pytest tests/pipelines/test_operations.py
+	$(BIN)/python -m pytest $(SPREAD) -m "slow or faults"
 
 test-faults: $(TEST)
-	GMM_DASK_FAULT_ROUNDS=large $(BIN)/python -m pytest -m faults
+	GMM_DASK_FAULT_ROUNDS=large $(BIN)/python -m pytest $(SPREAD) -m faults
 
 test-browser: $(TEST)
 	$(BIN)/python -m pytest -m browser
 
 test-postgres: $(TEST)
 	tests/pipelines/postgres.sh
+
+# What .ci/run runs once it has installed a browser. Each line that begins with == says how long.
+test-all: $(TEST)
+	@began=$$(date +%s); \
+	for target in lint test test-slow test-browser test-lowest docs demo; do \
+		echo "== $$target"; start=$$(date +%s); \
+		$(MAKE) --no-print-directory $$target || exit 1; \
+		echo "== $$target: $$(($$(date +%s) - start)) s"; \
+	done; \
+	echo "== all: $$(($$(date +%s) - began)) s"
 
 # Every example runs, a warning is an error, and so is a link that leads nowhere.
 docs: $(DOCS)
@@ -113,6 +127,6 @@ test-lowest: .venv/bin/python
 	.venv-lowest/bin/python -m pip install --quiet --requirement .venv-lowest/requirements.txt
 	.venv-lowest/bin/python -m pip install --quiet --no-deps --editable .
 	NUMBA_CACHE_DIR=$(CURDIR)/.venv-lowest/numba .venv-lowest/bin/python -m pytest \
-		-m "not slow and not faults and not browser" \
+		$(SPREAD) -m "not slow and not faults and not browser" \
 		--ignore=tests/docs \
 		-W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning

@@ -4,9 +4,10 @@ For each covariance type, size and dtype, on one thread and on all cores: nanose
 one iteration (E-step, M-step), of ours and of scikit-learn's, measured alternately in one run on
 the same cores; their ratio; and the share of the machine's own dgemm rate that the pass reaches.
 
-- Ours: `sum_statistics` over feature-major rows (as Parquet columns arrive), one call a thread,
-  each on a slice of the rows, then `maximize`. scikit-learn's: `GaussianMixture` on C-ordered rows
-  from the same parameters with ``tol=0``, the difference of two fits with more and fewer
+- Ours: `sum_statistics` over feature-major rows (as Parquet columns arrive) or, with ``--orders
+  C``, over rows as numpy has them, one call a thread, each on a slice, then `maximize`.
+  scikit-learn's: `GaussianMixture` on C-ordered rows from the same parameters with ``tol=0``, the
+  difference of two fits with more and fewer
   iterations, so that what is done once does not count. Both: the best of several repetitions,
   in the processor's time on one thread, so that other work on the machine disturbs little.
 - Rows: 36 MB of float64 in each size, the least with which scikit-learn's temporary arrays cost
@@ -32,7 +33,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
-from itertools import pairwise
+from itertools import pairwise, product
 from operator import add
 
 import numpy as np
@@ -121,11 +122,13 @@ def scikit_learn_fit(X, start, max_iter) -> None:
     ).fit(X)
 
 
-def compare(covariance_type, d, k, dtype, threads, repetitions) -> tuple[float, float, float]:
+def compare(
+    covariance_type, d, k, dtype, order, threads, repetitions
+) -> tuple[float, float, float]:
     """Seconds of an iteration of ours, of scikit-learn's, and of a dgemm of side `SIDE`."""
     X, start = overlapping_mixture(d, k, VALUES // d, covariance_type)
-    rows = np.ascontiguousarray(X.astype(dtype).T).T  # feature-major
     X = X.astype(dtype)
+    rows = np.asarray(X, order=order)
     few, many = ITERATIONS
     square = np.random.default_rng(0).normal(size=(SIDE, SIDE))
     ours, short, long, dgemm = [], [], [], []
@@ -179,6 +182,7 @@ def main() -> None:
     parser.add_argument("--types", nargs="+", default=list(COVARIANCE_TYPES))
     parser.add_argument("--dtypes", nargs="+", default=["float64", "float32"])
     parser.add_argument("--sizes", nargs="+", default=[f"{d},{k}" for d, k in SIZES])
+    parser.add_argument("--orders", nargs="+", choices=["F", "C"], default=["F"])
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--plain", action="store_true")
     cores = len(os.sched_getaffinity(0))
@@ -191,19 +195,20 @@ def main() -> None:
         return
     for threads in options.threads:
         print(f"\nthreads: {threads}")
-        print("type       d   k dtype    ours ns/row  scikit-learn  ratio  of dgemm")
+        print("type        d   k dtype   order   ours ns/row  scikit-learn  ratio  of dgemm")
         for covariance_type in options.types:
             for d, k in (tuple(map(int, size.split(","))) for size in options.sizes):
-                for dtype in options.dtypes:
+                for dtype, order in product(options.dtypes, options.orders):
                     ours, theirs, dgemm = compare(
-                        covariance_type, d, k, dtype, threads, options.repetitions
+                        covariance_type, d, k, dtype, order, threads, options.repetitions
                     )
                     n = VALUES // d
                     rate = n * arithmetic(covariance_type, d, k) / ours
                     share = rate / (2.0 * SIDE**3 / dgemm)
                     print(
-                        f"{covariance_type:9s} {d:2d} {k:3d} {dtype} {ours / n * 1e9:12.1f} "
-                        f"{theirs / n * 1e9:13.1f} {theirs / ours:5.1f}x {share:9.2f}",
+                        f"{covariance_type:9s} {d:3d} {k:3d} {dtype} {order:5s} "
+                        f"{ours / n * 1e9:12.1f} {theirs / n * 1e9:13.1f} "
+                        f"{theirs / ours:5.1f}x {share:9.2f}",
                         flush=True,
                     )
 

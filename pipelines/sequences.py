@@ -184,8 +184,8 @@ def predict(
     model_version: int | None = None,
     as_of: datetime | None = None,
     skipped: tuple[BadFile, ...] = (),
-    measured: steps.Drift | None = None,
     kind: str = "predict",
+    measured: steps.Drift | None = None,
 ) -> PredictOutcome:
     """Assign the rows inside the filter to components of a version of the model.
 
@@ -198,10 +198,10 @@ def predict(
         What the filter calls now.
     skipped
         Files of which this run has found that they cannot be used.
-    measured
-        What this run has found of its new rows.
     kind
         Of the run that the prediction belongs to.
+    measured
+        What this run has found of its new rows.
     """
     backfill = model_version is not None
 
@@ -267,8 +267,8 @@ def retrain(
             run_id,
             as_of=present,
             skipped=outcome.skipped,
-            measured=outcome.measured,
             kind="retrain",
+            measured=outcome.measured,
         )
     except GmmDaskError as error:
         if outcome.decision is None:  # nothing else was done

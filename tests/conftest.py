@@ -5,10 +5,25 @@ import os
 # Read by scipy when it is first imported; one of scikit-learn's checks runs only with it.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
+import multiprocessing
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def measure() -> Iterator[Callable[..., Any]]:
+    """Call a function of a module in a process where nothing else runs, and return its result.
+
+    The process of the tests has threads of Dask's and Prefect's clients: what they allocate and
+    compute counts there too.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        yield lambda function, *arguments: process.submit(function, *arguments).result()
 
 
 @pytest.fixture(scope="session")

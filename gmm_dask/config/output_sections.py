@@ -111,9 +111,9 @@ class OutputSection(Section):
         if address is None:
             return None
         if isinstance(place_of(address), ObjectAddress):
-            raise ValueError("{}: the collector reads files of this machine; give a path")
+            raise ValueError(f"{address}: the collector reads files of this machine; give a path")
         if not address.endswith(".prom"):
-            raise ValueError("{}: the collector reads no file but those that end in .prom")
+            raise ValueError(f"{address}: the collector reads no file but those that end in .prom")
         return address
 
     @field_validator("models", "predictions")

@@ -16,6 +16,9 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import Pattern, Patterns, find_patterns, has_holes, marginal
 from gmm_dask.mixture.transforms import Transforms
 
+#: Threads share rows in multiples of this: no more rows are in a block of a pass, so that the
+#: blocks are the same for any number of threads.
+BLOCK_ROWS = 1_024
 #: The fewest rows that are worth a thread.
 LEAST_SLICE_ROWS = 32_768
 #: Rows that are looked at for holes, before a pass over all rows that would find them too late.
@@ -80,7 +83,7 @@ def assign(
     if not patterns and n > LOOK_ROWS and has_holes(X[:LOOK_ROWS]):
         patterns = find_patterns(X)
     if not patterns:
-        step = max(-(-n // threads), LEAST_SLICE_ROWS)
+        step = max(-(-n // (threads * BLOCK_ROWS)) * BLOCK_ROWS, LEAST_SLICE_ROWS)
         pieces = [slice(start, start + step) for start in range(0, n, step)]
         finite = all(
             _each(lambda rows: _assign_rows(parameters, X[rows], assigned, rows), pieces, threads)

@@ -1,10 +1,13 @@
 """The engine: two functions that choose the pass over rows for a mixture, and run it.
 
-Another engine would be a folder beside `kernels/` with the same passes, and a choice here.
+Passes over tiles (`kernels/`) serve any number of features, passes over row-major blocks
+(`row_major/`) many. Another engine would be a folder beside these with the same passes, and a
+choice here.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +18,8 @@ from gmm_dask.mixture.kernels import diag, full, spherical, tied
 from gmm_dask.mixture.kernels.addresses import native_rows, rows_at, vector_at, writable
 from gmm_dask.mixture.kernels.compile import KernelFunction
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.row_major import full as full_by_rows
+from gmm_dask.mixture.threads import single_threaded
 
 
 class _Passes(NamedTuple):
@@ -30,6 +35,17 @@ _PASSES = {
     "diag": _Passes(diag.statistics, diag.assign),
     "spherical": _Passes(spherical.statistics, spherical.assign),
 }
+
+_ROW_MAJOR = {"full": _Passes(full_by_rows.statistics, full_by_rows.assign)}
+#: From this many features on, row-major blocks are faster (benchmarks/RESULTS.md). The rows of a
+#: pass do not matter: neither kind has costs of its own that a few hundred rows would not cover.
+MANY_FEATURES = 128
+
+
+def _takes_blocks(parameters: MixtureParameters) -> bool:
+    """Whether the pass for a mixture is one over row-major blocks."""
+    form = parameters.covariance.factor_form
+    return parameters.n_features >= MANY_FEATURES and form in _ROW_MAJOR
 
 
 def statistics(
@@ -58,14 +74,22 @@ def statistics(
     covariance = parameters.covariance
     k, d = parameters.means.shape
     sums = np.zeros(k), np.zeros((k, d)), np.zeros(covariance.shape(k, d))
-    log_likelihood: float = _PASSES[covariance.factor_form].statistics(
-        rows_at(X),
-        vector_at(sample_weight),
+    mixture = (
         parameters.log_constants,
         writable(parameters.means),
         writable(parameters.precisions_cholesky),
-        *sums,
     )
+    log_likelihood = 0.0
+    if _takes_blocks(parameters):
+        by_rows = _ROW_MAJOR[covariance.factor_form].statistics
+        with single_threaded():
+            log_likelihood, done = by_rows(rows_at(X), vector_at(sample_weight), *mixture, *sums)
+        if done == len(X):
+            return *sums, log_likelihood
+        X = X[done:]
+        sample_weight = None if sample_weight is None else sample_weight[done:]
+    by_tiles = _PASSES[covariance.factor_form].statistics
+    log_likelihood += by_tiles(rows_at(X), vector_at(sample_weight), *mixture, *sums)
     return *sums, log_likelihood
 
 
@@ -98,14 +122,18 @@ def assign(
         Whether all values were finite, and small enough that their sum is.
     """
     X = native_rows(X)
-    finite: bool = _PASSES[parameters.covariance.factor_form].assign(
-        rows_at(X),
-        parameters.log_constants,
-        writable(parameters.means),
-        writable(parameters.precisions_cholesky),
-        vector_at(labels),
-        vector_at(log_densities),
-        vector_at(certainties),
-        rows_at(responsibilities),
-    )
+    by_blocks = _takes_blocks(parameters)
+    passes = (_ROW_MAJOR if by_blocks else _PASSES)[parameters.covariance.factor_form]
+    # BLAS is called by the passes over blocks alone.
+    with single_threaded() if by_blocks else nullcontext():
+        finite: bool = passes.assign(
+            rows_at(X),
+            parameters.log_constants,
+            writable(parameters.means),
+            writable(parameters.precisions_cholesky),
+            vector_at(labels),
+            vector_at(log_densities),
+            vector_at(certainties),
+            rows_at(responsibilities),
+        )
     return finite

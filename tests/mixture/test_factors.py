@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from gmm_dask.mixture.covariance.factors import cholesky, inverse_of_lower
+from gmm_dask.mixture.covariance.factors import (
+    LARGE,
+    cholesky,
+    inverse_of_lower,
+    transform_each,
+)
 
 
 def definite(m, d, condition=10.0):
@@ -14,7 +19,7 @@ def definite(m, d, condition=10.0):
     return 0.5 * (matrices + matrices.mT)
 
 
-@pytest.mark.parametrize("d", [1, 2, 3, 8, 17])
+@pytest.mark.parametrize("d", [1, 2, 3, 8, 17, LARGE + 3])
 @pytest.mark.parametrize("condition", [1.0, 1e6, 1e12])
 def test_factors_and_inverses_are_exact_to_rounding(d, condition):
     matrices = definite(5, d, condition)
@@ -30,13 +35,14 @@ def test_factors_and_inverses_are_exact_to_rounding(d, condition):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0, 0.0])
-def test_a_matrix_without_a_factor_is_reported_and_the_others_are_factorized(bad):
-    matrices = definite(4, 3)
+@pytest.mark.parametrize("d", [3, LARGE])
+def test_a_matrix_without_a_factor_is_reported_and_the_others_are_factorized(d, bad):
+    matrices = definite(4, d)
     expected = np.linalg.cholesky(matrices)
     matrices[2, 1, 1] = bad
     lower, positive = cholesky(matrices)
     assert positive.tolist() == [True, True, False, True]
-    np.testing.assert_allclose(lower[positive], expected[positive], atol=1e-15)
+    np.testing.assert_allclose(lower[positive], expected[positive], atol=1e-14)
 
 
 def test_the_layout_of_the_matrices_does_not_matter():
@@ -49,6 +55,15 @@ def test_the_layout_of_the_matrices_does_not_matter():
         np.testing.assert_array_equal(
             inverse_of_lower(cholesky(laid_out)[0]), inverse_of_lower(expected)
         )
+
+
+@pytest.mark.parametrize("d", [5, LARGE + 1])
+def test_transformed_matrices_are_symmetric_to_the_last_bit(d):
+    matrices = definite(2, d)
+    lower = cholesky(definite(2, d)[::-1])[0]
+    transformed = transform_each(lower, matrices)
+    np.testing.assert_array_equal(transformed, transformed.mT)
+    np.testing.assert_allclose(transformed, lower @ matrices @ lower.mT, rtol=0, atol=1e-11)
 
 
 def test_an_empty_stack_has_no_factors():

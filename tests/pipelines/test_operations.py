@@ -12,7 +12,7 @@ import pytest
 from prefect.client.schemas.sorting import FlowRunSort
 
 from gmm_dask.storage.models.registry import Registry
-from tests.pipelines.services import running
+from tests.pipelines.services import prefect_server_process, running
 
 pytestmark = pytest.mark.slow
 
@@ -22,9 +22,14 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
 STAYING = "prefect worker start"
 
 
+@pytest.fixture
+def server(tmp_path):
+    """A server of the guide's own: it begins on an empty one."""
+    with prefect_server_process(tmp_path / "prefect") as (address, _):
+        yield address
+
+
 def test_every_command_of_the_guide(tmp_path, client, server):
-    if "gmm-dask" in {pool.name for pool in client.read_work_pools()}:
-        client.delete_work_pool("gmm-dask")  # another test's: the guide begins on an empty server
     for name in ("configs", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     environment = {

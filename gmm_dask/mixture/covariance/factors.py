@@ -1,8 +1,9 @@
-"""Cholesky factors and their inverses, for many small matrices in one call.
+"""Cholesky factors and their inverses, for many matrices in one call.
 
 An M-step consists of little else. numpy inverts a triangular matrix as if it were full, which takes
 several times as long; and where one matrix of a stack has no factor, it raises an exception instead
-of factorizing the others.
+of factorizing the others. Small matrices have loops of our own; large ones go to LAPACK, which
+works in blocks that stay in the cache.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.kernels.addresses import writable
+from gmm_dask.mixture.kernels.blas import factorize, invert_lower, transform_by_lower
 from gmm_dask.mixture.kernels.compile import kernel
+from gmm_dask.mixture.threads import single_threaded
+
+#: Features of a large matrix. From here on LAPACK is faster; smaller ones keep their bits.
+LARGE = 128
 
 
 def cholesky(matrices: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
@@ -25,17 +31,38 @@ def cholesky(matrices: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     definite
         (m,) False where A is not positive definite, or not finite.
     """
-    lower = np.zeros(matrices.shape)
     definite = np.ones(len(matrices), dtype=np.bool_)
+    if matrices.shape[1] >= LARGE:
+        lower = np.array(matrices, dtype=np.float64, order="C")
+        with single_threaded():
+            _cholesky_of_large(lower, definite)
+        return lower, definite
+    lower = np.zeros(matrices.shape)
     _cholesky(writable(matrices), lower, definite)
     return lower, definite
 
 
 def inverse_of_lower(lower: FloatArray) -> FloatArray:
     """Invert each of (m, d, d) lower triangular matrices without zeros on their diagonals."""
+    if lower.shape[1] >= LARGE:
+        inverse = np.array(lower, dtype=np.float64, order="C")
+        with single_threaded():
+            _invert_large(inverse)
+        return inverse
     inverse = np.zeros(lower.shape)
     _invert(writable(lower), inverse)
     return inverse
+
+
+def transform_each(lower: FloatArray, matrices: FloatArray) -> FloatArray:
+    """Compute L A Lᵀ of each of (m, d, d) symmetric matrices, symmetric to the last bit."""
+    if lower.shape[1] >= LARGE:
+        transformed = np.array(matrices, dtype=np.float64, order="C")
+        with single_threaded():
+            _transform_large(writable(lower), transformed)
+        return transformed
+    transformed = np.matmul(np.matmul(lower, matrices), lower.mT)
+    return 0.5 * (transformed + transformed.mT)
 
 
 @kernel("Cholesky factors")
@@ -74,3 +101,33 @@ def _invert(lower, inverse):  # type: ignore[no-untyped-def]
             for j in range(i):
                 X[i, j] *= scale
             X[i, i] = scale
+
+
+@kernel("Cholesky factors of large matrices")
+def _cholesky_of_large(lower, definite):  # type: ignore[no-untyped-def]
+    m, d, _ = lower.shape
+    for c in range(m):
+        L = lower[c]
+        definite[c] = factorize(L.ctypes.data, d)
+        for i in range(d):
+            definite[c] &= 0.0 < L[i, i] < np.inf
+            for j in range(i + 1, d):
+                L[i, j] = 0.0
+
+
+@kernel("inverses of large triangular factors")
+def _invert_large(inverse):  # type: ignore[no-untyped-def]
+    m, d, _ = inverse.shape
+    for c in range(m):
+        invert_lower(inverse[c].ctypes.data, d)
+
+
+@kernel("M-step of large matrices")
+def _transform_large(lower, matrices):  # type: ignore[no-untyped-def]
+    m, d, _ = matrices.shape
+    for c in range(m):
+        A = matrices[c]
+        transform_by_lower(A.ctypes.data, lower[c].ctypes.data, d)
+        for i in range(d):
+            for j in range(i):
+                A[i, j] = A[j, i] = 0.5 * (A[i, j] + A[j, i])

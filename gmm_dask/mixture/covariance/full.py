@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
+from gmm_dask.mixture.covariance.factors import transform_each
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY_COUNT,
     add_to_diagonals,
@@ -158,8 +159,7 @@ class Full(CovarianceType):
         guarded = cancelled_matrices(
             spread, np.square(residual_means), precisions_cholesky, spec.reg_covar
         )
-        updated = np.matmul(np.matmul(lower, spread), lower.mT)
-        updated = 0.5 * (updated + updated.mT)
+        updated = transform_each(lower, spread)
         add_to_diagonals(updated, spec.reg_covar)
         keep = guarded | (counts <= EMPTY_COUNT)
         if keep.any():

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
+from gmm_dask.mixture.covariance.factors import transform_each
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY_COUNT,
     add_to_diagonals,
@@ -167,7 +168,6 @@ class Tied(CovarianceType):
         )[0]
         updated = covariances
         if not guarded and total > EMPTY_COUNT * len(counts):
-            updated = lower @ spread @ lower.T
-            updated = 0.5 * (updated + updated.T)
+            updated = transform_each(lower[None], spread[None])[0]
             add_to_diagonals(updated[None], spec.reg_covar)
         return updated, residual_means @ lower.T, np.full(len(counts), guarded)

@@ -27,7 +27,8 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 KernelFunction = Callable[..., Any]
 
 #: Folders that hold every part of every kernel. A change in any of their files recompiles them all.
-SOURCES = (Path(__file__).parent, Path(__file__).parent.parent / "covariance")
+_MIXTURE = Path(__file__).parent.parent
+SOURCES = (_MIXTURE / "kernels", _MIXTURE / "row_major", _MIXTURE / "covariance")
 
 # Sums may be reordered. No flag assumes the absence of NaN or infinity.
 _SUMMATION = {"contract", "reassoc", "nsz"}
