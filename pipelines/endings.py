@@ -56,10 +56,16 @@ def ending_of(outcome: Outcome) -> Ending:
         "" if outcome.refusal is None else outcome.refusal.reason,
         failure_words(outcome),
         "nothing is new" if nothing_new else "",
-        drift_words(outcome.drift),
+        "" if _refused_for_drift(outcome) else drift_words(outcome.drift),
         left_out_words(outcome) if outcome.skipped else "",
     ]
     return Ending(state, "; ".join(filter(None, sentences)))
+
+
+def _refused_for_drift(outcome: Outcome) -> bool:
+    """Whether the reason of the refusal says what drifted."""
+    drift, refusal = outcome.drift, outcome.refusal
+    return drift is not None and refusal is not None and drift.words in refusal.reason
 
 
 def drift_words(drift: Drift | None) -> str:

@@ -14,7 +14,6 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gmm_dask import steps
 from gmm_dask.addresses import Place
-from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import GmmDaskError
 from gmm_dask.events import Notify
@@ -251,7 +250,8 @@ def retrain(
             if not force and steps.is_up_to_date(run, plan, current):
                 return present, RetrainOutcome(current, **_left_out(plan))
             steps.warn_of_clusters(run, current)
-            evaluation, drift = _fit_again(run, plan, current, cluster, call, notify, run_id, force)
+            evaluation = _fit_again(run, plan, current, cluster, call, notify, force)
+            drift = call(steps.compare_new_rows, run, plan, current, cluster, notify, run_id)
             evaluation = steps.keep_drift(run, evaluation, current, drift)
             outcome = _pass_gate(run, call, current, evaluation, run_id, drift)
         return present, replace(outcome, **_left_out(plan))
@@ -292,23 +292,14 @@ def _fit_again(
     cluster: ClusterKind,
     call: Call,
     notify: Notify,
-    run_id: str,
     force: bool,
-) -> tuple[steps.Evaluation, steps.Drift | None]:
-    """Fit the mixture that the run file asks for, or choose one again if that is due.
-
-    Returns the candidate, and how the new rows differ from those of the current model.
-    """
-
-    def compare(scanner: Scanner) -> steps.Drift | None:
-        return call(steps.compare_new_rows, run, plan, current, scanner, run_id)
-
+) -> steps.Evaluation:
+    """Fit the mixture that the run file asks for, or choose one again if that is due."""
     if steps.is_selection_due(run, plan, current):
         rival, transforms = steps.choose_rival(run, plan, current)
         with steps.open_scanner(run, plan, cluster, notify) as scanner:
             selected = call(steps.select, run, plan, scanner, notify, rival, transforms)
-            evaluation = call(steps.evaluate_selection, run, plan, scanner, selected, current)
-            return evaluation, compare(scanner)
+            return call(steps.evaluate_selection, run, plan, scanner, selected, current)
     if run.select is not None and current is not None:
         run = steps.keep_cell(run, current)
     night = _plan_night(run, plan, current, call, force)
@@ -318,15 +309,13 @@ def _fit_again(
         with steps.open_scanner(run, night.reading, where, notify) as scanner:
             refitted = call(steps.refit, run, night, current, scanner)
             if not refitted.trouble:
-                evaluation = call(steps.evaluate_refit, run, scanner, refitted, current)
-                return evaluation, compare(scanner)
+                return call(steps.evaluate_refit, run, scanner, refitted, current)
         logger.warning("all rows are read after all: %s", refitted.trouble)
     start = steps.choose_start(run, plan, current)
     given = (start.parameters, start.search_too, start.transforms)
     with steps.open_scanner(run, plan, cluster, notify) as scanner:
         fitted = call(steps.fit, run, plan, scanner, notify, *given)
-        evaluation = call(steps.evaluate, run, plan, scanner, fitted, current)
-        return evaluation, compare(scanner)
+        return call(steps.evaluate, run, plan, scanner, fitted, current)
 
 
 def _plan_night(

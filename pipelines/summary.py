@@ -13,6 +13,7 @@ from gmm_dask.pipelines.left_out import left_out_notes, skipped_facts, unsettled
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 from gmm_dask.printable import printable
 from gmm_dask.report.page.subject import REPORT
+from gmm_dask.steps.drift import Drift
 from gmm_dask.steps.fitting import Published
 from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.storage.files.choice import exists, version_at
@@ -310,6 +311,8 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
         record = evaluation.current_densities
         if evaluation.refit is None:
             facts.insert(1, (f"version {current.version}", _on_the_same_rows(current, record)))
+    if outcome.measured is not None:
+        facts.insert(1, ("drift", _new_rows_words(outcome.measured)))
     if outcome.failure is not None:
         notes.append(f"the predictions failed: {outcome.failure}")
     notes += [*summary.notes, *left_out_notes(outcome)]
@@ -318,6 +321,15 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
         facts += predictions.facts[1:]
         notes += [note for note in predictions.notes if note not in notes]
     return Summary(summary.title, facts, summary.header, summary.rows, notes, summary.comparison)
+
+
+def _new_rows_words(drift: Drift) -> str:
+    """Say how the rows that a retrain had not seen compare with the model in use before."""
+    record = drift.record
+    assert record is not None
+    plural = "" if record.files == 1 else "s"
+    counted = f"{record.rows:,} new rows in {record.files:,} file{plural}"
+    return f"{counted}, compared with version {record.version}: {drift.words or 'none'}"
 
 
 def _on_the_same_rows(model: StoredModel, record: DensitySummary | None) -> str:

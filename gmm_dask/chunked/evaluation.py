@@ -132,7 +132,8 @@ class DensitySummary:
         values = self.ceiling - DEPTH + (np.arange(BINS) + 0.5) * (DEPTH / BINS)
         values[0] = min(values[0], max(self.lowest, -1e150))
         shares = self.bins / self.complete_weight
-        return float(shares @ np.square(values - shares @ values))
+        within = (DEPTH / BINS) ** 2 / 12.0  # of rows spread over a bin
+        return float(shares @ np.square(values - shares @ values)) + within
 
     @property
     def shares(self) -> FloatArray:

@@ -251,12 +251,10 @@ class _Batch:
 
     def _log_likelihood_check(self, section: PredictSection, manifest: Manifest) -> Check:
         name, limit = "log-likelihood drop", section.max_log_likelihood_drop
-        if not self._comparable(manifest):
-            return Check(name, 0.0, limit, True, NOTHING)
         trained = manifest.complete_log_likelihood
         if trained is None:  # all training rows are complete
             trained = manifest.log_likelihood
-        if trained is None:  # of no row, or not known of all
+        if trained is None or not self._comparable(manifest):
             return Check(name, 0.0, limit, True, NOTHING)
         reached = self.densities.complete_mean_log_likelihood
         drop = trained - reached

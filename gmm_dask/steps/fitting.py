@@ -392,14 +392,3 @@ def clear_checkpoint(run: RunConfig, evaluation: Evaluation) -> None:
         remove_forgotten(registry_of(run))
     except StorageError as error:  # the model is stored, so the run has not failed
         logger.warning("the checkpoint is kept: %s", error)
-
-
-def read_model(run: RunConfig, version: int | None = None) -> StoredModel:
-    """Read a version of the model that a run file names, the current one by default.
-
-    Raises
-    ------
-    ModelError
-        There is no such version (the message lists those that there are), or it is damaged.
-    """
-    return registry_of(run).load(version)

@@ -8,11 +8,13 @@ from dataclasses import replace
 from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.batches import scan_batch
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.config import RunConfig
+from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import ModelError, StorageError
+from gmm_dask.events import Notify
 from gmm_dask.steps.drift import Drift, NewRows, measure_new_rows
 from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation
 from gmm_dask.steps.identities import same_features
+from gmm_dask.steps.inputs import open_executor
 from gmm_dask.steps.resuming import registry_of
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.input.content import Contents, decode_contents, unchanged_files
@@ -33,6 +35,9 @@ from gmm_dask.storage.predictions.staging import StagedPredictions
 
 logger = logging.getLogger("gmm_dask")
 
+#: Rows that threads of this process go through before workers would have started.
+ROWS_ON_THREADS = 1 << 22
+
 
 def input_content(model: StoredModel) -> Contents:
     """Return what the input files of a stored model held; nothing where that is not known."""
@@ -49,7 +54,12 @@ def input_content(model: StoredModel) -> Contents:
 
 
 def compare_new_rows(
-    run: RunConfig, plan: InputPlan, current: StoredModel | None, scanner: Scanner, run_id: str
+    run: RunConfig,
+    plan: InputPlan,
+    current: StoredModel | None,
+    cluster: ClusterKind,
+    notify: Notify,
+    run_id: str,
 ) -> Drift | None:
     """Compare the files that are new to the current model with its training rows: one scan of them.
 
@@ -57,8 +67,8 @@ def compare_new_rows(
 
     Parameters
     ----------
-    scanner
-        That of the fit, whose executor is used. The rows that it caches are released.
+    cluster
+        Where to run, if there are many new rows; few are not worth the start of workers.
 
     Returns
     -------
@@ -82,12 +92,15 @@ def compare_new_rows(
     files = tuple(file for file in plan.files if file.rows and file.path not in same)
     if not files:
         return None
-    chunks = parquet_chunks(replace(plan, files=files))
-    # The executor belongs to the scanner of the fit, which closes it.
-    new_rows = Scanner(
-        chunks, scanner.executor, scanner.notify, once=True, transforms=current.transforms
-    )
-    sums = scan_batch(new_rows, current.parameters, run.input.nulls)
+    part = replace(plan, files=files)
+    where = cluster if part.rows > ROWS_ON_THREADS else ThreadsCluster()
+    with (
+        open_executor(where) as executor,
+        Scanner(
+            parquet_chunks(part), executor, notify, once=True, transforms=current.transforms
+        ) as scanner,
+    ):
+        sums = scan_batch(scanner, current.parameters, run.input.nulls)
     if not sums.densities.weight > 0.0:
         return None
     new = NewRows("retrain", run_id, len(files), sums)

@@ -138,7 +138,10 @@ def describe_version(
     aggregates: Aggregates | None,
     nights: tuple[DriftRecord, ...] = (),
 ) -> Callable[[StoredModel], dict[str, bytes]]:
-    """Return the function that makes lineage and report of a model when it is stored."""
+    """Return the function that makes lineage and report of a model when it is stored.
+
+    ``nights`` is the history of drift that the report draws.
+    """
     describe_report = describe_by_report(run.output.name, aggregates, nights)
 
     def describe(model: StoredModel) -> dict[str, bytes]:

@@ -273,7 +273,7 @@ def predict(run: RunConfig, prediction: Prediction, measured: Drift | None = Non
             drift = with_new_rows(drift, measure_new_rows(run.predict, model, new, noise_of(model)))
         elif measured is not None and measured.is_of(model):
             drift = replace(with_new_rows(drift, measured), record=None)
-        _report_drift(run, drift)
+        _report_drift(run, drift, "" if measured else "; consider a retrain")
     return replace(
         nothing,
         parts=result.parts,
@@ -330,7 +330,7 @@ def publish_predictions(
     return path
 
 
-def _report_drift(run: RunConfig, drift: Drift) -> None:
+def _report_drift(run: RunConfig, drift: Drift, advice: str) -> None:
     """Warn of drift, or raise where the run file says so."""
     if not drift.drifted:
         return
@@ -340,4 +340,4 @@ def _report_drift(run: RunConfig, drift: Drift) -> None:
             f"{drift.words}; nothing was published: look at the data, retrain, or widen the limits "
             "of [predict]"
         )
-    logger.warning("drift: %s; consider a retrain", drift.words)
+    logger.warning("drift: %s%s", drift.words, advice)

@@ -19,6 +19,7 @@ from gmm_dask.storage.input.content import contents_of, unchanged_files
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.checkpoint import Checkpoint, open_checkpoint
 from gmm_dask.storage.models.fit_state import decode, encode
+from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.registry import Registry
 
 logger = logging.getLogger("gmm_dask")
@@ -135,3 +136,14 @@ class _Saver:
             self.checkpoint.save(arrays, {**meta, **self.input_meta})
             self.last_end = time.monotonic()
             self.seconds = self.last_end - began
+
+
+def read_model(run: RunConfig, version: int | None = None) -> StoredModel:
+    """Read a version of the model that a run file names, the current one by default.
+
+    Raises
+    ------
+    ModelError
+        There is no such version (the message lists those that there are), or it is damaged.
+    """
+    return registry_of(run).load(version)

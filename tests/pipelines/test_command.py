@@ -383,6 +383,7 @@ def test_a_kind_of_run_holds_what_belongs_together(command):
     assert flow.name == steps.sequence.__name__ == command
     assert issubclass(outcome, Outcome)
     assert outcome in get_type_hints(steps.sum_up).values()
-    given = {"call", "notify", "run_id", "as_of", "skipped"}  # by whoever calls the sequence
+    # By whoever calls the sequence.
+    given = {"call", "notify", "run_id", "as_of", "skipped", "kind", "measured"}
     taken = signature(steps.sequence).parameters.keys() - given
     assert taken == signature(flow).parameters.keys()

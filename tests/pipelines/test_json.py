@@ -60,7 +60,7 @@ def test_each_kind_of_run_says_what_it_left(run_file, tmp_path):
     refused = run("retrain", run_file, "retrain.min_rows=5000")
     assert (refused["state"], refused["exit_code"]) == ("Refused", 1)
     assert refused["message"].startswith(
-        "3,960 rows were used, 5,000 are needed; new rows differ: "
+        "3,960 rows were used, 5,000 are needed; new rows differ: mean log-likelihood "
     )
     assert not refused["decision"][0]["passed"]
     assert "/rejected/" in refused["refused"]["path"]

@@ -102,8 +102,9 @@ def test_a_candidate_is_refused_for_drift_and_the_current_model_stays(tmp_path, 
     # The current model predicts rows that drift from it.
     assert failed(refused.predictions.drift) == ["mean shift"]
     write_day(tmp_path, 5, rows=80)
-    with pytest.raises(DriftError, match="the mean of height in component"):
-        retrain(tmp_path, 3, retrain__on_drift="refuse", predict__on_drift="fail")
+    both = retrain(tmp_path, 3, retrain__on_drift="refuse", predict__on_drift="fail")
+    assert isinstance(both.failure, DriftError)
+    assert "the mean of height in component" in str(both.failure)
     # Every night is in the history, and the next version that is accepted carries it.
     assert [record.run_id for record in nights_at(tmp_path)] == ["night-2", "night-3"]
     accepted = retrain(tmp_path, 4, predict__on_drift="fail")
@@ -150,6 +151,15 @@ def test_fifty_rows_with_an_outlier_do_not_drift_by_chance(tmp_path):
     checks = {check.name: check for check in run_predict(run, "next")[0].drift.checks}
     low = checks["low-density share"]
     assert (low.value, low.passed) == (0.02, True)  # beyond the limit of 0.01
+
+
+def test_rows_that_all_lie_far_out_are_less_like_those_of_the_fit(tmp_path):
+    write_days(tmp_path, rows=1000)
+    retrain(tmp_path, 1)
+    write_day(tmp_path, 4, shift=100.0)
+    assert {"log-likelihood drop", "low-density share", "mean shift"} <= {
+        *failed(retrain(tmp_path, 2).measured)
+    }
 
 
 def test_a_damaged_history_begins_again_with_a_warning(tmp_path, caplog):
