@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from sets import MixtureKind
 
 from gmm_dask.arrays import FloatArray
+from gmm_dask.chunked.groups import Lane, lanes_of
 from gmm_dask.chunked.rows import RowChunks
-from gmm_dask.chunked.scan import Lane, lanes_of
 from gmm_dask.mixture.threads import single_threaded
 
 PACKAGES = ("gmm-dask", "numpy", "numba", "pyarrow", "scikit-learn", "dask", "prefect")

@@ -34,8 +34,9 @@ from sets import MixtureKind
 
 from gmm_dask.chunked.evaluation import evaluate
 from gmm_dask.chunked.fit import sum_batch
+from gmm_dask.chunked.groups import Lane, lanes_of
 from gmm_dask.chunked.rows import RowChunks
-from gmm_dask.chunked.scan import Lane, Scanner, lanes_of
+from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import survey_source
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.config import InputSection, LocalProcesses, RunConfig

@@ -24,9 +24,9 @@ from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, DensitySummary, evaluate
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.fit_records import FitOptions, FitResult
+from gmm_dask.chunked.groups import cut_array
 from gmm_dask.chunked.partitions import is_frame
-from gmm_dask.chunked.rows import MemoryChunks
-from gmm_dask.chunked.scan import Scanner, group_rows
+from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.errors import ConfigError
@@ -379,7 +379,7 @@ class GaussianMixture(
             weights = _check_sample_weight(
                 sample_weight, rows, dtype=np.float64, ensure_non_negative=True
             )
-        chunks = MemoryChunks(rows, weights, group_rows(rows.shape[0]), columns_of(self))
+        chunks = cut_array(rows, weights, columns_of(self))
         return Scanner(chunks, Threads(), notify, transforms=self._transforms_for(reset=reset))
 
     def _take_parameters(self, parameters: MixtureParameters) -> None:

@@ -20,16 +20,23 @@ ClusterFile = Annotated[
     typer.Option("--cluster", metavar="CLUSTER.toml", help="Where to run; default: threads here."),
 ]
 Direct = Annotated[bool, typer.Option("--direct", help="The same steps without Prefect.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For other programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's log.")]
 
 
-def read_files(
-    run_file: Path, overrides: list[str], cluster_file: Path | None
-) -> tuple[RunConfig, ClusterKind]:
-    """Read a run file with its overrides, and a cluster file; without one, threads here."""
-    from gmm_dask.config import ClusterConfig, RunConfig, ThreadsCluster, read_config
+def read_run(run_file: Path, overrides: list[str]) -> RunConfig:
+    """Read a run file with its overrides."""
+    from gmm_dask.config import RunConfig, read_config
 
-    run = read_config(RunConfig, run_file, overrides)
-    if cluster_file is None:
-        return run, ThreadsCluster()
-    return run, read_config(ClusterConfig, cluster_file).cluster
+    return read_config(RunConfig, run_file, overrides)
+
+
+def read_cluster(cluster_file: Path | None) -> ClusterKind:
+    """Read a cluster file; without one, threads here."""
+    from gmm_dask.config import ClusterConfig, ThreadsCluster, read_config
+
+    return (
+        ThreadsCluster()
+        if cluster_file is None
+        else read_config(ClusterConfig, cluster_file).cluster
+    )

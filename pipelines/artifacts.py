@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import logging
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import (
-    create_link_artifact,
     create_markdown_artifact,
     create_table_artifact,
 )
@@ -16,7 +17,8 @@ from prefect.states import Completed, Failed
 
 from gmm_dask.addresses import Place, absolute
 from gmm_dask.config import RunConfig
-from gmm_dask.pipelines.left_out import left_out_words
+from gmm_dask.errors import StorageError
+from gmm_dask.pipelines.endings import COMPLETED, SKIPPED, ending_of
 from gmm_dask.pipelines.sequences import OutcomeT
 from gmm_dask.pipelines.summary import Summary, markdown
 from gmm_dask.printable import printable
@@ -24,27 +26,45 @@ from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps import Decision, Published
 from gmm_dask.storage.files.choice import exists, version_at
 
-#: The state of a run that left files out because they cannot be used; the operator is told.
-PARTIAL = "Partial"
+logger = logging.getLogger("gmm_dask")
+
+#: Bytes of pictures that a run may leave in the server's database.
+PICTURE_BYTES = 2_000_000
 
 
-def final_state(outcome: OutcomeT, nothing_new: bool = False) -> State[Any] | OutcomeT:
+def final_state(run: RunConfig, outcome: OutcomeT) -> State[Any] | OutcomeT:
     """Return the state in which a run ends; of one that simply completed, its outcome.
+
+    An ending that somebody should know of is also an event.
+    """
+    ending = ending_of(outcome)
+    if ending.state == COMPLETED:
+        return outcome
+    if ending.state != SKIPPED:
+        emit(ending.state.lower(), run.output.name, {"message": ending.message})
+    make = Failed if ending.failed else Completed
+    return make(name=ending.state, message=ending.message, data=outcome)
+
+
+def emit(what: str, model: str, payload: dict[str, Any], **labels: str) -> None:
+    """Emit the event ``gmm-dask.model.WHAT``, which can start deployments and automations.
 
     Parameters
     ----------
-    nothing_new
-        Whether a retrain had nothing to fit.
+    model
+        The name of the model that it is about.
+    labels
+        Of the model as the event's resource, for triggers to match.
     """
-    words = left_out_words(outcome) if outcome.skipped else ""
-    if outcome.refusal is not None:
-        message = "; ".join(filter(None, (outcome.refusal.reason, words)))
-        return Failed(name="Refused", message=message, data=outcome)
-    if nothing_new:
-        words = "; ".join(filter(None, ("nothing is new", words)))
-    if outcome.skipped:
-        return Completed(name=PARTIAL, message=words, data=outcome)
-    return Completed(name="Skipped", message=words, data=outcome) if nothing_new else outcome
+    emit_event(
+        f"gmm-dask.model.{what}",
+        resource={
+            "prefect.resource.id": f"gmm-dask.model.{model}",
+            "prefect.resource.name": model,
+            **labels,
+        },
+        payload=payload,
+    )
 
 
 def report(summary: Summary) -> None:
@@ -52,15 +72,47 @@ def report(summary: Summary) -> None:
     create_markdown_artifact(markdown(summary), key="report", description=summary.title)
 
 
-def link(key: str, path: Place) -> None:
-    """Attach the address of the run's ``model`` or ``predictions``."""
-    address = path.absolute().as_uri() if isinstance(path, Path) else str(path)
-    create_link_artifact(address, link_text=str(path), key=key)
+def name_place(key: str, path: Place) -> None:
+    """Attach the address of the run's ``model`` or ``predictions`` as text.
+
+    Browsers follow no link from here to a file, nor to an object of a store.
+    """
+    create_markdown_artifact(_as_text(path), key=key, description=f"where the {key} is")
 
 
-def link_report(model: Place) -> None:
-    """Attach the address of the report in the directory of a model."""
-    link_page(version_at(model).address(REPORT))
+def show_model(path: Place) -> None:
+    """Attach the pictures of a model, and the address of its report."""
+    link_page(version_at(path).address(REPORT))
+    try:
+        pictures = _pictures(path)
+    except StorageError as error:  # somebody may have pruned it since
+        logger.warning("the pictures are not shown on the server: %s", error)
+        return
+    if pictures:
+        create_markdown_artifact(pictures, key="pictures", description="pictures of the fit")
+
+
+def _pictures(model: Place) -> str:
+    """Return the pictures of a model as Markdown that holds them; empty if it has none."""
+    version, left, shown = version_at(model), PICTURE_BYTES, []
+    for name in version.names():
+        if not name.endswith(".png"):
+            continue
+        size = version.size(name)
+        if size > left:
+            shown.append(
+                f"{name} is too large to be shown here:\n\n{_as_text(version.address(name))}"
+            )
+            continue
+        left -= size
+        content = base64.b64encode(version.read(name)).decode()
+        title = name.removesuffix(".png").replace("_", " ")
+        shown.append(f"![{title}](data:image/png;base64,{content})")
+    return "\n\n".join(shown)
+
+
+def _as_text(path: Place) -> str:
+    return f"```text\n{printable(str(absolute(path)))}\n```\n"
 
 
 def link_page(path: Place) -> None:
@@ -68,8 +120,7 @@ def link_page(path: Place) -> None:
     if exists(path):
         how = "On a machine that has it, open" if isinstance(path, Path) else "Fetch and open"
         create_markdown_artifact(
-            f"The report is one HTML file that needs no network. {how}\n\n"
-            f"```text\n{printable(str(absolute(path)))}\n```\n",
+            f"The report is one HTML file that needs no network. {how}\n\n{_as_text(path)}",
             key="report-page",
             description="the report to open in a browser",
         )
@@ -101,14 +152,6 @@ def announce(run: RunConfig, by: str, published: Published | None) -> None:
     by
         The flow: a retrain has predicted already, a fit has not.
     """
-    if published is None:
-        return
-    emit_event(
-        "gmm-dask.model.published",
-        resource={
-            "prefect.resource.id": f"gmm-dask.model.{run.output.name}",
-            "prefect.resource.name": run.output.name,
-            "gmm-dask.flow": by,
-        },
-        payload={"version": published.version, "path": str(published.path)},
-    )
+    if published is not None:
+        payload = {"version": published.version, "path": str(published.path)}
+        emit("published", run.output.name, payload, **{"gmm-dask.flow": by})

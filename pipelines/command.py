@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,21 +15,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gmm_dask.pipelines.arguments import (
+    AsJson,
     ClusterFile,
     Debug,
     Direct,
     Overrides,
     RunFile,
-    read_files,
+    read_cluster,
+    read_run,
 )
-from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error
+from gmm_dask.pipelines.exits import FAILED, Begun, exit_codes, print_error
 from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, SELECT, Kind, OutcomeT
 from gmm_dask.pipelines.model_commands import diff, inspect, list_, report
 from gmm_dask.pipelines.version_commands import pin, prune, unpin, use
 
 if TYPE_CHECKING:
     from gmm_dask.config import ClusterKind, RunConfig
-    from gmm_dask.events import Notify
+    from gmm_dask.pipelines.sequences import Outcome
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,10 +76,11 @@ def fit(
     overrides: Overrides = [],  # noqa: B006 - Typer copies it
     cluster_file: ClusterFile = None,
     direct: Direct = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Fit the model of a run file and publish it as a new version."""
-    _run(FIT, run_file, overrides, cluster_file, direct, debug)
+    _run(FIT, run_file, overrides, cluster_file, direct, debug, as_json)
 
 
 @app.command()
@@ -85,10 +89,11 @@ def select(
     overrides: Overrides = [],  # noqa: B006
     cluster_file: ClusterFile = None,
     direct: Direct = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Compare numbers of components and covariance types, and publish the best as a new version."""
-    _run(SELECT, run_file, overrides, cluster_file, direct, debug)
+    _run(SELECT, run_file, overrides, cluster_file, direct, debug, as_json)
 
 
 @app.command()
@@ -101,6 +106,7 @@ def predict(
         typer.Option(metavar="N", min=1, help="Backfill: predict by this version of the model."),
     ] = None,
     direct: Direct = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Assign rows to components of the model: those of predict.filter, else of the input.
@@ -108,7 +114,7 @@ def predict(
     Other rows keep the predictions that they have.
     """
     options = {} if model_version is None else {"model_version": model_version}
-    _run(PREDICT, run_file, overrides, cluster_file, direct, debug, **options)
+    _run(PREDICT, run_file, overrides, cluster_file, direct, debug, as_json, **options)
 
 
 @app.command()
@@ -118,10 +124,11 @@ def retrain(
     cluster_file: ClusterFile = None,
     force: Annotated[bool, typer.Option("--force", help="Fit even if nothing is new.")] = False,
     direct: Direct = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Fit again if anything is new, publish what passes the gate of the run file, and predict."""
-    _run(RETRAIN, run_file, overrides, cluster_file, direct, debug, force=force)
+    _run(RETRAIN, run_file, overrides, cluster_file, direct, debug, as_json, force=force)
 
 
 @app.command()
@@ -142,7 +149,7 @@ def serve(
 ) -> None:
     """Wait for the schedule and run the flows of a run file, until interrupted."""
     with exit_codes(debug):
-        run, cluster = read_files(run_file, overrides, cluster_file)
+        run, cluster = read_run(run_file, overrides), read_cluster(cluster_file)
 
         from gmm_dask.pipelines.settings import prepare_environment, require_home, require_server
 
@@ -169,46 +176,87 @@ def _run(
     cluster_file: Path | None,
     direct: bool,
     debug: bool,
+    as_json: bool,
     **options: int,
 ) -> None:
     """Do a run, through Prefect or directly, and sum it up."""
-    with exit_codes(debug) as begun:
-        run, cluster = read_files(run_file, overrides, cluster_file)
+    began = time.time()
+
+    def report_failure(begun: Begun, error: BaseException, code: int) -> None:
+        from gmm_dask.pipelines.run_record import RunStart, record_failure
+
+        start = RunStart(kind.name, begun.run, begun.run_id, began)
+        record = record_failure(start, error, code)
+        if begun.run is not None and begun.run_id is None:  # what begins leaves its own
+            from gmm_dask.pipelines.recording import leave_metrics
+
+            leave_metrics(begun.run, record)
+        if as_json:
+            from gmm_dask.pipelines.tables import print_json
+
+            print_json(record.to_json())
+
+    with exit_codes(debug, report_failure) as begun:
+        begun.run = run = read_run(run_file, overrides)
+        cluster = read_cluster(cluster_file)
         how = _run_directly if direct else _run_as_flow
         outcome = how(kind, run, cluster, begun, debug, options)
+        if as_json:
+            from gmm_dask.pipelines.run_record import RunStart, record_outcome
+            from gmm_dask.pipelines.tables import print_json
 
-        from gmm_dask.pipelines.summary import print_summary
+            start = RunStart(kind.name, run, begun.run_id, began)
+            print_json(record_outcome(start, outcome).to_json())
+        else:
+            from gmm_dask.pipelines.summary import print_summary
 
-        print_summary(kind.steps().sum_up(outcome))
-        if outcome.refusal is not None:
-            reason, path = outcome.refusal.reason, outcome.refusal.path
-            print_error(f"the candidate was refused: {reason}; kept in {path}")
-            sys.exit(FAILED)
+            print_summary(kind.steps().sum_up(outcome))
+        _exit_if_failed(outcome)
+
+
+def _exit_if_failed(outcome: Outcome) -> None:
+    """End the command with a line on stderr if its run has not done what was asked."""
+    from gmm_dask.pipelines.endings import ending_of, failure_words
+
+    if not ending_of(outcome).failed:
+        return
+    sentences = [failure_words(outcome)]
+    if outcome.refusal is not None:
+        reason, path = outcome.refusal.reason, outcome.refusal.path
+        sentences.insert(0, f"the candidate was refused: {reason}; kept in {path}")
+    print_error("; ".join(filter(None, sentences)))
+    sys.exit(FAILED)
 
 
 def _run_directly(
     kind: Kind[OutcomeT],
     run: RunConfig,
     cluster: ClusterKind,
-    begun: Notify,
+    begun: Begun,
     debug: bool,
     options: dict[str, int],
 ) -> OutcomeT:
+    from gmm_dask.pipelines.recording import recorded
     from gmm_dask.pipelines.sequences import directly
     from gmm_dask.pipelines.watching.listening import fan_out
     from gmm_dask.pipelines.watching.terminal import watch
 
     sequence = kind.steps().sequence
+    begun.run_id = run_id = str(uuid.uuid4())
     with watch() as notify:
         listener = fan_out(begun, notify)
-        return sequence(run, cluster, directly, listener, run_id=str(uuid.uuid4()), **options)
+
+        def execute() -> OutcomeT:
+            return sequence(run, cluster, directly, listener, run_id=run_id, **options)
+
+        return recorded(kind.name, run, run_id, execute)
 
 
 def _run_as_flow(
     kind: Kind[OutcomeT],
     run: RunConfig,
     cluster: ClusterKind,
-    begun: Notify,
+    begun: Begun,
     debug: bool,
     options: dict[str, int],
 ) -> OutcomeT:
@@ -233,7 +281,9 @@ def _run_as_flow(
             with starting_embedded_server():
                 flow = kind.flow()
                 kind.prepare()  # now there is time
-        outcome = flow(run, cluster, return_state=True, **options).result(raise_on_failure=False)
+        state = flow(run, cluster, return_state=True, **options)
+        begun.run_id = str(state.state_details.flow_run_id)
+        outcome = state.result(raise_on_failure=False)
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome

@@ -16,12 +16,13 @@ from prefect import Flow, flow, get_client
 from prefect.client.schemas.objects import FlowRun, State
 
 from gmm_dask.pipelines import watchdog
-from gmm_dask.pipelines.artifacts import PARTIAL
+from gmm_dask.pipelines.artifacts import emit
+from gmm_dask.pipelines.endings import TOLD
 from gmm_dask.pipelines.fit import fit as fit_flow
 from gmm_dask.pipelines.predict import predict as predict_flow
 from gmm_dask.pipelines.retrain import retrain as retrain_flow
 from gmm_dask.pipelines.selecting import select as select_flow
-from gmm_dask.pipelines.trouble import describe, tell
+from gmm_dask.pipelines.trouble import describe, late, model_of, silence, subject_of, tell
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,11 +40,11 @@ def report_trouble(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
 
 
 def report_success(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Tell of a run that left bad files out, and end the watchdog of one that has ended well.
+    """Tell of a run that left bad files out or met drift, and end the watchdog.
 
     The names of the parameters are Prefect's.
     """
-    if state.name == PARTIAL:
+    if state.name in TOLD:
         tell(state, describe(flow_run))
     watchdog.dismiss(flow_run)
 
@@ -73,15 +74,46 @@ retrain = _unattended(retrain_flow)
 
 @flow(name="tell", flow_run_name="tell of {lost}")
 def tell_of(lost: str) -> None:
-    """Tell of a run that could not tell itself, because its process, worker and machine are gone.
+    """Tell of a run that could not tell itself, because no process of it is left, or ever was.
 
     Parameters
     ----------
     lost
-        The run that configs/automations.yaml has marked as crashed: its id, or the name of it as a
+        A run that configs/automations.yaml has marked as crashed, that was cancelled because
+        another one had its place, or that did not begin in time: its id, or the name of it as a
         resource of events, ``prefect.flow-run.ID``.
     """
     with get_client(sync_client=True) as client:
         flow_run = client.read_flow_run(UUID(lost.removeprefix("prefect.flow-run.")))
-    assert flow_run.state is not None
-    tell(flow_run.state, describe(flow_run))
+    state = flow_run.state
+    assert state is not None
+    if not (state.is_crashed() or state.is_cancelled()):
+        state = late(flow_run)
+    _tell(state, describe(flow_run), flow_run.parameters)
+
+
+@flow(name="tell-silence", flow_run_name="tell of no success of {deployment}")
+def tell_of_silence(deployment: str, hours: float = 26.0) -> None:
+    """Tell that no run of a deployment has succeeded for a while, if that is still so.
+
+    Parameters
+    ----------
+    deployment
+        Flow and name: ``retrain/stars``.
+    hours
+        For how long.
+    """
+    with get_client(sync_client=True) as client:
+        silent = client.read_deployment_by_name(deployment)
+        state = silence(client, silent.id, hours)
+    if state is not None:
+        flow_name, _, name = deployment.partition("/")
+        _tell(state, subject_of(flow_name, name, silent.parameters), silent.parameters)
+
+
+def _tell(state: State[Any], described: str, parameters: dict[str, Any]) -> None:
+    """Tell, and emit the event of it."""
+    tell(state, described)
+    model = model_of(parameters)
+    if model is not None:
+        emit(str(state.name).lower(), model, {"message": state.message, "about": described})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gmm_dask.events import Event, Stage
 from gmm_dask.printable import printable
+
+if TYPE_CHECKING:
+    from gmm_dask.config import RunConfig
 
 FAILED, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -20,10 +23,19 @@ class Begun:
     """Notices that a run has begun: an error before that means that it was refused.
 
     Reading the footers and the survey of a fit only look at the data: nothing has begun yet.
+
+    Attributes
+    ----------
+    value
+        Whether it has.
+    run, run_id
+        The run file, once it is read, and the id of the run, once it has one.
     """
 
     def __init__(self) -> None:
         self.value = False
+        self.run: RunConfig | None = None
+        self.run_id: str | None = None
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
@@ -34,21 +46,26 @@ class Terminated(SystemExit):
     """SIGTERM ended the command."""
 
 
+#: Takes what is known of a run, the error that ended it, and the exit code of the command.
+Report = Callable[[Begun, BaseException, int], None]
+
+
 @contextmanager
-def exit_codes(debug: bool) -> Iterator[Begun]:
+def exit_codes(debug: bool, report: Report | None = None) -> Iterator[Begun]:
     """Turn an error into one line and an exit code: 1 failed while running, 2 refused.
 
     Parameters
     ----------
     debug
         Let the error through instead, with its traceback.
+    report
+        Says it to other programs too.
 
     Yields
     ------
     Begun
         Listens to the run, to tell the two codes apart.
     """
-    from gmm_dask.errors import GmmDaskError
 
     def terminate(number: int, frame: Any) -> None:
         raise Terminated(TERMINATED)
@@ -60,29 +77,46 @@ def exit_codes(debug: bool) -> Iterator[Begun]:
     begun = Begun()
     try:
         yield begun
-    except Terminated:
-        print_error(f"terminated; {AGAIN}")
-        raise
-    except KeyboardInterrupt:
-        print_error(f"interrupted; {AGAIN}")
-        sys.exit(INTERRUPTED)
-    except GmmDaskError as error:
-        if debug:
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        code, words = _ending(error, begun)
+        if words is None or (debug and isinstance(error, Exception)):
+            if report is not None and words is not None:
+                report(begun, error, FAILED)
             raise
-        print_error(str(error))
-        sys.exit(FAILED if begun.value else REFUSED)
-    except Exception as error:
-        # Typer ends without a word where whoever reads the output, such as `head`, has enough.
-        if debug or (isinstance(error, BrokenPipeError) and not begun.value):
-            raise
-        what, advice = f"{type(error).__name__}: {error}", "--debug shows the traceback"
-        if type(error).__module__.partition(".")[0] in {"httpx", "prefect"}:
-            what = f"the Prefect server did not answer ({what})"
-            advice = "whatever the log calls published is published; " + advice
-        print_error(f"{what}; {advice}")
-        sys.exit(FAILED)
+        if report is not None:
+            report(begun, error, code)
+        print_error(words)
+        sys.exit(code)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _ending(error: BaseException, begun: Begun) -> tuple[int, str | None]:
+    """Return the exit code after an error, and the line that says it; None: not a word."""
+    from gmm_dask.errors import GmmDaskError
+
+    if isinstance(error, Terminated):
+        return TERMINATED, f"terminated; {AGAIN}"
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, f"interrupted; {AGAIN}"
+    if isinstance(error, GmmDaskError):
+        return FAILED if begun.value else REFUSED, str(error)
+    # Typer ends without a word where whoever reads the output, such as `head`, has enough.
+    if isinstance(error, BrokenPipeError) and not begun.value:
+        return FAILED, None
+    what, advice = f"{type(error).__name__}: {error}", "--debug shows the traceback"
+    if type(error).__module__.partition(".")[0] in {"httpx", "prefect"}:
+        what = f"the Prefect server did not answer ({what})"
+        advice = "whatever the log calls published is published; " + advice
+    return FAILED, f"{what}; {advice}"
+
+
+def print_failure(begun: Begun, error: BaseException, code: int) -> None:
+    """Write an error as JSON to stdout, for a command that is no run."""
+    from gmm_dask.pipelines.tables import print_json
+
+    message = " ".join(str(error).split())
+    print_json({"exit_code": code, "error": {"type": type(error).__name__, "message": message}})
 
 
 def print_error(message: str) -> None:

@@ -10,13 +10,15 @@ from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import announce, final_state, link, link_report, report
+from gmm_dask.pipelines.artifacts import announce, final_state, name_place, report, show_model
+from gmm_dask.pipelines.naming import add_version, run_name
+from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import fit_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
 
 
-@flow(name="fit", flow_run_name="fit {run.output.name} on {run.input.path}")
+@flow(name="fit", flow_run_name=run_name)
 def fit(
     run: RunConfig,
     cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
@@ -31,9 +33,13 @@ def fit(
         Where to run; default: threads of this process.
     """
     with watched() as notify:
-        outcome = sequences.fit(run, cluster, as_task, notify, run_id=str(flow_run.id))
+        run_id = str(flow_run.id)
+        outcome = recorded(
+            "fit", run, run_id, lambda: sequences.fit(run, cluster, as_task, notify, run_id)
+        )
+    add_version(outcome.published.version)
     report(fit_summary(outcome))
-    link("model", outcome.published.path)
-    link_report(outcome.published.path)
+    name_place("model", outcome.published.path)
+    show_model(outcome.published.path)
     announce(run, "fit", outcome.published)
-    return final_state(outcome)
+    return final_state(run, outcome)

@@ -40,6 +40,8 @@ class Kind(Generic[OutcomeT]):
 
     Attributes
     ----------
+    name
+        The command's.
     steps
         Imports its sequence and its summary.
     flow
@@ -48,6 +50,7 @@ class Kind(Generic[OutcomeT]):
         Imports what the run needs later, while Prefect's embedded server starts.
     """
 
+    name: str
     steps: Callable[[], Steps[OutcomeT]]
     flow: Callable[[], Callable[..., Any]]
     prepare: Callable[[], None] = lambda: None
@@ -110,7 +113,7 @@ def _prepare_a_fit() -> None:
     import gmm_dask.report.pictures  # noqa: F401
 
 
-FIT = Kind(_fit, _fit_flow, _prepare_a_fit)
-SELECT = Kind(_select, _select_flow, _prepare_a_fit)
-PREDICT = Kind(_predict, _predict_flow)
-RETRAIN = Kind(_retrain, _retrain_flow, _prepare_a_fit)
+FIT = Kind("fit", _fit, _fit_flow, _prepare_a_fit)
+SELECT = Kind("select", _select, _select_flow, _prepare_a_fit)
+PREDICT = Kind("predict", _predict, _predict_flow)
+RETRAIN = Kind("retrain", _retrain, _retrain_flow, _prepare_a_fit)

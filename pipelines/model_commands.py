@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from gmm_dask.pipelines.arguments import Debug, Overrides, read_files
-from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error
-
-AsJson = Annotated[bool, typer.Option("--json", help="For other programs.")]
+from gmm_dask.pipelines.arguments import AsJson, Debug, Overrides, read_run
+from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error, print_failure
 
 
 def inspect(
@@ -57,7 +55,7 @@ def _inspect_input(run_file: Path, overrides: list[str]) -> None:
     from gmm_dask.steps.filtering import plan_prediction
     from gmm_dask.storage.input.plan import plan_input
 
-    run, _ = read_files(run_file, overrides, None)
+    run = read_run(run_file, overrides)
     path, present = run.input.path, datetime.now(UTC)
     if run.predict.filter is None:
         print_summary(input_summary(path, plan_input(run.input, present)))
@@ -108,7 +106,7 @@ def list_(
     debug: Debug = False,
 ) -> None:
     """List the versions of models, and the candidates that were refused."""
-    with exit_codes(debug):
+    with exit_codes(debug, print_failure if as_json else None):
         from gmm_dask.pipelines.tables import print_json, print_listing
         from gmm_dask.versions import list_models
 
@@ -130,7 +128,7 @@ def diff(
     debug: Debug = False,
 ) -> None:
     """Compare two versions of a model: which component is which, what moved, what was set."""
-    with exit_codes(debug):
+    with exit_codes(debug, print_failure if as_json else None):
         from gmm_dask.pipelines.differences import print_comparison
         from gmm_dask.pipelines.tables import print_json
         from gmm_dask.versions import compare_models

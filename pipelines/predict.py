@@ -11,14 +11,16 @@ from pydantic import Field
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import final_state, link, link_page, report
+from gmm_dask.pipelines.artifacts import final_state, link_page, name_place, report
+from gmm_dask.pipelines.naming import add_version, run_name
+from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
 from gmm_dask.storage.files.contents import report_path
 
 
-@flow(name="predict", flow_run_name="predict {run.input.path} by {run.output.name}")
+@flow(name="predict", flow_run_name=run_name)
 def predict(
     run: RunConfig,
     cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
@@ -38,8 +40,14 @@ def predict(
     """
     with watched() as notify:
         run_id = str(flow_run.id)
-        outcome = sequences.predict(run, cluster, as_task, notify, run_id, model_version)
+        outcome = recorded(
+            "predict",
+            run,
+            run_id,
+            lambda: sequences.predict(run, cluster, as_task, notify, run_id, model_version),
+        )
+    add_version(outcome.model.version)
     report(predict_summary(outcome))
-    link("predictions", outcome.path)
+    name_place("predictions", outcome.path)
     link_page(report_path(outcome.path))
-    return final_state(outcome)
+    return final_state(run, outcome)

@@ -13,17 +13,19 @@ from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.artifacts import (
     announce,
     final_state,
-    link,
-    link_report,
+    name_place,
     report,
     report_decision,
+    show_model,
 )
+from gmm_dask.pipelines.naming import add_version, run_name
+from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import retrain_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
 
 
-@flow(name="retrain", flow_run_name="retrain {run.output.name} on {run.input.path}")
+@flow(name="retrain", flow_run_name=run_name)
 def retrain(
     run: RunConfig,
     cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
@@ -33,7 +35,9 @@ def retrain(
 
     A refused candidate ends the run as "Refused", which is a failure, after the model that stays
     in use has predicted. If nothing is new, nothing is fitted and the run ends as "Skipped". A run
-    that left out files because they cannot be used ends as "Partial".
+    whose new rows have drifted ends as "Drifted", one that left out files because they cannot be
+    used as "Partial". Where predictions fail after the model was published, the run fails and says
+    both.
 
     Parameters
     ----------
@@ -46,17 +50,23 @@ def retrain(
     """
     with watched() as notify:
         run_id = str(flow_run.id)
-        outcome = sequences.retrain(run, cluster, as_task, notify, run_id, force)
+        outcome = recorded(
+            "retrain",
+            run,
+            run_id,
+            lambda: sequences.retrain(run, cluster, as_task, notify, run_id, force),
+        )
+    add_version(None if outcome.published is None else outcome.published.version)
     report(retrain_summary(outcome))
     if outcome.published is not None:
-        link("model", outcome.published.path)
-        link_report(outcome.published.path)
+        name_place("model", outcome.published.path)
+        show_model(outcome.published.path)
     if outcome.refusal is not None:
-        link_report(outcome.refusal.path)
+        show_model(outcome.refusal.path)
     if outcome.predictions is not None:
-        link("predictions", outcome.predictions.path)
+        name_place("predictions", outcome.predictions.path)
     if outcome.decision is not None:
         report_decision(outcome.decision)
     if outcome.published is not None:
         announce(run, "retrain", outcome.published)
-    return final_state(outcome, nothing_new=outcome.decision is None)
+    return final_state(run, outcome)

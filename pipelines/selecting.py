@@ -13,13 +13,15 @@ from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import announce, final_state, link, report
+from gmm_dask.pipelines.artifacts import announce, final_state, name_place, report, show_model
+from gmm_dask.pipelines.naming import add_version, run_name
+from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import fit_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
 
 
-@flow(name="select", flow_run_name="select {run.output.name} on {run.input.path}")
+@flow(name="select", flow_run_name=run_name)
 def select(
     run: RunConfig,
     cluster: ClusterKind = ThreadsCluster(),  # noqa: B008
@@ -34,8 +36,13 @@ def select(
         Where to run; default: threads of this process.
     """
     with watched() as notify:
-        outcome = sequences.select(run, cluster, as_task, notify, run_id=str(flow_run.id))
+        run_id = str(flow_run.id)
+        outcome = recorded(
+            "select", run, run_id, lambda: sequences.select(run, cluster, as_task, notify, run_id)
+        )
+    add_version(outcome.published.version)
     report(fit_summary(outcome))
-    link("model", outcome.published.path)
+    name_place("model", outcome.published.path)
+    show_model(outcome.published.path)
     announce(run, "fit", outcome.published)
-    return final_state(outcome)
+    return final_state(run, outcome)

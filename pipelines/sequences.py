@@ -15,6 +15,7 @@ from gmm_dask import steps
 from gmm_dask.addresses import Place
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig
+from gmm_dask.errors import GmmDaskError
 from gmm_dask.events import Notify
 from gmm_dask.pipelines.attempts import attempt
 from gmm_dask.storage.input.bad_files import BadFile
@@ -57,11 +58,19 @@ class Outcome:
     skipped, unsettled
         Input files that cannot be used, and the number of those that were not at rest: the run
         left them out.
+    failure
+        Why the predictions of a retrain failed, after its candidate was published or refused.
     """
 
     refusal: Refusal | None = None
     skipped: tuple[BadFile, ...] = ()
     unsettled: int = 0
+    failure: GmmDaskError | None = None
+
+    @property
+    def drift(self) -> steps.Drift | None:
+        """How the new rows differ from those before; None where that was not measured."""
+        return None
 
 
 OutcomeT = TypeVar("OutcomeT", bound=Outcome)
@@ -92,6 +101,11 @@ class PredictOutcome(Outcome):
     path: Place
     lost_rows: int = 0
 
+    @property
+    def drift(self) -> steps.Drift | None:
+        """How the predicted rows differ from the training rows."""
+        return self.predicted.drift
+
 
 @dataclass(frozen=True, eq=False)
 class RetrainOutcome(Outcome):
@@ -114,6 +128,11 @@ class RetrainOutcome(Outcome):
     decision: steps.Decision | None = None
     published: steps.Published | None = None
     predictions: PredictOutcome | None = None
+
+    @property
+    def drift(self) -> steps.Drift | None:
+        """How the predicted rows differ from the training rows."""
+        return None if self.predictions is None else self.predictions.drift
 
 
 def fit(
@@ -142,7 +161,7 @@ def select(
         with steps.open_scanner(run, plan, cluster, notify) as scanner:
             selected = call(steps.select, run, plan, scanner, notify)
             evaluation = call(steps.evaluate_selection, run, plan, scanner, selected)
-        published = call(steps.publish, run, evaluation, run_id)
+        published = call(steps.publish, run, evaluation, run_id, kind="select")
         return FitOutcome(published, evaluation, **_left_out(plan))
 
     return attempt(run, once)
@@ -157,6 +176,7 @@ def predict(
     model_version: int | None = None,
     as_of: datetime | None = None,
     skipped: tuple[BadFile, ...] = (),
+    kind: str = "predict",
 ) -> PredictOutcome:
     """Assign the rows inside the filter to components of a version of the model.
 
@@ -169,6 +189,8 @@ def predict(
         What the filter calls now.
     skipped
         Files of which this run has found that they cannot be used.
+    kind
+        Of the run that the prediction belongs to.
     """
     backfill = model_version is not None
 
@@ -184,7 +206,7 @@ def predict(
         ):
             predicted = call(steps.predict, run, prediction)
             total_rows = call(steps.verify_predictions, run, prediction, predicted)
-            path = call(steps.publish_predictions, run, prediction, predicted)
+            path = call(steps.publish_predictions, run, prediction, predicted, kind)
         return PredictOutcome(run, model, predicted, total_rows, path, lost_rows, **_left_out(plan))
 
     return attempt(run, once)
@@ -223,9 +245,21 @@ def retrain(
     present, outcome = attempt(run, once)
     if run.output.predictions is None or (outcome.current is None and outcome.published is None):
         return outcome
-    predictions = predict(
-        run, cluster, call, notify, run_id, as_of=present, skipped=outcome.skipped
-    )
+    try:
+        predictions = predict(
+            run,
+            cluster,
+            call,
+            notify,
+            run_id,
+            as_of=present,
+            skipped=outcome.skipped,
+            kind="retrain",
+        )
+    except GmmDaskError as error:
+        if outcome.decision is None:  # nothing else was done
+            raise
+        return replace(outcome, failure=error)
     # A prediction also reads the key columns, and may meet other bad files.
     skipped = {file.path: file for file in (*outcome.skipped, *predictions.skipped)}
     return replace(outcome, predictions=predictions, skipped=tuple(skipped.values()))
@@ -270,5 +304,5 @@ def _pass_gate(
         refusal = Refusal(decision.reason, path)
         return RetrainOutcome(current, evaluation, decision, refusal=refusal)
     based_on = None if current is None else current.version
-    published = call(steps.publish, run, evaluation, run_id, based_on)
+    published = call(steps.publish, run, evaluation, run_id, based_on, "retrain")
     return RetrainOutcome(current, evaluation, decision, published)

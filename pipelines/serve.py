@@ -30,6 +30,7 @@ from rich.console import Console
 from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.errors import ConfigError
 from gmm_dask.pipelines import deployed
+from gmm_dask.pipelines.alarms import longest_silence, lost_runs, silence
 
 PUBLISHED = "gmm-dask.model.published"
 UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
@@ -100,7 +101,7 @@ def serve(
 
     A retrain that is due while another runs is cancelled; a predict waits for its turn. A model
     published by a plain fit starts a predict. A run in progress when the service stops is
-    cancelled. One that configs/automations.yaml has marked as crashed meanwhile is told of.
+    cancelled. What no run can tell itself is told of (`gmm_dask.pipelines.alarms`).
     """
     parameters = {"run": run.model_dump(mode="json"), "cluster": cluster.model_dump(mode="json")}
     common: dict[str, Any] = {
@@ -128,15 +129,14 @@ def serve(
     telling = deployed.tell_of.to_deployment(
         name=run.output.name,
         entrypoint_type=EntrypointType.MODULE_PATH,
-        triggers=[_lost_run(run.output.name)],
+        triggers=lost_runs(run.output.name),
     )
+    deployments = [nightly, hourly, telling]
+    if retrain_schedule is not None:
+        deployments.append(_silence_deployment(run.output.name, retrain_schedule))
     service = _Service(pause_on_shutdown=True)
     # Outside of an event loop, Prefect returns values here and no coroutines.
-    for deployment in (
-        cast(RunnerDeployment, nightly),
-        cast(RunnerDeployment, hourly),
-        cast(RunnerDeployment, telling),
-    ):
+    for deployment in cast(list[RunnerDeployment], deployments):
         service.serving += (cast(UUID, service.add_deployment(deployment)),)
         Console().print(f"serving {deployment.full_name}", highlight=False)
     # asyncio keeps a handler of SIGINT that is not Python's default. Prefect sets SIGTERM's.
@@ -144,16 +144,14 @@ def serve(
     asyncio.run(service.start())
 
 
-def _lost_run(name: str) -> DeploymentEventTrigger:
-    """Start when configs/automations.yaml has marked a run of a deployment ``name`` as crashed."""
-    return DeploymentEventTrigger(
-        expect={"prefect.flow-run.Crashed"},
-        match={
-            "prefect.resource.id": "prefect.flow-run.*",
-            "prefect.state-message": "No heartbeat*",
-        },
-        match_related={"prefect.resource.role": "deployment", "prefect.resource.name": name},
-        parameters={"lost": "{{ event.resource.id }}"},
+def _silence_deployment(name: str, schedule: Schedule) -> Any:
+    """Return the deployment that tells of a schedule under which no retrain succeeds."""
+    within = asyncio.run(longest_silence(schedule))
+    return deployed.tell_of_silence.to_deployment(
+        name=name,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        parameters={"deployment": f"retrain/{name}", "hours": within.total_seconds() / 3600},
+        triggers=[silence("retrain", name, within)],
     )
 
 

@@ -277,6 +277,8 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
     if current is not None and evaluation is not None:
         record = evaluation.current_densities
         facts.insert(1, (f"version {current.version}", _on_the_same_rows(current, record)))
+    if outcome.failure is not None:
+        notes.append(f"the predictions failed: {outcome.failure}")
     notes += [*summary.notes, *left_out_notes(outcome)]
     if outcome.predictions is not None:
         predictions = predict_summary(outcome.predictions)

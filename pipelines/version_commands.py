@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gmm_dask.pipelines.arguments import Debug, Overrides, read_files
-from gmm_dask.pipelines.exits import exit_codes
+from gmm_dask.pipelines.arguments import AsJson, Debug, Overrides, read_run
+from gmm_dask.pipelines.exits import exit_codes, print_failure
 
 if TYPE_CHECKING:
-    from gmm_dask.storage.files.retention import Keep
+    from gmm_dask.storage.files.retention import Keep, Pruned
     from gmm_dask.storage.models.registry import Registry
 
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
@@ -60,6 +60,7 @@ def prune(
         ),
     ] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Remove old versions of models, refused candidates and predictions.
@@ -69,7 +70,8 @@ def prune(
     The current version stays, the last one, those that are pinned or being read, and those that
     others go by.
     """
-    with exit_codes(debug) as begun:
+    with exit_codes(debug, print_failure if as_json else None) as begun:
+        from gmm_dask.pipelines.tables import print_json
         from gmm_dask.steps.pruning import prune as prune_versions
         from gmm_dask.storage.files.retention import Pruned
 
@@ -77,16 +79,24 @@ def prune(
         registries, outputs, keep = _what_to_prune(where, overrides, predictions, keep)
         total = Pruned()
         for pruned in prune_versions(registries, outputs, keep, dry_run):
-            for path in pruned.paths:
-                typer.echo(path)
-            for path in pruned.read:
-                typer.echo(f"{path} stays: somebody reads it")
-            for path in pruned.in_grace:
-                typer.echo(f"{path} stays: readers have a day after the next version was stored")
+            if not as_json:
+                _print_pruned(pruned)
             total += pruned
             begun.value = begun.value or bool(pruned.paths)
+        if as_json:
+            print_json({**vars(total), "dry_run": dry_run})
+            return
         going = "would be removed" if dry_run else "removed"
         typer.echo(f"{total} {going}" if total.paths else "nothing is to be removed")
+
+
+def _print_pruned(pruned: Pruned) -> None:
+    for path in pruned.paths:
+        typer.echo(path)
+    for path in pruned.read:
+        typer.echo(f"{path} stays: somebody reads it")
+    for path in pruned.in_grace:
+        typer.echo(f"{path} stays: readers have a day after the next version was stored")
 
 
 def pin(
@@ -148,7 +158,7 @@ def _what_to_prune(
         if read_predictions(output) is None:
             raise ConfigError(f"{output}: holds no predictions; name the directory of a run file")
     if where.endswith(".toml"):
-        run, _ = read_files(Path(where), overrides, None)
+        run = read_run(Path(where), overrides)
         keep = keep or keep_of(run)
         if keep is None:
             raise ConfigError(

@@ -14,8 +14,9 @@ import xxhash
 
 from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.defects import apply_null_policy
+from gmm_dask.chunked.groups import Group, GroupResult
 from gmm_dask.chunked.rows import RowChunks, Rows
-from gmm_dask.chunked.scan import Group, GroupResult, Work
+from gmm_dask.chunked.scan import Work
 from gmm_dask.chunked.transforming import continues, transform_rows
 from gmm_dask.errors import InputChangedError, ValuesChangedError
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -173,13 +174,13 @@ class MemoryChunks:
         """Type of the array's values."""
         return self.values.dtype
 
-    @property
+    @cached_property
     def rows(self) -> tuple[int, ...]:
         """Rows of each slice."""
         n = self.values.shape[0]
         return tuple(min(self.chunk_rows, n - start) for start in range(0, n, self.chunk_rows))
 
-    @property
+    @cached_property
     def entries(self) -> tuple[int, ...]:
         """Number of every slice: reading may begin at any."""
         return tuple(range(len(self.rows)))

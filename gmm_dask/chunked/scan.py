@@ -1,9 +1,8 @@
 """A scan: one function over every chunk of rows, the results added in the order of the groups.
 
-*Groups* are runs of consecutive chunks, the unit of summation. The source alone fixes them, and
-their sums are added in its order. So it does not matter where, when or how often a group is
-computed: one thread and a hundred workers give the same bits. *Lanes* are runs of groups that can
-be read without decoding anything twice, the least that a worker is given.
+The source alone fixes the groups (`gmm_dask.chunked.groups`) and the tree in which their sums are
+added (`gmm_dask.chunked.subtrees`). So it does not matter where, when or how often a group is
+computed: one thread and a hundred workers give the same bits.
 """
 
 from __future__ import annotations
@@ -13,81 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from gmm_dask.chunked.groups import GroupResult, Lane, lanes_of
 from gmm_dask.chunked.rows import RowChunks, Rows
+from gmm_dask.chunked.subtrees import TreeSum
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import Notify, Stage, StageAdvanced, StageFinished, StageStarted, silent
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
-#: Groups to aim for: enough to keep hundreds of cores busy, few enough to add quickly.
-GROUPS = 256
-LEAST_GROUP_ROWS = 32_768
-MOST_GROUP_ROWS = 1_048_576
-
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Group:
-    """Chunks ``start`` … ``stop`` − 1, summed as one.
-
-    Attributes
-    ----------
-    index
-        Number of the group in its source.
-    rows
-        Source rows of all its chunks.
-    """
-
-    index: int
-    start: int
-    stop: int
-    rows: int
-
-
-@dataclass(frozen=True)
-class Lane:
-    """Consecutive groups; the first begins at an entry."""
-
-    groups: tuple[Group, ...]
-
-    @property
-    def start(self) -> int:
-        """First chunk."""
-        return self.groups[0].start
-
-    @property
-    def stop(self) -> int:
-        """Last chunk + 1."""
-        return self.groups[-1].stop
-
-
-def group_rows(n: int) -> int:
-    """Rows that a group should hold when the source has n rows."""
-    return min(max(-(-n // GROUPS), LEAST_GROUP_ROWS), MOST_GROUP_ROWS)
-
-
-def lanes_of(chunks: RowChunks) -> tuple[Lane, ...]:
-    """Cut a source into groups and lanes; its chunks and entries alone decide how."""
-    target = group_rows(sum(chunks.rows))
-    entries = set(chunks.entries)
-    lanes: list[Lane] = []
-    groups: list[Group] = []
-    start, size, sliced, index = 0, 0, False, 0
-    for chunk, rows in enumerate(chunks.rows):
-        size += rows
-        sliced = sliced or chunk not in entries
-        stop = chunk + 1
-        last = stop == len(chunks.rows)
-        # A group with slices of a row group ends no later than the row group does. Otherwise it
-        # could end inside the next row group, and both would have to be in one lane.
-        if last or size >= target or (sliced and stop in entries):
-            groups.append(Group(index, start, stop, size))
-            start, size, sliced, index = stop, 0, False, index + 1
-            if last or stop in entries:
-                lanes.append(Lane(tuple(groups)))
-                groups = []
-    return tuple(lanes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +51,6 @@ class Work:
     fingerprints: tuple[int, ...] | None
     volatile: bool
     transforms: Transforms | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class GroupResult:
-    """The sum over one group, the fingerprints of its chunks, and the digests that they brought."""
-
-    group: Group
-    total: Any
-    fingerprints: tuple[int, ...]
-    digests: tuple[str, ...] = ()
 
 
 class Executor(Protocol):
@@ -260,12 +183,13 @@ class Scanner:
         work = Work(function, argument, nulls, self.fingerprints, self._volatile, self.transforms)
         began = time.perf_counter()
         self.notify(StageStarted(stage, self.rows, "rows"))
-        total: Any = None
+        tree = TreeSum()
         done = 0
         fingerprints: list[int] = []
         digests: list[str] = []
         for result in self.executor.run(self.chunks, self.lanes, work, self.cached):
-            total = result.total if total is None else total + result.total
+            if result.span:
+                tree.add(result.group.index, result.span, result.total)
             fingerprints.extend(result.fingerprints)
             digests.extend(result.digests)
             done += result.group.rows
@@ -278,7 +202,7 @@ class Scanner:
         seconds = time.perf_counter() - began
         rate = self.rows / max(seconds, 1e-9)
         self.notify(StageFinished(stage, seconds, f"{self.rows:,} rows at {rate:,.0f} rows/s"))
-        return total
+        return tree.total
 
     def close(self) -> None:
         """Release the cached rows and the executor's threads or workers."""

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
+from heapq import heappop, heappush
 from pathlib import Path
 
 import psutil
 
+from gmm_dask.chunked.groups import Group, GroupResult, Lane
 from gmm_dask.chunked.reading import Reader, RowCache, sum_group
 from gmm_dask.chunked.rows import RowChunks
-from gmm_dask.chunked.scan import Group, GroupResult, Lane, Work
+from gmm_dask.chunked.scan import Work
 from gmm_dask.errors import ClusterError
 from gmm_dask.mixture.threads import single_threaded
 
@@ -133,15 +136,21 @@ class Threads:
 class _OpenLane:
     """A lane that is being read; the thread that holds it decodes its next group."""
 
-    def __init__(self, lane: Lane, reader: Reader) -> None:
-        self.groups = iter(lane.groups)
-        self.left = len(lane.groups)
+    def __init__(self, number: int, lane: Lane, reader: Reader) -> None:
+        self.number = number
+        self.groups = deque(lane.groups)
         self.reader = reader
-        self.held = False
+
+    def __lt__(self, other: _OpenLane) -> bool:
+        return self.number < other.number
 
 
 class _ThreadScan:
-    """One scan: its lanes, the results that wait for their turn, and the first failure."""
+    """One scan: its lanes, the results that wait for their turn, and the first failure.
+
+    ``free`` is a heap of the lanes that no thread holds and that have groups left, ``unclaimed``
+    the number of all groups that are left.
+    """
 
     def __init__(
         self,
@@ -150,7 +159,11 @@ class _ThreadScan:
         work: Work,
         cache: RowCache | None,
     ) -> None:
-        self.lanes = [_OpenLane(lane, Reader(chunks, work, lane.stop, cache)) for lane in lanes]
+        self.free = [
+            _OpenLane(number, lane, Reader(chunks, work, lane.stop, cache))
+            for number, lane in enumerate(lanes)
+        ]
+        self.unclaimed = sum(len(lane.groups) for lane in lanes)
         self.changed = threading.Condition()
         self.results: dict[int, GroupResult] = {}
         self.failure: BaseException | None = None
@@ -198,19 +211,16 @@ class _ThreadScan:
     def _claim_group(self) -> tuple[_OpenLane, Group] | None:
         """Wait for a lane that no thread holds, and take its next group; None at the end."""
         with self.changed:
-            while not self.stopped:
-                lanes = [lane for lane in self.lanes if lane.left]
-                if not lanes:
-                    return None
-                for lane in lanes:
-                    if not lane.held:
-                        lane.held = True
-                        lane.left -= 1
-                        return lane, next(lane.groups)
+            while self.unclaimed and not self.stopped:
+                if self.free:
+                    lane = heappop(self.free)
+                    self.unclaimed -= 1
+                    return lane, lane.groups.popleft()
                 self.changed.wait()
             return None
 
     def _release(self, lane: _OpenLane) -> None:
         with self.changed:
-            lane.held = False
+            if lane.groups:
+                heappush(self.free, lane)
             self.changed.notify_all()

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, field_validator, model_validator
 
-from gmm_dask.addresses import place_of
+from gmm_dask.addresses import ObjectAddress, place_of
 from gmm_dask.config.section import Days, NonNegative, Positive, Rate, Section
 
 
@@ -89,6 +89,23 @@ class OutputSection(Section):
         description="how long versions of models, refused candidates and predictions stay; "
         "default: models and candidates for ever, predictions until two later ones are published",
     )
+
+    metrics: str | None = Field(
+        None,
+        description="file of Prometheus metrics, NAME.prom, in the directory that the node "
+        "exporter's textfile collector reads; written after each run",
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _is_a_metrics_file(cls, address: str | None) -> str | None:
+        if address is None:
+            return None
+        if isinstance(place_of(address), ObjectAddress):
+            raise ValueError("{}: the collector reads files of this machine; give a path")
+        if not address.endswith(".prom"):
+            raise ValueError("{}: the collector reads no file but those that end in .prom")
+        return address
 
     @field_validator("models", "predictions")
     @classmethod

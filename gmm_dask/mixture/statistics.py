@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from math import isfinite
 from operator import add
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,14 @@ class SufficientStatistics:
             self.parameters_digest,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out one half of symmetric products, which travel from every worker."""
+        return {**vars(self), "residual_products": pack_symmetric(self.residual_products)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Put the other half back."""
+        self.__dict__.update(state, residual_products=unpack_symmetric(*state["residual_products"]))
+
     @property
     def finite(self) -> bool:
         """Whether no sum overflowed."""
@@ -74,6 +83,25 @@ class SufficientStatistics:
     def mean_log_likelihood(self) -> float:
         """Log-likelihood per unit of weight, nats."""
         return self.log_likelihood / self.weight
+
+
+def pack_symmetric(products: FloatArray) -> tuple[FloatArray, int | None]:
+    """Return the lower triangles of symmetric matrices and their size; others as they are."""
+    if products.ndim < 2 or not np.array_equal(products, products.swapaxes(-1, -2)):
+        return products, None
+    d = products.shape[-1]
+    return products[..., *np.tril_indices(d)], d
+
+
+def unpack_symmetric(packed: FloatArray, d: int | None) -> FloatArray:
+    """Return what `pack_symmetric` was given."""
+    if d is None:
+        return packed
+    rows, columns = np.tril_indices(d)
+    products = np.empty((*packed.shape[:-1], d, d))
+    products[..., rows, columns] = packed
+    products[..., columns, rows] = packed
+    return products
 
 
 def empty_statistics(parameters: MixtureParameters) -> SufficientStatistics:

@@ -37,8 +37,9 @@ from gmm_dask.mixture.transforms import Transforms, convert_units
 from gmm_dask.report.aggregates import Aggregates
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest
+from gmm_dask.steps.openlineage import describe_version
 from gmm_dask.steps.pruning import prune_after_storing
-from gmm_dask.steps.reporting import count_for_report, describe_by_report
+from gmm_dask.steps.reporting import count_for_report
 from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
 from gmm_dask.storage.files.retention import Pruned
 from gmm_dask.storage.input.content import contents_of, encode_contents
@@ -351,7 +352,11 @@ def _next_component_id(run: RunConfig, current: StoredModel) -> int:
 
 
 def publish(
-    run: RunConfig, evaluation: Evaluation, run_id: str, based_on: int | None = None
+    run: RunConfig,
+    evaluation: Evaluation,
+    run_id: str,
+    based_on: int | None = None,
+    kind: str = "fit",
 ) -> Published:
     """Store the model as the next version and make it current, whole or not at all.
 
@@ -363,6 +368,8 @@ def publish(
         A run that publishes again publishes nothing new: its version is returned.
     based_on
         The version that must still be current; None: any.
+    kind
+        Of the run, for its lineage.
 
     Raises
     ------
@@ -380,7 +387,7 @@ def publish(
             based_on=based_on,
             based_on_log_likelihood=None if of_current is None else of_current.mean_log_likelihood,
             extra=evaluation.files,
-            describe=describe_by_report(run.output.name, evaluation.aggregates),
+            describe=describe_version(run, kind, evaluation.aggregates),
         )
     except ConflictError:
         clear_checkpoint(run, evaluation)

@@ -28,6 +28,7 @@ from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import Drift, measure_drift
 from gmm_dask.steps.fitting import same_features
 from gmm_dask.steps.inputs import open_executor
+from gmm_dask.steps.openlineage import predictions_event
 from gmm_dask.steps.pruning import keep_of
 from gmm_dask.steps.reporting import (
     MOST_BATCHES,
@@ -315,7 +316,7 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     InputError, StorageError, ClusterError
         The rows cannot be read or used, the parts cannot be written, or the workers are lost.
     """
-    staged, scanner = prediction.staged, prediction.scanner
+    staged, scanner, model = prediction.staged, prediction.scanner, prediction.model
     if isinstance(staged, Predictions):
         logger.info("this run has published its predictions already")
         return Predicted((), 0, 0, len(staged.files), None, filter=staged.filter)
@@ -326,7 +327,6 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     if scanner is None:
         logger.info("no input file is new or changed; all predictions are kept")
         return nothing
-    model = prediction.model
     request = PredictRequest(model.parameters, staged.writer, model.transforms)
     result = scanner.reduce(predict_rows, request, Stage.PREDICT, run.input.nulls)
     if not result.inside and not staged.reused:
@@ -339,12 +339,11 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
     if densities.weight > 0:
         drift = measure_drift(run.predict, prediction.model, densities)
         _report_drift(run, drift)
-    dropped = result.inside - densities.rows
     return replace(
         nothing,
         parts=result.parts,
         rows=densities.rows,
-        dropped=dropped,
+        dropped=result.inside - densities.rows,
         drift=drift,
         digests=scanner.digests,
     )
@@ -353,9 +352,7 @@ def predict(run: RunConfig, prediction: Prediction) -> Predicted:
 def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> int:
     """Check that every row inside the filter has one prediction; return how many rows there are.
 
-    Predictions that are kept outside the filter count too.
-
-    Only the footers of the parts are read.
+    Predictions that are kept outside the filter count too. Only footers of the parts are read.
 
     Raises
     ------
@@ -368,13 +365,14 @@ def verify_predictions(run: RunConfig, prediction: Prediction, predicted: Predic
     return sum(part.rows for part in staged.verify(predicted.parts))
 
 
-def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predicted) -> Place:
-    """Publish the predictions under ``output.predictions``, whole, and return their path."""
+def publish_predictions(
+    run: RunConfig, prediction: Prediction, predicted: Predicted, kind: str = "predict"
+) -> Place:
+    """Publish the predictions of a ``kind`` of run, whole, and return their path."""
     staged = prediction.staged
     if isinstance(staged, Predictions):
         return staged.path
-    output = staged.places.out
-    batches = batches_since(output, prediction.model)
+    batches = batches_since(staged.places.out, prediction.model)
     if predicted.drift is not None:
         batches = (*batches, batch_of(predicted.drift, predicted.rows))[-MOST_BATCHES:]
     summary = {
@@ -383,7 +381,8 @@ def publish_predictions(run: RunConfig, prediction: Prediction, predicted: Predi
         "lost": predicted.lost,
         "drift": predicted.drift and asdict(predicted.drift),
         "batches": [batch.to_json() for batch in batches],
-        "batches_of_others": batches_of_others(output, prediction.model),
+        "batches_of_others": batches_of_others(staged.places.out, prediction.model),
+        "lineage": predictions_event(run, kind, staged.run_id, prediction.model),
         "skipped": {file.path: file.reason for file in staged.plan.skipped},
     }
     report = report_on_batches(run.output.name, prediction.model, batches)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from distributed import Client, LocalCluster
 
-from gmm_dask.chunked import scan
+from gmm_dask.chunked import groups
 from gmm_dask.chunked.cluster import ClusterExecutor
 from gmm_dask.chunked.scan import Executor
 
@@ -15,7 +15,7 @@ from gmm_dask.chunked.scan import Executor
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> int:
     """Rows of the smallest group."""
-    monkeypatch.setattr(scan, "LEAST_GROUP_ROWS", 1000)
+    monkeypatch.setattr(groups, "LEAST_NARROW_ROWS", 1000)
     return 1000
 
 

@@ -204,7 +204,7 @@ def test_an_abandoned_scan_does_not_hinder_the_next(
     scanner = Scanner(drawn(40, 500), executor)
     work = Work(chunk_numbers, None, NullPolicy.ERROR, None, volatile=True)
     results = executor.run(scanner.chunks, scanner.lanes, work, cache=False)
-    assert next(results).total == (0, 1)
+    assert next(results).total[:2] == (0, 1)
     results.close()
     assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(40))
 

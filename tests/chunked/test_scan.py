@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmm_dask.chunked.rows import MemoryChunks, Rows
-from gmm_dask.chunked.scan import (
+from gmm_dask.chunked.groups import (
     GROUPS,
+    LEAST_GROUP_PRODUCTS,
     LEAST_GROUP_ROWS,
+    LEAST_NARROW_ROWS,
     MOST_GROUP_ROWS,
-    Scanner,
     group_rows,
     lanes_of,
 )
+from gmm_dask.chunked.rows import MemoryChunks, Rows
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.subtrees import TreeSum
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputChangedError, TooFewRowsError
 from gmm_dask.events import Event, Stage, StageAdvanced, StageFinished, StageStarted
@@ -45,24 +47,43 @@ def test_groups_partition_the_chunks_and_lanes_begin_where_reading_may(source: D
     assert [group.index for group in groups] == list(range(len(groups)))
     assert all(group.rows == sum(source.rows[group.start : group.stop]) for group in groups)
     assert {lane.start for lane in lanes} <= set(source.entries)
-    wanted = group_rows(sum(source.rows))
-    inner = [group for lane in lanes for group in lane.groups[:-1]]
-    assert all(group.rows >= wanted for group in inner)
 
 
 @given(sources())
-def test_a_lane_holds_at_most_one_sliced_row_group(source: DrawnRows) -> None:
-    entries = [*source.entries, len(source.rows)]
-    sliced = {start for start, after in itertools.pairwise(entries) if after > start + 1}
-    for lane in lanes_of(source):
-        # Two sliced row groups in a lane could only be decoded by the same worker.
-        assert len(sliced & set(range(lane.start, lane.stop))) <= 1
+def test_row_groups_are_joined_or_cut_to_groups_of_the_size_that_is_wanted(
+    source: DrawnRows,
+) -> None:
+    lanes = lanes_of(source)
+    wanted = group_rows(sum(source.rows), source.d)
+    for lane in lanes:
+        if len(lane.groups) > 1:  # one row group, or two could only be decoded by the same worker
+            assert not set(source.entries) & set(range(lane.start + 1, lane.stop))
+            widest = max(source.rows[lane.start : lane.stop])
+            assert all(group.rows > 0.75 * wanted - widest for group in lane.groups)
+        else:
+            (group,) = lane.groups
+            alone = not set(source.entries) & set(range(group.start + 1, group.stop))
+            assert group.rows < 2 * wanted or alone
+    groups = [group for lane in lanes for group in lane.groups]
+    assert len(groups) <= 2.5 * sum(source.rows) / wanted + 1
+
+
+def test_sliced_row_groups_are_joined_where_they_are_small() -> None:
+    # Row groups of 122,880 rows in two slices each: one lane of its own for each while a group is
+    # half of it; joined by threes where that makes a group.
+    source = DrawnRows((61_440,) * 2000, tuple(range(0, 2000, 2)), d=64)
+    assert group_rows(122_880_000, 64) == 60_000
+    assert len(lanes_of(source)) == 1000
+    source = DrawnRows((61_440,) * 20_000, tuple(range(0, 20_000, 2)), d=64)
+    assert len(lanes_of(source)) == -(-20_000 // 6)
 
 
 def test_groups_are_large_enough_and_not_too_many() -> None:
-    assert group_rows(1) == LEAST_GROUP_ROWS
-    assert group_rows(100_000_000) == -(-100_000_000 // GROUPS)
-    assert group_rows(10**10) == MOST_GROUP_ROWS
+    assert group_rows(1, 1) == LEAST_NARROW_ROWS
+    assert group_rows(1, 16) == LEAST_GROUP_PRODUCTS // (16 * 24)
+    assert group_rows(1, 1000) == LEAST_GROUP_ROWS
+    assert group_rows(100_000_000, 8) == -(-100_000_000 // GROUPS)
+    assert group_rows(10**10, 8) == MOST_GROUP_ROWS
     # A million rows still keep every core busy.
     assert len(lanes_of(drawn(100, 10_000))) == 25
 
@@ -79,7 +100,10 @@ def test_a_scan_adds_in_the_order_of_the_plan(any_executor: Any, small_groups: i
         for lane in scanner.lanes
         for group in lane.groups
     ]
-    np.testing.assert_array_equal(total, reduce(np.add, by_group))
+    tree = TreeSum()
+    for number, of_group in enumerate(by_group):
+        tree.add(number, 1, of_group)
+    np.testing.assert_array_equal(total, tree.total)
 
 
 def test_scans_are_counted_and_send_events(small_groups: int) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 
-from gmm_dask.chunked import scan
+from gmm_dask.chunked import groups
 from gmm_dask.chunked.cluster import ClusterExecutor, open_executor
 from gmm_dask.chunked.fit import FitOptions, FitResult, fit
 from gmm_dask.chunked.scan import Executor, Scanner
@@ -45,7 +45,7 @@ SLACK = 10
 
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "LEAST_GROUP_ROWS", 1000)
+    monkeypatch.setattr(groups, "LEAST_NARROW_ROWS", 1000)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def fitted(
 def undisturbed() -> str:
     """Digest of the parameters that a fit on one thread finds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "LEAST_GROUP_ROWS", 1000)
+        patch.setattr(groups, "LEAST_NARROW_ROWS", 1000)
         source = drawn(CHUNKS, 600, weighted=True)
         return fitted(Threads(1), source, lambda event: None).parameters.digest
 

@@ -1,7 +1,9 @@
 """The flows on a real Prefect server: what they write, and what the server shows of them."""
 
+import base64
 import errno
 import os
+import re
 
 import pyarrow.dataset as ds
 import pytest
@@ -59,7 +61,7 @@ def test_a_select_flow_and_a_direct_selection_write_the_same_model(selecting_run
     plain = directly("select", selecting_run)
     assert (outcome.published.version, plain.published.version) == (1, 2)
     assert model_files(outcome.published.path) == model_files(plain.published.path)
-    assert client.read_flow_run(run_id).name == f"select boxes on {selecting_run.input.path}"
+    assert client.read_flow_run(run_id).name == f"select boxes {state.timestamp:%Y-%m-%d} v1"
     of_run = ArtifactFilterFlowRunId(any_=[run_id])
     found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
     (report,) = (artifact.data for artifact in found if artifact.key == "report")
@@ -108,9 +110,10 @@ def test_a_cluster_is_written_beside_each_component(tmp_path, prefect_server):
 
 
 def test_the_server_shows_what_ran_on_what(run, client):
-    run_id = fit(run, return_state=True).state_details.flow_run_id
+    state = fit(run, return_state=True)
+    run_id = state.state_details.flow_run_id
     flow_run = client.read_flow_run(run_id)
-    assert flow_run.name == f"fit boxes on {run.input.path}"
+    assert flow_run.name == f"fit boxes {state.timestamp:%Y-%m-%d} v1"
     assert flow_run.parameters["run"] == run.model_dump(mode="json")
 
     this = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
@@ -132,7 +135,20 @@ def test_the_run_holds_its_report_progress_and_the_librarys_log(run, client):
     assert "| component | weight | height | width | state |" in artifacts["report"].data
     assert "converged" in artifacts["report"].data
     assert f"{run.output.models}/boxes/v000001/report.html" in artifacts["report-page"].data
-    assert f"({run.output.models}/boxes/v000001)" in artifacts["model"].data.replace("file://", "")
+    assert f"\n{run.output.models}/boxes/v000001\n" in artifacts["model"].data
+    held = re.findall(r"!\[(.+)\]\(data:image/png;base64,(.+)\)", artifacts["pictures"].data)
+    assert [title for title, _ in held] == [
+        "components",
+        "entropy",
+        "log likelihood",
+        "responsibilities",
+    ]
+    for title, content in held:
+        picture = f"{title.replace(' ', '_')}.png"
+        path = Registry(run.output.models, "boxes").path(1) / picture
+        assert base64.b64decode(content, validate=True) == path.read_bytes()
+    # A browser opens neither from the server's pages.
+    assert not [a for a in found if "file://" in str(a.data) or a.type == "link"]
 
     log = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
 

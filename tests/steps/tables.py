@@ -170,9 +170,9 @@ def files_below(path: Path) -> dict[str, bytes | Path]:
 
 
 def model_files(version: Path) -> dict[str, Any]:
-    """Files of a model version without what says when and where: run, report, hints."""
+    """Files of a model version without what says when and where: run, lineage, report, hints."""
     files: dict[str, Any] = files_below(version)
-    for name in ("run.json", "report.json", "report.html"):
+    for name in ("run.json", "lineage.json", "report.json", "report.html"):
         files.pop(name, None)
     held = decode_contents(files[INPUT_CONTENT])
     return files | {INPUT_CONTENT: {path: one.digest for path, one in held.items()}}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gmm_dask import steps
-from gmm_dask.chunked import scan
+from gmm_dask.chunked import groups
 from gmm_dask.config import LocalProcesses
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.estimator import GaussianMixture
@@ -107,7 +107,7 @@ def test_masked_rows_give_the_fit_of_a_dataset_filtered_beforehand(
     nights, tmp_path_factory, at, monkeypatch, memory
 ):
     # Small groups, and more rows than the sample has: the fit scans files, and sums many groups.
-    monkeypatch.setattr(scan, "LEAST_GROUP_ROWS", 3000)
+    monkeypatch.setattr(groups, "LEAST_NARROW_ROWS", 3000)
     for back in range(4):
         write_night(nights, MONDAY.date() - dt.timedelta(back), rows=12_000)
     countries = ["FR", "DE"]

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gmm_dask.chunked.cluster.placement import cut_tasks
-from gmm_dask.chunked.scan import Scanner, lanes_of
+from gmm_dask.chunked.groups import lanes_of
+from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import InputSection
 from gmm_dask.errors import InputError
@@ -129,7 +130,7 @@ def test_tasks_that_begin_within_a_row_group_bring_each_digest_once(root):
         parts.extend(rows.digests)
     assert parts == whole
     assert len(whole) == 1 + 8 + 3
-    assert cut_tasks(lanes_of(chunks), 8, 4)  # what such tasks are made of
+    assert cut_tasks(lanes_of(chunks), 8)  # what such tasks are made of
 
 
 def test_the_digest_is_of_the_values_and_not_of_path_encoding_or_time(root, tmp_path):

@@ -12,8 +12,9 @@ from gmm_dask.chunked.array import ArrayChunks
 from gmm_dask.chunked.cluster.parcel import Parcel
 from gmm_dask.chunked.cluster.roster import Roster
 from gmm_dask.chunked.cluster.scan import ClusterScan
+from gmm_dask.chunked.groups import GroupResult, Lane
 from gmm_dask.chunked.rows import MemoryChunks, RowChunks
-from gmm_dask.chunked.scan import GroupResult, Lane, Work
+from gmm_dask.chunked.scan import Work
 from gmm_dask.config import Deadlines
 from gmm_dask.errors import ClusterError
 

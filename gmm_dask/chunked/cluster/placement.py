@@ -11,10 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gmm_dask.chunked.scan import Group, GroupResult, Lane
+from gmm_dask.chunked.groups import Group, GroupResult, Lane
 
-#: Tasks per worker thread and scan: enough to even out the load, few enough to cost nothing.
-TASKS_PER_THREAD = 4
+#: Most tasks per worker thread and scan, whatever the number of groups: few enough to cost nothing.
+MOST_TASKS_PER_THREAD = 16
+#: Most pieces of a lane, if every thread has work with so many: each decodes the lane from its
+#: beginning.
+MOST_LANE_PIECES = 4
 #: Tasks that a worker holds per thread: one that runs and one that waits.
 DEPTH = 2
 #: Most rows of a task, so that progress is seen; a lane of more rows is still one task.
@@ -49,35 +52,46 @@ class Task:
         return self.groups[-1].stop
 
 
-def cut_tasks(lanes: Sequence[Lane], threads: int, most_groups: int) -> list[Task]:
-    """Cut lanes into tasks for a number of threads.
+def cut_tasks(lanes: Sequence[Lane], threads: int) -> list[Task]:
+    """Cut lanes into tasks for a number of threads: long ones first, short ones at the end.
 
-    Lanes stay whole, because a lane entered in its middle is decoded from its beginning. They are
-    cut only where there are fewer lanes than threads, so that every thread has work.
+    Each task takes what half a thread's share of the groups left would be, so that all threads end
+    together; and its groups are a subtree where lanes allow, so that it sends back one sum.
+
+    A lane that is entered in its middle is decoded from its beginning. So lanes are cut only where
+    too few are left for all threads, and into few pieces.
 
     Parameters
     ----------
     threads
         Threads of all workers.
-    most_groups
-        Most groups of a task, so that its results stay small; a lane of more is still one task.
     """
-    rows = sum(group.rows for lane in lanes for group in lane.groups)
-    target = min(-(-rows // (threads * TASKS_PER_THREAD)), MOST_TASK_ROWS)
-    pieces_per_lane = -(-threads // max(len(lanes), 1))
+    groups = [group for lane in lanes for group in lane.groups]
+    rows = sum(group.rows for group in groups)
+    most = max(MOST_TASK_ROWS * len(groups) // max(rows, 1), 1)
+    least = -(-len(groups) // (threads * MOST_TASKS_PER_THREAD))
+    most_pieces = max(MOST_LANE_PIECES, -(-threads // max(len(lanes), 1)))
     tasks: list[Task] = []
-    groups: list[Group] = []  # of the next task
+    start = 0  # of the groups of the next task
     for lane in lanes:
-        size = -(-len(lane.groups) // pieces_per_lane)
-        for first in range(0, len(lane.groups), size):
-            piece = lane.groups[first : first + size]
-            full = sum(group.rows for group in (*groups, *piece)) > target
-            full = full or len(groups) + len(piece) > most_groups
-            if groups and (full or pieces_per_lane > 1):
-                tasks.append(Task(tuple(groups)))
-                groups = []
-            groups.extend(piece)
-    return [*tasks, Task(tuple(groups))] if groups else tasks
+        size = _power(min(max((len(groups) - start) // (2 * threads), least), most))
+        share = max((len(groups) - lane.groups[0].index) // threads, 1)
+        for stop in _cut_lane(lane, min(-(-len(lane.groups) // share), most_pieces)):
+            if stop <= lane.groups[-1].index or stop == len(groups) or stop // size > start // size:
+                tasks.append(Task(tuple(groups[start:stop])))
+                start = stop
+    return tasks
+
+
+def _cut_lane(lane: Lane, pieces: int) -> list[int]:
+    """Return the numbers of the groups before which the pieces of a lane end."""
+    first, count = lane.groups[0].index, len(lane.groups)
+    return [first + count * (piece + 1) // pieces for piece in range(pieces)]
+
+
+def _power(number: int) -> int:
+    """Return the largest power of two up to a number."""
+    return 1 << (number.bit_length() - 1)
 
 
 class Placement:
@@ -214,7 +228,7 @@ class Placement:
                 return
             del self._parts[self.turn]
             self.turn += 1
-            yield _join(group, parts)
+            yield parts[0] if len(parts) == 1 else _join(group, parts)
 
 
 def _split(task: Task) -> Iterator[Task]:

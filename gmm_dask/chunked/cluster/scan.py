@@ -20,14 +20,11 @@ from gmm_dask.chunked.cluster.parcel import Parcel
 from gmm_dask.chunked.cluster.placement import Placement, Task, cut_tasks
 from gmm_dask.chunked.cluster.roster import POLL_SECONDS, Roster, Trouble, Worker, trouble_of
 from gmm_dask.chunked.cluster.worker import Facts, greet, open_source, open_work, sum_groups
+from gmm_dask.chunked.groups import GroupResult, Lane
 from gmm_dask.chunked.rows import RowChunks
-from gmm_dask.chunked.scan import GroupResult, Lane
 from gmm_dask.errors import ClusterError
 
 logger = logging.getLogger("gmm_dask")
-
-#: Most bytes of results that a task sends back, if a result is as large as the scan's argument.
-RESULT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +116,7 @@ class ClusterScan:
         while not self._usable() or any(flight.task is None for flight in self.flights.values()):
             self._wait()
         threads = {worker.address: worker.threads for worker in self._usable()}
-        most_groups = max(RESULT_BYTES // self.work.size, 1)
-        tasks = cut_tasks(self.lanes, sum(threads.values()), most_groups)
+        tasks = cut_tasks(self.lanes, sum(threads.values()))
         self.placement = Placement(tasks, owners, threads)
         while not self.placement.done:
             self._dispatch(self.placement)

@@ -15,9 +15,11 @@ from importlib.metadata import version
 from typing import Any
 
 from gmm_dask.chunked.array import ArrayChunks
+from gmm_dask.chunked.groups import Group, GroupResult
 from gmm_dask.chunked.reading import Reader, RowCache, sum_group
 from gmm_dask.chunked.rows import RowChunks
-from gmm_dask.chunked.scan import Group, GroupResult, Work
+from gmm_dask.chunked.scan import Work
+from gmm_dask.chunked.subtrees import join_subtrees
 from gmm_dask.mixture.threads import single_threaded
 
 
@@ -130,7 +132,7 @@ def greet(source: Source) -> Facts:
 def sum_groups(
     source: Source, work: Work, cache: bool, groups: Sequence[Group], persisted: Sequence[Any]
 ) -> list[GroupResult]:
-    """Read and sum groups one after the other, on the calling thread.
+    """Read and sum groups one after the other, on the calling thread; join their sums.
 
     Parameters
     ----------
@@ -149,4 +151,4 @@ def sum_groups(
         chunks = replace(chunks, persisted=dict(zip(names, persisted, strict=True)))
     reader = Reader(chunks, work, stop, source.cache if cache else None)
     with single_threaded():
-        return [sum_group(reader, group) for group in groups]
+        return join_subtrees([sum_group(reader, group) for group in groups])

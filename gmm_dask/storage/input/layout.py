@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from gmm_dask.chunked.scan import group_rows
+from gmm_dask.chunked.groups import group_rows
 from gmm_dask.storage.input.plan import InputPlan
 
 #: Decoded bytes of a chunk. A little under 32 MiB: from there on glibc gives each buffer back to
@@ -15,7 +15,7 @@ CHUNK_BYTES = 31 << 20
 
 def chunk_rows(n: int, d: int, chunk_bytes: int = CHUNK_BYTES, least: int = 1) -> int:
     """Return the largest number of rows in a chunk, for n rows of d features."""
-    return max(1, min(chunk_bytes // (8 * d), max(group_rows(n), least)))
+    return max(1, min(chunk_bytes // (8 * d), max(group_rows(n, d), least)))
 
 
 @dataclass(frozen=True, eq=False)

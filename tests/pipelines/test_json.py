@@ -1,0 +1,110 @@
+"""``--json``: one object on stdout, whatever became of the run, with the same keys always."""
+
+import json
+from dataclasses import fields
+from typing import get_args, get_type_hints
+
+import pytest
+from typer.testing import CliRunner
+
+from gmm_dask.pipelines import run_record
+from gmm_dask.pipelines.command import app
+from tests.pipelines.runs import write_part, write_run
+
+KEYS = {
+    *("format", "kind", "name", "input", "run_id", "began", "seconds", "state", "message"),
+    *("exit_code", "error", "files_skipped", "files_unsettled", "model", "published", "refused"),
+    *("decision", "predictions", "drift"),
+}
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    return write_run(tmp_path)
+
+
+def call(*arguments):
+    """The object that a command prints, which is all that it prints to stdout."""
+    result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    printed = json.loads(result.stdout)
+    if isinstance(printed, dict) and "exit_code" in printed:
+        assert printed["exit_code"] == result.exit_code
+    return printed
+
+
+def run(kind, run_file, *overrides):
+    options = [option for override in overrides for option in ("--set", override)]
+    record = call(kind, run_file, "--direct", *options)
+    assert set(record) == KEYS
+    assert (record["format"], record["kind"]) == (1, kind)
+    return record
+
+
+def test_each_kind_of_run_says_what_it_left(run_file, tmp_path):
+    fitted = run("fit", run_file)
+    assert (fitted["state"], fitted["exit_code"], fitted["published"]) == ("Completed", 0, 1)
+    model = fitted["model"]
+    assert (model["version"], model["rows"], model["n_components"]) == (1, 2970, 3)
+    assert model["path"] == f"{tmp_path}/models/boxes/v000001"
+    assert len(fitted["run_id"]) == 36
+
+    write_part(tmp_path, day=4, seed=4, shift=100.0)
+    predicted = run("predict", run_file)
+    assert predicted["state"] == "Drifted"
+    assert predicted["message"].startswith("new rows differ: ")
+    assert not all(check["passed"] for check in predicted["drift"])
+    assert predicted["predictions"]["total_rows"] == 4000
+    assert predicted["model"]["version"] == 1
+    assert predicted["published"] is None
+
+    refused = run("retrain", run_file, "retrain.min_rows=5000")
+    assert (refused["state"], refused["exit_code"]) == ("Refused", 1)
+    assert refused["message"] == "3,960 rows were used, 5,000 are needed"
+    assert not refused["decision"][0]["passed"]
+    assert "/rejected/" in refused["refused"]["path"]
+    assert (refused["refused"]["version"], refused["model"]["version"]) == (None, 1)
+
+    only_full = ("select.n_components=[2, 3]", 'select.covariance_types=["full"]')
+    selected = run("select", run_file, *only_full)
+    assert (selected["state"], selected["published"]) == ("Completed", 2)
+    skipped = run("retrain", run_file, *only_full)
+    assert (skipped["state"], skipped["message"]) == ("Skipped", "nothing is new")
+    assert (skipped["decision"], skipped["model"]["version"]) == (None, 2)
+
+    failed = run("retrain", run_file, 'predict.key_columns=["colour"]', "retrain.min_rows=1")
+    assert (failed["state"], failed["exit_code"], failed["published"]) == ("Failed", 1, 3)
+    assert failed["error"]["type"] == "ConfigError"
+    assert failed["error"]["message"] in failed["message"]
+
+
+def test_a_run_that_fails_says_why_in_the_same_object(run_file, tmp_path):
+    failed = run("predict", run_file)
+    assert (failed["state"], failed["exit_code"]) == ("Failed", 2)
+    assert failed["error"]["type"] == "ModelError"
+    assert failed["message"] == failed["error"]["message"]
+    assert (failed["name"], failed["input"]) == ("boxes", f"{tmp_path}/input")
+    unread = run("fit", tmp_path / "nothing.toml")
+    assert (unread["state"], unread["exit_code"], unread["name"]) == ("Failed", 2, None)
+    assert unread["error"]["type"] == "ConfigError"
+
+
+def test_versions_are_listed_compared_and_pruned_for_other_programs(run_file, tmp_path):
+    for _ in range(3):
+        run("fit", run_file)
+    models = tmp_path / "models"
+    pruned = call("prune", models, "--keep-versions", 1, "--dry-run")
+    assert [path.rpartition("/")[2] for path in pruned["paths"]] == ["v000001", "v000002"]
+    assert pruned["dry_run"] is True
+    assert pruned["bytes"] > 0
+    assert [model["version"] for model in call("list", models)] == [1, 2, 3]
+    for command in (("prune", models), ("list", "nowhere"), ("diff", models / "boxes", 9)):
+        failed = call(*command)
+        assert (failed["exit_code"], set(failed["error"])) == (2, {"type", "message"})
+
+
+def test_the_promised_keys_are_those_of_the_records():
+    """Whoever changes a record sees that others rely on it: docs/operations.md lists the keys."""
+    record = run_record.RunRecord
+    assert {"format", *(field.name for field in fields(record))} == KEYS
+    hints = get_type_hints(record)
+    assert run_record.ModelRecord in get_args(hints["model"])

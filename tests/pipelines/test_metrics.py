@@ -1,0 +1,99 @@
+"""``[output] metrics``: what Prometheus' own parser reads of the file after each run."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from typer.testing import CliRunner
+
+from gmm_dask.errors import ConfigError
+from gmm_dask.pipelines.command import app
+from gmm_dask.pipelines.fit import fit
+from tests.pipelines.runs import read_run, write_part, write_run
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    path = write_run(tmp_path)
+    path.write_text(f'{path.read_text()}metrics = "{tmp_path}/collected/gmm.prom"\n')
+    return path
+
+
+def run(kind, run_file, *overrides, code=0):
+    options = [option for override in overrides for option in ("--set", override)]
+    result = CliRunner().invoke(app, [kind, str(run_file), "--direct", *options])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def read_metrics(root, kind, name="boxes"):
+    """Values by metric, or by metric and what else its label says, of one kind of run."""
+    text = (root / "collected" / "gmm.prom").read_text()
+    values = {}
+    for family in text_string_to_metric_families(text):
+        assert (family.type, family.documentation.endswith(".")) == ("gauge", True)
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            if (labels.pop("model"), labels.pop("kind")) == (name, kind):
+                key = (sample.name.removeprefix("gmm_dask_"), *labels.values())
+                assert key not in values
+                values[key] = sample.value
+    return values
+
+
+def test_each_run_leaves_what_it_knows_and_a_failed_one_forgets_nothing(run_file, tmp_path):
+    run("retrain", run_file, "retrain.min_rows=5000", code=1)
+    refused = read_metrics(tmp_path, "retrain")
+    assert (refused["last_run_succeeded",], refused["last_run_state", "Refused"]) == (0, 1)
+    assert ("last_success_timestamp_seconds",) not in refused
+    assert ("model_rows",) not in refused
+
+    run("fit", run_file)
+    fitted = read_metrics(tmp_path, "fit")
+    assert fitted["last_run_state", "Completed"] == 1
+    assert sum(value for key, value in fitted.items() if key[0] == "last_run_state") == 1
+    assert (fitted["model_rows",], fitted["model_version",]) == (2970, 1)
+    assert fitted["last_success_timestamp_seconds",] == fitted["last_run_timestamp_seconds",]
+    assert read_metrics(tmp_path, "retrain") == refused
+
+    write_part(tmp_path, day=4, seed=4, shift=100.0)
+    run("predict", run_file)
+    drifted = read_metrics(tmp_path, "predict")
+    assert (drifted["drifted",], drifted["last_run_state", "Drifted"]) == (1, 1)
+    assert drifted["drift", "low-density share"] > drifted["drift_limit", "low-density share"]
+    assert (drifted["predicted_rows",], drifted["prediction_rows",]) == (3960, 4000)
+
+    run("predict", run_file, "input.path=nowhere", code=2)
+    failed = read_metrics(tmp_path, "predict")
+    assert (failed["last_run_succeeded",], failed["last_run_state", "Failed"]) == (0, 1)
+    assert failed["last_success_timestamp_seconds",] < failed["last_run_timestamp_seconds",]
+    kept = ("last_success_timestamp_seconds", "drifted", "drift", "model_rows")
+    assert [failed[key] for key in failed if key[0] in kept] == [
+        drifted[key] for key in drifted if key[0] in kept
+    ]
+    assert not list((tmp_path / "collected").glob(".*"))
+
+
+def test_a_run_that_never_began_is_told_of_too(run_file, tmp_path):
+    missing = ["--cluster", str(tmp_path / "nothing.toml")]
+    result = CliRunner().invoke(app, ["fit", str(run_file), *missing])
+    assert result.exit_code == 2
+    assert read_metrics(tmp_path, "fit")["last_run_succeeded",] == 0
+
+
+def test_a_flow_writes_the_same(run_file, tmp_path, prefect_server):
+    fit(read_run(run_file))
+    assert read_metrics(tmp_path, "fit")["model_rows",] == 2970
+
+
+def test_what_is_no_metrics_file_stays_and_the_run_goes_on(run_file, tmp_path):
+    path = tmp_path / "collected" / "gmm.prom"
+    path.parent.mkdir()
+    path.write_text("a letter to somebody\n")
+    result = run("fit", run_file)
+    assert f"the metrics of this run are not written: {path}: holds no metrics" in result.stderr
+    assert path.read_text() == "a letter to somebody\n"
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/gmm.prom", "gmm.txt"])
+def test_a_place_that_no_collector_reads_is_refused(run_file, address):
+    with pytest.raises(ConfigError, match=r"output.metrics.*the collector reads"):
+        read_run(run_file, f"output.metrics={address}")
