@@ -232,7 +232,7 @@ def _filled(members: RowsArray, parameters: MixtureParameters, c: int) -> Filled
 def split_compiled(
     X: RowsArray, share: FloatArray, parameters: MixtureParameters, spec: MixtureSpec, c: int
 ) -> tuple[float, MixtureParameters | None]:
-    """Split a component as `split` does, in a third of the time; the last digits differ.
+    """Split a component as `split` does, in a quarter of the time; the last digits differ.
 
     Where rows have holes, it is `split` itself: the compiled EM takes complete rows.
     """

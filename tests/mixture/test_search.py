@@ -315,6 +315,8 @@ def test_the_compiled_split_is_the_other_one(covariance_type, weighted, offset):
     gain, halves = split(X, share, parameters, spec, 0)
     other_gain, others = split_compiled(X, share, parameters, spec, 0)
     assert other_gain == pytest.approx(gain, rel=1e-3, abs=0.05)
+    if others.weights[0] != pytest.approx(halves.weights[0], rel=1e-4):
+        others = others.reordered(np.array([1, 0]))  # an axis may point either way
     np.testing.assert_allclose(others.weights, halves.weights, rtol=1e-6)
     np.testing.assert_allclose(others.means - offset, halves.means - offset, atol=1e-5)
     np.testing.assert_allclose(others.covariances, halves.covariances, rtol=1e-5, atol=1e-6)
