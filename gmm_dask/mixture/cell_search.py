@@ -52,7 +52,7 @@ def cell_effort(m: int, d: int, spec: MixtureSpec, keep: int) -> SearchEffort:
         full,
         starts=max(9, keep),
         rounds=rounds,
-        moves=replace(moves, patience=8, compiled=True),
+        moves=replace(moves, patience=8),
         rival_iterations=8,
     )
 

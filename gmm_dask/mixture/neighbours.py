@@ -15,7 +15,7 @@ from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.moves import split_compiled
+from gmm_dask.mixture.moves import split_each
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec
 
@@ -55,8 +55,7 @@ def with_a_split(
     assert shares is not None
     if sample_weight is not None:
         shares *= sample_weight[:, None]
-    k = parameters.n_components
-    splits = [split_compiled(X, shares[:, c], parameters, spec, c) for c in range(k)]
+    splits = split_each(X, shares, parameters, spec)
     order = sorted(range(len(splits)), key=lambda c: (-splits[c][0], c))
     for c in order:
         halves = splits[c][1]

@@ -231,9 +231,9 @@ def resting(X, labels, covariance_type):
     return fit_em(ExpectationOn(X, None), [start], MixtureSpec(), EMOptions(1e-6, 200))[0]
 
 
-@pytest.mark.parametrize("changes", [{}, {"patience": 8, "compiled": True}])
+@pytest.mark.parametrize("patience", [None, 8])
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_a_move_takes_a_wasted_component_to_where_one_is_missing(covariance_type, changes):
+def test_a_move_takes_a_wasted_component_to_where_one_is_missing(covariance_type, patience):
     """Two components share one cluster while another has to cover two."""
     random = np.random.default_rng(1)
     centres = np.array([[0.0, 0.0], [30.0, 0.0], [30.0, 12.0]])
@@ -243,7 +243,7 @@ def test_a_move_takes_a_wasted_component_to_where_one_is_missing(covariance_type
     stuck = resting(X, wrong, covariance_type)
     right = resting(X, truth, covariance_type)
     assert right.log_likelihood > stuck.log_likelihood + 0.1
-    effort = replace(effort_of_moves(COVARIANCE_TYPES[covariance_type]), **changes)
+    effort = replace(effort_of_moves(COVARIANCE_TYPES[covariance_type]), patience=patience)
     better, iterations = improve_by_moves(
         ExpectationOn(X, None), stuck, MixtureSpec(3, covariance_type), X.var(axis=0), effort
     )
@@ -315,6 +315,8 @@ def test_the_compiled_split_is_the_other_one(covariance_type, weighted, offset):
     gain, halves = split(X, share, parameters, spec, 0)
     other_gain, others = split_compiled(X, share, parameters, spec, 0)
     assert other_gain == pytest.approx(gain, rel=1e-3, abs=0.05)
+    if others.weights[0] != pytest.approx(halves.weights[0], rel=1e-4):
+        others = others.reordered(np.array([1, 0]))  # an axis may point either way
     np.testing.assert_allclose(others.weights, halves.weights, rtol=1e-6)
     np.testing.assert_allclose(others.means - offset, halves.means - offset, atol=1e-5)
     np.testing.assert_allclose(others.covariances, halves.covariances, rtol=1e-5, atol=1e-6)

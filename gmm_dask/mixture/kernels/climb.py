@@ -26,7 +26,7 @@ _LOG_2_PI = float(np.log(2.0 * np.pi))
 
 
 @inlined
-def _factorize(covariance, lower, U):  # type: ignore[no-untyped-def]
+def factorize(covariance, lower, U):  # type: ignore[no-untyped-def]
     """Write the Cholesky factor L and U = L⁻ᵀ; return Σ log Lⱼⱼ, NaN if there is no factor."""
     d = covariance.shape[0]
     log_determinant = 0.0
@@ -65,7 +65,7 @@ def _prepare(form, covariances, shares, lower, factors, scales, constants):  # t
     for c in range(k):
         if form == FULL or (form == TIED and c == 0):
             covariance = covariances[c * d * d : (c + 1) * d * d].reshape((d, d))
-            log_determinant = _factorize(covariance, lower, factors[c])
+            log_determinant = factorize(covariance, lower, factors[c])
         elif form in (DIAG, SPHERICAL):
             log_determinant = 0.0
             for j in range(d):
