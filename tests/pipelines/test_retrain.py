@@ -123,8 +123,8 @@ def test_trouble_is_told_to_the_command_of_the_environment(
 
 def test_a_time_limit_ends_an_unattended_run(run_file, tmp_path, prefect_server):
     run = read_run(run_file, "fit.tol=0", "fit.max_iter=100000000", "fit.search_rows=100")
-    # The time limit is an exception between any two lines of this thread. If it comes while coverage
-    # holds its lock, the lock is never given back, and all threads wait for ever.
+    # The time limit is an exception between any two lines of this thread. If it comes while
+    # coverage holds its lock, the lock is never given back, and all threads wait for ever.
     trace = sys.gettrace()
     sys.settrace(None)
     try:
