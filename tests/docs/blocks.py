@@ -40,3 +40,12 @@ def run(folder: Path, command: list[str]) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def commands_of_ci() -> set[str]:
+    """List the commands that `make test-all` goes through, which `.ci/run` calls."""
+    assert "make test-all" in (ROOT / ".ci" / "run").read_text().splitlines()
+    recipe = (ROOT / "Makefile").read_text().partition("\ntest-all:")[2]
+    targets = re.search(r"for target in ([^;]*);", recipe)
+    assert targets, "the Makefile's test-all has no list of targets"
+    return {f"make {target}" for target in targets[1].split()}
