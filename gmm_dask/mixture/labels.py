@@ -36,6 +36,7 @@ UNKNOWN = "unknown"
 #: More labels than these are taken for a mistake: a column of ids, or of measurements.
 MOST_LABELS = 1_000
 
+
 Codes = npt.NDArray[np.int64]
 
 

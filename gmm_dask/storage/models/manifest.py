@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 from gmm_dask.chunked.selection_records import SelectionTable
+from gmm_dask.mixture.labels import ComponentLabels
 from gmm_dask.storage.files.sealed import Document, plain
 from gmm_dask.storage.models.clusters import Clusters
 
@@ -111,6 +112,9 @@ class Manifest:
     files_skipped
         Input files that could not be used and were left out, and why; None in a manifest of an
         older version.
+    labels
+        The label of each component, and the counts of labelled rows by which it has it; None of a
+        model without labels.
     rows_incomplete, complete_log_likelihood
         Used rows with a hole, and the mean log-likelihood of the rows without, nats per row; None
         if there are none, or in a manifest of an older version, whose used rows are all complete.
@@ -157,6 +161,7 @@ class Manifest:
     complete_log_likelihood: float | None = None
     effective_rows: float | None = None
     transforms: tuple[Mapping[str, Any] | None, ...] | None = None
+    labels: ComponentLabels | None = None
 
     def to_json(self) -> Document:
         """Return the manifest as JSON; raises `ModelError` if a value has no JSON form."""
@@ -167,6 +172,7 @@ class Manifest:
                 "selection": self.selection and self.selection.to_json(),
                 "features": {name: vars(feature) for name, feature in self.features.items()},
                 "clusters": self.clusters and vars(self.clusters),
+                "labels": self.labels and self.labels.to_json(),
             }
         )
         return document
@@ -182,7 +188,7 @@ class Manifest:
         """
         search, quantiles = content["search"], content["quantiles"]
         features, selection = content["features"], content.get("selection")
-        clusters = content.get("clusters")
+        clusters, labels = content.get("clusters"), content.get("labels")
         return _record(
             cls,
             {
@@ -192,6 +198,7 @@ class Manifest:
                 "quantiles": {float(share): value for share, value in quantiles.items()},
                 "features": {name: _record(Feature, values) for name, values in features.items()},
                 "clusters": None if clusters is None else Clusters.from_json(clusters),
+                "labels": labels and ComponentLabels.from_json(labels),
                 "replaced": [tuple(pair) for pair in content.get("replaced", ())],
             },
         )
