@@ -44,6 +44,8 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
     replay = replay_of(state.frames, order[0], initial, best.parameters, best.n_iter)
     firsts = state.search.firsts if state.search else ()
     first = firsts[order[0]] if order[0] < len(firsts) else None
+    if state.ownership is not None:  # the report would climb from it without the labels
+        first = None
     ownership = state.ownership
     if state.fresh[order[0]]:
         places = component_order(best.parameters)
