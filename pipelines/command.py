@@ -23,6 +23,7 @@ from gmm_dask.pipelines.arguments import (
 )
 from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error
 from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, SELECT, Kind, OutcomeT
+from gmm_dask.pipelines.label_commands import label
 from gmm_dask.pipelines.model_commands import diff, inspect, list_, report
 from gmm_dask.pipelines.version_commands import pin, prune, unpin, use
 
@@ -158,7 +159,7 @@ def serve(
 
 
 app.command("list")(list_)
-for command in (inspect, diff, report, use, pin, unpin, prune):
+for command in (inspect, diff, report, label, use, pin, unpin, prune):
     app.command()(command)
 
 

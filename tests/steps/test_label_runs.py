@@ -7,12 +7,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from gmm_dask import load_model, steps
 from gmm_dask.chunked.reading import verify_rows
 from gmm_dask.chunked.scan import Work
 from gmm_dask.chunked.survey import survey_source
-from gmm_dask.errors import ConfigError, SchemaError, ValuesChangedError
+from gmm_dask.errors import ConfigError, InputError, ModelError, SchemaError, ValuesChangedError
+from gmm_dask.pipelines.command import app
+from gmm_dask.steps.labelling import label_model
 from gmm_dask.storage.models.registry import load_model_at
 from tests.steps.tables import (
     MEANS,
@@ -190,3 +193,50 @@ def test_a_key_column_called_label_is_refused_once_there_are_labels(tmp_path):
     run_fit(make_run(tmp_path, **LABELS))
     with pytest.raises(ConfigError, match="'label' is the name of a column of the predictions"):
         run_predict(make_run(tmp_path, **LABELS, predict__key_columns=["label"]))
+
+
+@pytest.fixture(params=["disk", "store"])
+def models(request, tmp_path):
+    if request.param == "disk":
+        return tmp_path / "models"
+    return f"{request.getfixturevalue('bucket')}/models"
+
+
+def test_a_model_without_labels_is_labelled_as_its_next_version(tmp_path, models):
+    path = write(tmp_path)
+    run = make_run(tmp_path, output__models=str(models))
+    plain = run_fit(run)
+    few = tmp_path / "few.parquet"
+    pq.write_table(pq.read_table(path).select(["width", "class", "height"]).slice(0, 400), few)
+    result = CliRunner().invoke(app, ["label", f"{models}/boxes", "--with", str(few)])
+    assert result.exit_code == 0, result.output
+    assert "confidence 100%" in result.output
+    assert f"published {models}/boxes/v000002" in result.output
+    first, second = (load_model_at(f"{models}/boxes", number) for number in (1, 2))
+    assert first.manifest.labels is None
+    assert sorted(second.manifest.labels.labels) == sorted(CLASSES)
+    assert second.parameters.digest == first.parameters.digest
+    assert second.run.based_on == 1
+    assert replace(second.manifest, labels=None) == first.manifest
+    run_predict(run)
+    assert set(read_predictions(run)["label"].to_pylist()) == {*CLASSES, None}
+    assert run_retrain(run, "unchanged") is None  # to be labelled is not to be fitted
+    assert plain.published.version == 1
+
+
+def test_label_says_what_it_cannot_do(tmp_path):
+    path = write(tmp_path)
+    run_fit(make_run(tmp_path))
+    model = str(tmp_path / "models/boxes")
+    for address, options, message in (
+        (model, {}, "beside the features .* has class, number, truth; say --column NAME"),
+        (model, {"column": "width"}, "is a feature of the model"),
+        (model, {"column": "klass"}, "has no column 'klass', which labels.column names"),
+        (str(tmp_path / "models/bags"), {"column": "class"}, "holds no versions of a model"),
+    ):
+        column = options.get("column")
+        with pytest.raises((ConfigError, SchemaError, ModelError), match=message):
+            label_model(address, str(path), column, 3.0, "label-1")
+    write(tmp_path, filled=False)
+    with pytest.raises(InputError, match="no row has a label in column 'class'"):
+        label_model(model, str(path), "class", 3.0, "label-1")
