@@ -34,7 +34,7 @@ def label(
         typer.Option(
             metavar="W", min=0.0, help="Labelled rows that a component needs to have a label."
         ),
-    ] = 3.0,
+    ] = 1.5,
     debug: Debug = False,
 ) -> None:
     """Label the components of a model by a few rows, and publish that as its next version.

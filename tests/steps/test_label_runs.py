@@ -90,23 +90,23 @@ def test_labels_name_the_components_of_a_run_and_its_predictions(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_of_every_type_are_the_same_labels(tmp_path, kind):
     write(tmp_path, kind=kind)
-    labels = run_fit(make_run(tmp_path, **LABELS)).manifest.labels
+    run = make_run(tmp_path, **LABELS, input__filter="number < 700")
+    labels = run_fit(run).manifest.labels
+    assert 33 <= sum(labels.weights) <= 35  # of 35 rows inside, where one has a null
     names = sorted(str(name).removesuffix(".0") for name in KINDS[kind][0].tolist())
     assert list(labels.names) == sorted(labels.labels) == names
 
 
-@pytest.mark.parametrize("filtering", [{}, {"input__filter": "number < 700"}])
 def test_a_labelled_fit_that_was_interrupted_ends_with_the_same_bits(
     tmp_path, monkeypatch, filtering
 ):
     monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 0.0)
     write(tmp_path, rows=3_000)
     keys = {"fit__search_rows": 500, "fit__tol": 1e-9, "fit__n_init": 2, "model__n_components": 4}
-    run = make_run(tmp_path, **LABELS, **keys, **filtering)
+    run = make_run(tmp_path, **LABELS, **keys)
     whole, events = fit(run)
-    if not filtering:
-        assert len(scans(events)) > 2
-    cached, _ = fit(make_run(tmp_path, **LABELS, **keys, **filtering, output__name="cached"), 2**30)
+    assert len(scans(events)) > 2
+    cached, _ = fit(make_run(tmp_path, **LABELS, **keys, output__name="cached"), 2**30)
     assert bits(cached.result.best) == bits(whole.result.best)
     for until in (at_stage("polish"), at_iteration(1)):
         for state in (tmp_path / "models").rglob("state"):
