@@ -97,9 +97,7 @@ def test_labels_of_every_type_are_the_same_labels(tmp_path, kind):
     assert list(labels.names) == sorted(labels.labels) == names
 
 
-def test_a_labelled_fit_that_was_interrupted_ends_with_the_same_bits(
-    tmp_path, monkeypatch, filtering
-):
+def test_a_labelled_fit_that_was_interrupted_ends_with_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 0.0)
     write(tmp_path, rows=3_000)
     keys = {"fit__search_rows": 500, "fit__tol": 1e-9, "fit__n_init": 2, "model__n_components": 4}
