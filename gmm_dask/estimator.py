@@ -19,7 +19,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from gmm_dask.arrays import FloatArray
-from gmm_dask.chunked.array import array_chunks, predict_array, sum_array
+from gmm_dask.chunked.array import array_chunks, predict_array
 from gmm_dask.chunked.defects import require_usable
 from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, DensitySummary, evaluate
 from gmm_dask.chunked.fit import fit
@@ -31,20 +31,22 @@ from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import ClustersMixin
+from gmm_dask.estimator_criteria import CriteriaMixin
 from gmm_dask.estimator_exchange import ExchangeMixin
 from gmm_dask.estimator_frames import FramesMixin
+from gmm_dask.estimator_labels import LabelsMixin, labels_in_memory
 from gmm_dask.estimator_transforms import TransformsMixin
 from gmm_dask.estimator_values import ValuesMixin
 from gmm_dask.frames import refuse_text_in
 from gmm_dask.input_checks import columns_of, executor_of, lazy_array, rows_in_memory, unit_of
-from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
-from gmm_dask.mixture.criteria import aic, bic, icl
+from gmm_dask.mixture.assignment import Assignment, assign
 from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import (
     COLLAPSE_NAMES,
     COVARIANCE_NAMES,
     INITIALIZATION_NAMES,
+    LEAST_LABEL_WEIGHT,
     EMOptions,
     MixtureSpec,
     Start,
@@ -57,7 +59,9 @@ logger = logging.getLogger("gmm_dask")
 
 class GaussianMixture(
     ClustersMixin,
+    CriteriaMixin,
     FramesMixin,
+    LabelsMixin,
     ExchangeMixin,
     TransformsMixin,
     ValuesMixin,
@@ -108,6 +112,12 @@ class GaussianMixture(
         (`gmm_dask.mixture.transforms`). Every method takes rows in natural units. Means and
         covariances are those of transformed rows; log-densities and criteria are in natural
         units, so that models with different transforms can be compared.
+    components_per_label
+        A number makes the fit semi-supervised: ``fit`` takes labels of some rows as ``y``, and
+        each label owns that many components; the others are free. None, the default: ``y`` is not
+        used, as in scikit-learn's mixtures, whose pipelines and searches pass it to every step.
+    least_label_weight
+        Labelled rows that a component needs to have a label (`predict_labels`).
 
     Attributes
     ----------
@@ -130,6 +140,9 @@ class GaussianMixture(
         As in scikit-learn.
     merge_tree_
         Which components make one cluster; only after `merge_components`.
+    component_labels_
+        Label of each component, with its confidence and the counts of labelled rows; only after a
+        fit with labels or `label_components`.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -151,6 +164,8 @@ class GaussianMixture(
         "search_rows": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "nulls": [StrOptions({"error", "marginalize"})],
         "transforms": [Mapping, None],
+        "components_per_label": [Interval(Integral, 1, None, closed="left"), None],
+        "least_label_weight": [Interval(Real, 0.0, None, closed="left")],
     }
 
     def __init__(
@@ -174,6 +189,8 @@ class GaussianMixture(
         on_collapse: str = "report",
         nulls: Literal["error", "marginalize"] = "error",
         transforms: Mapping[str | int, str] | None = None,
+        components_per_label: int | None = None,
+        least_label_weight: float = LEAST_LABEL_WEIGHT,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -193,6 +210,8 @@ class GaussianMixture(
         self.on_collapse = on_collapse
         self.nulls = nulls
         self.transforms = transforms
+        self.components_per_label = components_per_label
+        self.least_label_weight = least_label_weight
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, client: Any = None) -> Self:
@@ -205,6 +224,9 @@ class GaussianMixture(
             partitions of any size. Each scan reads one after the other, never all. Where dask
             does not know how many rows they have, they are counted first, which is one scan more
             (of one column, where a data frame's source can read that alone).
+        y
+            Used only with ``components_per_label``: (n,), the label of each row, as text, integers
+            or booleans; −1, None and NaN are no label. For dask's rows as ``sample_weight``.
         sample_weight
             (n,), ≥ 0; a row of weight 2 counts as two rows. For dask's rows also a dask array or a
             column of a dask data frame, in the same partitions.
@@ -230,7 +252,8 @@ class GaussianMixture(
         """
         attributes = dict(self.__dict__)
         try:
-            with self._scanner(X, sample_weight, client) as scanner:
+            y = self._labels_to_fit(y)
+            with self._scanner(X, sample_weight, client, y) as scanner:
                 start = self._last_parameters() if self.warm_start else ()
                 before = getattr(self, "lower_bound_", -np.inf) if start else -np.inf
                 result = fit(scanner, self._options(), start=start, before=before)
@@ -244,7 +267,7 @@ class GaussianMixture(
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, then label the same rows, (n,); one scan more than `fit`."""
-        return self.fit(X, sample_weight=sample_weight).predict(X)
+        return self.fit(X, y, sample_weight=sample_weight).predict(X)
 
     def predict(self, X: Any) -> Any:
         """Index of the most probable component of each row, (n,) int64."""
@@ -266,37 +289,12 @@ class GaussianMixture(
         lazy = isinstance(densities, da.Array)  # a row without any value says nothing
         return float(da.nanmean(densities) if lazy else np.nanmean(densities))
 
-    def aic(self, X: Any) -> float:
-        """Akaike's criterion on X; lower is better. One scan."""
-        return aic(self._parameters(), self._sums(X)[0])
-
-    def bic(self, X: Any) -> float:
-        """Schwarz's criterion on X; lower is better. One scan."""
-        return bic(self._parameters(), *self._sums(X)[:2])
-
-    def icl(self, X: Any) -> float:
-        """Integrated completed likelihood on X; lower is better. One scan.
-
-        It is BIC plus twice −Σ log r of the most probable component of each row, so that it
-        prefers components that are apart. R's mclust calls −1 times this ICL.
-        """
-        return icl(self._parameters(), *self._sums(X))
-
     @classmethod
     @cache
     def _get_param_names(cls) -> list[str]:
         """Names of the parameters; cached, as scikit-learn reads the signature for every fit."""
         names: list[str] = super()._get_param_names()
         return names
-
-    def _sums(self, X: Any) -> tuple[float, float, float]:
-        """Sum over rows: log p(x) in nats, 1, and −log r of the most probable component."""
-        parameters = self._parameters()
-        array = lazy_array(self, X, reset=False)
-        if array is not None:
-            rules = self._nulls, self._fitted_transforms()
-            return sum_array(array, parameters, columns_of(self), unit_of(X), *rules)
-        return sum_assignment(self._assign(X, certainties=True))
 
     def _parameters(self) -> MixtureParameters:
         check_is_fitted(self)
@@ -348,19 +346,21 @@ class GaussianMixture(
             int(seed),
             self.search_rows,
             self._nulls,
+            self.components_per_label,
         )
 
     def _scanner(
-        self, X: Any, sample_weight: Any, client: Any = None, *, reset: bool = True
+        self, X: Any, sample_weight: Any, client: Any = None, y: Any = None, *, reset: bool = True
     ) -> Scanner:
         notify = progress_printer(self.verbose, self.verbose_interval)
         array = lazy_array(self, X, reset=reset, scheduler=client)
         if array is not None:
             from gmm_dask.storage.input.reader import source_to_fit
 
-            source = source_to_fit(array, sample_weight)
+            source = source_to_fit(array, sample_weight, y)
+            names = columns_of(self)
             chunks = source or array_chunks(
-                array, sample_weight, columns_of(self), unit_of(X), scheduler=client
+                array, sample_weight, names, unit_of(X), scheduler=client, labels=y
             )
             # Rows of an unknown number were counted.
             counted = int(source is None and (is_frame(X) or any(np.isnan(X.chunks[0]))))
@@ -379,7 +379,8 @@ class GaussianMixture(
             weights = _check_sample_weight(
                 sample_weight, rows, dtype=np.float64, ensure_non_negative=True
             )
-        chunks = cut_array(rows, weights, columns_of(self))
+        row_labels = None if y is None else labels_in_memory(y, len(rows))
+        chunks = cut_array(rows, weights, columns_of(self), row_labels)
         return Scanner(chunks, Threads(), notify, transforms=self._transforms_for(reset=reset))
 
     def _take_parameters(self, parameters: MixtureParameters) -> None:
@@ -389,19 +390,14 @@ class GaussianMixture(
         self.precisions_cholesky_ = parameters.precisions_cholesky
         self.precisions_ = parameters.covariance.precisions(parameters.precisions_cholesky)
 
-    def _take_features(self, other: GaussianMixture) -> None:
-        """Take number and names of the features from a mixture that has seen the same rows."""
-        for name in ("n_features_in_", "feature_names_in_"):
-            if hasattr(other, name):
-                setattr(self, name, getattr(other, name))
-
     def _take_result(self, result: FitResult, densities: DensitySummary, scans: int) -> None:
         # What was said of the components before: by `merge_components`, or by a published model.
-        for name in ("merge_tree_", "component_ids_", "transforms_"):
+        for name in ("merge_tree_", "component_ids_", "transforms_", "component_labels_"):
             self.__dict__.pop(name, None)
         if result.survey.transforms is not None:
             self.transforms_ = result.survey.transforms
         self._take_parameters(result.parameters)
+        self._take_labels(result, densities)
         self.converged_ = result.best.status is Status.CONVERGED
         self.n_iter_ = result.best.n_iter
         self.lower_bounds_ = list(result.best.lower_bounds)

@@ -29,6 +29,12 @@ class ExchangeMixin:
         def _take_parameters(self, parameters: MixtureParameters) -> None: ...
         def _fitted_transforms(self) -> Transforms | None: ...
 
+    def _take_features(self, other: ExchangeMixin) -> None:
+        """Take number and names of the features from a mixture that has seen the same rows."""
+        for name in FEATURES:
+            if hasattr(other, name):
+                setattr(self, name, getattr(other, name))
+
     def to_sklearn(self) -> Any:
         """Return the fitted mixture as a `sklearn.mixture.GaussianMixture`.
 

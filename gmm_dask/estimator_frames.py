@@ -18,6 +18,7 @@ from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import ConfigError, SchemaError
 from gmm_dask.frames import as_frame, open_frame, select_columns
 from gmm_dask.input_checks import frame_rows
+from gmm_dask.mixture.prediction_columns import LABEL, LABEL_CONFIDENCE
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.models.clusters import name_clusters
 
@@ -140,8 +141,9 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
         -------
         table
             (n rows) The keys; ``component``, the permanent id of the most probable component, for
-            a model that has ids, else its index; ``cluster`` if asked for, the smallest id of its
-            components; ``log_density``, log p(x) in nats; with ``nulls="marginalize"`` also
+            a model that has ids, else its index; for a mixture with labels ``label``, that of the
+            component as text, and ``label_confidence``; ``cluster`` if asked for, the smallest id
+            of its components; ``log_density``, log p(x) in nats; with ``nulls="marginalize"`` also
             ``observed``, how many features the row has (0: the ids are −1, and there is no
             density).
 
@@ -201,6 +203,8 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
         names = (keys,) if isinstance(keys, str) else tuple(keys)
         nulls = NullPolicy(self.nulls)
         predicted = {"component", "log_density"} | ({"cluster"} if cluster_ids else set())
+        labels = getattr(self, "component_labels_", None)
+        predicted |= {LABEL, LABEL_CONFIDENCE} if labels is not None else set()
         predicted |= {"observed"} if nulls is NullPolicy.MARGINALIZE else set()
         for name in names:
             if not isinstance(name, str):
@@ -221,6 +225,7 @@ class FramesMixin(TransformerMixin):  # type: ignore[misc]
             cluster_ids,
             nulls,
             self._fitted_transforms(),
+            labels,
         )
 
     def _component_ids(self) -> tuple[int, ...]:

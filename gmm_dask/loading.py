@@ -27,7 +27,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     -------
     GaussianMixture
         Fitted, with the model's columns as ``feature_names_in_``, its permanent
-        ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it. It takes
+        ``component_ids_``, and its ``merge_tree_`` unless an older gmm-dask stored it; and
+        ``component_labels_`` if the model has labels, which are text then. It takes
         rows with holes if it was fitted to such (``nulls="marginalize"``). A model with transforms
         has them too: its methods take rows in natural units. ``log_likelihood_`` is NaN after an
         incremental fit, which does not read all rows.
@@ -56,6 +57,8 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     model.component_ids_ = np.asarray(stored.component_ids)
     if stored.manifest.clusters is not None:
         model.merge_tree_ = stored.manifest.clusters.tree(stored.component_ids)
+    if stored.manifest.labels is not None:
+        model.component_labels_ = stored.manifest.labels
     threshold = stored.manifest.low_density_threshold
     model.low_density_threshold_ = np.nan if threshold is None else threshold
     likelihood = stored.manifest.log_likelihood  # not known after an incremental fit

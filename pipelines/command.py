@@ -26,6 +26,7 @@ from gmm_dask.pipelines.arguments import (
 )
 from gmm_dask.pipelines.exits import FAILED, Begun, exit_codes, print_error
 from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, SELECT, Kind, OutcomeT
+from gmm_dask.pipelines.label_commands import label
 from gmm_dask.pipelines.model_commands import diff, drift, inspect, list_, report
 from gmm_dask.pipelines.version_commands import pin, prune, unpin, use
 
@@ -165,7 +166,7 @@ def serve(
 
 
 app.command("list")(list_)
-for command in (inspect, diff, drift, report, use, pin, unpin, prune):
+for command in (inspect, diff, drift, report, label, use, pin, unpin, prune):
     app.command()(command)
 
 

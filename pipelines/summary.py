@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.mixture.criteria import bic
+from gmm_dask.mixture.labels import ComponentLabels
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.left_out import left_out_notes, skipped_facts, unsettled_words
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
@@ -28,6 +29,8 @@ from gmm_dask.storage.models.registry import load_model_at
 SHOWN_COLUMNS = 6
 #: The most components whose clusters are listed in a line.
 LISTED_COMPONENTS = 20
+#: The most labels that are listed in a line, and the most components of each.
+MOST_NAMED = 8
 
 _MARKUP = re.compile(r"[\\`*_\[\]<>|~&]")
 
@@ -104,6 +107,8 @@ def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
     ]
     if manifest.clusters is not None:
         facts.append(("clusters", clusters_words(manifest.clusters, model.component_ids)))
+    if manifest.labels is not None:
+        facts.append(("labels", label_words(manifest.labels, model.component_ids)))
     if path is not None:
         facts.append(("model", str(path)))
         version = version_at(path)
@@ -205,6 +210,22 @@ def input_summary(path: str, plan: InputPlan, purpose: str = "") -> Summary:
     if plan.transforms is not None:
         facts.append(("transforms", plan.transforms.words(plan.names)))
     return Summary(f"input {path}{purpose}", facts)
+
+
+def label_words(labels: ComponentLabels, component_ids: Sequence[int]) -> str:
+    """Say which components have which label, and how sure each is."""
+    words = []
+    for name in dict.fromkeys(labels.labels):
+        members = [
+            f"{identity}" + ("" if confidence is None else f" ({confidence:.0%})")
+            for identity, label, confidence in zip(
+                component_ids, labels.labels, labels.confidences, strict=True
+            )
+            if label == name
+        ]
+        some = [*members[:MOST_NAMED], *(["…"] if len(members) > MOST_NAMED else [])]
+        words.append(f"{name}: {', '.join(some)}")
+    return "; ".join(words[:MOST_NAMED]) + ("; …" if len(words) > MOST_NAMED else "")
 
 
 def clusters_words(clusters: Clusters, component_ids: Sequence[int]) -> str:

@@ -36,8 +36,10 @@ LAYERS = [
     {
         "gmm_dask.estimator",
         "gmm_dask.estimator_clusters",
+        "gmm_dask.estimator_criteria",
         "gmm_dask.estimator_exchange",
         "gmm_dask.estimator_frames",
+        "gmm_dask.estimator_labels",
         "gmm_dask.estimator_transforms",
         "gmm_dask.estimator_values",
         "gmm_dask.input_checks",

@@ -5,6 +5,7 @@ ORDER = (
     "em_in_two_dimensions.py",
     "kmeans_and_a_mixture.py",
     "singular_covariance.py",
+    "from_few_labels.py",
     "stars.py",
     "larger_than_memory.py",
 )

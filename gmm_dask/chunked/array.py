@@ -5,7 +5,6 @@ A dask data frame is an array too, with a block for each partition (`gmm_dask.ch
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
@@ -16,43 +15,19 @@ import dask
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
-from dask.optimization import cull
 
 from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.chunked.blocks import Block, beside_rows, is_future, split_blocks
 from gmm_dask.chunked.defects import require_usable
-from gmm_dask.chunked.partitions import is_series, series_array
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.transforming import transform_values
-from gmm_dask.errors import InputError, SchemaError, TooFewRowsError
+from gmm_dask.errors import SchemaError, TooFewRowsError
 from gmm_dask.frames import refuse_text
 from gmm_dask.mixture.assignment import Assignment, assign, sum_assignment
+from gmm_dask.mixture.label_names import encode_labels
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
-
-logger = logging.getLogger("gmm_dask")
-
-#: How often a scan may compute a task of the graph, on average, without a warning.
-MOST_REPETITIONS = 2
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """The computation of one block.
-
-    Attributes
-    ----------
-    graph
-        The part of the array's dask graph that the block is computed from.
-    key
-        Key of the block in the graph.
-    needs
-        Names of the persisted results that the graph refers to.
-    """
-
-    graph: dict[Any, Any]
-    key: Any
-    needs: tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +36,8 @@ class ArrayChunks:
 
     Attributes
     ----------
-    blocks, weight_blocks
-        Computations of the values and of the sample weights, one for each chunk.
+    blocks, weight_blocks, label_blocks
+        Computations of the values, of the sample weights and of the labels, one for each chunk.
     sizes
         Rows of each block.
     columns
@@ -80,6 +55,7 @@ class ArrayChunks:
 
     blocks: tuple[Block, ...]
     weight_blocks: tuple[Block, ...] | None
+    label_blocks: tuple[Block, ...] | None
     sizes: tuple[int, ...]
     columns: tuple[str, ...]
     unit: str
@@ -113,19 +89,26 @@ class ArrayChunks:
         Raises
         ------
         SchemaError
-            A block has another number of sample weights than of rows.
+            A block has another number of sample weights or labels than of rows.
         """
         for chunk in range(start, stop):
             weight = None
             if self.weight_blocks is not None:
                 weight = np.asarray(self._compute(self.weight_blocks[chunk]), dtype=np.float64)
-                if len(weight) != self.sizes[chunk]:
-                    raise SchemaError(
-                        f"{self.describe(chunk)}: {self.sizes[chunk]:,} rows have {len(weight):,} "
-                        "sample weights; take the weights from the rows' own frame"
-                    )
+                self._require_size(chunk, len(weight), "sample weights")
+            labels = None
+            if self.label_blocks is not None:
+                labels = encode_labels(self._compute(self.label_blocks[chunk]))
+                self._require_size(chunk, len(labels.codes), "labels")
             values = as_rows(self._compute(self.blocks[chunk]))
-            yield Rows(values, weight, chunk, self._first(chunk))
+            yield Rows(values, weight, chunk, self._first(chunk), labels=labels)
+
+    def _require_size(self, chunk: int, size: int, what: str) -> None:
+        if size != self.sizes[chunk]:
+            raise SchemaError(
+                f"{self.describe(chunk)}: {self.sizes[chunk]:,} rows have {size:,} {what}; take "
+                f"the {what.removeprefix('sample ')} from the rows' own frame"
+            )
 
     def describe(self, chunk: int, row: int | None = None) -> str:
         """Say which block a chunk is, and which rows of the array."""
@@ -139,13 +122,14 @@ class ArrayChunks:
 
     def needs(self, start: int, stop: int) -> list[Any]:
         """Names of the persisted results that chunks start … stop − 1 need, in a fixed order."""
-        blocks = [*self.blocks[start:stop], *(self.weight_blocks or ())[start:stop]]
+        others = [*(self.weight_blocks or ())[start:stop], *(self.label_blocks or ())[start:stop]]
+        blocks = [*self.blocks[start:stop], *others]
         return list(dict.fromkeys(name for block in blocks for name in block.needs))
 
     def _compute(self, block: Block) -> Any:
         persisted = {name: self.persisted[name] for name in block.needs}
         results = {
-            name: result.result() if _is_future(result) else result
+            name: result.result() if is_future(result) else result
             for name, result in persisted.items()
         }
         return dask.get({**block.graph, **results}, block.key)
@@ -184,6 +168,7 @@ def array_chunks(
     columns: tuple[str, ...] | None = None,
     unit: str = "block",
     scheduler: Any = None,
+    labels: Any = None,
 ) -> ArrayChunks:
     """Make a source of rows from a two-dimensional dask array.
 
@@ -202,11 +187,13 @@ def array_chunks(
         What a block is to the caller: a "block" of an array, or a "partition" of a data frame.
     scheduler
         What counts the rows, as `dask.compute` takes it: a client, for example.
+    labels
+        As ``sample_weight``: a label for each row, or None.
 
     Raises
     ------
     SchemaError
-        The array is not two-dimensional or not numeric, or the weights do not fit it.
+        The array is not two-dimensional or not numeric, or weights or labels do not fit it.
     """
     require_matrix(array)
     if array.numblocks[1] > 1:
@@ -221,79 +208,32 @@ def array_chunks(
         raise SchemaError(f"Found array with 0 feature(s) (shape={(n, d)}); at least 1 is needed")
     if not n:
         raise TooFewRowsError(f"Found array with 0 sample(s) (shape={(n, d)}); give some rows")
-    blocks, persisted = _blocks(array, unit)
+    blocks, persisted = split_blocks(array, unit)
     weight_blocks = None
     if sample_weight is not None:
-        weight_blocks, persisted_weights = _blocks(_weights(sample_weight, sizes, unit), unit)
+        weights = beside_rows(sample_weight, sizes, unit, "sample_weight")
+        refuse_text(weights.dtype, "sample_weight")
+        weight_blocks, persisted_weights = split_blocks(weights, unit)
         persisted |= persisted_weights
+    label_blocks = None
+    if labels is not None:
+        label_blocks, persisted_labels = split_blocks(beside_rows(labels, sizes, unit, "y"), unit)
+        persisted |= persisted_labels
     return ArrayChunks(
         blocks,
         weight_blocks,
+        label_blocks,
         tuple(int(size) for size in sizes),
         columns or tuple(f"x{number}" for number in range(d)),
         unit,
         np.dtype(array.dtype if array.dtype in (np.float32, np.float64) else np.float64),
-        tokenize(array.name, None if sample_weight is None else tokenize(sample_weight)),
+        tokenize(
+            array.name,
+            None if sample_weight is None else tokenize(sample_weight),
+            *(() if labels is None else (tokenize(labels),)),
+        ),
         persisted,
     )
-
-
-def _weights(sample_weight: Any, sizes: tuple[int, ...], unit: str) -> da.Array:
-    """Return the sample weights in the blocks of their rows."""
-    if is_series(sample_weight):
-        weights = series_array(sample_weight)
-    elif isinstance(sample_weight, da.Array):
-        weights = sample_weight
-    else:
-        weights = da.asarray(np.asarray(sample_weight))
-    refuse_text(weights.dtype, "sample_weight")
-    if weights.ndim == 1 and any(np.isnan(size) for size in weights.chunks[0]):
-        if weights.numblocks[0] != len(sizes):
-            raise SchemaError(
-                f"sample_weight has {weights.numblocks[0]:,} {unit}s and X has {len(sizes):,}; "
-                "take the weights from the rows' own frame, or let them know their sizes "
-                "(compute_chunk_sizes)"
-            )
-        return weights  # how many each block has is seen when it is read
-    if weights.ndim != 1 or weights.shape[0] != sum(sizes):
-        raise SchemaError(f"sample_weight has shape {weights.shape}; X has {sum(sizes):,} rows")
-    return weights.rechunk((sizes,))
-
-
-def _blocks(array: da.Array, unit: str) -> tuple[tuple[Block, ...], dict[Any, Any]]:
-    """Split an array's graph into blocks, and into what is persisted on a cluster, by name."""
-    graph = dict(array.__dask_graph__())
-    if any(_is_of("distributed.shuffle", node) for node in graph.values()):
-        raise InputError(
-            f"X is shuffled or rechunked by messages between workers (p2p), so that no {unit} can "
-            "be computed alone; persist X first"
-        )
-    persisted = {name: node for name, node in graph.items() if _is_future(node)}
-    if not persisted:  # optimizing would lose the futures
-        (array,) = dask.optimize(array)
-        graph = dict(array.__dask_graph__())
-    blocks, tasks = [], 0
-    for key in dask.core.flatten(array.__dask_keys__()):
-        ancestors = cull(graph, [key])[0]
-        tasks += len(ancestors)
-        needs = tuple(name for name in ancestors if name in persisted)
-        subgraph = {name: node for name, node in ancestors.items() if name not in persisted}
-        blocks.append(Block(subgraph, key, needs))
-    if tasks > MOST_REPETITIONS * len(graph):
-        logger.warning(
-            "each %s of X is computed from many others, by a shuffle, a sort or a sum over all "
-            "rows: every scan computes these again for each; persist X first",
-            unit,
-        )
-    return tuple(blocks), persisted
-
-
-def _is_future(node: Any) -> bool:
-    return _is_of("distributed.client", node)
-
-
-def _is_of(module: str, node: Any) -> bool:
-    return type(node).__module__.startswith(module)
 
 
 def predict_array(

@@ -8,10 +8,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import NamedTuple
 
-from gmm_dask.chunked.fit import drop_weightless, make_starts, searches, too_few_rows
+from gmm_dask.chunked.fit import too_few_rows
 from gmm_dask.chunked.fit_records import CellSearch, FitOptions, FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.selection_records import SelectionOptions
+from gmm_dask.chunked.starting import drop_weightless, make_starts, searches
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import NumericalError, TooFewRowsError
 from gmm_dask.events import Stage, StageAdvanced, StageFinished, StageStarted, silent

@@ -44,8 +44,12 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
     replay = replay_of(state.frames, order[0], initial, best.parameters, best.n_iter)
     firsts = state.search.firsts if state.search else ()
     first = firsts[order[0]] if order[0] < len(firsts) else None
+    if state.ownership is not None:  # the report would climb from it without the labels
+        first = None
+    ownership = state.ownership
     if state.fresh[order[0]]:
         places = component_order(best.parameters)
+        ownership = ownership and ownership.reordered(places)
         numbers = {int(place): number for number, place in enumerate(places)}
         replay = {number: mixture.reordered(places) for number, mixture in replay.items()}
         initial = initial.reordered(places)
@@ -86,6 +90,7 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         replay,
         first,
         state.replaced_on_sample,
+        ownership,
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, PrioritiesArray, RowsArray
+from gmm_dask.arrays import FloatArray, IndexArray, PrioritiesArray, RowsArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,8 @@ class Draw:
         (m, d), feature-major.
     weights
         Sample weights, (m,); (0,) without weights.
+    codes
+        Labels of the rows, (m,); (0,) without labels.
     """
 
     wanted: int
@@ -35,6 +37,7 @@ class Draw:
     numbers: npt.NDArray[np.int64]
     values: RowsArray
     weights: FloatArray
+    codes: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
     def merge(cls, draws: Sequence[Draw]) -> Draw:
@@ -42,14 +45,30 @@ class Draw:
         wanted = draws[0].wanted
         if len(draws) == 1 and len(draws[0].priorities) <= wanted:
             return draws[0]
-        # (m,), (m,), (d, m) and (m,)
-        priorities = np.concatenate([draw.priorities for draw in draws])
-        numbers = np.concatenate([draw.numbers for draw in draws])
-        values = np.concatenate([draw.values.T for draw in draws], axis=1)
-        weights = np.concatenate([draw.weights for draw in draws])
-        if len(priorities) > wanted:
-            chosen = np.sort(np.argpartition(priorities, wanted)[:wanted])
-            priorities, numbers = priorities[chosen], numbers[chosen]
-            values = values.take(chosen, axis=1)  # (d, wanted), feature-major as before
-            weights = weights[chosen] if len(weights) else weights
-        return cls(wanted, priorities, numbers, values.T, weights)
+        joined = cls.join(draws)
+        if len(joined.priorities) > wanted:
+            joined = joined.take(np.sort(np.argpartition(joined.priorities, wanted)[:wanted]))
+        return joined
+
+    @classmethod
+    def join(cls, draws: Sequence[Draw]) -> Draw:
+        """Put all rows of draws together, one draw after the other."""
+        return cls(
+            draws[0].wanted,
+            np.concatenate([draw.priorities for draw in draws]),
+            np.concatenate([draw.numbers for draw in draws]),
+            np.concatenate([draw.values.T for draw in draws], axis=1).T,  # feature-major
+            np.concatenate([draw.weights for draw in draws]),
+            np.concatenate([draw.codes for draw in draws]),
+        )
+
+    def take(self, rows: IndexArray) -> Draw:
+        """Return the draw of some of its rows."""
+        return Draw(
+            self.wanted,
+            self.priorities[rows],
+            self.numbers[rows],
+            self.values.T.take(rows, axis=1).T,  # feature-major as before
+            self.weights[rows] if len(self.weights) else self.weights,
+            self.codes[rows] if len(self.codes) else self.codes,
+        )

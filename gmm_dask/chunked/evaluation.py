@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import nan
 from typing import Any
 
@@ -18,6 +18,7 @@ from gmm_dask.errors import InputError
 from gmm_dask.events import Stage
 from gmm_dask.mixture.assignment import LEAST_SLICE_ROWS, Assignment, assign
 from gmm_dask.mixture.kernels.tally import tally
+from gmm_dask.mixture.labels import LabelCounts, add_counts, count_labels
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import complete_rows, find_patterns
 from gmm_dask.mixture.transforms import Transforms
@@ -59,6 +60,8 @@ class DensitySummary:
         Upper bound of the log-density in this mixture, nats; with transforms, of all but few rows.
     complete_weight, complete_log_likelihood
         Of the complete rows.
+    label_counts
+        For each label, the weight of its rows in each component, (k,); empty without labels.
     """
 
     rows: int
@@ -72,6 +75,7 @@ class DensitySummary:
     ceiling: float
     complete_weight: float
     complete_log_likelihood: float
+    label_counts: LabelCounts = field(default_factory=dict)
 
     def __add__(self, other: DensitySummary) -> DensitySummary:
         if self.ceiling != other.ceiling:
@@ -88,6 +92,7 @@ class DensitySummary:
             self.ceiling,
             self.complete_weight + other.complete_weight,
             self.complete_log_likelihood + other.complete_log_likelihood,
+            add_counts(self.label_counts, other.label_counts),
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -293,23 +298,33 @@ def evaluate_rows(
     """Evaluate mixtures on one chunk, with ``threads`` threads."""
     patterns = rows.patterns or ()
     complete = complete_rows(patterns, len(rows.values))
+
+    def labelled(mixture: MixtureParameters) -> LabelCounts:
+        if rows.labels is None:
+            return {}
+        return count_labels(mixture, rows.values, rows.sample_weight, rows.labels)
+
+    summaries = (
+        summarize_densities(
+            assign(
+                mixture,
+                rows.values,
+                certainties=True,
+                threads=threads,
+                patterns=patterns,
+                transforms=rows.transforms,
+            ),
+            rows.sample_weight,
+            mixture.n_components,
+            density_ceiling(mixture, rows.transforms),
+            complete,
+        )
+        for mixture in mixtures
+    )
     return EvaluationBatch(
         tuple(
-            summarize_densities(
-                assign(
-                    mixture,
-                    rows.values,
-                    certainties=True,
-                    threads=threads,
-                    patterns=patterns,
-                    transforms=rows.transforms,
-                ),
-                rows.sample_weight,
-                mixture.n_components,
-                density_ceiling(mixture, rows.transforms),
-                complete,
-            )
-            for mixture in mixtures
+            replace(summary, label_counts=labelled(mixture))
+            for summary, mixture in zip(summaries, mixtures, strict=True)
         )
     )
 
@@ -343,7 +358,11 @@ def evaluate(
         sample = survey.sample
         holes = find_patterns(sample.X) if survey.incomplete else ()
         transforms = survey.transforms
-        rows = Rows(sample.X, sample.sample_weight, 0, 0, patterns=holes, transforms=transforms)
+        labels = None if survey.labels is None else survey.labels.label(survey.draw)
+        rows = Rows(
+            sample.X, sample.sample_weight, 0, 0,
+            patterns=holes, transforms=transforms, labels=labels,
+        )  # fmt: skip
         threads = available_cores() if survey.rows > LEAST_SLICE_ROWS else 1
         return evaluate_rows(rows, tuple(mixtures), threads).summaries
     nulls = nulls if survey is None else survey.nulls_left

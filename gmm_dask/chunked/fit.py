@@ -18,43 +18,31 @@ import numpy as np
 
 from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
+from gmm_dask.chunked.owning import assign_labels
 from gmm_dask.chunked.replacing import is_lost, lowest_finder, mend_starts
 from gmm_dask.chunked.replay import add_frame
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import Survey, survey_source
+from gmm_dask.chunked.starting import make_starts
+from gmm_dask.chunked.survey import survey_source
 from gmm_dask.chunked.threads import available_cores
-from gmm_dask.errors import NumericalError, TooFewRowsError
+from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import (
     IterationFinished,
     Notify,
     Stage,
-    StageAdvanced,
-    StageFinished,
-    StageStarted,
 )
 from gmm_dask.mixture.em import EMState, Expectation, em_steps, start_em
 from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
 from gmm_dask.mixture.initialization import (
     check_start,
     given_start,
-    initial_parameters,
-    seeded,
-    wide_start,
 )
+from gmm_dask.mixture.labels import Ownership, sum_labelled
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.replacing import Replacement
-from gmm_dask.mixture.search import (
-    SearchEffort,
-    SearchSummary,
-    count_runs,
-    search,
-    worth_searching,
-)
-from gmm_dask.mixture.starts import Sample, SharedSample
 from gmm_dask.mixture.statistics import StatisticsBatch, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
-from gmm_dask.mixture.transforms import sample_slope
 
 logger = logging.getLogger("gmm_dask")
 
@@ -173,16 +161,18 @@ def _add_starts(
     start: tuple[MixtureParameters, ...],
     search_too: bool,
 ) -> FitState:
+    ownership = assign_labels(state.survey, options, start)
     summary = None
     fresh_starts: tuple[MixtureParameters, ...] = ()
     if options.spec.start.complete:
         start = (*start, given_start(options.spec))
     elif not start or search_too:
         fresh_starts, summary = make_starts(
-            scanner.notify, state.survey, options, available_cores()
+            scanner.notify, state.survey, options, available_cores(), ownership=ownership
         )
     return replace(
         state,
+        ownership=ownership,
         starts=(*fresh_starts, *start),
         fresh=(options.spec.start.free,) * len(fresh_starts) + (False,) * len(start),
         search=summary,
@@ -190,111 +180,20 @@ def _add_starts(
     )
 
 
-def make_starts(
-    notify: Notify,
-    survey: Survey,
-    options: FitOptions,
-    threads: int,
-    *,
-    effort: SearchEffort | None = None,
-    rivals: Sequence[MixtureParameters] = (),
-    shared: SharedSample | None = None,
-) -> tuple[tuple[MixtureParameters, ...], SearchSummary | None]:
-    """Make first parameters from the sample: by a search, or plainly where that cannot pay.
+def sum_labelled_batch(
+    rows: Rows, argument: tuple[tuple[MixtureParameters, ...], Ownership]
+) -> StatisticsBatch:
+    """Sum the statistics as `sum_batch` does, of rows that have the components of their labels.
 
     Parameters
     ----------
-    threads
-        Threads that share the search; the result does not depend on their number.
-    effort
-        The extent of the search; by default that of a single fit.
-    rivals
-        Further starts that compete in the search; not in that on a small sample.
-    shared
-        The sample with what other searches have computed of it.
+    argument
+        Parameters of each candidate, and the components of each label.
     """
-    sample = drop_weightless(survey.sample, options.spec.n_components)
-    try:
-        if not searches(sample, options):
-            return _make_plain_starts(sample, options), None
-        slope = sample_slope(sample, survey.transforms)
-        whole = survey.in_memory
-        return _search(notify, sample, slope, options, whole, threads, effort, rivals, shared)
-    except NumericalError:
-        if options.em.on_collapse != "replace":
-            raise
-        # Every start broke down; wide covariances are as sound as that of all rows.
-        random_state = seeded(options.random_state)
-        filled = sample.filled(options.spec)
-        return (wide_start(sample.X, options.spec, random_state, filled),), None
-
-
-def searches(sample: Sample, options: FitOptions) -> bool:
-    """Whether to search; without a single iteration, the start itself is what the caller wants."""
-    m, d = sample.X.shape
-    wanted = options.search_rows is not None and options.em.max_iter > 0
-    return wanted and worth_searching(m, d, options.spec)
-
-
-def drop_weightless(sample: Sample, k: int) -> Sample:
-    """Drop rows of weight 0, on which no start may be placed."""
-    if sample.sample_weight is None or (sample.sample_weight > 0).all():
-        return sample
-    weighted = np.flatnonzero(sample.sample_weight > 0)
-    if len(weighted) < k:
-        raise TooFewRowsError(
-            f"only {len(weighted)} of {len(sample.sample_weight):,} sampled rows have a weight "
-            f"above 0, for n_components = {k}; fit fewer components, or leave rows of weight 0 out"
-        )
-    return Sample(sample.X.T[:, weighted].T, sample.sample_weight[weighted])
-
-
-def _make_plain_starts(sample: Sample, options: FitOptions) -> tuple[MixtureParameters, ...]:
-    """Make starts as scikit-learn does, without a search."""
-    filled = sample.filled(options.spec)
-    random_state = seeded(options.random_state)
-    return tuple(
-        initial_parameters(sample.X, sample.sample_weight, options.spec, random_state, filled)
-        for _ in range(options.n_init)
-    )
-
-
-def _search(
-    notify: Notify,
-    sample: Sample,
-    slope: float,
-    options: FitOptions,
-    whole: bool,
-    threads: int,
-    effort: SearchEffort | None,
-    rivals: Sequence[MixtureParameters],
-    shared: SharedSample | None,
-) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
-    m, d = sample.X.shape
-    runs = count_runs(m, d, options.spec.n_components, options.n_init, whole, sample.incomplete)
-    notify(StageStarted(Stage.SEARCH, runs, "runs", f"on {m:,} rows"))
-    starts, summary = search(
-        sample,
-        options.spec,
-        options.em,
-        random_state=options.random_state,
-        keep=options.n_init,
-        threads=threads,
-        whole=whole,
-        effort=effort,
-        rivals=rivals,
-        shared=shared,
-        advanced=lambda done: notify(StageAdvanced(Stage.SEARCH, done)),
-    )
-    best = summary.log_likelihoods[0] + slope
-    notify(
-        StageFinished(
-            Stage.SEARCH,
-            summary.seconds,
-            f"{summary.starts} starts on {summary.rows:,} rows, best log-likelihood {best:.5f}",
-        )
-    )
-    return starts, summary
+    batch, ownership = argument
+    assert rows.labels is not None
+    given = rows.values, rows.sample_weight, rows.patterns or (), rows.labels.codes, ownership
+    return StatisticsBatch(tuple(sum_labelled(parameters, *given) for parameters in batch))
 
 
 def sum_batch(rows: Rows, batch: tuple[MixtureParameters, ...]) -> StatisticsBatch:
@@ -388,15 +287,21 @@ def _replacing(
 
 def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expectation:
     """Choose how an E-step is computed: by a scan, or on the sample where it holds all rows."""
-    nulls = state.survey.nulls_left
+    nulls, ownership = state.survey.nulls_left, state.ownership
+    if not state.survey.in_memory and ownership is not None:
+        return lambda batch: (
+            scanner.reduce(
+                sum_labelled_batch, (tuple(batch), ownership), Stage.POLISH, nulls
+            ).statistics
+        )
     if not state.survey.in_memory:
         return lambda batch: scanner.reduce(sum_batch, tuple(batch), Stage.POLISH, nulls).statistics
-    sample = state.survey.sample
+    sample = state.survey.sample_for(ownership)
     if sample.X.shape[0] <= PIECE_ROWS:
-        return ExpectationOn(sample.X, sample.sample_weight)
+        return ExpectationOn(sample.X, sample.sample_weight, labelling=sample.labelling)
     threads = available_cores()
     pool = stack.enter_context(ThreadPoolExecutor(threads))
-    return ExpectationOn(sample.X, sample.sample_weight, pool, threads)
+    return ExpectationOn(sample.X, sample.sample_weight, pool, threads, sample.labelling)
 
 
 def _notify_iteration(notify: Notify, em: EMState, rows: int, seconds: float, slope: float) -> None:

@@ -10,6 +10,7 @@ from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.mixture.criteria import Health
 from gmm_dask.mixture.em import Candidate, EMState
+from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
@@ -36,6 +37,9 @@ class FitOptions:
     nulls
         ``ERROR`` refuses rows that hold a null, ``DROP`` drops them, ``MARGINALIZE`` fits to what
         they have.
+    components_per_label
+        Components that each label of the rows owns, the others are free; None: labels take no
+        part in the fit.
     """
 
     spec: MixtureSpec = field(default_factory=MixtureSpec)
@@ -44,6 +48,7 @@ class FitOptions:
     random_state: int = 0
     search_rows: int | Literal["auto"] | None = "auto"
     nulls: NullPolicy = NullPolicy.ERROR
+    components_per_label: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +100,8 @@ class FitState:
         Of a selection: what has been found for each cell, in their order.
     turns
         Of a selection: turns of its search that are done.
+    ownership
+        In a fit with labels: the components of each label, of every candidate alike.
     """
 
     survey: Survey
@@ -109,6 +116,7 @@ class FitState:
     cells: tuple[CellSearch, ...] = ()
     turns: int = 0
     replaced_on_sample: int = 0
+    ownership: Ownership | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +149,8 @@ class FitResult:
         How often a component of a start was placed again, before the polish.
     first
         The start of the search from which ``initial`` came, in the same order; None without one.
+    ownership
+        In a fit with labels: the components of each label, in the same order.
     """
 
     best: Candidate
@@ -154,6 +164,7 @@ class FitResult:
     replay: Mapping[int, MixtureParameters] = field(default_factory=dict)
     first: MixtureParameters | None = None
     replaced_on_sample: int = 0
+    ownership: Ownership | None = None
 
     @property
     def replaced(self) -> tuple[tuple[int, int], ...]:

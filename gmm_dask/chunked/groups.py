@@ -14,6 +14,7 @@ from typing import Any
 
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.rows import MemoryChunks, RowChunks
+from gmm_dask.mixture.labels import RowLabels
 
 #: Groups to aim for: enough to keep hundreds of cores busy to the end of a scan.
 GROUPS = 2048
@@ -94,7 +95,10 @@ def group_rows(n: int, d: int) -> int:
 
 
 def cut_array(
-    values: RowsArray, sample_weight: FloatArray | None, columns: tuple[str, ...]
+    values: RowsArray,
+    sample_weight: FloatArray | None,
+    columns: tuple[str, ...],
+    labels: RowLabels | None = None,
 ) -> MemoryChunks:
     """Cut an array of n rows of d features into chunks that are groups.
 
@@ -104,8 +108,10 @@ def cut_array(
         (n,) or None.
     columns
         Names of the d features.
+    labels
+        Of the n rows, or None.
     """
-    return MemoryChunks(values, sample_weight, group_rows(*values.shape), columns)
+    return MemoryChunks(values, sample_weight, group_rows(*values.shape), columns, labels)
 
 
 def lanes_of(chunks: RowChunks) -> tuple[Lane, ...]:

@@ -63,6 +63,15 @@ def series_array(series: Any) -> da.Array:
     return _blockwise(series, read_series, None, np.dtype(np.float64))
 
 
+def label_array(series: Any) -> da.Array:
+    """Make a lazy dask array, (n,) of objects, of a `dask.dataframe.Series` of labels."""
+
+    def read(partition: Any, number: int) -> Any:
+        return np.asarray(partition, dtype=object)
+
+    return _blockwise(series, read, None, np.dtype(object))
+
+
 def count_rows(frame: Any, scheduler: Any = None) -> tuple[int, ...]:
     """Count the rows of each partition; reads one column, where the frame's source can do so.
 

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy.typing as npt
 import xxhash
 
-from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.defects import apply_null_policy
 from gmm_dask.chunked.groups import Group, GroupResult
 from gmm_dask.chunked.rows import RowChunks, Rows
@@ -21,7 +21,7 @@ from gmm_dask.chunked.transforming import continues, transform_rows
 from gmm_dask.errors import InputChangedError, ValuesChangedError
 
 
-def fingerprint_of(values: RowsArray) -> int:
+def fingerprint_of(values: npt.NDArray[Any]) -> int:
     """Hash the bits of an array (xxh3, 64 bits), whatever its layout in memory."""
     columns = values.T  # (d, m)
     if not columns.flags.c_contiguous:
@@ -49,6 +49,8 @@ def verify_rows(chunks: RowChunks, rows: Rows, work: Work) -> int:
     fingerprint = fingerprint_of(rows.values) if rows.fingerprint is None else rows.fingerprint
     if rows.sample_weight is not None:
         fingerprint ^= fingerprint_of(rows.sample_weight[:, None])
+    if rows.labels is not None:
+        fingerprint ^= fingerprint_of(rows.labels.codes[:, None])
     verify_fingerprint(chunks, rows.chunk, fingerprint, work)
     return fingerprint
 
@@ -73,6 +75,8 @@ def nbytes(rows: Rows) -> int:
     size = rows.values.nbytes
     if rows.sample_weight is not None:
         size += rows.sample_weight.nbytes
+    if rows.labels is not None:
+        size += rows.labels.codes.nbytes
     masks = [rows.used] if rows.used is rows.inside else [rows.used, rows.inside]
     size += sum(pattern.rows.nbytes for pattern in rows.patterns or ())
     return size + sum(mask.nbytes for mask in masks if mask is not None)

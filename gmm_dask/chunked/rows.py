@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from gmm_dask.arrays import FloatArray, MaskArray, RowsArray
+from gmm_dask.mixture.labels import RowLabels
 from gmm_dask.mixture.patterns import Patterns, find_patterns
 from gmm_dask.mixture.transforms import Transforms
 
@@ -52,6 +53,8 @@ class Rows:
         Number of the file that the rows are of; None unless chunks are split by file.
     young
         Whether the weight of a row does not yet decay with its age, but will.
+    labels
+        Of the rows of ``values``; None where no labels were asked for.
     """
 
     values: RowsArray
@@ -66,6 +69,7 @@ class Rows:
     patterns: Patterns | None = None
     file: int | None = None
     young: bool = False
+    labels: RowLabels | None = None
 
     @property
     def source_rows(self) -> int:
@@ -165,12 +169,15 @@ class MemoryChunks:
         Rows per chunk; the last chunk may be shorter.
     columns
         Names of the d features.
+    labels
+        Of the n rows, or None.
     """
 
     values: RowsArray
     sample_weight: FloatArray | None
     chunk_rows: int
     columns: tuple[str, ...]
+    labels: RowLabels | None = None
 
     volatile = False
     digest = "memory"
@@ -202,7 +209,8 @@ class MemoryChunks:
             first = chunk * self.chunk_rows
             after = first + self.chunk_rows
             weight = None if self.sample_weight is None else self.sample_weight[first:after]
-            yield Rows(self.values[first:after], weight, chunk, first)
+            labels = None if self.labels is None else self.labels.take(slice(first, after))
+            yield Rows(self.values[first:after], weight, chunk, first, labels=labels)
 
     def describe(self, chunk: int, row: int | None = None) -> str:
         """Say which rows of the array a chunk or a row of it is."""
@@ -242,8 +250,9 @@ def _keep(rows: Rows, kept: MaskArray) -> Rows:
     """Leave out the rows of ``values`` that a mask (m,) does not keep."""
     values = rows.values.T.compress(kept, axis=1).T  # (used, d), feature-major
     weight = None if rows.sample_weight is None else rows.sample_weight[kept]
+    labels = None if rows.labels is None else rows.labels.take(kept)
     used = kept
     if rows.used is not None:
         used = rows.used.copy()
         used[rows.used] = kept
-    return replace(rows, values=values, sample_weight=weight, used=used)
+    return replace(rows, values=values, sample_weight=weight, used=used, labels=labels)

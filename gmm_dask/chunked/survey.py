@@ -11,12 +11,19 @@ import numpy as np
 from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.defects import Defects, count_defects, no_defects, refuse_defects
 from gmm_dask.chunked.draw import Draw
+from gmm_dask.chunked.label_survey import (
+    LabelSurvey,
+    add_label_surveys,
+    labelled_sample,
+    survey_labels,
+)
 from gmm_dask.chunked.moments import Moments, take_moments
 from gmm_dask.chunked.rows import RowChunks, Rows, drop_incomplete, find_holes
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.errors import InputError, TooFewRowsError
 from gmm_dask.events import Stage
 from gmm_dask.mixture.kernels.sampling import rows_below
+from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
@@ -55,6 +62,8 @@ class Survey:
     feature_weights
         Sum of the sample weights of the rows that have each feature, (d,), while a transform is
         pending; else None.
+    labels
+        Of the labelled rows; None where no labels were asked for.
     """
 
     source_rows: int
@@ -68,6 +77,7 @@ class Survey:
     transforms: Transforms | None = None
     log_slopes: float = 0.0
     feature_weights: FloatArray | None = None
+    labels: LabelSurvey | None = None
 
     def __add__(self, other: Survey) -> Survey:
         return Survey(
@@ -82,6 +92,7 @@ class Survey:
             self.transforms,
             self.log_slopes + other.log_slopes,
             _add(self.feature_weights, other.feature_weights),
+            add_label_surveys(self.labels, other.labels),
         )
 
     @cached_property
@@ -137,6 +148,12 @@ class Survey:
     def sample(self) -> Sample:
         """Values of the sample, (m, d) feature-major, and their weights."""
         return Sample(self.draw.values, self.draw.weights if len(self.draw.weights) else None)
+
+    def sample_for(self, ownership: Ownership | None) -> Sample:
+        """Return the sample; with an owner for each label, all rows of the labels that are kept."""
+        if self.labels is None or ownership is None:
+            return self.sample
+        return labelled_sample(self.draw, self.labels, ownership)
 
 
 @dataclass(frozen=True)
@@ -217,7 +234,11 @@ def _in_units(survey: Survey, transforms: Transforms | None) -> Survey:
     """Return the survey of rows that have had what was pending in their transforms, too."""
     if transforms is None or transforms == survey.transforms:
         return survey
-    moments, draw = survey.moments, survey.draw
+    moments, labels = survey.moments, survey.labels
+
+    def in_units(draw: Draw) -> Draw:
+        return replace(draw, values=transforms.apply(draw.values, survey.transforms))
+
     rows = np.stack([moments.mean, moments.minimum, moments.maximum])  # (3, d)
     mean, minimum, maximum = transforms.apply(rows, survey.transforms)
     scale = transforms.scales(survey.transforms)  # (d,)
@@ -228,7 +249,14 @@ def _in_units(survey: Survey, transforms: Transforms | None) -> Survey:
         moments=replace(
             moments, mean=mean, squares=moments.squares / scale**2, minimum=minimum, maximum=maximum
         ),
-        draws=(replace(draw, values=transforms.apply(draw.values, survey.transforms)),),
+        draws=(in_units(survey.draw),),
+        labels=labels
+        and replace(
+            labels,
+            draw=replace(
+                labels.draw, values=transforms.apply(labels.draw.values, survey.transforms)
+            ),
+        ),
         transforms=transforms,
         log_slopes=survey.log_slopes + slopes,
         feature_weights=None,
@@ -284,6 +312,7 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
         numbers,
         used.values.T.take(places, axis=1).T,  # (m, d), feature-major
         np.empty(0) if weights is None else weights[places],
+        np.empty(0, np.int64) if used.labels is None else used.labels.codes[places],
     )
     return Survey(
         rows.source_rows,
@@ -297,6 +326,7 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
         rows.transforms,
         _sum_slopes(used, weights),
         _weigh_features(used, weights),
+        survey_labels(used, weights, request.seed),
     )
 
 

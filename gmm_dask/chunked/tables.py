@@ -15,6 +15,7 @@ from gmm_dask.chunked.partitions import map_frame, read_partition
 from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.frames import join_columns
 from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.labels import ComponentLabels
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import count_observed
 from gmm_dask.mixture.prediction_columns import prediction_columns
@@ -42,6 +43,8 @@ class TableRequest:
         ``MARGINALIZE`` predicts rows with holes, and counts what they have; else they are refused.
     transforms
         Of the mixture; tables are in natural units.
+    labels
+        Of the components, if the mixture has any.
     """
 
     parameters: MixtureParameters
@@ -51,6 +54,7 @@ class TableRequest:
     cluster_ids: tuple[int, ...] | None = None
     nulls: NullPolicy = NullPolicy.ERROR
     transforms: Transforms | None = None
+    labels: ComponentLabels | None = None
 
 
 def predict_table(
@@ -98,7 +102,8 @@ def predict_table(
     if not assigned.finite:
         require_usable(rows, request.features, request.nulls, place)
     observed = count_observed(rows) if request.nulls is NullPolicy.MARGINALIZE else None
-    columns = prediction_columns(assigned, request.component_ids, request.cluster_ids, observed)
+    ids, labels = (request.component_ids, request.cluster_ids), request.labels
+    columns = prediction_columns(assigned, *ids, observed, labels)
     return join_columns(table, request.keys, columns)
 
 

@@ -18,6 +18,7 @@ from gmm_dask.config.cluster_file import (
 )
 from gmm_dask.config.fit_sections import FitSection, ModelSection, RetrainSection, SelectSection
 from gmm_dask.config.input_section import InputSection
+from gmm_dask.config.labels_section import LabelsSection
 from gmm_dask.config.output_sections import KeepSection, OutputSection, PredictSection
 from gmm_dask.config.reading import check_config, read_config
 from gmm_dask.config.run_file import RunConfig
@@ -29,6 +30,7 @@ __all__ = [
     "FitSection",
     "InputSection",
     "KeepSection",
+    "LabelsSection",
     "LocalProcesses",
     "ModelSection",
     "OutputSection",

@@ -253,7 +253,7 @@ class Competition:
         ]
 
     def _expectation(self, rows: Sample) -> ExpectationOn:
-        return ExpectationOn(rows.X, rows.sample_weight, self.pool, self.threads)
+        return ExpectationOn(rows.X, rows.sample_weight, self.pool, self.threads, rows.labelling)
 
     def sort(self, runs: list[Run]) -> list[Run]:
         """Return the runs that did not break down, best first."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
 from typing import Any
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
+from gmm_dask.mixture.labels import Labelling, group_rows_by_label, scatter, take_rows
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import Pattern, find_patterns
 from gmm_dask.mixture.statistics import SufficientStatistics, sum_pattern, sum_statistics
@@ -29,14 +30,23 @@ class _Piece:
         (m, o) and (m,) or None.
     pattern
         The pattern of rows with holes, of which X has the observed features.
+    components
+        Those of the label of all these rows; None: all components.
     """
 
     X: RowsArray
     sample_weight: FloatArray | None
     pattern: Pattern | None = None
+    components: IndexArray | None = None
 
     def sum(self, parameters: MixtureParameters) -> SufficientStatistics:
         """Take its statistics."""
+        if self.components is not None:
+            of_label = parameters.reordered(self.components)
+            return scatter(self._sum(of_label), parameters, self.components)
+        return self._sum(parameters)
+
+    def _sum(self, parameters: MixtureParameters) -> SufficientStatistics:
         if self.pattern is None:
             return sum_statistics(parameters, self.X, self.sample_weight)
         return sum_pattern(parameters, self.pattern, self.X, self.sample_weight)
@@ -52,6 +62,8 @@ class ExpectationOn:
         (m, d) float32 or float64, finite but for holes, m > 0.
     sample_weight
         (m,) or None.
+    labelling
+        Labels of the rows, which then have the components of their label alone; None: without.
     pool, threads
         The pool that sums the pieces, and how many of its threads; without one, the calling thread.
     """
@@ -60,6 +72,7 @@ class ExpectationOn:
     sample_weight: FloatArray | None
     pool: ThreadPoolExecutor | None = None
     threads: int = 1
+    labelling: Labelling | None = None
 
     def __call__(self, batch: Sequence[MixtureParameters]) -> list[SufficientStatistics]:
         """Take the statistics of each mixture."""
@@ -83,26 +96,36 @@ class ExpectationOn:
 
     @cached_property
     def _pieces(self) -> list[_Piece]:
-        """The rows in pieces; those with holes by their patterns."""
-        weights = self.sample_weight
-        patterns = find_patterns(self.X)
-        if not patterns:
-            slices = [
-                slice(start, start + PIECE_ROWS) for start in range(0, len(self.X), PIECE_ROWS)
+        """The rows in pieces; those with labels by these, those with holes by their patterns."""
+        if self.labelling is None:
+            return _cut(self.X, self.sample_weight)
+        labelling, pieces = self.labelling, list[_Piece]()
+        for code, rows in group_rows_by_label(labelling.codes):
+            weights = None if self.sample_weight is None else self.sample_weight[rows]
+            components = labelling.components(code)
+            pieces += [
+                replace(piece, components=components)
+                for piece in _cut(take_rows(self.X, rows), weights)
             ]
-            return [
-                _Piece(self.X[rows], None if weights is None else weights[rows]) for rows in slices
-            ]
-        parts = [
-            pattern.part(start, start + PIECE_ROWS)
-            for pattern in patterns
-            if len(pattern.observed)
-            for start in range(0, len(pattern.rows), PIECE_ROWS)
-        ]
-        return [
-            _Piece(part.take(self.X), None if weights is None else weights[part.rows], part)
-            for part in parts
-        ]
+        return pieces
+
+
+def _cut(X: RowsArray, weights: FloatArray | None) -> list[_Piece]:
+    """Cut rows into pieces; those with holes by their patterns."""
+    patterns = find_patterns(X)
+    if not patterns:
+        slices = [slice(start, start + PIECE_ROWS) for start in range(0, len(X), PIECE_ROWS)]
+        return [_Piece(X[rows], None if weights is None else weights[rows]) for rows in slices]
+    parts = [
+        pattern.part(start, start + PIECE_ROWS)
+        for pattern in patterns
+        if len(pattern.observed)
+        for start in range(0, len(pattern.rows), PIECE_ROWS)
+    ]
+    return [
+        _Piece(part.take(X), None if weights is None else weights[part.rows], part)
+        for part in parts
+    ]
 
 
 def _sum_each(

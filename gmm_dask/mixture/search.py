@@ -178,7 +178,8 @@ def search(
     With ``init_params="kmeans"``, the starts take turns between k-means on standardised features,
     seeds of k-means++, and random rows with wide covariances; the first is made as by scikit-learn.
     With another method, all starts are made by that method. On a small sample, more seeds take the
-    place of k-means (`gmm_dask.mixture.small_search`).
+    place of k-means (`gmm_dask.mixture.small_search`). In a fit with labels, starts are made from
+    the labelled rows (`gmm_dask.mixture.owned_starts`).
 
     Parameters
     ----------
@@ -212,8 +213,9 @@ def search(
     """
     began = time.perf_counter()
     m, d = sample.X.shape
+    labelled = sample.labelling is not None
     small = is_small(m, d, spec.n_components, sample.incomplete)
-    if small and spec.start.free:
+    if small and spec.start.free and not labelled:
         mixtures, summary = _search_small_sample(sample, spec, random_state, keep, began)
         advanced(summary.starts)
         return mixtures, summary
@@ -232,7 +234,8 @@ def search(
             others = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
             options = EMOptions(0.0, effort.rival_iterations)
             runs = competition.sort([*runs, *competition.run(rows, others, options)])
-        if spec.start.free:  # moves would leave parameters that the caller fixed
+        # Moves would leave parameters that the caller fixed, and components to other labels.
+        if spec.start.free and not labelled:
             moves = effort.moves or effort_of_moves(COVARIANCE_TYPES[spec.covariance_type])
             runs = competition.settle(rows, runs, moves, keep)
         runs = runs[: effort.finalists]
@@ -240,7 +243,7 @@ def search(
         rows = shared.head(final_rows)
         options = EMOptions(effort.final_tol, effort.final_iterations)
         best = competition.finish(rows, runs, options, keep)
-        if whole:
+        if whole and not labelled:
             best = competition.sort([*best, *_run_by_method(competition, starts, sample, em)])
     if not best:
         raise NumericalError(f"every start of the search broke down: {competition.problem}")

@@ -26,6 +26,9 @@ CRITERION_NAMES: tuple[str, ...] = get_args(CriterionName)
 COLLAPSE_NAMES: tuple[str, ...] = get_args(CollapseName)
 TRANSFORM_NAMES: tuple[str, ...] = get_args(TransformName)
 
+#: Labelled rows that a component needs to have a label, unless the caller says otherwise.
+LEAST_LABEL_WEIGHT = 1.5
+
 
 @dataclass(frozen=True, eq=False)
 class Start:

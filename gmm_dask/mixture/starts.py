@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
+from gmm_dask.arrays import FloatArray, IndexArray, LabelsArray, RowsArray
 from gmm_dask.mixture.criteria import deviations
 from gmm_dask.mixture.imputation import Filled, fit_pooled, observed_moments
 from gmm_dask.mixture.initialization import (
@@ -24,6 +24,8 @@ from gmm_dask.mixture.initialization import (
     seeded,
     wide_start,
 )
+from gmm_dask.mixture.labels import UNLABELLED, Labelling, group_rows_by_label
+from gmm_dask.mixture.owned_starts import owned_start
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import has_holes
 from gmm_dask.mixture.spec import MixtureSpec
@@ -36,11 +38,18 @@ class StartKind(StrEnum):
     KMEANS = "k-means on standardised features"
     SEEDS = "nearest of the seeds of k-means++"
     WIDE = "random rows with wide covariances"
+    OWNED = "rows of the labels, and the others by the nearest of their centres"
+    OWNED_WIDE = "centres of the labels with wide covariances"
     NEIGHBOUR = "a mixture of another cell of the selection, changed"
 
 
+#: Rows of each label that are among those drawn from a sample.
+KEPT_OF_LABEL = 64
+
 #: The kinds that take turns where the caller asks for k-means.
 TURNS = (StartKind.KMEANS, StartKind.SEEDS, StartKind.WIDE)
+#: Those of a fit with labels.
+OWNED_TURNS = (StartKind.OWNED, StartKind.OWNED_WIDE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +62,13 @@ class Sample:
         (m, d) float32 or float64, preferably feature-major; finite but for holes.
     sample_weight
         (m,) or None.
+    labelling
+        Labels of the rows and what they own, in a fit with labels; else None.
     """
 
     X: RowsArray
     sample_weight: FloatArray | None
+    labelling: Labelling | None = None
 
     @cached_property
     def incomplete(self) -> bool:
@@ -83,13 +95,25 @@ class Sample:
         return Filled.of(self.X, fit_pooled(self.X, self.sample_weight, spec))
 
     def head(self, rows: int, random_state: np.random.RandomState) -> Sample:
-        """Draw that many rows at random; return the sample itself if it has no more."""
+        """Draw that many rows at random; return the sample itself if it has no more.
+
+        In a fit with labels a few rows of each label are drawn in any case.
+        """
         m = self.X.shape[0]
         if rows >= m:
             return self
         chosen = np.sort(random_state.choice(m, size=rows, replace=False))
+        if self.labelling is not None:
+            groups = group_rows_by_label(self.labelling.codes)
+            kept = [of_label[:KEPT_OF_LABEL] for code, of_label in groups if code != UNLABELLED]
+            chosen = np.unique(np.concatenate([chosen, *kept]))
+        return self.take(chosen)
+
+    def take(self, chosen: IndexArray) -> Sample:
+        """Return some of the rows, feature-major."""
         X = np.ascontiguousarray(self.X.T[:, chosen]).T  # (rows, d), feature-major
-        return Sample(X, None if self.sample_weight is None else self.sample_weight[chosen])
+        weight = None if self.sample_weight is None else self.sample_weight[chosen]
+        return Sample(X, weight, self.labelling and self.labelling.take(chosen))
 
 
 class SharedSample:
@@ -207,8 +231,11 @@ class Starts:
     def kinds(self, starts: int) -> list[StartKind]:
         """Return the kinds of that many starts.
 
-        They take turns if the caller asks for k-means; else all are of the method asked for.
+        They take turns if the caller asks for k-means; else all are of the method asked for. Those
+        of a fit with labels are of kinds of their own.
         """
+        if self.shared.sample.labelling is not None:
+            return [OWNED_TURNS[number % len(OWNED_TURNS)] for number in range(starts)]
         if self.spec.start.init_params != "kmeans":
             return [StartKind.METHOD] * starts
         return [TURNS[number % len(TURNS)] for number in range(starts)]
@@ -222,6 +249,17 @@ class Starts:
     def make(self, number: int, kind: StartKind) -> MixtureParameters:
         """Make a start; number 0 is made as by scikit-learn, whatever its kind."""
         rows = self.shared.head(self.rows)
+        if rows.labelling is not None:
+            return owned_start(
+                rows.X,
+                rows.sample_weight,
+                rows.labelling,
+                self.shared.standardised(self.rows, self.spec),
+                self.spec,
+                self._seeded(number),
+                self._filled,
+                wide=kind is StartKind.OWNED_WIDE,
+            )
         if kind is StartKind.METHOD:
             return self.make_by_method(rows, number)
         if kind is StartKind.WIDE:

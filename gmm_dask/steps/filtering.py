@@ -40,6 +40,13 @@ def plan_prediction(run: RunConfig, present: datetime, bad: tuple[BadFile, ...] 
         raise
 
 
+def plan_fit(run: RunConfig, present: datetime, bad: tuple[BadFile, ...] = ()) -> InputPlan:
+    """Make the plan of the rows to fit, with their labels where the run file has ``[labels]``."""
+    return plan_input(
+        run.input, present, bad, labels=None if run.labels is None else run.labels.column
+    )
+
+
 def choose_present(run: RunConfig, for_fit: bool, bad: tuple[BadFile, ...] = ()) -> datetime:
     """Return the time that a run calls now: in its filter, and where rows weigh by their age.
 
@@ -62,7 +69,7 @@ def choose_present(run: RunConfig, for_fit: bool, bad: tuple[BadFile, ...] = ())
     for meta in interrupted_fits(Registry(run.output.models, run.output.name)):
         try:
             as_of = datetime.fromisoformat(meta["as_of"])
-            resumable = fit_key(run, plan_input(run.input, as_of, bad)) == meta["fit_key"]
+            resumable = fit_key(run, plan_fit(run, as_of, bad)) == meta["fit_key"]
         except (GmmDaskError, KeyError, TypeError, ValueError):  # of other rows, or older
             continue
         if resumable:

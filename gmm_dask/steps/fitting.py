@@ -197,6 +197,7 @@ def fit_options(run: RunConfig, spec: MixtureSpec | None = None) -> FitOptions:
         random_state=run.fit.random_state,
         search_rows=None if rows == "none" else rows,
         nulls=run.input.nulls,
+        components_per_label=None if run.labels is None else run.labels.components,
     )
 
 

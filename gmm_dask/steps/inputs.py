@@ -18,13 +18,13 @@ from gmm_dask.errors import ConfigError, TooFewRowsError
 from gmm_dask.events import Notify
 from gmm_dask.mixture.initialization import check_start
 from gmm_dask.mixture.spec import MixtureSpec, Start
-from gmm_dask.steps.filtering import choose_present, plan_prediction
+from gmm_dask.steps.filtering import choose_present, plan_fit, plan_prediction
 from gmm_dask.steps.unit_keeping import keeps_units
 from gmm_dask.storage.files.choice import check_output
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.bad_files import BadFile, describe
 from gmm_dask.storage.input.overlap import refuse_overlap
-from gmm_dask.storage.input.plan import InputPlan, plan_input
+from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import parquet_chunks
 
 logger = logging.getLogger("gmm_dask")
@@ -67,7 +67,7 @@ def inspect_input(
         An output cannot be written.
     """
     present = as_of or choose_present(run, for_fit, bad)
-    plan = plan_input(run.input, present, bad) if for_fit else plan_prediction(run, present, bad)
+    plan = plan_fit(run, present, bad) if for_fit else plan_prediction(run, present, bad)
     if not {*plan.skipped} <= {*bad}:  # else this run has said so before
         logger.warning("%s", describe(plan.skipped))
     if plan.unsettled:

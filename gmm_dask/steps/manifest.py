@@ -16,6 +16,7 @@ from gmm_dask.chunked.selection_records import SelectionTable
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.config import RunConfig
 from gmm_dask.mixture.criteria import aic, bic, icl
+from gmm_dask.mixture.labels import ComponentLabels
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.manifest import Feature, Manifest, Search
@@ -42,6 +43,8 @@ def fit_key(run: RunConfig, plan: InputPlan) -> str:
         "snapshot": plan.digest,
         "version": version("gmm-dask"),
     }
+    if run.labels is not None:
+        content["labels"] = run.labels.model_dump(mode="json")
     if run.select is not None:
         content["select"] = run.select.model_dump(mode="json")
     text = json.dumps(content, sort_keys=True)
@@ -72,6 +75,8 @@ def compose_manifest(
         The table that the model was chosen from, if it was.
     """
     sections = {"input", "model", "fit"} | ({"select"} if run.select is not None else set())
+    sections |= {"labels"} if run.labels is not None else set()
+    labels = _labels(run, result, densities)
     best, survey, parameters = result.best, result.survey, result.parameters
     comparable = densities.has_complete_rows
     return Manifest(
@@ -99,7 +104,7 @@ def compose_manifest(
         search=_search(result),
         selection=selection,
         features=_features(survey, plan),
-        warnings=tuple(result.warnings),
+        warnings=(*result.warnings, *_without_component(labels)),
         # With workers that differ from the client, the last bits may differ.
         mixed=tuple(scanner.executor.mixed),
         versions={name: version(name) for name in RECORDED},
@@ -116,8 +121,32 @@ def compose_manifest(
         rows_incomplete=survey.incomplete,
         complete_log_likelihood=densities.complete_mean_log_likelihood if comparable else None,
         transforms=None if survey.transforms is None else tuple(survey.transforms.to_json()),
+        labels=labels,
         effective_rows=survey.effective_rows if plan.weighted else None,
     )
+
+
+def _labels(run: RunConfig, result: FitResult, densities: DensitySummary) -> ComponentLabels | None:
+    if run.labels is None:
+        return None
+    return ComponentLabels.of(
+        densities.label_counts,
+        result.parameters.n_components,
+        run.labels.least_weight,
+        result.ownership,
+        scale=densities.rows / densities.weight,
+    )
+
+
+def _without_component(labels: ComponentLabels | None) -> list[str]:
+    """Name the labels that no component has."""
+    names = [] if labels is None else [name for name in labels.names if name not in labels.labels]
+    if not names:
+        return []
+    return [
+        f"no component is labelled {', '.join(map(repr, names))}: other labels have more rows in "
+        "each, or there are too few; try more components, or a lower labels.least_weight"
+    ]
 
 
 def _search(result: FitResult) -> Search | None:

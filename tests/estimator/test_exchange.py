@@ -84,6 +84,7 @@ def test_theirs_as_ours(covariance_type: str, k: int) -> None:
     assert_same_attributes(mixture, model, rtol=1e-12)  # precisions are multiplied again
     assert_shares_nothing(mixture, model)
     ours = {"search_rows": "auto", "on_collapse": "report", "nulls": "error", "transforms": None}
+    ours |= {"components_per_label": None, "least_label_weight": 1.5}
     assert mixture.get_params() == {**model.get_params(), **ours}
     assert_equal_predictions(mixture.to_sklearn(), model)
     assert mixture.merge_components(X).predict_clusters(NEW, 1).max() == 0

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from gmm_dask import GaussianMixture
 from gmm_dask.chunked.fit_records import FitOptions
-from gmm_dask.config import FitSection, InputSection, ModelSection
+from gmm_dask.config import FitSection, InputSection, LabelsSection, ModelSection
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.initialization import INITIALIZATIONS
 from gmm_dask.mixture.spec import (
@@ -40,6 +40,8 @@ HOMES = {
 }
 #: Keywords of scikit-learn's estimator that a run file has no use for; nulls is in its [input].
 ESTIMATOR_ONLY = {"warm_start", "verbose", "verbose_interval", "nulls"}
+#: Keywords that a run file has in [labels], beside the column.
+OF_LABELS = {"components_per_label": "components", "least_label_weight": "least_weight"}
 #: Keywords that a run file has in [input], where the columns are.
 OF_INPUT = {"transforms": "transform"}
 #: Where a default differs, and why.
@@ -53,7 +55,8 @@ RUN_FILE = {**ModelSection.model_fields, **FitSection.model_fields}
 
 
 def test_the_estimator_and_run_files_have_the_same_hyperparameters():
-    assert set(ESTIMATOR) - ESTIMATOR_ONLY - set(OF_INPUT) == set(HOMES)
+    assert set(ESTIMATOR) - ESTIMATOR_ONLY - set(OF_INPUT) - set(OF_LABELS) == set(HOMES)
+    assert set(OF_LABELS.values()) <= set(LabelsSection.model_fields)
     assert set(OF_INPUT.values()) <= set(InputSection.model_fields)
     assert set(RUN_FILE) == set(HOMES)
 

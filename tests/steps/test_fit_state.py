@@ -17,12 +17,14 @@ from gmm_dask import steps
 from gmm_dask.chunked.defects import Defects
 from gmm_dask.chunked.draw import Draw
 from gmm_dask.chunked.fit_records import CellSearch, FitState
+from gmm_dask.chunked.label_survey import LABEL_ROWS, LabelSurvey
 from gmm_dask.chunked.moments import Moments
 from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.errors import StorageError
 from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
+from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
 from gmm_dask.storage.models.checkpoint import CHECKPOINTS, Checkpoint, open_checkpoint
@@ -136,6 +138,7 @@ def states(draw):
         ),
         draw(st.integers(0, 2**53)),
         draw(st.integers(0, 2**53)),
+        labels=draw(st.none() | label_surveys()),
     )
     starts = draw(st.lists(parameters(kind), max_size=2).map(tuple))
     search = st.builds(
@@ -163,7 +166,21 @@ def states(draw):
         draw(st.lists(cell_searches(search), max_size=2).map(tuple)),
         draw(st.integers(0, 99)),
         draw(st.integers(0, 99)),
+        draw(st.none() | st.just(Ownership(("a", "b"), (1, -1, 0)))),
     )
+
+
+@st.composite
+def label_surveys(draw):
+    rows = Draw(
+        LABEL_ROWS,
+        draw(arrays(M, dtype=np.uint64)),
+        draw(arrays(M, dtype=np.int64)),
+        draw(arrays(D, M)).T,
+        np.empty(0),
+        draw(arrays(M, dtype=np.int64)),
+    )
+    return LabelSurvey({"a": draw(st.integers(1, 2**53))}, rows)
 
 
 def cell_searches(search):

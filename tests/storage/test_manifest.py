@@ -55,7 +55,7 @@ def test_the_keys_stand_in_the_order_of_the_format():
         "warnings", "mixed", "versions", "python", "machine", "fit_key", "next_component_id",
         "clusters", "filter", "rows_outside", "replaced", "replaced_on_sample", "files_skipped",
         "rows_incomplete", "complete_log_likelihood", "effective_rows", "transforms",
-        "refit",
+        "refit", "labels",
     ]  # fmt: skip
     content = some_manifest().to_json()
     assert list(content["search"]) == ["rows", "starts", "failed", "iterations", "log_likelihoods"]

@@ -15,6 +15,7 @@ from gmm_dask.report.page.cards import cards
 from gmm_dask.report.page.comparison import beside_each_other
 from gmm_dask.report.page.curves import log_likelihood_chart
 from gmm_dask.report.page.drift import drift_chart
+from gmm_dask.report.page.labels import labels_table
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.nights import nights_chart
 from gmm_dask.report.page.plot import number as written
@@ -162,6 +163,7 @@ def _version(number: int, subject: Subject, level: str) -> Markup:
         _section("How the log-likelihood rose", log_likelihood_chart(subject)),
         _section("Which mixture", selection_chart(subject)),
         _section("Clusters made of components", merge_tree(subject)),
+        _section("Labels", labels_table(subject)),
         _section("How sure the assignment is", certainty_table(subject)),
         _section("k-means beside the mixture", kmeans_table(subject)),
         _section("Drift since", drift_chart(subject)),

@@ -35,13 +35,14 @@ def columns_of(
 ) -> tuple[str, ...]:
     """Return the names of the columns to decode, each once.
 
-    These are features, weight, age and keys, and what the filter asks of the rows of a file
+    These are features, weight, age, labels and keys, and what the filter asks of the rows of a file
     (`InputPlan.residual`).
     """
     weight = () if plan.sample_weight is None else (plan.sample_weight.name,)
     age = () if plan.decay is None else (plan.decay.column,)
+    labels = () if plan.labels is None else (plan.labels,)
     masking = () if residual is None else names_of(residual)
-    return tuple(dict.fromkeys((*plan.names, *weight, *age, *key_columns, *masking)))
+    return tuple(dict.fromkeys((*plan.names, *weight, *age, *labels, *key_columns, *masking)))
 
 
 def batch_rows(columns: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -18,12 +18,14 @@ import pyarrow as pa
 from gmm_dask.arrays import MaskArray
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.errors import InputError, SchemaError
+from gmm_dask.mixture.labels import RowLabels
 from gmm_dask.storage.input.columns import write_values
 from gmm_dask.storage.input.decay import Decay
 from gmm_dask.storage.input.decode import OpenFile, check_files
 from gmm_dask.storage.input.digests import RowGroupDigest, batch_rows, columns_of
 from gmm_dask.storage.input.filters.mask import mask_of
 from gmm_dask.storage.input.filters.predicate import Predicate
+from gmm_dask.storage.input.label_columns import decode_labels, repeat_label
 from gmm_dask.storage.input.layout import Layout, RowGroup, lay_out
 from gmm_dask.storage.input.location import reason
 from gmm_dask.storage.input.plan import InputPlan
@@ -249,6 +251,7 @@ class _Target:
     last: int
     values: npt.NDArray[Any] = field(init=False)
     weight: npt.NDArray[np.float64] | None = field(init=False)
+    labels: RowLabels | None = field(init=False)
     keys: list[pa.RecordBatch] = field(init=False, default_factory=list)
     digests: list[str] = field(init=False, default_factory=list)
     inside: MaskArray | None = field(init=False, default=None)
@@ -259,6 +262,8 @@ class _Target:
         m = self.last - self.first
         self.values = np.empty((len(self.chunks.columns), m), self.chunks.dtype)  # (d, m)
         self.weight = np.empty(m) if self.chunks.weighted else None
+        labelled = self.chunks.plan.labels is not None
+        self.labels = RowLabels(np.empty(m, np.int64), {}) if labelled else None
 
     def write(self, piece: _Piece) -> None:
         """Write a piece into its place in the buffers."""
@@ -272,6 +277,10 @@ class _Target:
             self._write_column(column.name, piece, self.values[feature, place])
         if self.weight is not None:
             self._write_weights(piece, self.weight[place])
+        if self.labels is not None and plan.labels is not None:
+            labels = self._labels(plan.labels, piece)
+            self.labels.codes[place] = labels.codes
+            self.labels = replace(self.labels, names={**self.labels.names, **labels.names})
         if self.chunks.key_columns:
             columns = [self._key(name, piece) for name in self.chunks.key_columns]
             self.keys.append(pa.RecordBatch.from_arrays(columns, list(self.chunks.key_columns)))
@@ -287,10 +296,11 @@ class _Target:
 
     def rows(self, chunk: int) -> ParquetRows:
         """Return what was written; ``values`` is the (m, d) view of the (d, m) buffer."""
-        values, weight = self.values, self.weight
+        values, weight, labels = self.values, self.weight, self.labels
         if self.inside is not None:
             values = np.ascontiguousarray(values[:, : self.filled])
             weight = None if weight is None else weight[: self.filled].copy()
+            labels = None if labels is None else labels.take(np.arange(self.filled))
         keys = pa.Table.from_batches(self.keys) if self.chunks.key_columns else None
         file, first_in_file = None, None
         if self.chunks.split_files:
@@ -303,6 +313,7 @@ class _Target:
             used=self.inside,
             inside=self.inside,
             digests=tuple(self.digests),
+            labels=labels,
             keys=keys,
             file=file,
             young=self.young,
@@ -323,6 +334,15 @@ class _Target:
                 f"{piece.file.file.path}: column {name!r} row {row:,} is {value}, beyond 2^53, "
                 "which float64 cannot hold exactly; write the column as float64 to round it"
             )
+
+    def _labels(self, name: str, piece: _Piece) -> RowLabels:
+        index = piece.batch.schema.get_field_index(name)
+        try:
+            if index < 0:
+                return repeat_label(piece.file.partitions[name], piece.batch.num_rows)
+            return decode_labels(piece.batch.column(index))
+        except InputError as error:
+            raise type(error)(f"{piece.file.file.path}: column {name!r}: {error}") from error
 
     def _write_weights(self, piece: _Piece, out: npt.NDArray[np.float64]) -> None:
         plan = self.chunks.plan

@@ -66,6 +66,8 @@ class InputPlan:
     skipped
         Files that cannot be used and were left out, as ``input.bad_files`` allows. They describe
         the snapshot, but its digest is of the files that are read.
+    labels
+        The column of labels; None: none is read.
     listing, unsettled
         Paths of all files at the address, before the filter, in the order in which they would be
         read; and the files of them that are not at rest (``input.settled_for``). They do not belong
@@ -83,6 +85,7 @@ class InputPlan:
     decay: Decay | None = None
     transform: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[BadFile, ...] = ()
+    labels: str | None = None
     listing: tuple[str, ...] = field(default=(), compare=False, repr=False)
     unsettled: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
@@ -190,6 +193,8 @@ class InputPlan:
             }
         if self.decay is not None:
             content["decay"] = self.decay.to_json()
+        if self.labels is not None:
+            content["labels"] = self.labels
         if self.transform:
             content["transform"] = dict(self.transform)
         return content
@@ -229,6 +234,7 @@ class InputPlan:
                 None if decay is None else Decay.from_json(decay),
                 dict(content.get("transform", {})),
                 tuple(BadFile(path, why) for path, why in content.get("skipped", ())),
+                content.get("labels"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not an input plan: {error!r}") from error
@@ -249,6 +255,7 @@ def plan_input(
     as_of: datetime | None = None,
     known: Sequence[BadFile] = (),
     keys: Sequence[str] = (),
+    labels: str | None = None,
 ) -> InputPlan:
     """Make the input plan of an ``[input]`` section: reads footers, no rows.
 
@@ -265,6 +272,8 @@ def plan_input(
         Files of which a scan has found that they cannot be used.
     keys
         Key columns of predictions: a file that lacks one of them cannot be used.
+    labels
+        The column of labels, for a fit with labels: a file that lacks it cannot be used.
 
     Raises
     ------
@@ -285,10 +294,12 @@ def plan_input(
     root, listed = find_files(section.path)
     paths = listed if draft is None else draft.possible_paths(section.path, listed)
     filtered = () if draft is None else draft.names
-    usable = usable_files(section, root, paths, filtered, keys, known)
+    usable = usable_files(section, root, paths, filtered, keys, known, labels)
     file_schemas, schemas = usable.file_schemas, usable.schemas
     files = tuple(file_schema.file for file_schema in file_schemas)
     columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
+    if labels is not None:
+        schemas.check_labels(labels)
     decay = None
     if section.weight_halflife is not None:
         decay = Decay.of(section.weight_halflife, as_of)
@@ -309,6 +320,7 @@ def plan_input(
         decay,
         dict(section.transform),
         usable.skipped,
+        labels,
         tuple(listed),
         usable.unsettled,
     )

@@ -181,8 +181,10 @@ def source_of(array: da.Array) -> RowChunks | None:
     return source
 
 
-def source_to_fit(array: da.Array, sample_weight: Any) -> RowChunks | None:
+def source_to_fit(array: da.Array, sample_weight: Any, labels: Any = None) -> RowChunks | None:
     """Return the row chunks to fit in place of an array; None to fit the array.
+
+    ``labels`` of the rows, if there are any, are not in the files.
 
     Raises
     ------
@@ -201,7 +203,14 @@ def source_to_fit(array: da.Array, sample_weight: Any) -> RowChunks | None:
                         "weights are lost; fit the array itself, choose rows by its filter, or "
                         "give sample_weight"
                     )
-        return source
+        if labels is None or source is None:
+            return source
+        if source.weighted:
+            raise ConfigError(
+                "y is given, but X has weights by weight_halflife, which a fit with labels takes "
+                "from a run file only; leave one out"
+            )
+        return None
     if source is not None and source.weighted:
         raise ConfigError(
             "sample_weight is given, but X has weights by weight_halflife; leave one out"

@@ -13,11 +13,13 @@ from gmm_dask.storage.input.bad_files import BadFile
 from gmm_dask.storage.input.columns import Column, common_type, problem_of
 from gmm_dask.storage.input.filters.binding import Family, family_of
 from gmm_dask.storage.input.input_file import FileSchema
+from gmm_dask.storage.input.label_columns import holds_labels
 from gmm_dask.storage.input.location import did_you_mean
 
 #: What messages say of columns that are not read as numbers.
 FILTERED = ", which the filter names"
 DATED = ", which weight_halflife names"
+LABELLED = ", which labels.column names"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Schemas:
         filtered: Sequence[str],
         keys: Sequence[str] = (),
         dated: str | None = None,
+        labelled: str | None = None,
     ) -> list[BadFile]:
         """Find the files that lack a column, or have it in a type that cannot be used.
 
@@ -80,6 +83,8 @@ class Schemas:
             Key columns of predictions. One that no file has is for the prediction to refuse.
         dated
             The column that ages are counted from, if any.
+        labelled
+            The column of labels, if any.
 
         Raises
         ------
@@ -92,7 +97,9 @@ class Schemas:
             for name, conversion in conversions.items()
         ]
         by_wording = [(name, FILTERED) for name in filtered]
-        for name, wording in [*by_wording, *([] if dated is None else [(dated, DATED)])]:
+        by_wording += [] if dated is None else [(dated, DATED)]
+        by_wording += [] if labelled is None else [(labelled, LABELLED)]
+        for name, wording in by_wording:
             words = f"{_column(name)}{wording}"
             asked.append(
                 [
@@ -135,6 +142,22 @@ class Schemas:
         if common is None:
             raise SchemaError(f"column {name!r} is {self._spread(name)}; {_remedy(name, values)}")
         return Column(name, common)
+
+    def check_labels(self, name: str) -> None:
+        """Check that a column is of types whose values can be labels; no file is without it.
+
+        Raises
+        ------
+        SchemaError
+            It holds dates, measurements that are no whole numbers by their type, or the like.
+        """
+        for alike in self.distinct:
+            kind = self._type(alike, name)
+            if not holds_labels(kind):
+                raise SchemaError(
+                    f"{alike.paths[0]}: {_column(name)}{LABELLED}, is {kind}; labels are text, "
+                    "integers or booleans: write such a column"
+                )
 
     def family(
         self, name: str, key_families: Mapping[str, Family], asked: str = FILTERED

@@ -50,6 +50,7 @@ def usable_files(
     filtered: Sequence[str],
     keys: Sequence[str],
     known: Sequence[BadFile],
+    labels: str | None = None,
 ) -> UsableFiles:
     """Read the footers of the files at rest, and leave out those that cannot be used.
 
@@ -63,6 +64,8 @@ def usable_files(
         Key columns of predictions.
     known
         Files in which an earlier scan of this run found what cannot be decoded.
+    labels
+        The column of labels, if any.
 
     Raises
     ------
@@ -84,7 +87,7 @@ def usable_files(
         wanted = [*section.columns, *([section.sample_weight] if section.sample_weight else [])]
         dated = None if section.weight_halflife is None else section.weight_halflife.column
         conversions = {name: section.convert.get(name) for name in wanted}
-        bad += schemas.unfit(conversions, filtered, keys, dated)
+        bad += schemas.unfit(conversions, filtered, keys, dated, labels)
     skipped = left_out(section, sorted(bad, key=lambda file: file.path), len(settled))
     if skipped:
         left = {file.path for file in skipped}

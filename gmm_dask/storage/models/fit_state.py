@@ -16,10 +16,12 @@ from gmm_dask.arrays import NamedArrays
 from gmm_dask.chunked.defects import Defects
 from gmm_dask.chunked.draw import Draw
 from gmm_dask.chunked.fit_records import CellSearch, FitState
+from gmm_dask.chunked.label_survey import LABEL_ROWS, LabelSurvey
 from gmm_dask.chunked.moments import Moments
 from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey import Survey
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
+from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
 from gmm_dask.mixture.transforms import Transforms
@@ -29,7 +31,7 @@ Meta = dict[str, Any]
 _PARAMETERS = ("weights", "means", "covariances", "precisions_cholesky")
 _HISTORY = ("log_likelihood", "weights", "means", "moved", "expected")
 _MOMENTS = ("mean", "squares", "minimum", "maximum")
-_DRAW = ("priorities", "numbers", "weights")
+_DRAW = ("priorities", "numbers", "weights", "codes")
 
 
 def encode(state: FitState) -> tuple[NamedArrays, Meta]:
@@ -59,6 +61,7 @@ def encode(state: FitState) -> tuple[NamedArrays, Meta]:
         ],
         "turns": state.turns,
         "replaced_on_sample": state.replaced_on_sample,
+        "ownership": state.ownership and asdict(state.ownership),
     }
     if state.fingerprints is not None:
         arrays["fingerprints"] = np.asarray(state.fingerprints, dtype=np.uint64)
@@ -104,6 +107,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
         ),
         turns=meta["turns"],
         replaced_on_sample=meta["replaced_on_sample"],
+        ownership=_decode_ownership(meta["ownership"]),
         frames=tuple(
             Frame(
                 int(iteration),
@@ -115,6 +119,10 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
             for iteration, kinds in meta["frames"].items()
         ),
     )
+
+
+def _decode_ownership(meta: Meta | None) -> Ownership | None:
+    return None if meta is None else Ownership(tuple(meta["names"]), tuple(meta["owners"]))
 
 
 def _encode_starts(
@@ -226,10 +234,10 @@ def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[
 def _encode_survey(survey: Survey, arrays: NamedArrays) -> Meta:
     for name in _MOMENTS:
         arrays[f"moments.{name}"] = getattr(survey.moments, name)
-    for name in _DRAW:
-        arrays[f"draw.{name}"] = getattr(survey.draw, name)
+    _encode_draw(survey.draw, "draw", arrays)
+    if survey.labels is not None:
+        _encode_draw(survey.labels.draw, "labels", arrays)
     arrays["survey.weight"] = np.array([survey.weight, survey.weight_squares, survey.log_slopes])
-    arrays["draw.columns"] = survey.draw.values.T  # (d, m): feature-major, as it is in memory
     arrays["defects.missing"] = survey.defects.missing
     arrays["defects.infinite"] = survey.defects.infinite
     return {
@@ -240,6 +248,7 @@ def _encode_survey(survey: Survey, arrays: NamedArrays) -> Meta:
         "observed": survey.moments.observed and list(survey.moments.observed),
         "rows": survey.moments.rows,
         "wanted": survey.draw.wanted,
+        "labels": survey.labels and dict(survey.labels.rows),
         "first_missing": [place and list(place) for place in survey.defects.first_missing],
         "first_infinite": [place and list(place) for place in survey.defects.first_infinite],
     }
@@ -258,18 +267,24 @@ def _decode_survey(meta: Meta, arrays: Mapping[str, npt.NDArray[Any]]) -> Survey
             tuple(place and (place[0], place[1]) for place in meta["first_missing"]),
             tuple(place and (place[0], place[1]) for place in meta["first_infinite"]),
         ),
-        (
-            Draw(
-                meta["wanted"],
-                arrays["draw.priorities"],
-                arrays["draw.numbers"],
-                arrays["draw.columns"].T,
-                arrays["draw.weights"],
-            ),
-        ),
+        (_decode_draw(meta["wanted"], "draw", arrays),),
         meta["outside"],
         meta["incomplete"],
         float(arrays["survey.weight"][1]),
         meta["transforms"] and Transforms.from_json(meta["transforms"]),
         float(arrays["survey.weight"][2]),
+        labels=None
+        if meta["labels"] is None
+        else LabelSurvey(meta["labels"], _decode_draw(LABEL_ROWS, "labels", arrays)),
     )
+
+
+def _encode_draw(draw: Draw, prefix: str, arrays: NamedArrays) -> None:
+    for name in _DRAW:
+        arrays[f"{prefix}.{name}"] = getattr(draw, name)
+    arrays[f"{prefix}.columns"] = draw.values.T  # (d, m): feature-major, as it is in memory
+
+
+def _decode_draw(wanted: int, prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Draw:
+    priorities, numbers, weights, codes = (arrays[f"{prefix}.{name}"] for name in _DRAW)
+    return Draw(wanted, priorities, numbers, arrays[f"{prefix}.columns"].T, weights, codes)

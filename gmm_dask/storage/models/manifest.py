@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 from gmm_dask.chunked.selection_records import SelectionTable
+from gmm_dask.mixture.labels import ComponentLabels
 from gmm_dask.storage.files.sealed import Document, plain
 from gmm_dask.storage.models.clusters import Clusters
 
@@ -163,6 +164,9 @@ class Manifest:
     files_skipped
         Input files that could not be used and were left out, and why; None in a manifest of an
         older version.
+    labels
+        The label of each component, and the counts of labelled rows by which it has it; None of a
+        model without labels.
     rows_incomplete, complete_log_likelihood
         Used rows with a hole, and the mean log-likelihood of the rows without, nats per row; None
         if there are none, or in a manifest of an older version, whose used rows are all complete.
@@ -215,6 +219,7 @@ class Manifest:
     effective_rows: float | None = None
     transforms: tuple[Mapping[str, Any] | None, ...] | None = None
     refit: RefitRecord | None = None
+    labels: ComponentLabels | None = None
 
     def describe_log_likelihood(self, write: Callable[[float], str]) -> str:
         """Write the mean log-likelihood; after an incremental fit, what it is at least."""
@@ -236,6 +241,7 @@ class Manifest:
                 "features": {name: vars(feature) for name, feature in self.features.items()},
                 "clusters": self.clusters and vars(self.clusters),
                 "refit": self.refit and vars(self.refit),
+                "labels": self.labels and self.labels.to_json(),
             }
         )
         return document
@@ -252,6 +258,7 @@ class Manifest:
         search, quantiles = content["search"], content["quantiles"]
         features, selection = content["features"], content.get("selection")
         clusters, refit = content.get("clusters"), content.get("refit")
+        labels = content.get("labels")
         return _record(
             cls,
             {
@@ -262,6 +269,7 @@ class Manifest:
                 "features": {name: _record(Feature, values) for name, values in features.items()},
                 "clusters": None if clusters is None else Clusters.from_json(clusters),
                 "refit": None if refit is None else _record(RefitRecord, refit),
+                "labels": labels and ComponentLabels.from_json(labels),
                 "replaced": [tuple(pair) for pair in content.get("replaced", ())],
             },
         )

@@ -244,6 +244,19 @@ def verify_files(version: AnyVersion) -> None:
             _read_exactly(version, name, properties, largest=properties["bytes"])
 
 
+def other_files(version: AnyVersion) -> tuple[str, ...]:
+    """Return the names of the further files of a model, beside manifest and parameters.
+
+    Raises
+    ------
+    ModelError
+        What lists them is damaged.
+    """
+    run = _read_document(version, RUN)
+    with _understanding(version.path / RUN, "does not list the files of a model"):
+        return tuple(name for name in run["files"] if name not in (MANIFEST, PARAMETERS))
+
+
 def read_file(version: AnyVersion, name: str) -> bytes:
     """Read and check one of the further files of a model.
 

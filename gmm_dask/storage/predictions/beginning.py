@@ -90,7 +90,8 @@ def begin(
     places = PredictionPlaces.of(out)
     if not RUN_ID.fullmatch(run_id):
         raise StorageError(f"run id {run_id!r}: use up to 100 letters, digits and . _ -")
-    check_key_columns(plan, key_columns, clusters=cluster_ids is not None, impute=impute)
+    clusters, labels = cluster_ids is not None, model.manifest.labels is not None
+    check_key_columns(plan, key_columns, clusters, impute, labels)
     places.current_run()  # refuses what gmm-dask did not write, before anything is created
     origin = Origin(
         run_id,
@@ -115,13 +116,11 @@ def begin(
             cluster_ids,
             impute,
             model.version,
+            labels=model.manifest.labels,
         )
         current = _read_current(places, plan) if reuse else None
-        carried, origins = Carried(), [origin]
-        if current is not None:
-            question = Question(origin, writer.columns(key_columns), refresh)
-            carried = carry_over(current, plan, question)
-            origins += current.origins
+        question = Question(origin, writer.columns(key_columns), refresh)
+        carried, origins = _carried(current, plan, question)
         numbers = _numbers(plan)
         taken = _take_over(places, stage, carried, origins, run_id, numbers)
         writer = _for_remaining(writer, places, carried, origins, numbers)
@@ -130,6 +129,15 @@ def begin(
     except BaseException:
         version_writer.close()
         raise
+
+
+def _carried(
+    current: Predictions | None, plan: InputPlan, question: Question
+) -> tuple[Carried, list[Origin]]:
+    """Return what is taken over from the current version, and the origins of all parts."""
+    if current is None:
+        return Carried(), [question.origin]
+    return carry_over(current, plan, question), [question.origin, *current.origins]
 
 
 def _stage(places: PredictionPlaces, version_writer: AnyWriter, run_id: str) -> AnyStage:

@@ -13,8 +13,9 @@ import pyarrow as pa
 from gmm_dask.arrays import FloatArray, MaskArray, RowsArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.assignment import Assignment
+from gmm_dask.mixture.labels import ComponentLabels
 from gmm_dask.mixture.patterns import count_observed
-from gmm_dask.mixture.prediction_columns import prediction_columns
+from gmm_dask.mixture.prediction_columns import LABEL, LABEL_CONFIDENCE, prediction_columns
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.files.choice import AnyStage
 from gmm_dask.storage.input.parquet_rows import ParquetRows
@@ -35,14 +36,18 @@ _RESERVED = (*_PLACE, "component", "log_density", "outlier", MODEL_VERSION)
 
 
 def check_key_columns(
-    plan: InputPlan, key_columns: Sequence[str], clusters: bool = False, impute: bool = False
+    plan: InputPlan,
+    key_columns: Sequence[str],
+    clusters: bool = False,
+    impute: bool = False,
+    labels: bool = False,
 ) -> None:
     """Refuse key columns that the input does not have, or whose names predictions use.
 
     Parameters
     ----------
-    clusters, impute
-        Whether clusters and imputed values are written.
+    clusters, impute, labels
+        Whether clusters, imputed values and labels are written.
 
     Raises
     ------
@@ -52,6 +57,7 @@ def check_key_columns(
     # These are likely names of keys, and so reserved only where they are written.
     reserved = {*_RESERVED}
     reserved |= {CLUSTER} if clusters else set()
+    reserved |= {LABEL, LABEL_CONFIDENCE} if labels else set()
     reserved |= {OBSERVED} if plan.nulls is NullPolicy.MARGINALIZE else set()
     reserved |= {name + IMPUTED for name in plan.names} if impute else set()
     for name in key_columns:
@@ -98,6 +104,8 @@ class PartWriter:
         Version of the model.
     kept
         Rows of the current version that stay beside the new ones; None: there are none.
+    labels
+        Labels of the components, to write them; None: not to.
     """
 
     stage: AnyStage
@@ -111,6 +119,7 @@ class PartWriter:
     impute: bool = False
     model_version: int | None = None
     kept: KeptRows | None = None
+    labels: ComponentLabels | None = None
 
     def columns(self, key_columns: Sequence[str]) -> tuple[str, ...]:
         """Return the names of the columns of each part, in their order."""
@@ -119,7 +128,9 @@ class PartWriter:
         numbers = self.component_ids if self.probabilities else ()
         probabilities = (f"{PROBABILITY}{number}" for number in numbers)
         imputed = (name + IMPUTED for name in self.plan.names if self.impute)
-        findings = ("component", *cluster, "log_density", *observed, "outlier", MODEL_VERSION)
+        labels = () if self.labels is None else (LABEL, LABEL_CONFIDENCE)
+        assigned = ("component", *labels, *cluster)
+        findings = (*assigned, "log_density", *observed, "outlier", MODEL_VERSION)
         return (*_PLACE, *key_columns, *findings, *probabilities, *imputed)
 
     @property
@@ -215,8 +226,10 @@ class PartWriter:
         """Yield name, values and unknown values of each column that says something of used rows."""
         holes = self.plan.nulls is NullPolicy.MARGINALIZE
         observed = count_observed(rows.values) if holes else None
-        predicted = prediction_columns(assigned, self.component_ids, self.cluster_ids, observed)
-        yield from ((name, values, None) for name, values in predicted.items())
+        ids = self.component_ids, self.cluster_ids
+        predicted = prediction_columns(assigned, *ids, observed, self.labels)
+        for name, values in predicted.items():
+            yield name, values, np.isnan(values) if name == LABEL_CONFIDENCE else None
         unknown = None if observed is None else observed < len(self.plan.names)
         threshold = self.threshold
         if threshold is None:
@@ -236,11 +249,12 @@ def _spread(
     values: npt.NDArray[Any], unknown: MaskArray | None, used: MaskArray | None
 ) -> pa.Array:
     """Spread the values of used rows over the rows inside; what is unknown or not used is null."""
+    text = pa.string() if values.dtype == object else None
     if used is None:
-        return pa.array(values, mask=unknown)
+        return pa.array(values, text, mask=unknown)
     spread_values = np.zeros(len(used), values.dtype)
     spread_values[used] = values
     missing = ~used
     if unknown is not None:
         missing[used] = unknown
-    return pa.array(spread_values, mask=missing)
+    return pa.array(spread_values, text, mask=missing)
