@@ -18,6 +18,7 @@ from gmm_dask.mixture.kernels import diag, full, spherical, tied
 from gmm_dask.mixture.kernels.addresses import native_rows, rows_at, vector_at, writable
 from gmm_dask.mixture.kernels.compile import KernelFunction
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.row_major import diag as diag_by_rows
 from gmm_dask.mixture.row_major import full as full_by_rows
 from gmm_dask.mixture.threads import single_threaded
 
@@ -36,16 +37,19 @@ _PASSES = {
     "spherical": _Passes(spherical.statistics, spherical.assign),
 }
 
-_ROW_MAJOR = {"full": _Passes(full_by_rows.statistics, full_by_rows.assign)}
-#: From this many features on, row-major blocks are faster (benchmarks/RESULTS.md). The rows of a
-#: pass do not matter: neither kind has costs of its own that a few hundred rows would not cover.
-MANY_FEATURES = 128
+_ROW_MAJOR = {
+    "full": _Passes(full_by_rows.statistics, full_by_rows.assign),
+    "diag": _Passes(diag_by_rows.statistics, diag_by_rows.assign),
+}
+#: From this many features on, row-major blocks are faster (benchmarks/RESULTS.md). The number of
+#: rows does not matter: neither kind of pass has costs that a few hundred rows would not cover.
+MANY_FEATURES = {"full": 128, "diag": 256}
 
 
 def _takes_blocks(parameters: MixtureParameters) -> bool:
     """Whether the pass for a mixture is one over row-major blocks."""
-    form = parameters.covariance.factor_form
-    return parameters.n_features >= MANY_FEATURES and form in _ROW_MAJOR
+    least = MANY_FEATURES.get(parameters.covariance.factor_form)
+    return least is not None and parameters.n_features >= least
 
 
 def statistics(
@@ -73,24 +77,33 @@ def statistics(
         sample_weight = np.asarray(sample_weight, dtype=np.float64)
     covariance = parameters.covariance
     k, d = parameters.means.shape
-    sums = np.zeros(k), np.zeros((k, d)), np.zeros(covariance.shape(k, d))
+    form, shape = covariance.factor_form, covariance.shape(k, d)
     mixture = (
         parameters.log_constants,
         writable(parameters.means),
         writable(parameters.precisions_cholesky),
     )
-    log_likelihood = 0.0
-    if _takes_blocks(parameters):
-        by_rows = _ROW_MAJOR[covariance.factor_form].statistics
-        with single_threaded():
-            log_likelihood, done = by_rows(rows_at(X), vector_at(sample_weight), *mixture, *sums)
-        if done == len(X):
-            return *sums, log_likelihood
-        X = X[done:]
-        sample_weight = None if sample_weight is None else sample_weight[done:]
-    by_tiles = _PASSES[covariance.factor_form].statistics
-    log_likelihood += by_tiles(rows_at(X), vector_at(sample_weight), *mixture, *sums)
-    return *sums, log_likelihood
+    sums = np.zeros(k), np.zeros((k, d)), np.zeros(shape)
+    if not _takes_blocks(parameters):
+        log_likelihood: float = _PASSES[form].statistics(
+            rows_at(X), vector_at(sample_weight), *mixture, *sums
+        )
+        return *sums, log_likelihood
+    with single_threaded():
+        log_likelihood, done = _ROW_MAJOR[form].statistics(
+            rows_at(X), vector_at(sample_weight), *mixture, *sums
+        )
+    if done == len(X):
+        return *sums, log_likelihood
+    # Components overlap: the other rows are for the pass over tiles.
+    X = X[done:]
+    sample_weight = None if sample_weight is None else sample_weight[done:]
+    rest = np.zeros(k), np.zeros((k, d)), np.zeros(shape)
+    log_likelihood += _PASSES[form].statistics(
+        rows_at(X), vector_at(sample_weight), *mixture, *rest
+    )
+    counts, residual_sums, residual_products = (a + b for a, b in zip(sums, rest, strict=True))
+    return counts, residual_sums, residual_products, log_likelihood
 
 
 def assign(

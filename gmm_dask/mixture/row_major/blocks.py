@@ -30,8 +30,8 @@ from gmm_dask.mixture.kernels.tiles import (
 #: some features constant − ½|y|² is above the log π p that all features give, while that of the
 #: component it is compared with is known, and no more than the best.
 SPAN = 37.0
-#: Doubles of a block at the most: 4 MB.
-_BLOCK = 524_288
+#: Doubles of a cache line.
+_LINE = 8
 
 
 class Block(NamedTuple):
@@ -48,8 +48,8 @@ class Block(NamedTuple):
         (B / ROWS, k, ROWS).
     top
         The largest log π p of each row, then log p(x), (B / ROWS, ROWS).
-    bounds
-        What log π p cannot exceed, from the first features, (k, B).
+    squares
+        |y|² over the first features, (k, B): log π p cannot exceed what these alone would give.
     guess
         The component that these features suggest, (B,).
     least
@@ -64,7 +64,7 @@ class Block(NamedTuple):
     weights: Any
     log_joint: Any
     top: Any
-    bounds: Any
+    squares: Any
     guess: Any
     least: Any
     scratch: Any
@@ -73,12 +73,12 @@ class Block(NamedTuple):
 
 
 @inlined
-def begin_block(means, factors):  # type: ignore[no-untyped-def]
-    """Allocate the buffers of a pass."""
+def begin_block(means, factors, most):  # type: ignore[no-untyped-def]
+    """Allocate the buffers of a pass whose blocks have that many doubles at the most."""
     k, d = means.shape
     stride = stride_of(d)
     size = 8 * ROWS
-    while size > ROWS and size * max(stride, k) > _BLOCK:
+    while size > ROWS and size * max(stride, k) > most:
         size //= 2
     tiles = size // ROWS
     return Block(
@@ -118,18 +118,18 @@ def load_block(block, source, sample_weight, start, size, d):  # type: ignore[no
     """
     prefer_wide_vectors()
     X = block.rows
+    target, stride = X.ctypes.data, X.shape[1]
     rows = min(size, source.n - start)
     address = source.address + start * source.row_stride
     if source.column_stride == source.itemsize:
         for i in range(rows):
-            _copy_row(X[i], address + i * source.row_stride, source.itemsize, d)
+            _copy_row(target + 8 * i * stride, address + i * source.row_stride, source.itemsize, d)
     else:
-        for j in range(d):
-            column = address + j * source.column_stride
-            _copy_column(X, j, column, source.row_stride, source.itemsize, rows)
+        for j in range(0, d, _LINE):
+            _copy_columns(target, stride, j, min(j + _LINE, d), address, source, rows)
     magnitude = 0.0
     for i in range(rows):
-        magnitude += _magnitude(X[i], d)
+        magnitude += _magnitude(target + 8 * i * stride, d)
     scale = max(1.0, block.largest_factor)
     if not (magnitude + d * block.largest_mean) * scale < 1e145:
         limit = 1e150 / (d * scale)
@@ -146,8 +146,9 @@ def load_block(block, source, sample_weight, start, size, d):  # type: ignore[no
 
 
 @exact
-def _copy_row(target, address, itemsize, d):  # type: ignore[no-untyped-def]
+def _copy_row(target_at, address, itemsize, d):  # type: ignore[no-untyped-def]
     prefer_wide_vectors()
+    target = doubles(target_at)
     if itemsize == 4:
         narrow = singles(address)
         for j in range(d):
@@ -159,18 +160,22 @@ def _copy_row(target, address, itemsize, d):  # type: ignore[no-untyped-def]
 
 
 @exact
-def _copy_column(X, j, address, stride, itemsize, rows):  # type: ignore[no-untyped-def]
-    if itemsize == 4:
-        for i in range(rows):
-            X[i, j] = singles(address + i * stride)[0]
-    else:
-        for i in range(rows):
-            X[i, j] = doubles(address + i * stride)[0]
+def _copy_columns(target, stride, first, stop, address, source, rows):  # type: ignore[no-untyped-def]
+    """Copy some features of the rows from a feature-major array, a cache line of a row at once."""
+    for i in range(rows):
+        place, row = address + i * source.row_stride, doubles(target + 8 * i * stride)
+        if source.itemsize == 4:
+            for j in range(first, stop):
+                row[j] = singles(place + j * source.column_stride)[0]
+        else:
+            for j in range(first, stop):
+                row[j] = doubles(place + j * source.column_stride)[0]
 
 
 @inlined
-def _magnitude(row, d):  # type: ignore[no-untyped-def]
+def _magnitude(address, d):  # type: ignore[no-untyped-def]
     prefer_wide_vectors()
+    row = doubles(address)
     total = 0.0
     for j in range(d):
         total += abs(row[j])
@@ -181,9 +186,10 @@ def _magnitude(row, d):  # type: ignore[no-untyped-def]
 def sum_of_squares(row, p, q):  # type: ignore[no-untyped-def]
     """Return Σ y² of the features p … q − 1 of a row."""
     prefer_wide_vectors()
+    features = row[p:q]  # from 0 on: an index that may be negative makes no vector instructions
     total = 0.0
-    for j in range(p, q):
-        total += row[j] * row[j]
+    for j in range(q - p):
+        total += features[j] * features[j]
     return total
 
 
@@ -200,14 +206,14 @@ def begin_joint(block, rows):  # type: ignore[no-untyped-def]
 
 
 @exact
-def guess_component(block, c, constant, squares, d, w, rows):  # type: ignore[no-untyped-def]
-    """Take the squares over the first w features: bounds, and whether they suggest component c.
+def guess_component(block, c, constant, d, w, rows):  # type: ignore[no-untyped-def]
+    """Look whether the squares over the first w features suggest component c.
 
     ``least`` holds the score of the guess: log π p if the other features were like these.
     """
     prefer_wide_vectors()
+    squares = block.squares[c]
     for i in range(rows):
-        block.bounds[c, i] = constant - 0.5 * squares[i]
         score = constant - 0.5 * squares[i] * d / w
         if c == 0 or score > block.least[i]:
             block.least[i] = score
@@ -215,7 +221,7 @@ def guess_component(block, c, constant, squares, d, w, rows):  # type: ignore[no
 
 
 @exact
-def select_pairs(block, c, turn, rows, pairs):  # type: ignore[no-untyped-def]
+def select_pairs(block, c, turn, constant, rows, pairs):  # type: ignore[no-untyped-def]
     """Select the rows of which log π p of component c is to be computed; return how many.
 
     In turn 0, those that are guessed to belong to it; in turn 1, of the others those for which it
@@ -226,7 +232,7 @@ def select_pairs(block, c, turn, rows, pairs):  # type: ignore[no-untyped-def]
         if turn == 0:
             chosen = block.guess[i] == c
         else:
-            hopeless = block.bounds[c, i] < block.least[i] - SPAN
+            hopeless = constant - 0.5 * block.squares[c, i] < block.least[i] - SPAN
             chosen = block.guess[i] != c and not hopeless
         if chosen:
             pairs[m] = i

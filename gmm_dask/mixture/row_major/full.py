@@ -25,6 +25,8 @@ from gmm_dask.mixture.row_major.blocks import (
     take_joint,
 )
 
+#: Doubles of a block at the most: 4 MB.
+_BLOCK = 524_288
 #: Doubles that keep whitened rows until their responsibilities are known: 4 MB more than a block.
 _KEPT = 524_288
 #: Rows are moved together where a stage leaves fewer than this of them.
@@ -61,7 +63,7 @@ class Pairs(NamedTuple):
 @inlined
 def _begin_pairs(block, keep):  # type: ignore[no-untyped-def]
     size, stride = block.rows.shape
-    k = block.bounds.shape[0]
+    k = block.squares.shape[0]
     kept = min(size + _KEPT // stride, size * k) if keep else 0
     return Pairs(
         aligned_rows(size, stride),
@@ -127,16 +129,16 @@ def _guess(block, pairs, constants, means, factors, rows):  # type: ignore[no-un
     """Guess the component of each row by its first features."""
     k, d = means.shape
     w = first_features(d)
-    residuals, squares = pairs.residuals, pairs.squares
+    residuals = pairs.residuals
     for i in range(rows):
         pairs.numbers[i] = i
     for c in range(k):
         _subtract(block.rows, pairs.numbers, rows, means[c], w, residuals)
-        U = factors[min(c, factors.shape[0] - 1)]
-        multiply_by_upper(residuals.ctypes.data, residuals.shape[1], rows, U.ctypes.data, d, w)
+        U = factors[c].ctypes.data
+        multiply_by_upper(residuals.ctypes.data, residuals.shape[1], rows, U, d, w)
         for i in range(rows):
-            squares[i] = sum_of_squares(residuals[i], 0, w)
-        guess_component(block, c, constants[c], squares, d, w, rows)
+            block.squares[c, i] = sum_of_squares(residuals[i], 0, w)
+        guess_component(block, c, constants[c], d, w, rows)
 
 
 @exact
@@ -159,7 +161,7 @@ def _log_joint(block, pairs, constants, means, factors, rows):  # type: ignore[n
     begin_joint(block, rows)
     for turn in range(2):
         for c in range(k):
-            m = select_pairs(block, c, turn, rows, pairs.numbers[room:])
+            m = select_pairs(block, c, turn, constants[c], rows, pairs.numbers[room:])
             keep = used + m <= room
             first = used if keep else room
             numbers, whitened = pairs.numbers[first:], pairs.whitened[first:]
@@ -182,7 +184,7 @@ def _log_joint(block, pairs, constants, means, factors, rows):  # type: ignore[n
             used += m if keep else 0
             wanted += m
             remaining += m if turn == 1 else 0
-    return wanted <= room, 2 * remaining > chosen > 0
+    return wanted <= room, k > 1 and 2 * remaining > rows * (k - 1)
 
 
 @exact
@@ -226,7 +228,7 @@ def statistics(  # type: ignore[no-untyped-def]
     """
     prefer_wide_vectors()
     k, d = means.shape
-    block = begin_block(means, factors)
+    block = begin_block(means, factors, _BLOCK)
     pairs = _begin_pairs(block, True)
     room = pairs.whitened.shape[0] - block.rows.shape[0]
     log_likelihood = 0.0
@@ -260,7 +262,7 @@ def assign(  # type: ignore[no-untyped-def]
     """Write the predictions of all rows; return whether all values are finite."""
     prefer_wide_vectors()
     d = means.shape[1]
-    block = begin_block(means, factors)
+    block = begin_block(means, factors, _BLOCK)
     pairs = _begin_pairs(block, False)
     finite = True
     for start in range(0, source.n, block.rows.shape[0]):
