@@ -272,6 +272,7 @@ def compose_evaluation(
     selection: SelectionTable | None = None,
     identities: Identities | None = None,
     extra: Mapping[str, bytes] = MappingProxyType({}),
+    drawn: bool = True,
 ) -> Evaluation:
     """Compose a model, with its component ids, manifest and files, from what was measured.
 
@@ -286,6 +287,8 @@ def compose_evaluation(
         Ids of the components; None: by the matches with the current model.
     extra
         Further files, which go before those that are made here.
+    drawn
+        Whether pictures are drawn beside the report: seconds, where there are many features.
     """
     result = fitted.result
     if identities is None:
@@ -295,19 +298,6 @@ def compose_evaluation(
     clusters = Clusters.of(tree, ids)
     manifest = compose_manifest(run, plan, scanner, result, densities, next_id, clusters, selection)
     model = StoredModel(result.parameters, plan.names, ids, manifest)
-    # Imported here: matplotlib takes half a second that a prediction need not spend.
-    from gmm_dask.report.pictures import fit_pictures
-
-    pictures = fit_pictures(
-        result.survey.sample.head(LOOK_ROWS, seeded(0)).X.astype(np.float64),
-        plan.names,
-        result.initial,
-        result.parameters,
-        result.best.lower_bounds,
-        ids,
-        clusters,
-        scanner.transforms,
-    )
     snapshot = json.dumps(plan.to_json(), separators=(",", ":")).encode()
     return Evaluation(
         model,
@@ -317,7 +307,7 @@ def compose_evaluation(
         of_current[0] if of_current else None,
         identities.matches,
         {
-            **pictures,
+            **(_draw(result, plan, ids, clusters, scanner.transforms) if drawn else {}),
             **({} if selection is None else {SELECTION: parquet_bytes(selection)}),
             "input_plan.json": snapshot,
             INPUT_CONTENT: extra.get(INPUT_CONTENT)
@@ -327,6 +317,29 @@ def compose_evaluation(
         },
         aggregates=count_for_report(result, mixture_spec(run), registry_of(run), _seconds(fitted)),
         selection=selection,
+    )
+
+
+def _draw(
+    result: FitResult,
+    plan: InputPlan,
+    ids: tuple[int, ...],
+    clusters: Clusters,
+    transforms: Transforms | None,
+) -> dict[str, bytes]:
+    """Draw the pictures of a fit."""
+    # Imported here: matplotlib takes half a second that a prediction need not spend.
+    from gmm_dask.report.pictures import fit_pictures
+
+    return fit_pictures(
+        result.survey.sample.head(LOOK_ROWS, seeded(0)).X.astype(np.float64),
+        plan.names,
+        result.initial,
+        result.parameters,
+        result.best.lower_bounds,
+        ids,
+        clusters,
+        transforms,
     )
 
 

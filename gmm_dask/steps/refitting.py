@@ -59,9 +59,6 @@ from gmm_dask.storage.models.unit_store import (
 
 logger = logging.getLogger("gmm_dask")
 
-#: The picture of a likelihood by iteration: a night knows only bounds.
-CURVE = "log_likelihood.png"
-
 
 @dataclass(frozen=True, eq=False)
 class Refitted:
@@ -236,11 +233,11 @@ def evaluate_refit(
             STATISTICS: encode_store(refitted.store),
             INPUT_CONTENT: _contents(refitted, scanner),
         },
+        drawn=False,  # they would take most of a night, and the report shows the same
     )
     manifest = _describe(evaluation.model.manifest, refitted, current, densities)
     model = replace(evaluation.model, manifest=manifest)
-    files = {name: content for name, content in evaluation.files.items() if name != CURVE}
-    return replace(evaluation, model=model, files=files, refit=result)
+    return replace(evaluation, model=model, refit=result)
 
 
 def _contents(refitted: Refitted, scanner: Scanner) -> bytes:
