@@ -79,7 +79,7 @@ def write_metrics(address: str, record: RunRecord) -> None:
                     )
                 ]
             families[metric.name] = metric
-        replace_file(path, _write([*families.values()]))
+        replace_file(path, _write([family for family in families.values() if family.samples]))
 
 
 def metrics_of(record: RunRecord) -> Iterator[Metric]:
@@ -113,8 +113,8 @@ def metrics_of(record: RunRecord) -> Iterator[Metric]:
     if record.drift is not None:
         values["drifted"] = float(record.drifted)
     for name, value in values.items():
-        if value is not None:
-            yield _gauge(record, name, {None: value})
+        # What is not known of this model is no longer said: it would be of an earlier one.
+        yield _gauge(record, name, {} if value is None else {None: value})
     states = (*STATES, TIMED_OUT, INTERRUPTED)
     of_state = {state: float(state == record.state) for state in states}
     yield _gauge(record, "last_run_state", of_state, "state")

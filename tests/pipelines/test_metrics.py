@@ -72,6 +72,22 @@ def test_each_run_leaves_what_it_knows_and_a_failed_one_forgets_nothing(run_file
     assert not list((tmp_path / "collected").glob(".*"))
 
 
+def test_what_a_night_does_not_know_is_not_that_of_an_earlier_model(run_file, tmp_path):
+    incremental = ("retrain.start=incremental", "retrain.on_drift=warn")
+    run("retrain", run_file, *incremental)
+    full = read_metrics(tmp_path, "retrain")
+    assert ("model_bound",) not in full
+    write_part(tmp_path, day=4, seed=4)
+    run("retrain", run_file, *incremental)
+    night = read_metrics(tmp_path, "retrain")
+    assert night["model_version",] == full["model_version",] + 1
+    assert ("model_log_likelihood",) in full
+    assert ("model_log_likelihood",) not in night
+    assert night["model_bound",] < 0
+    assert night["model_rows_read",] < night["model_rows",]
+    assert "model_log_likelihood" not in (tmp_path / "collected" / "gmm.prom").read_text()
+
+
 def test_a_run_that_never_began_is_told_of_too(run_file, tmp_path):
     missing = ["--cluster", str(tmp_path / "nothing.toml")]
     result = CliRunner().invoke(app, ["fit", str(run_file), *missing])
