@@ -19,8 +19,8 @@ from gmm_dask.addresses import Place, absolute
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import StorageError
 from gmm_dask.pipelines.endings import COMPLETED, SKIPPED, ending_of
+from gmm_dask.pipelines.rendering import Summary, markdown
 from gmm_dask.pipelines.sequences import OutcomeT
-from gmm_dask.pipelines.summary import Summary, markdown
 from gmm_dask.printable import printable
 from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps import Decision, Published

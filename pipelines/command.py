@@ -209,7 +209,7 @@ def _run(
             start = RunStart(kind.name, run, begun.run_id, began)
             print_json(record_outcome(start, outcome).to_json())
         else:
-            from gmm_dask.pipelines.summary import print_summary
+            from gmm_dask.pipelines.rendering import print_summary
 
             print_summary(kind.steps().sum_up(outcome))
         _exit_if_failed(outcome)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from gmm_dask.pipelines.rendering import Summary
     from gmm_dask.pipelines.sequences import FitOutcome, Outcome, PredictOutcome, RetrainOutcome
-    from gmm_dask.pipelines.summary import Summary
 
 OutcomeT = TypeVar("OutcomeT", bound="Outcome")
 

@@ -37,7 +37,8 @@ def inspect(
 
             raise ConfigError(f"--set changes a run file, and {model} is a model; leave it out")
 
-        from gmm_dask.pipelines.summary import model_summary, print_summary
+        from gmm_dask.pipelines.rendering import print_summary
+        from gmm_dask.pipelines.summary import model_summary
         from gmm_dask.storage.files.choice import version_at
         from gmm_dask.storage.models.model import verify_files
         from gmm_dask.storage.models.registry import load_model_at
@@ -51,7 +52,8 @@ def inspect(
 def _inspect_input(run_file: Path, overrides: list[str]) -> None:
     from datetime import UTC, datetime
 
-    from gmm_dask.pipelines.summary import input_summary, print_summary
+    from gmm_dask.pipelines.rendering import print_summary
+    from gmm_dask.pipelines.summary import input_summary
     from gmm_dask.steps.filtering import plan_prediction
     from gmm_dask.storage.input.plan import plan_input
 

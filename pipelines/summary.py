@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.mixture.criteria import bic
 from gmm_dask.mixture.labels import ComponentLabels
 from gmm_dask.mixture.matching import Match
 from gmm_dask.pipelines.left_out import left_out_notes, skipped_facts, unsettled_words
+from gmm_dask.pipelines.rendering import Summary
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
-from gmm_dask.printable import printable
 from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps.drift import Drift
 from gmm_dask.steps.fitting import Published
@@ -32,53 +31,12 @@ LISTED_COMPONENTS = 20
 #: The most labels that are listed in a line, and the most components of each.
 MOST_NAMED = 8
 
-_MARKUP = re.compile(r"[\\`*_\[\]<>|~&]")
 
 STATUS = {
     "converged": "converged",
     "max_iter": "not converged: fit.max_iter is exhausted",
     "ill_conditioned": "broken off: a covariance lost its rank",
 }
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Facts, a table and warnings, ready to be written to a terminal or a server.
-
-    Attributes
-    ----------
-    title
-        One line.
-    facts
-        Pairs of a name and a text.
-    header, rows
-        The table; every row has as many cells as the header. Both may be empty.
-    notes
-        Sentences below the table.
-    comparison
-        The table of a selection, which stands before the other, its header first; may be empty.
-
-    Names of columns and files come from data: what a terminal would obey is made visible.
-    """
-
-    title: str
-    facts: Sequence[tuple[str, str]]
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    notes: Sequence[str] = ()
-    comparison: Sequence[Sequence[str]] = ()
-
-    def __post_init__(self) -> None:
-        shown = {
-            "title": printable(self.title),
-            "facts": [(printable(name), printable(text)) for name, text in self.facts],
-            "header": [*map(printable, self.header)],
-            "rows": [[*map(printable, cells)] for cells in self.rows],
-            "notes": [*map(printable, self.notes)],
-            "comparison": [[*map(printable, cells)] for cells in self.comparison],
-        }
-        for field, texts in shown.items():
-            object.__setattr__(self, field, texts)
 
 
 def model_summary(model: StoredModel, matches: Sequence[Match] = ()) -> Summary:
@@ -395,47 +353,3 @@ def state(model: StoredModel, component: int) -> str:
     manifest = model.manifest
     lost = {"collapsed": manifest.collapsed, "starved": manifest.starved}
     return ", ".join(word for word, components in lost.items() if component in components) or "ok"
-
-
-def markdown(summary: Summary) -> str:
-    """Write a summary as Markdown, for the server."""
-    lines = [f"# {_literal(summary.title)}", ""]
-    lines += [f"- **{_literal(name)}**: {_literal(text)}" for name, text in summary.facts]
-    for table in _tables(summary):
-        header, *rows = table
-        lines += ["", _row(header), "| " + " | ".join("---" for _ in header) + " |"]
-        lines += [_row(cells) for cells in rows]
-    lines += [""] if summary.notes else []
-    lines += [f"> {_literal(note)}" for note in summary.notes]
-    return "\n".join(lines) + "\n"
-
-
-def _tables(summary: Summary) -> list[list[Sequence[str]]]:
-    """Return the tables that have rows, each with its header first."""
-    tables = [[*summary.comparison], [summary.header, *summary.rows]]
-    return [table for table in tables if len(table) > 1]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_literal, cells)) + " |"
-
-
-def _literal(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, links or HTML of a column's name."""
-    return _MARKUP.sub(r"\\\g<0>", text)
-
-
-def print_summary(summary: Summary) -> None:
-    """Write a summary to stdout, plain enough for a file."""
-    print(f"\n{summary.title}")
-    width = max(len(name) for name, _ in summary.facts)
-    for name, text in summary.facts:
-        print(f"  {name:<{width}}  {text}")
-    for table in _tables(summary):
-        print()
-        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-        for row in table:
-            cells = (cell.rjust(size) for cell, size in zip(row, widths, strict=True))
-            print("  " + "   ".join(cells))
-    for note in summary.notes:
-        print(f"  note: {note}")

@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 from gmm_dask.chunked.evaluation import EvaluationBatch, evaluate_rows
 from gmm_dask.chunked.fit import sum_batch
 from gmm_dask.chunked.rows import Rows
-from gmm_dask.chunked.survey import Survey, SurveyRequest, survey_rows
+from gmm_dask.chunked.survey import SurveyRequest, survey_rows
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import StatisticsBatch
 

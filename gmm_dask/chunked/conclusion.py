@@ -10,7 +10,7 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.replay import replay_of
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.criteria import Health, health, rank
 from gmm_dask.mixture.em import Candidate

@@ -12,7 +12,7 @@ import numpy as np
 from gmm_dask.arrays import FloatArray, MaskArray
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import InputError
 from gmm_dask.events import Stage

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gmm_dask.chunked.replay import Frame
-from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.mixture.criteria import Health
 from gmm_dask.mixture.em import Candidate, EMState
 from gmm_dask.mixture.labels import Ownership

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gmm_dask.chunked.fit_records import FitOptions
-from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.initialization import given_start
 from gmm_dask.mixture.labels import LabelCounts, Ownership, count_labels

@@ -15,7 +15,7 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.chunked.fit_records import FitOptions
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.errors import NumericalError
 from gmm_dask.events import Stage
 from gmm_dask.mixture.criteria import health

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gmm_dask.chunked.fit_records import FitOptions
-from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.errors import NumericalError, TooFewRowsError
 from gmm_dask.events import Notify, Stage, StageAdvanced, StageFinished, StageStarted
 from gmm_dask.mixture.initialization import initial_parameters, seeded, wide_start

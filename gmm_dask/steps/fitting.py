@@ -19,7 +19,7 @@ from gmm_dask.chunked.fit import fit as fit_rows
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.selection_records import SelectionTable
-from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import (
     ConflictError,

@@ -13,7 +13,7 @@ from gmm_dask.chunked.evaluation import LOW_DENSITY_SHARE, DensitySummary
 from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.selection_records import SelectionTable
-from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.config import RunConfig
 from gmm_dask.mixture.criteria import aic, bic, icl
 from gmm_dask.mixture.labels import ComponentLabels

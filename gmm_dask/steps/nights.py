@@ -15,7 +15,7 @@ from math import floor
 import numpy as np
 
 from gmm_dask.arrays import FloatArray
-from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ModelError
 from gmm_dask.steps.identities import same_features

@@ -21,7 +21,8 @@ from gmm_dask.chunked.evaluation import DensitySummary, evaluate_rows
 from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import Survey, SurveyRequest, priority_limit, refuse_unusable
+from gmm_dask.chunked.survey import SurveyRequest, priority_limit, refuse_unusable
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.config import RunConfig
 from gmm_dask.events import Stage

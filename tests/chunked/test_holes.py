@@ -15,7 +15,8 @@ from gmm_dask.chunked.rows import MemoryChunks, Rows, find_holes
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.selection import choose, select
 from gmm_dask.chunked.selection_records import SelectionOptions
-from gmm_dask.chunked.survey import Survey, survey_source
+from gmm_dask.chunked.survey import survey_source
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.mixture.assignment import assign

@@ -11,7 +11,8 @@ import pytest
 from gmm_dask.chunked.array import array_chunks
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.survey import Survey, frequent_values, survey_source
+from gmm_dask.chunked.survey import survey_source
+from gmm_dask.chunked.survey_record import Survey, frequent_values
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
 from gmm_dask.mixture.kernels.sampling import rows_below

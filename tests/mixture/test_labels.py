@@ -107,7 +107,7 @@ def test_em_with_labels_is_the_textbooks(covariance_type, holes, weighted):
         *expected, log_likelihood = textbook_step(
             X, labels, w if weighted else np.ones(len(X)), *expected, covariance_type
         )
-        parameters, guarded, _ = maximize(parameters, sums, spec)
+        parameters, guarded, *_ = maximize(parameters, sums, spec)
         assert not guarded
         assert sums.log_likelihood == pytest.approx(log_likelihood, rel=1e-9)
         np.testing.assert_allclose(parameters.weights, expected[0], rtol=1e-9)

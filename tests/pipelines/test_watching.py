@@ -12,7 +12,7 @@ from gmm_dask.errors import InputError, ModelError, StorageError
 from gmm_dask.events import IterationFinished, Stage, StageAdvanced, StageFinished, StageStarted
 from gmm_dask.pipelines import sequences
 from gmm_dask.pipelines.exits import print_error
-from gmm_dask.pipelines.summary import Summary, markdown, print_summary
+from gmm_dask.pipelines.rendering import Summary, markdown, print_summary
 from gmm_dask.pipelines.watching.listening import audible
 from gmm_dask.pipelines.watching.narration import Narrator
 from gmm_dask.pipelines.watching.standing import Standing, duration, quantity, track

@@ -20,7 +20,7 @@ from gmm_dask.chunked.fit_records import CellSearch, FitState
 from gmm_dask.chunked.label_survey import LABEL_ROWS, LabelSurvey
 from gmm_dask.chunked.moments import Moments
 from gmm_dask.chunked.replay import Frame
-from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.errors import StorageError
 from gmm_dask.events import IterationFinished, StageAdvanced, StageStarted, silent
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status

@@ -89,7 +89,7 @@ def test_the_manifest_describes_the_fit(run):
     manifest = fitted.manifest
     missing = [key for key, value in manifest.to_json().items() if value is None]
     # This model was not chosen from a table, and its input is not filtered.
-    assert missing == ["selection", "filter", "effective_rows", "transforms", "refit"]
+    assert missing == ["selection", "filter", "effective_rows", "transforms", "refit", "labels"]
     assert manifest.status == "converged"
     assert manifest.n_iter == len(manifest.history)
     assert np.all(np.diff(manifest.history) > 0)

@@ -28,7 +28,7 @@ from gmm_dask.arrays import NamedArrays
 from gmm_dask.chunked.defects import no_defects
 from gmm_dask.chunked.draw import Draw
 from gmm_dask.chunked.moments import Moments
-from gmm_dask.chunked.survey import Survey
+from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.mixture.units import UnitStatistics
