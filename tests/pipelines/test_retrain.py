@@ -1,5 +1,6 @@
 """The retrain flow: skips, refuses, publishes, predicts; and what its states say."""
 
+import re
 import socket
 import sys
 
@@ -113,10 +114,10 @@ def test_trouble_is_told_to_the_command_of_the_environment(
     assert state.name == "Refused"
     assert watchdog_processes() == []
     run_id = state.state_details.flow_run_id
-    assert told.read_text() == (
+    assert re.sub(r"\d{4}-\d\d-\d\d", "DAY", told.read_text(), count=1) == (
         "Refused: 2,970 rows were used, 5,000 are needed; flow retrain; model boxes; "
         f"input {run.input.path}; host {socket.gethostname()}; "
-        f"run retrain boxes on {run.input.path} {run_id}; "
+        f"run retrain boxes DAY {run_id}; "
         f"at {prefect_server.removesuffix('/api')}/runs/flow-run/{run_id}\n"
     )
 

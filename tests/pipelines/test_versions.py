@@ -64,6 +64,7 @@ def test_list_says_the_same_as_json(models):
     assert [model["version"] for model in listed] == [1, 2, 3, None]
     assert [model["current"] for model in listed] == [False, True, False, False]
     assert listed[1] | {"created": ""} == {
+        "bound": None,
         "model": "stars",
         "version": 2,
         "path": f"{models}/stars/v000002",

@@ -260,11 +260,11 @@ def test_files_of_every_writer_read_the_same(tmp_path, writer):
 
 
 def test_sizes_come_from_rows_columns_and_bytes_only():
-    assert chunk_rows(10**6, 8) == 32_768
-    assert chunk_rows(10**8, 8) == 390_625
-    assert chunk_rows(10**9, 8) == (31 << 20) // 64
-    assert chunk_rows(10**9, 1) == 1_048_576
-    assert chunk_rows(10**9, 8, 64 << 20) == 1_048_576
+    assert chunk_rows(10**6, 8) == 16_384
+    assert chunk_rows(10**8, 8) == 48_829
+    assert chunk_rows(10**9, 32) == (31 << 20) // 256
+    assert chunk_rows(10**9, 1) == 262_144
+    assert chunk_rows(10**9, 32, 64 << 20) == 262_144
     assert chunk_rows(10, 10**8) == 1
 
 
