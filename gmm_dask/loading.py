@@ -31,7 +31,7 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
         ``component_labels_`` if the model has labels, which are text then. It takes
         rows with holes if it was fitted to such (``nulls="marginalize"``). A model with transforms
         has them too: its methods take rows in natural units. ``log_likelihood_`` is NaN after an
-        incremental fit, which does not read all rows.
+        incremental fit, which does not read all rows, and ``lower_bound_`` is what it is at least.
 
     Raises
     ------
@@ -66,6 +66,9 @@ def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:
     model.converged_ = stored.manifest.status == Status.CONVERGED.value
     model.n_iter_ = stored.manifest.n_iter
     model.lower_bounds_ = list(stored.manifest.history)
+    refit = stored.manifest.refit
     model.lower_bound_ = model.lower_bounds_[-1] if model.lower_bounds_ else -np.inf
+    if refit is not None:
+        model.lower_bound_ = refit.bound
     model.scans_ = stored.manifest.scans
     return model

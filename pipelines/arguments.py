@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,3 +41,13 @@ def read_cluster(cluster_file: Path | None) -> ClusterKind:
         if cluster_file is None
         else read_config(ClusterConfig, cluster_file).cluster
     )
+
+
+def check_predictions(outputs: Sequence[str]) -> None:
+    """Refuse a directory that the command line names and that holds no predictions."""
+    from gmm_dask.errors import ConfigError
+    from gmm_dask.storage.predictions.dataset import read_predictions
+
+    for output in outputs:
+        if read_predictions(output) is None:
+            raise ConfigError(f"{output}: holds no predictions; name the directory of a run file")

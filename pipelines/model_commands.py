@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from gmm_dask.pipelines.arguments import AsJson, Debug, Overrides, read_run
+from gmm_dask.pipelines.arguments import (
+    AsJson,
+    Debug,
+    Overrides,
+    check_predictions,
+    read_run,
+)
 from gmm_dask.pipelines.exits import FAILED, exit_codes, print_error, print_failure
 
 
@@ -87,6 +93,7 @@ def report(
     with exit_codes(debug):
         from gmm_dask.steps.reporting import write_report
 
+        check_predictions([] if predictions is None else [predictions])
         page = write_report(model, versions or (), predictions, output)
         typer.echo(page)
         if open_:
@@ -131,11 +138,12 @@ def drift(
     debug: Debug = False,
 ) -> None:
     """Show how the new rows of each night differed, in which feature and component, since when."""
-    with exit_codes(debug):
+    with exit_codes(debug, print_failure if as_json else None):
         from gmm_dask.pipelines.nights import nights_to_json, print_nights
         from gmm_dask.pipelines.tables import print_json
         from gmm_dask.versions import read_nights
 
+        check_predictions([] if predictions is None else [predictions])
         nights = read_nights(model, predictions)
         if as_json:
             print_json(nights_to_json(nights))

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gmm_dask.pipelines.arguments import AsJson, Debug, Overrides, read_run
+from gmm_dask.pipelines.arguments import (
+    AsJson,
+    Debug,
+    Overrides,
+    check_predictions,
+    read_run,
+)
 from gmm_dask.pipelines.exits import exit_codes, print_failure
 
 if TYPE_CHECKING:
@@ -152,11 +158,8 @@ def _what_to_prune(
     from gmm_dask.steps.pruning import keep_of
     from gmm_dask.steps.resuming import registry_of
     from gmm_dask.storage.models.listing import registries_at
-    from gmm_dask.storage.predictions.dataset import read_predictions
 
-    for output in predictions:
-        if read_predictions(output) is None:
-            raise ConfigError(f"{output}: holds no predictions; name the directory of a run file")
+    check_predictions(predictions)
     if where.endswith(".toml"):
         run = read_run(Path(where), overrides)
         keep = keep or keep_of(run)

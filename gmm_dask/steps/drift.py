@@ -24,6 +24,8 @@ from gmm_dask.storage.models.manifest import Manifest
 from gmm_dask.storage.models.model import StoredModel
 
 NOTHING = "no complete rows to compare by density"
+#: Below this sum, squares of weights are lost, and with them how many rows the weights stand for.
+LEAST_SQUARED_WEIGHT = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class NewRows:
     files
         Number of the files.
     sums
-        Over their used rows, which have a weight above 0.
+        Over their used rows, whose squared weights add up to `LEAST_SQUARED_WEIGHT` or more.
     """
 
     by: str
@@ -125,7 +127,7 @@ def measure_drift(
     section
         The limits.
     densities, squared_weight
-        Densities of the rows, and the sum of their squared weights; not all may weigh 0.
+        Densities of the rows, and the sum of their squared weights: `LEAST_SQUARED_WEIGHT` or more.
     """
     rows = densities.weight**2 / squared_weight
     batch = _Batch(densities, rows, _counted_rows(model), FALSE_ALARMS / 3)

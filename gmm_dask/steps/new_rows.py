@@ -11,7 +11,7 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import ModelError, StorageError
 from gmm_dask.events import Notify
-from gmm_dask.steps.drift import Drift, NewRows, measure_new_rows
+from gmm_dask.steps.drift import LEAST_SQUARED_WEIGHT, Drift, NewRows, measure_new_rows
 from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation
 from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.inputs import open_executor
@@ -74,7 +74,7 @@ def compare_new_rows(
     -------
     Drift or None
         None where there is nothing to compare: no model or one of other features, no new file,
-        or no used row in them.
+        or no used row in them that weighs anything.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def compare_new_rows(
         ) as scanner,
     ):
         sums = scan_batch(scanner, current.parameters, run.input.nulls)
-    if not sums.densities.weight > 0.0:
+    if sums.deviations.squared_weight < LEAST_SQUARED_WEIGHT:
         return None
     new = NewRows("retrain", run_id, len(files), sums)
     drift = measure_new_rows(run.predict, current, new, noise_of(current))

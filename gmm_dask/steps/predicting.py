@@ -13,6 +13,7 @@ from gmm_dask.config import ClusterKind, RunConfig
 from gmm_dask.errors import ConfigError, DriftError, ModelError, TooFewRowsError
 from gmm_dask.events import Notify, Stage
 from gmm_dask.steps.drift import (
+    LEAST_SQUARED_WEIGHT,
     Drift,
     NewRows,
     measure_drift,
@@ -266,9 +267,10 @@ def predict(run: RunConfig, prediction: Prediction, measured: Drift | None = Non
         )
     densities = result.densities
     drift = None
-    if densities.weight > 0:
+    if result.squared_weight >= LEAST_SQUARED_WEIGHT:
         drift = measure_drift(run.predict, model, densities, result.squared_weight)
-        if result.new is not None and result.new.densities.weight > 0:
+        seen = 0.0 if result.new is None else result.new.deviations.squared_weight
+        if result.new is not None and seen >= LEAST_SQUARED_WEIGHT:
             new = NewRows("predict", staged.run_id, len(new_files), result.new)
             drift = with_new_rows(drift, measure_new_rows(run.predict, model, new, noise_of(model)))
         elif measured is not None and measured.is_of(model):

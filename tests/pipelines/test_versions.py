@@ -168,6 +168,14 @@ def test_what_was_removed_before_an_error_is_said(models):
             "{models}/no: holds no predictions; name the directory of a run file",
         ),
         (
+            ["drift", "{models}/stars", "--predictions", "{models}/no"],
+            "{models}/no: holds no predictions; name the directory of a run file",
+        ),
+        (
+            ["report", "{models}/stars", "--predictions", "{models}/no"],
+            "{models}/no: holds no predictions; name the directory of a run file",
+        ),
+        (
             ["list", "{models}", "star"],
             "{models}: has no model 'star'; models in {models}: moons, stars",
         ),

@@ -70,12 +70,13 @@ def test_the_weights_of_a_weighted_fit_count_in_its_predictions(tmp_path):
     assert checks_of(unweighted)["occupancy change"].value > 0.3
 
 
-def test_rows_of_weight_0_show_no_drift(tmp_path):
+@pytest.mark.parametrize("weight", [0.0, 1e-200])  # by age too: 2^-664
+def test_rows_that_weigh_nothing_show_no_drift(tmp_path, weight):
     path = write_day(tmp_path, 1)
     run = make_run(tmp_path, input__sample_weight="share")
     run_fit(run)
     table = pq.read_table(path, partitioning=None)
-    pq.write_table(table.set_column(3, "share", pa.array(np.zeros(500))), path)
+    pq.write_table(table.set_column(3, "share", pa.array(np.full(500, weight))), path)
     predicted, rows = run_predict(run)
     assert (predicted.drift, predicted.rows, rows) == (None, 490, 500)
 

@@ -1,6 +1,7 @@
 """Drift of new rows: nights of a retrain that says which feature moved in which component."""
 
 import logging
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -160,6 +161,21 @@ def test_rows_that_all_lie_far_out_are_less_like_those_of_the_fit(tmp_path):
     assert {"log-likelihood drop", "low-density share", "mean shift"} <= {
         *failed(retrain(tmp_path, 2).measured)
     }
+
+
+def test_a_late_file_whose_rows_have_decayed_to_nothing_is_not_compared(tmp_path):
+    """Their weights are not 0, but the squares of these are."""
+    write_days(tmp_path, rows=1000)
+    decay = {"input__weight_halflife": {"column": "day", "days": 1}}
+    today = datetime.now(UTC).date()
+    for age, path in enumerate(sorted((tmp_path / "input").glob("day=*")), start=1):
+        path.rename(path.with_name(f"day={today - timedelta(days=age)}"))
+    retrain(tmp_path, 1, **decay)
+    path = write_day(tmp_path, 9, shift=100.0).parent
+    path.rename(path.with_name(f"day={today - timedelta(days=700)}"))
+    outcome = retrain(tmp_path, 2, **decay)
+    assert outcome.measured is None
+    assert outcome.published.version == 2
 
 
 def test_a_damaged_history_begins_again_with_a_warning(tmp_path, caplog):

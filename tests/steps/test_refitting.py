@@ -129,7 +129,9 @@ def test_a_night_reads_what_is_new_and_says_what_it_knows(root):
     assert (listed.log_likelihood, listed.bound) == (None, refit.bound)
     told = compare_models(root / "models/boxes", 1, 2).to_json()
     assert (told["after"]["log_likelihood"], told["after"]["bound"]) == (None, refit.bound)
-    assert np.isnan(load_model(model.path).log_likelihood_)
+    loaded = load_model(model.path)
+    assert np.isnan(loaded.log_likelihood_)
+    assert loaded.lower_bound_ == loaded.to_sklearn().lower_bound_ == refit.bound
     # The sample holds all rows here, so what is counted on it is exact.
     assert refit.sample_rows == manifest.rows
     assert refit.sample_log_likelihood == pytest.approx(exact, rel=1e-12)
