@@ -17,7 +17,7 @@ from gmm_dask.events import Notify, silent
 from gmm_dask.mixture.labels import ComponentLabels
 from gmm_dask.report.aggregates import AGGREGATES, Aggregates
 from gmm_dask.report.page.subject import REPORT
-from gmm_dask.steps.reporting import describe_by_report
+from gmm_dask.steps.openlineage import LINEAGE, describe_labelled
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.input.plan import InputPlan, plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
@@ -92,7 +92,7 @@ def label_model(
         run_id=run_id,
         based_on=model.version,
         extra=extra,
-        describe=describe_by_report(place.name, aggregates),
+        describe=describe_labelled(place, path, aggregates),
     )
     return Labelled(number, registry.path(number), model.component_ids, labels)
 
@@ -141,7 +141,8 @@ def _files_beside(model: StoredModel) -> tuple[dict[str, bytes], Aggregates | No
     assert model.path is not None
     version = version_at(model.path)
     files = {name: read_file(version, name) for name in other_files(version)}
-    files.pop(REPORT, None)
+    for remade in (REPORT, LINEAGE):
+        files.pop(remade, None)
     counted, aggregates = files.pop(AGGREGATES, None), None
     if counted is not None:
         try:
