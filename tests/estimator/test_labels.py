@@ -48,6 +48,8 @@ def test_every_source_of_rows_and_labels_fits_the_same():
     lazy = dd.from_pandas(frame, npartitions=3)
     given = [
         (X, text.tolist()),
+        (X, text.reshape(-1, 1)),
+        (frame[["u", "v"]], frame[["y"]]),
         (frame[["u", "v"]], frame["y"]),
         (da.from_array(X, chunks=(1_000, 2)), da.from_array(text, chunks=700)),
         (lazy[["u", "v"]], lazy["y"].astype(object)),
