@@ -246,5 +246,17 @@ def test_label_says_what_it_cannot_do(tmp_path):
         with pytest.raises((ConfigError, SchemaError, ModelError), match=message):
             label_model(address, str(path), column, 3.0, "label-1")
     write(tmp_path, filled=False)
-    with pytest.raises(InputError, match="no row has a label in column 'class'"):
+    with pytest.raises(InputError, match=f"{path}: no row has a label in column 'class'"):
         label_model(model, str(path), "class", 3.0, "label-1")
+
+
+def test_an_index_of_pandas_is_no_column_of_labels(tmp_path):
+    path = write(tmp_path)
+    run_fit(make_run(tmp_path))
+    few = pq.read_table(path).select(["width", "height", "class"]).to_pandas()
+    few[few["class"].notna()].sort_values("width").to_parquet(tmp_path / "few.parquet")
+    assert "__index_level_0__" in pq.read_schema(tmp_path / "few.parquet").names
+    labelled = label_model(
+        str(tmp_path / "models/boxes"), str(tmp_path / "few.parquet"), None, 1.5, "label-1"
+    )
+    assert sorted(labelled.labels.labels) == sorted(CLASSES)
