@@ -142,9 +142,10 @@ class LabelsMixin:
         """Return the label of each component, and last that of a row without a value, (k + 1,)."""
         labels = [*self.component_labels_.labels, UNKNOWN]
         if self._integer_labels:
-            return np.array(
-                [MISSING if label == UNKNOWN else int(label) for label in labels], dtype=np.int64
-            )
+            numbers = [MISSING if label == UNKNOWN else int(label) for label in labels]
+            # Hashes of 64 bits without a sign have no dtype that holds −1 too.
+            fit = all(-(2**63) <= number < 2**63 for number in numbers)
+            return np.array(numbers, dtype=np.int64 if fit else object)
         return np.array(labels, dtype=object)
 
     def _labels_to_fit(self, y: Any) -> Any:

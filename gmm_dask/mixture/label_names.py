@@ -135,7 +135,9 @@ def are_integers(y: Any) -> bool:
         return True
     if kind != "O" or hasattr(y, "dask"):
         return False
-    known = [value for value in np.asarray(y).tolist() if name_of(value, MISSING) is not None]
+    # Labels in a column of their own, (m, 1), are `encode_labels`'s too.
+    values = np.asarray(y).ravel().tolist()
+    known = [value for value in values if name_of(value, MISSING) is not None]
     return bool(known) and all(
         isinstance(value, Real) and not isinstance(value, bool) for value in known
     )

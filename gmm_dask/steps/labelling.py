@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +18,9 @@ from gmm_dask.events import Notify, silent
 from gmm_dask.mixture.labels import ComponentLabels
 from gmm_dask.report.aggregates import AGGREGATES, Aggregates
 from gmm_dask.report.page.subject import REPORT
-from gmm_dask.steps.reporting import describe_by_report
+from gmm_dask.steps.openlineage import LINEAGE, describe_labelled
 from gmm_dask.storage.files.choice import version_at
-from gmm_dask.storage.input.plan import InputPlan, plan_input
+from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.model import StoredModel, other_files, read_file
 from gmm_dask.storage.models.registry import Registry
@@ -28,6 +29,8 @@ logger = logging.getLogger("gmm_dask")
 
 #: So many labelled rows are held in memory, and read only once.
 LABELLED_ROWS = 65_536
+#: The name that pandas gives to an index without one: that of a few rows chosen from a frame.
+_INDEX = re.compile(r"__index_level_\d+__")
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def label_model(
     column = column or _only_other_column(section, model)
     if column in model.columns:
         raise ConfigError(f"--column {column} is a feature of the model; name that of the labels")
-    labels = _count(model, plan_input(section, labels=column), least_weight, notify)
+    labels = _count(model, section, column, least_weight, notify)
     labelled = replace(model, manifest=replace(model.manifest, labels=labels))
     extra, aggregates = _files_beside(model)
     number = registry.publish(
@@ -92,7 +95,7 @@ def label_model(
         run_id=run_id,
         based_on=model.version,
         extra=extra,
-        describe=describe_by_report(place.name, aggregates),
+        describe=describe_labelled(place, path, aggregates),
     )
     return Labelled(number, registry.path(number), model.component_ids, labels)
 
@@ -110,8 +113,12 @@ def _section(model: StoredModel, path: str) -> InputSection:
 
 
 def _only_other_column(section: InputSection, model: StoredModel) -> str:
-    """Return the only column that is no feature."""
-    others = [name for name in plan_input(section).types if name not in model.columns]
+    """Return the only column that is no feature, and no index that pandas has written."""
+    others = [
+        name
+        for name in plan_input(section).types
+        if name not in model.columns and not _INDEX.fullmatch(name)
+    ]
     if len(others) != 1:
         there = f"{section.path} has {', '.join(others)}" if others else "there is no other"
         raise ConfigError(
@@ -121,16 +128,17 @@ def _only_other_column(section: InputSection, model: StoredModel) -> str:
 
 
 def _count(
-    model: StoredModel, plan: InputPlan, least_weight: float, notify: Notify
+    model: StoredModel, section: InputSection, column: str, least_weight: float, notify: Notify
 ) -> ComponentLabels:
     """Count the labelled rows in each component."""
+    plan = plan_input(section, labels=column)
     threads = Threads()
     with Scanner(parquet_chunks(plan), threads, notify, transforms=model.transforms) as scanner:
         survey = survey_source(scanner, LABELLED_ROWS, 0, plan.nulls)
         (densities,) = evaluate(scanner, [model.parameters], survey)
     if not densities.label_counts:
         raise InputError(
-            f"{plan.root}: no row has a label in column {plan.labels!r}; name another column by "
+            f"{section.path}: no row has a label in column {column!r}; name another column by "
             "--column"
         )
     return ComponentLabels.of(densities.label_counts, model.parameters.n_components, least_weight)
@@ -141,7 +149,8 @@ def _files_beside(model: StoredModel) -> tuple[dict[str, bytes], Aggregates | No
     assert model.path is not None
     version = version_at(model.path)
     files = {name: read_file(version, name) for name in other_files(version)}
-    files.pop(REPORT, None)
+    for remade in (REPORT, LINEAGE):
+        files.pop(remade, None)
     counted, aggregates = files.pop(AGGREGATES, None), None
     if counted is not None:
         try:

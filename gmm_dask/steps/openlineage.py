@@ -71,6 +71,19 @@ def run_event(
     error
         Why a run failed.
     """
+    return _event(state, run.output.name, kind, run_id, inputs, outputs, error)
+
+
+def _event(
+    state: str,
+    name: str,
+    kind: str,
+    run_id: str,
+    inputs: Sequence[Json],
+    outputs: Sequence[Json],
+    error: str | None = None,
+) -> Json:
+    """Return the event of a run, or of a command, about the model of this name."""
     engine = {
         "version": version_of("gmm-dask"),
         "name": "gmm-dask",
@@ -86,7 +99,7 @@ def run_event(
         "run": {"runId": _as_uuid(run_id), "facets": facets},
         "job": {
             "namespace": os.environ.get("OPENLINEAGE_NAMESPACE") or "default",
-            "name": f"{run.output.name}.{kind}",
+            "name": f"{name}.{kind}",
             "facets": _facets(jobType=job_type),
         },
         "inputs": list(inputs),
@@ -111,7 +124,11 @@ def input_dataset(run: RunConfig, model: StoredModel | None = None) -> Json:
 
 def model_dataset(run: RunConfig, version: int) -> Json:
     """Return a version of the model that a run file names as a dataset."""
-    dataset = _dataset(registry_of(run).directory)
+    return _version_dataset(registry_of(run).directory, version)
+
+
+def _version_dataset(directory: Place, version: int) -> Json:
+    dataset = _dataset(directory)
     return {**dataset, "facets": _facets(version={"datasetVersion": str(version)})}
 
 
@@ -151,6 +168,33 @@ def describe_version(
         inputs, outputs = [input_dataset(run, model)], [model_dataset(run, model.version)]
         # Not complete: predictions may follow.
         event = run_event("RUNNING", run, kind, model.run.run_id, inputs, outputs)
+        return {**files, LINEAGE: json.dumps(event, indent=2).encode() + b"\n"}
+
+    return describe
+
+
+def describe_labelled(
+    directory: Place, path: str, aggregates: Aggregates | None
+) -> Callable[[StoredModel], dict[str, bytes]]:
+    """Return the function that makes lineage and report of a version that was labelled.
+
+    Parameters
+    ----------
+    directory
+        Of the model, ``models/NAME``.
+    path
+        Address of the labelled rows.
+    """
+    describe_report = describe_by_report(directory.name, aggregates)
+
+    def describe(model: StoredModel) -> dict[str, bytes]:
+        files = describe_report(model)
+        if model.run is None or model.version is None or model.run.based_on is None:
+            return files
+        before = _version_dataset(directory, model.run.based_on)
+        inputs = [_dataset(_input_place(path)), before]
+        outputs = [_version_dataset(directory, model.version)]
+        event = _event("COMPLETE", directory.name, "label", model.run.run_id, inputs, outputs)
         return {**files, LINEAGE: json.dumps(event, indent=2).encode() + b"\n"}
 
     return describe

@@ -48,6 +48,8 @@ def test_every_source_of_rows_and_labels_fits_the_same():
     lazy = dd.from_pandas(frame, npartitions=3)
     given = [
         (X, text.tolist()),
+        (X, text.reshape(-1, 1)),
+        (frame[["u", "v"]], frame[["y"]]),
         (frame[["u", "v"]], frame["y"]),
         (da.from_array(X, chunks=(1_000, 2)), da.from_array(text, chunks=700)),
         (lazy[["u", "v"]], lazy["y"].astype(object)),
@@ -170,3 +172,10 @@ def test_labels_of_any_kind_are_text_within():
     ):
         with pytest.raises(InputError, match=message):
             encode_labels(y)
+
+
+def test_integers_of_64_bits_without_a_sign_are_labels():
+    X, y, _ = rows_and_labels(600, 40)
+    labels = [None if number < 0 else 2**63 + number for number in y.tolist()]
+    gm = GaussianMixture(3, components_per_label=1, random_state=0).fit(X, labels)
+    assert set(gm.predict_labels(X).tolist()) == {2**63, 2**63 + 1, 2**63 + 2}

@@ -1,5 +1,6 @@
 """Runs with labels: fit, predict, retrain, and what a run file refuses."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,9 @@ from gmm_dask.chunked.survey import survey_source
 from gmm_dask.errors import ConfigError, InputError, ModelError, SchemaError, ValuesChangedError
 from gmm_dask.pipelines.command import app
 from gmm_dask.steps.labelling import label_model
+from gmm_dask.steps.openlineage import LINEAGE
+from gmm_dask.storage.files.choice import version_at
+from gmm_dask.storage.models.model import read_file
 from gmm_dask.storage.models.registry import load_model_at
 from tests.steps.tables import (
     MEANS,
@@ -217,6 +221,11 @@ def test_a_model_without_labels_is_labelled_as_its_next_version(tmp_path, models
     assert second.parameters.digest == first.parameters.digest
     assert second.run.based_on == 1
     assert replace(second.manifest, labels=None) == first.manifest
+    event = json.loads(read_file(version_at(second.path), LINEAGE))
+    assert event["job"]["name"] == "boxes.label"
+    assert event["outputs"][0]["facets"]["version"]["datasetVersion"] == "2"
+    assert event["inputs"][0]["name"] == str(few)
+    assert event["inputs"][1]["facets"]["version"]["datasetVersion"] == "1"
     run_predict(run)
     assert set(read_predictions(run)["label"].to_pylist()) == {*CLASSES, None}
     assert run_retrain(run, "unchanged") is None  # to be labelled is not to be fitted
@@ -237,5 +246,17 @@ def test_label_says_what_it_cannot_do(tmp_path):
         with pytest.raises((ConfigError, SchemaError, ModelError), match=message):
             label_model(address, str(path), column, 3.0, "label-1")
     write(tmp_path, filled=False)
-    with pytest.raises(InputError, match="no row has a label in column 'class'"):
+    with pytest.raises(InputError, match=f"{path}: no row has a label in column 'class'"):
         label_model(model, str(path), "class", 3.0, "label-1")
+
+
+def test_an_index_of_pandas_is_no_column_of_labels(tmp_path):
+    path = write(tmp_path)
+    run_fit(make_run(tmp_path))
+    few = pq.read_table(path).select(["width", "height", "class"]).to_pandas()
+    few[few["class"].notna()].sort_values("width").to_parquet(tmp_path / "few.parquet")
+    assert "__index_level_0__" in pq.read_schema(tmp_path / "few.parquet").names
+    labelled = label_model(
+        str(tmp_path / "models/boxes"), str(tmp_path / "few.parquet"), None, 1.5, "label-1"
+    )
+    assert sorted(labelled.labels.labels) == sorted(CLASSES)
