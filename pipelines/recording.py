@@ -37,9 +37,12 @@ def recorded(kind: str, run: RunConfig, run_id: str, execute: Callable[[], Outco
         leave_metrics(run, record)
         post_end(run, record, None)
         raise
-    record = record_outcome(start, outcome)
-    leave_metrics(run, record)
-    post_end(run, record, outcome)
+    try:
+        record = record_outcome(start, outcome)
+        leave_metrics(run, record)
+        post_end(run, record, outcome)
+    except GmmDaskError as error:  # the run has done what was asked
+        logger.warning("what became of this run is not told: %s", error)
     return outcome
 
 

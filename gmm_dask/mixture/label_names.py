@@ -91,7 +91,7 @@ def label_rows(
 
 
 def encode_labels(y: Any) -> RowLabels:
-    """Return the labels of rows in memory: None, NaN and −1 stand for none.
+    """Return the labels of rows in memory: None, NaN, −1 and what is masked stand for none.
 
     Parameters
     ----------
@@ -105,6 +105,8 @@ def encode_labels(y: Any) -> RowLabels:
     InputError
         There are too many labels.
     """
+    if np.ma.isMaskedArray(y):
+        y = np.where(np.ma.getmaskarray(y), None, np.ma.getdata(y))
     # Of a list of texts and None or NaN, numpy would make texts of all.
     array = np.asarray(y, dtype=object if isinstance(y, list | tuple) else None)
     if array.ndim == 2 and array.shape[1] == 1:

@@ -164,6 +164,7 @@ def test_labels_of_any_kind_are_text_within():
     assert names([1, -1, None]) == names(np.array([1.0, np.nan])) == ["1"]
     assert names(pd.array([True, None, False], dtype="boolean")) == ["false", "true"]
     assert names(pd.Series(["x", None, ""], dtype="category")) == ["x"]
+    assert names(np.ma.masked_array([3, 4, 5], mask=[False, True, False])) == ["3", "5"]
     for y, message in (
         (np.zeros((3, 2)), "one label a row"),
         (np.array(["2020-01-01"], dtype="M8[D]"), "y has dtype datetime64"),

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
-from gmm_dask.errors import ConfigError
+from gmm_dask.errors import ConfigError, ModelError
 from gmm_dask.pipelines.command import app
 from gmm_dask.pipelines.fit import fit
 from tests.pipelines.runs import read_run, write_part, write_run
@@ -98,6 +98,18 @@ def test_a_run_that_never_began_is_told_of_too(run_file, tmp_path):
 def test_a_flow_writes_the_same(run_file, tmp_path, prefect_server):
     fit(read_run(run_file))
     assert read_metrics(tmp_path, "fit")["model_rows",] == 2970
+
+
+def test_a_run_that_has_published_does_not_fail_because_it_cannot_be_told(
+    run_file, tmp_path, monkeypatch, caplog
+):
+    def unreadable(*arguments):
+        raise ModelError("version 1 is damaged")
+
+    monkeypatch.setattr("gmm_dask.pipelines.recording.record_outcome", unreadable)
+    result = CliRunner().invoke(app, ["fit", str(run_file), "--direct"])
+    assert result.exit_code == 0
+    assert "what became of this run is not told: version 1 is damaged" in caplog.text
 
 
 def test_what_is_no_metrics_file_stays_and_the_run_goes_on(run_file, tmp_path):
