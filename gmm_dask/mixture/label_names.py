@@ -106,7 +106,8 @@ def encode_labels(y: Any) -> RowLabels:
         There are too many labels.
     """
     if np.ma.isMaskedArray(y):
-        y = np.where(np.ma.getmaskarray(y), None, np.ma.getdata(y))
+        masked, y = np.ma.getmaskarray(y), np.ma.getdata(y).astype(object)
+        y[masked] = None
     # Of a list of texts and None or NaN, numpy would make texts of all.
     array = np.asarray(y, dtype=object if isinstance(y, list | tuple) else None)
     if array.ndim == 2 and array.shape[1] == 1:
