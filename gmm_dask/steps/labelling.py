@@ -15,7 +15,7 @@ from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import InputSection, check_config
 from gmm_dask.errors import ConfigError, InputError, ModelError
 from gmm_dask.events import Notify, silent
-from gmm_dask.mixture.labels import ComponentLabels
+from gmm_dask.mixture.labels import UNKNOWN, ComponentLabels
 from gmm_dask.report.aggregates import AGGREGATES, Aggregates
 from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps.openlineage import LINEAGE, describe_labelled
@@ -74,7 +74,7 @@ def label_model(
     ConfigError
         Several columns could be that of the labels, or none.
     InputError
-        The rows cannot be read or used, or none has a label.
+        The rows cannot be read or used, none has a label, or no component would have one.
     ConflictError
         Another version has become current meanwhile.
     """
@@ -141,7 +141,13 @@ def _count(
             f"{section.path}: no row has a label in column {column!r}; name another column by "
             "--column"
         )
-    return ComponentLabels.of(densities.label_counts, model.parameters.n_components, least_weight)
+    labels = ComponentLabels.of(densities.label_counts, model.parameters.n_components, least_weight)
+    if all(label == UNKNOWN for label in labels.labels):
+        raise InputError(
+            f"{section.path}: no component has {least_weight:g} labelled rows, so all would be "
+            f"{UNKNOWN!r}; give more rows, or a lower --least-weight"
+        )
+    return labels
 
 
 def _files_beside(model: StoredModel) -> tuple[dict[str, bytes], Aggregates | None]:

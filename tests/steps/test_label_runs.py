@@ -245,6 +245,8 @@ def test_label_says_what_it_cannot_do(tmp_path):
         column = options.get("column")
         with pytest.raises((ConfigError, SchemaError, ModelError), match=message):
             label_model(address, str(path), column, 3.0, "label-1")
+    with pytest.raises(InputError, match="no component has 1000 labelled rows, so all would be"):
+        label_model(model, str(path), "class", 1000.0, "label-1")
     write(tmp_path, filled=False)
     with pytest.raises(InputError, match=f"{path}: no row has a label in column 'class'"):
         label_model(model, str(path), "class", 3.0, "label-1")
