@@ -145,6 +145,8 @@ def _slice(rows: Sequence[int], group: Group, target: int) -> Iterator[Group]:
     index, start, size, done = group.index, group.start, 0, 0
     for chunk in range(group.start, group.stop):
         size += rows[chunk]
-        if done + size >= group.rows * (index - group.index + 1) // pieces and size:
+        piece = index - group.index + 1
+        full = size and piece < pieces and done + size >= group.rows * piece // pieces
+        if full or chunk == group.stop - 1:  # the last takes chunks without rows at the end too
             yield Group(index, start, chunk + 1, size)
             index, start, size, done = index + 1, chunk + 1, 0, done + size

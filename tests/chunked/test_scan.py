@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gmm_dask.chunked.groups import (
@@ -38,6 +38,8 @@ def sources(draw: st.DrawFn) -> DrawnRows:
 
 
 @given(sources())
+@example(DrawnRows((32_768, 0), (0,)))
+@example(DrawnRows((32_768, 32_768, 0, 0), (0, 2)))
 def test_groups_partition_the_chunks_and_lanes_begin_where_reading_may(source: DrawnRows) -> None:
     lanes = lanes_of(source)
     groups = [group for lane in lanes for group in lane.groups]
