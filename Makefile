@@ -1,7 +1,7 @@
 # The everyday commands. Each works from a clean clone; what is already installed is kept.
 #
 #   make demo           fit and predict the Hipparcos stars through the Prefect flows
-#   make test           the fast tests and their coverage, 5 minutes on two cores
+#   make test           the fast tests and their coverage, 7 minutes on two cores
 #   make coverage       which lines the last `make test` has not run
 #   make test-slow      the other tests: slow ones, and faults with the smaller counts
 #   make test-faults    the fault tests with the larger counts
