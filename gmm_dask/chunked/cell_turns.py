@@ -166,7 +166,7 @@ def _list_needs(turns: Sequence[_Turn], options: SelectionOptions) -> _Needs:
 def _work_through(
     waiting: _Needs, work: Callable[[_Task], CellSearch]
 ) -> Iterator[tuple[_Task, CellSearch]]:
-    """Do tasks on threads, the first that may begin; yield each with its result when it is done."""
+    """Do tasks on threads and yield each with its result; a task waits for those it learns from."""
     done: set[_Task] = set().union(*waiting.values()) - waiting.keys()
     waiting, running = dict(waiting), dict[Future[CellSearch], _Task]()
     cores = available_cores()

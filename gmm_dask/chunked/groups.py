@@ -19,7 +19,7 @@ from gmm_dask.mixture.labels import RowLabels
 #: Groups to aim for: enough to keep hundreds of cores busy to the end of a scan.
 GROUPS = 2048
 #: Products of two features that the rows of a group should need for each component, at least: then
-#: the 0.1 ms that a group costs beside its arithmetic are a tenth of it, or less.
+#: what a group costs beside its arithmetic, 0.04 ms in memory and 0.15 ms from Parquet, is little.
 LEAST_GROUP_PRODUCTS = 1 << 21
 #: Bounds of the least rows of a group, whatever their arithmetic.
 LEAST_GROUP_ROWS = 2048
