@@ -15,7 +15,7 @@ from tests.mixture.oracle import estimate, full_factors, in_form, update
 
 TYPES = list(COVARIANCE_TYPES)
 EPS = np.finfo(np.float64).eps
-property_test = settings(max_examples=40, deadline=None, derandomize=True)
+property_test = settings(max_examples=40, derandomize=True)
 
 
 def random_covariances(covariance_type, k, d, rng, scale=1.0):

@@ -19,7 +19,7 @@ from tests.mixture.oracle import expectation
 
 TYPES = list(COVARIANCE_TYPES)
 STATISTICS = "counts", "residual_sums", "residual_products", "log_likelihood"
-property_test = settings(max_examples=50, deadline=None, derandomize=True)
+property_test = settings(max_examples=50, derandomize=True)
 
 row_counts = st.sampled_from([0, 1, 7, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS]) | st.integers(0, 400)
 # Features are worked on in blocks of 4: fewer, exactly 4, every remainder, several blocks.
@@ -424,7 +424,7 @@ def ulps(actual, expected):
     return np.abs(actual - expected) / np.spacing(np.abs(expected))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(st.floats(-230.0, 0.0))
 @example(0.0)
 @example(-230.0)
@@ -441,7 +441,7 @@ def test_exp_ends_at_zero():
     assert _exp(0.0) == 1.0
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(st.floats(1.0, 1e6))
 @example(1.0)
 @example(2.0)

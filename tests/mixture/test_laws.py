@@ -31,7 +31,7 @@ from gmm_dask.mixture.statistics import SufficientStatistics, empty_statistics, 
 TYPES = list(COVARIANCE_TYPES)
 ARRAYS = ("counts", "residual_sums", "residual_products")
 NUMBERS = ("rows", "weight", "log_likelihood")
-law = settings(max_examples=30, deadline=None, derandomize=True)
+law = settings(max_examples=30, derandomize=True)
 # Around the kernels' tiles of rows, where an off-by-one would be.
 row_counts = st.sampled_from([1, 2, 127, 128, 129, 256, 257, 385]) | st.integers(1, 700)
 covariance_types = st.sampled_from(TYPES)

@@ -93,7 +93,7 @@ def test_em_over_patterns_is_that_of_the_textbook(covariance_type, weighted):
         np.testing.assert_allclose(value, reference, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(COVARIANCE_NAMES),
     d=st.integers(1, 20),

@@ -71,7 +71,7 @@ def test_of_two_equal_components_nothing_is_lost():
         assert max(cost, slack) < 1e-12
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(mixtures(most_components=4, most_features=3))
 def test_cost_and_slack_are_those_of_rows_drawn_from_the_mixture(parameters):
     k, d = parameters.means.shape

@@ -56,7 +56,7 @@ def bits(lowest: LowestRows) -> tuple[bytes, ...]:
     return (lowest.values.tobytes(), lowest.log_densities.tobytes(), lowest.numbers.tobytes())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     cuts=st.lists(st.integers(0, 400), min_size=0, max_size=4).map(sorted),
     seed=st.integers(0, 1_000),

@@ -23,7 +23,7 @@ from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.starts import Sample
 
 TYPES = tuple(COVARIANCE_TYPES)
-property_test = settings(max_examples=40, deadline=None, derandomize=True)
+property_test = settings(max_examples=40, derandomize=True)
 shapes = st.tuples(st.integers(12, 300), st.integers(1, 9), st.integers(1, 4))
 seeds = st.integers(0, 2**32 - 1)
 

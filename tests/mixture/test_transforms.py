@@ -28,7 +28,7 @@ def transform_of(name):
 
 
 @pytest.mark.parametrize("name", TRANSFORM_NAMES)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(share=hnp.arrays(np.float64, 10, elements=st.floats(0.0, 1.0)))
 def test_a_transform_is_its_definition_and_comes_back(name, share):
     low, high, definition, slope = TRIED[name]
@@ -49,7 +49,7 @@ def test_slopes_and_inverses_stay_finite_far_out(name):
     assert np.isfinite(transform.inverse(y)).all()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     values=hnp.arrays(np.float32, (5, 3), elements=st.floats(0.125, 0.875, width=32)),
     names=st.lists(st.sampled_from([None, *TRANSFORM_NAMES]), min_size=3, max_size=3).filter(any),
@@ -150,7 +150,7 @@ def test_the_ceiling_is_above_all_but_few_densities_and_not_far(name):
     assert ceiling - np.quantile(densities, 0.001) < 40.0
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sampled_from(TRANSFORM_NAMES), st.floats(0.5, 3.0), st.floats(0.01, 0.3))
 def test_a_spread_is_written_in_natural_units(name, mean, deviation):
     words = transform_of(name).spread(mean, deviation)

@@ -18,7 +18,7 @@ from gmm_dask.mixture.units import UnitStatistics, carry
 from tests.mixture import oracle
 from tests.mixture.test_laws import covariances_of, mixtures, rows_near, seeds
 
-law = settings(max_examples=40, deadline=None, derandomize=True)
+law = settings(max_examples=40, derandomize=True)
 ARRAYS = ("counts", "residual_sums", "residual_products", "rows", "weight", "entropy", "slope")
 
 

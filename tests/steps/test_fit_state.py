@@ -194,7 +194,7 @@ def checkpoint(tmp_path_factory):
         yield opened
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(state=states())
 def test_every_bit_of_a_state_comes_back(checkpoint, state):
     checkpoint.save(*encode(state))
@@ -203,7 +203,7 @@ def test_every_bit_of_a_state_comes_back(checkpoint, state):
     assert restored.survey.draw.values.T.flags.c_contiguous  # feature-major, as it was
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(state=states(), content=st.data())
 def test_a_state_with_a_missing_part_is_refused(state, content):
     tensors, meta = encode(state)

@@ -20,7 +20,7 @@ NOW = dt.datetime(2026, 2, 9, 15, tzinfo=dt.UTC)
 TODAY = NOW.date()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-1080.0, 0.0), min_size=1, max_size=30))
 def test_powers_of_two_are_those_of_numpy(exponents):
     exponents = np.array(exponents)
@@ -33,7 +33,7 @@ def test_ages_that_leave_the_range_weigh_nothing():
     np.testing.assert_array_equal(power_of_two(np.array([-1e300, -1e5, 0.0])), [0.0, 0.0, 1.0])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.datetimes(dt.datetime(1700, 1, 1), dt.datetime(2026, 2, 10)), min_size=1),
     st.sampled_from(["s", "ms", "us", "ns"]),

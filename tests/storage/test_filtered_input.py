@@ -148,7 +148,7 @@ def test_a_plan_comes_back_from_json(days, condition):
     assert "2026-02-07" in plan.filter.text or "current" not in condition
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     condition=st.sampled_from([
         "n between 15 and 44", "country = 'FR' or n < 3", "not (b > 0)", "b is null",

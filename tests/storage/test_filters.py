@@ -127,7 +127,7 @@ def duckdb_mask(database, condition):
 AS_DUCKDB = tuple(name for name in COLUMNS if name != "f32")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(condition=conditions(AS_DUCKDB))
 def test_a_mask_keeps_the_rows_that_duckdb_keeps(database, condition):
     np.testing.assert_array_equal(mask(condition), duckdb_mask(database, condition), condition)
@@ -219,7 +219,7 @@ def test_today_is_the_day_in_utc():
     assert text_of(parse_filter("d = current_date", late)) == "\"d\" = date '2026-07-30'"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(conditions())
 def test_the_text_of_a_predicate_reads_as_the_predicate(condition):
     predicate = parse_filter(condition, NOW)
@@ -294,7 +294,7 @@ def domains_of(table, **options):
     return row_group_domains(footer.raw, metadata, footer.schema(metadata), table.column_names)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(conditions(), st.sampled_from([1, 2, 3, 8]))
 def test_statistics_never_decide_wrongly(condition, rows):
     predicate = bound(condition)

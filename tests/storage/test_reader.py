@@ -363,7 +363,7 @@ FIELDS = {
 SCHEMA = pa.schema([("a", pa.float32()), ("b", pa.int64()), ("c", pa.bool_())])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     files=st.lists(
         st.tuples(
