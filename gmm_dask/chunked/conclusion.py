@@ -15,7 +15,7 @@ from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.criteria import Health, health, rank
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.patterns import find_patterns
+from gmm_dask.mixture.patterns import count_patterns
 from gmm_dask.mixture.replacing import count_replacements
 from gmm_dask.mixture.search import SearchSummary
 from gmm_dask.mixture.transforms import sample_slope
@@ -106,13 +106,12 @@ def _warnings_of_holes(columns: tuple[str, ...], survey: Survey) -> list[str]:
     """Say what rows with holes cost, and what they cannot tell; the sample knows it."""
     X = survey.sample.X
     sentences = []
-    patterns = len(find_patterns(X))
+    patterns = count_patterns(X)
     if patterns > MANY_PATTERNS:
         sentences.append(
-            f"{len(X):,} sampled rows have {patterns:,} patterns of missing values; each is a pass "
-            "of its own, so that an iteration takes two to three times as long as on complete "
-            "rows, or more where a chunk has few rows of each; leave out columns that are rarely "
-            "there"
+            f"{len(X):,} sampled rows have {patterns:,} patterns of missing values; rows of rare "
+            "patterns take three to forty times as long as complete ones; leave out columns that "
+            "are rarely there"
         )
     observed = (~np.isnan(X)).astype(np.float64)
     together = observed.T @ observed  # (d, d)

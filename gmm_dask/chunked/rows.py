@@ -17,7 +17,7 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray, MaskArray, RowsArray
 from gmm_dask.mixture.labels import RowLabels
-from gmm_dask.mixture.patterns import Patterns, find_patterns
+from gmm_dask.mixture.patterns import Pattern, Patterns, find_patterns
 from gmm_dask.mixture.transforms import Transforms
 
 
@@ -238,7 +238,7 @@ def drop_incomplete(rows: Rows) -> Rows:
 def find_holes(rows: Rows) -> Rows:
     """Find the patterns of rows with holes, and drop the rows without any value."""
     patterns = find_patterns(rows.values)
-    if patterns and not len(patterns[-1].observed):
+    if patterns and isinstance(patterns[-1], Pattern) and not len(patterns[-1].observed):
         kept = np.ones(len(rows.values), dtype=np.bool_)
         kept[patterns[-1].rows] = False
         rows = _keep(rows, kept)

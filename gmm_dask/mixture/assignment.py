@@ -13,7 +13,15 @@ import numpy.typing as npt
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.patterns import Pattern, Patterns, find_patterns, has_holes, marginal
+from gmm_dask.mixture.patterns import (
+    Pattern,
+    Patterns,
+    Scattered,
+    find_patterns,
+    has_holes,
+    marginal,
+)
+from gmm_dask.mixture.scattered import assign_scattered
 from gmm_dask.mixture.transforms import Transforms
 
 #: Threads share rows in multiples of this: no more rows are in a block of a pass, so that the
@@ -133,10 +141,15 @@ def _assign_rows(
     parameters: MixtureParameters, X: RowsArray, assigned: Assignment, rows: slice
 ) -> bool:
     """Fill in the predictions of complete rows X; return whether all were finite."""
+    return engine.assign(parameters, X, *_outputs(parameters, assigned, rows))
+
+
+def _outputs(
+    parameters: MixtureParameters, assigned: Assignment, rows: slice
+) -> tuple[npt.NDArray[np.int32], FloatArray, FloatArray, FloatArray | None]:
+    """Return where a pass writes the predictions of these rows."""
     shares, largest = assigned.responsibilities, assigned.certainties
-    return engine.assign(
-        parameters,
-        X,
+    return (
         assigned.labels[rows],
         assigned.log_densities[rows],
         np.empty((0, parameters.n_components)) if shares is None else shares[rows],
@@ -145,12 +158,14 @@ def _assign_rows(
 
 
 def _assign_pattern(
-    parameters: MixtureParameters, X: RowsArray, assigned: Assignment, pattern: Pattern
+    parameters: MixtureParameters, X: RowsArray, assigned: Assignment, pattern: Pattern | Scattered
 ) -> bool:
-    """Fill in the predictions of the rows of a pattern, by its marginal mixture."""
+    """Fill in the predictions of the rows of a pattern, by its marginal; or of scattered rows."""
     rows, shares, largest = pattern.rows, assigned.responsibilities, assigned.certainties
     part = _unassigned(parameters, len(rows), shares is not None, largest is not None)
-    if len(pattern.observed):
+    if isinstance(pattern, Scattered):
+        assign_scattered(parameters, pattern.take(X), *_outputs(parameters, part, slice(None)))
+    elif len(pattern.observed):
         if not pattern.complete:
             parameters = marginal(parameters, pattern.observed).parameters
         _assign_rows(parameters, pattern.take(X), part, slice(None))

@@ -15,7 +15,7 @@ import numpy as np
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.patterns import Patterns, marginal
+from gmm_dask.mixture.patterns import Patterns, each_pattern, marginal
 from gmm_dask.mixture.statistics import SufficientStatistics, sum_statistics
 
 
@@ -99,7 +99,7 @@ def sum_deviations(
         np.zeros(k), np.zeros((k, d)), np.zeros((k, d)), np.zeros((rows or k, columns or d)),
         0.0, 0.0, parameters.digest,
     )  # fmt: skip
-    for pattern in patterns:
+    for pattern in each_pattern(X, patterns):
         observed = pattern.observed
         if not len(observed):
             continue

@@ -12,7 +12,7 @@ from typing import Any
 from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.labels import Labelling, group_rows_by_label, scatter, take_rows
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.patterns import Pattern, find_patterns
+from gmm_dask.mixture.patterns import Pattern, Scattered, find_patterns
 from gmm_dask.mixture.statistics import SufficientStatistics, sum_pattern, sum_statistics
 from gmm_dask.mixture.threads import WORTH_THREADS
 
@@ -29,14 +29,14 @@ class _Piece:
     X, sample_weight
         (m, o) and (m,) or None.
     pattern
-        The pattern of rows with holes, of which X has the observed features.
+        The pattern of rows with holes, of which X has the observed features; or scattered rows.
     components
         Those of the label of all these rows; None: all components.
     """
 
     X: RowsArray
     sample_weight: FloatArray | None
-    pattern: Pattern | None = None
+    pattern: Pattern | Scattered | None = None
     components: IndexArray | None = None
 
     def sum(self, parameters: MixtureParameters) -> SufficientStatistics:
@@ -119,7 +119,7 @@ def _cut(X: RowsArray, weights: FloatArray | None) -> list[_Piece]:
     parts = [
         pattern.part(start, start + PIECE_ROWS)
         for pattern in patterns
-        if len(pattern.observed)
+        if isinstance(pattern, Scattered) or len(pattern.observed)
         for start in range(0, len(pattern.rows), PIECE_ROWS)
     ]
     return [

@@ -11,22 +11,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import COUNT_FLOOR, fit_em, maximize
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.patterns import Pattern, find_patterns, marginal
+from gmm_dask.mixture.patterns import Pattern, each_pattern, find_patterns
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.mixture.transforms import Transforms
 
 #: EM of the single Gaussian: with half of the values missing, some 20 iterations are enough.
 POOLED = EMOptions(1e-3, 30)
-#: Rows whose conditional means are computed at once.
-_SLICE_ROWS = 16_384
+#: Values of the residuals that are computed at once, one for each row, component and feature.
+_SLICE_VALUES = 1 << 21
 
 
 def impute(parameters: MixtureParameters, X: RowsArray) -> RowsArray:
@@ -37,11 +37,17 @@ def impute(parameters: MixtureParameters, X: RowsArray) -> RowsArray:
     mixture. What is observed stays as it is, and so does the type of the values.
     """
     filled = X.copy()
+    step = max(1, _SLICE_VALUES // parameters.means.size)
     for pattern in find_patterns(X):
-        for start in range(0, 0 if pattern.complete else len(pattern.rows), _SLICE_ROWS):
-            part = pattern.part(start, start + _SLICE_ROWS)
-            missing = np.setdiff1d(np.arange(X.shape[1]), part.observed)
-            filled[np.ix_(part.rows, missing)] = _conditional_means(parameters, part, X)[:, missing]
+        for start in range(0, 0 if pattern.complete else len(pattern.rows), step):
+            part = pattern.part(start, start + step)
+            rows = X[part.rows]
+            shares = assign(parameters, rows, responsibilities=True).responsibilities  # (m, k)
+            assert shares is not None
+            for alike in each_pattern(rows, find_patterns(rows)):
+                missing = np.setdiff1d(np.arange(X.shape[1]), alike.observed)
+                means = _conditional_means(parameters, alike, missing, rows, shares[alike.rows])
+                filled[np.ix_(part.rows[alike.rows], missing)] = means
     return filled
 
 
@@ -70,25 +76,37 @@ def fill_holes(
     return filled
 
 
-def _conditional_means(parameters: MixtureParameters, pattern: Pattern, X: RowsArray) -> FloatArray:
-    """Compute E[x | x_o] for the rows of a pattern, (m, d)."""
-    k, o = parameters.n_components, pattern.observed
+def _conditional_means(
+    parameters: MixtureParameters,
+    pattern: Pattern,
+    missing: IndexArray,
+    X: RowsArray,
+    shares: FloatArray,
+) -> FloatArray:
+    """Compute E[x_m | x_o] for the rows of a pattern of X, (r, m).
+
+    Where x_m is at its conditional mean, y = Uᵀ(x − μ) is shortest: least squares, which lose fewer
+    digits than a division by Σ_oo.
+
+    Parameters
+    ----------
+    missing
+        Indices of the missing features, (m,).
+    shares
+        Responsibilities of the components for these rows, (r, k).
+    """
+    o, means = pattern.observed, parameters.means
     if not len(o):
-        mean = parameters.weights @ parameters.means
-        return np.broadcast_to(mean, (len(pattern.rows), len(mean)))
-    mixture, rows = marginal(parameters, o).parameters, pattern.take(X)
-    shares = assign(mixture, rows, responsibilities=True).responsibilities  # (m, k)
-    assert shares is not None
-    covariance = parameters.covariance
-    precisions = covariance.matrices(
-        covariance.precisions(mixture.precisions_cholesky), k, len(o)
-    )  # Σ_oo⁻¹, (k, o, o)
-    regressions = parameters.matrices[:, :, o] @ precisions  # (k, d, o)
-    means = np.zeros((len(rows), parameters.n_features))
-    for c in range(k):
-        conditional = parameters.means[c] + (rows - mixture.means[c]) @ regressions[c].T
-        means += shares[:, c, None] * conditional
-    return means
+        return np.broadcast_to(parameters.weights @ means[:, missing], (len(shares), len(missing)))
+    if parameters.covariance.factor_form in ("diag", "spherical"):
+        return shares @ means[:, missing]
+    factors = parameters.precisions_cholesky.reshape(-1, *means.shape[1:], means.shape[1])
+    residuals = pattern.take(X) - means[:, None, o]  # (k, r, o)
+    Q, R = np.linalg.qr(factors[:, missing].mT)  # (k, d, m) and (k, m, m), or (1, …)
+    shortest = -np.linalg.solve(R, (residuals @ factors[:, o] @ Q).mT)  # (k, m, r)
+    conditional = means[:, missing, None] + shortest
+    expected: FloatArray = np.einsum("rk,kmr->rm", shares, conditional)
+    return expected
 
 
 @dataclass(frozen=True, eq=False)

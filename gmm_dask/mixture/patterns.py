@@ -4,14 +4,17 @@ A *hole* is a missing value, NaN in the rows. A *pattern* is the set of features
 the rows of a pattern are complete rows of the marginal mixture of these features, so the kernels
 take them as they are. Statistics under a marginal are lifted to those of the whole mixture by the
 covariance type (`CovarianceType.lift`): the expected value of the missing part, given the rest.
+Rows of rare patterns are kept together as *scattered* rows, since a pass for each would cost more
+than its rows.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,9 @@ from gmm_dask.mixture.parameters import MixtureParameters
 
 #: Bytes of marginals that are kept, those that were used last.
 MARGINAL_BYTES = 128 << 20
+#: Patterns with fewer rows are rare. With 5 to 100 features, the pass over a pattern and its
+#: marginal cost what passes over 40 to 250 scattered rows do (benchmarks/holes.py).
+COMMON_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,28 +61,86 @@ class Pattern:
         return Pattern(self.observed, self.rows[start:stop], self.complete)
 
 
+@dataclass(frozen=True, eq=False)
+class Scattered:
+    """The rows of an array whose patterns are rare, some holes in each.
+
+    Attributes
+    ----------
+    rows
+        Numbers of the rows, those of the same pattern one after the other, (m,).
+    """
+
+    rows: IndexArray
+    complete = False
+
+    def take(self, X: RowsArray) -> RowsArray:
+        """Copy the rows of X with their holes, (m, d)."""
+        return np.ascontiguousarray(X[self.rows])
+
+    def part(self, start: int, stop: int) -> Scattered:
+        """Return some of the rows."""
+        return Scattered(self.rows[start:stop])
+
+
 #: Patterns that together hold every row of an array; none where all rows are complete.
-Patterns = tuple[Pattern, ...]
+Patterns = tuple[Pattern | Scattered, ...]
 
 
 def find_patterns(X: RowsArray) -> Patterns:
     """Find the patterns of rows (n, d), in an order that only the rows decide.
 
     Costs one pass where all rows are complete, and then there are none. Complete rows are the
-    first pattern, those without any value the last.
+    first pattern, those without any value the last, and scattered rows come before these.
     """
     if not has_holes(X):
         return ()
+    order, ends = _order(X)
+    first, last = X[order[0]], X[order[-1]]
+    rare = np.diff(ends, prepend=0) < COMMON_ROWS
+    rare[0] &= bool(np.isnan(first).any())
+    rare[-1] &= not np.isnan(last).all()
+    scattered = order[np.repeat(rare, np.diff(ends, prepend=0))]
+    found: list[Pattern | Scattered] = [
+        _pattern(X, order[start:stop])
+        for (start, stop), few in zip(pairwise([0, *ends.tolist()]), rare, strict=True)
+        if not few
+    ]
+    if len(scattered):
+        empty = len(found) > 0 and bool(np.isnan(last).all())
+        found.insert(len(found) - empty, Scattered(scattered))
+    return tuple(found)
+
+
+def each_pattern(X: RowsArray, patterns: Patterns) -> Iterator[Pattern]:
+    """Yield the patterns of rows X, the rare ones each by itself."""
+    for pattern in patterns:
+        if isinstance(pattern, Pattern):
+            yield pattern
+            continue
+        order, ends = _order(X[pattern.rows])
+        for start, stop in pairwise([0, *ends.tolist()]):
+            yield _pattern(X, pattern.rows[order[start:stop]])
+
+
+def count_patterns(X: RowsArray) -> int:
+    """Count the patterns of rows (n, d); 0 where all rows are complete."""
+    return len(_order(X)[1]) if has_holes(X) else 0
+
+
+def _order(X: RowsArray) -> tuple[IndexArray, IndexArray]:
+    """Order rows by their patterns: their numbers, (n,), and where each pattern ends."""
     codes = _codes(X)
     order = np.argsort(codes, kind="stable")  # of 16 bits, in linear time
     ordered = codes[order]
-    starts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-    runs = np.split(order, starts)
-    observed = [np.flatnonzero(~np.isnan(X[rows[0]])) for rows in runs]
-    return tuple(
-        Pattern(features, rows, len(features) == X.shape[1])
-        for features, rows in zip(observed, runs, strict=True)
-    )
+    ends = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    return order, np.append(ends, len(order))
+
+
+def _pattern(X: RowsArray, rows: IndexArray) -> Pattern:
+    """Return the pattern that these rows of X have."""
+    observed = np.flatnonzero(~np.isnan(X[rows[0]]))
+    return Pattern(observed, rows, len(observed) == X.shape[1])
 
 
 def _codes(X: RowsArray) -> npt.NDArray[np.integer[Any]]:

@@ -14,7 +14,8 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.patterns import Pattern, Patterns, marginal
+from gmm_dask.mixture.patterns import Pattern, Patterns, Scattered, marginal
+from gmm_dask.mixture.scattered import scattered_statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +150,22 @@ def sum_statistics(
                     None if sample_weight is None else sample_weight[pattern.rows],
                 )
                 for pattern in patterns
-                if len(pattern.observed)
+                if isinstance(pattern, Scattered) or len(pattern.observed)
             ),
             empty_statistics(parameters),
         )
-    counts, residual_sums, residual_products, log_likelihood = engine.statistics(
-        parameters, X, sample_weight
-    )
+    sums = engine.statistics(parameters, X, sample_weight)
+    return _statistics(parameters, X, sample_weight, sums)
+
+
+def _statistics(
+    parameters: MixtureParameters,
+    X: RowsArray,
+    sample_weight: FloatArray | None,
+    sums: tuple[FloatArray, FloatArray, FloatArray, float],
+) -> SufficientStatistics:
+    """Put together what a pass over rows X summed, N, F, S and Σ w log p(x), and their weight."""
+    counts, residual_sums, residual_products, log_likelihood = sums
     weight = float(X.shape[0]) if sample_weight is None else float(np.sum(sample_weight))
     return SufficientStatistics(
         counts,
@@ -170,28 +180,32 @@ def sum_statistics(
 
 def sum_pattern(
     parameters: MixtureParameters,
-    pattern: Pattern,
+    pattern: Pattern | Scattered,
     X: RowsArray,
     sample_weight: FloatArray | None,
 ) -> SufficientStatistics:
-    """Take the statistics of rows of one pattern, by its marginal mixture.
+    """Take the statistics of rows of one pattern, by its marginal mixture; or of scattered rows.
 
     Parameters
     ----------
     X
-        The observed features of the rows, (m, o): what `Pattern.take` returns.
+        What ``pattern.take`` returns: the observed features of the rows, (m, o), or all features
+        of scattered ones.
     sample_weight
         (m,) or None.
     """
+    if isinstance(pattern, Scattered):
+        sums = scattered_statistics(parameters, X, sample_weight)
+        return _statistics(parameters, X, sample_weight, sums)
     if pattern.complete:
         return sum_statistics(parameters, X, sample_weight)
     of_features = marginal(parameters, pattern.observed)
-    sums = sum_statistics(of_features.parameters, X, sample_weight)
+    observed = sum_statistics(of_features.parameters, X, sample_weight)
     residual_sums, residual_products = of_features.lift(
-        sums.counts, sums.residual_sums, sums.residual_products
+        observed.counts, observed.residual_sums, observed.residual_products
     )
     return replace(
-        sums,
+        observed,
         residual_sums=residual_sums,
         residual_products=residual_products,
         parameters_digest=parameters.digest,

@@ -4,12 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 from sklearn.datasets import load_iris
 
 from gmm_dask.mixture import expectation
+from gmm_dask.mixture import patterns as patterns_module
 from gmm_dask.mixture.assignment import LOOK_ROWS, assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import maximize
@@ -19,8 +20,12 @@ from gmm_dask.mixture.initialization import initial_parameters, start_from_respo
 from gmm_dask.mixture.moves import split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import (
+    COMMON_ROWS,
+    Scattered,
     _Marginals,
     count_observed,
+    count_patterns,
+    each_pattern,
     find_patterns,
     has_holes,
     marginal,
@@ -93,7 +98,14 @@ def test_em_over_patterns_is_that_of_the_textbook(covariance_type, weighted):
         np.testing.assert_allclose(value, reference, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=40)
+@pytest.fixture(params=[1, COMMON_ROWS], ids=["a pass for each pattern", "scattered rows"])
+def common_rows(request, monkeypatch):
+    """The rows from which on a pattern has a pass of its own."""
+    monkeypatch.setattr(patterns_module, "COMMON_ROWS", request.param)
+    return request.param
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(COVARIANCE_NAMES),
     d=st.integers(1, 20),
@@ -101,7 +113,7 @@ def test_em_over_patterns_is_that_of_the_textbook(covariance_type, weighted):
     share=st.sampled_from([0.0, 0.1, 0.5, 0.9]),
     offset=st.sampled_from([0.0, 1e8]),
 )
-def test_laws_of_rows_with_holes(kind, d, seed, share, offset):
+def test_laws_of_rows_with_holes(common_rows, kind, d, seed, share, offset):
     random = np.random.default_rng(seed)
     parameters = random_mixture(kind, seed, d=d)
     X = rows_with_holes(seed, 40, d, share)
@@ -111,7 +123,16 @@ def test_laws_of_rows_with_holes(kind, d, seed, share, offset):
     rows = np.concatenate([pattern.rows for pattern in patterns]) if patterns else np.arange(40)
     assert sorted(rows.tolist()) == list(range(40))
     assert bool(patterns) == bool(np.isnan(X).any()) == has_holes(X)
+    expected = len(np.unique(np.isnan(X), axis=0)) if np.isnan(X).any() else 0
+    assert count_patterns(X) == expected
     for pattern in patterns:
+        if isinstance(pattern, Scattered):
+            assert common_rows > 1
+            assert np.isnan(X[pattern.rows]).any(axis=1).all()
+            np.testing.assert_array_equal(pattern.take(X), X[pattern.rows])
+            continue
+        assert pattern.complete or len(pattern.rows) >= common_rows
+    for pattern in each_pattern(X, patterns):
         assert (~np.isnan(X[pattern.rows]) == np.isin(np.arange(d), pattern.observed)).all()
         assert pattern.complete == (len(pattern.observed) == d)
         np.testing.assert_array_equal(pattern.take(X), X[np.ix_(pattern.rows, pattern.observed)])
@@ -134,6 +155,39 @@ def test_laws_of_rows_with_holes(kind, d, seed, share, offset):
         after = maximize(parameters, statistics, MixtureSpec(K, kind, 1e-9))[0]
         gained = sum_statistics(after, X, weight, patterns).log_likelihood
         assert gained >= statistics.log_likelihood - 1e-6 * abs(statistics.log_likelihood)
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)
+@pytest.mark.parametrize("condition", [1.0, 1e-6, 1e-12])
+def test_scattered_rows_have_the_statistics_of_their_marginals(covariance_type, condition):
+    parameters, X = random_mixture(covariance_type, d=9), rows_with_holes(6, 300, 9, 0.4)
+    if covariance_type in ("full", "tied"):
+        # The last feature is the first one, but for a little.
+        root = np.linalg.cholesky(parameters.covariances)
+        root[..., -1, :] = root[..., 0, :]
+        root[..., -1, -1] = np.sqrt(condition)
+        factors = np.ascontiguousarray(np.swapaxes(np.linalg.inv(root), -1, -2))
+        parameters = MixtureParameters(
+            covariance_type, parameters.weights, parameters.means,
+            root @ np.swapaxes(root, -1, -2), factors,
+        )  # fmt: skip
+        X[:, -1] = np.where(np.isnan(X[:, -1]), np.nan, X[:, 0])
+    X = X[np.isnan(X).any(axis=1) & ~np.isnan(X).all(axis=1)]
+    weight = np.random.default_rng(1).uniform(size=len(X))
+    patterns = find_patterns(X)
+    assert [type(pattern) for pattern in patterns] == [Scattered]
+    for rows in (X, X.astype(np.float32), np.asfortranarray(X)):
+        by_marginals = sum_statistics(parameters, rows, weight, tuple(each_pattern(rows, patterns)))
+        scattered = sum_statistics(parameters, rows, weight, patterns)
+        scale = 1e-13 / np.sqrt(condition)
+        for name in ("counts", "residual_sums", "residual_products", "log_likelihood"):
+            expected = np.asarray(getattr(by_marginals, name))
+            error = np.abs(getattr(scattered, name) - expected).max()
+            assert error <= max(scale, 1e-12) * np.abs(expected).max(), name
+        assert (scattered.rows, scattered.weight) == (
+            by_marginals.rows,
+            pytest.approx(weight.sum()),
+        )
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)
@@ -173,7 +227,7 @@ def test_marginals_are_computed_once_within_a_budget():
 
 @pytest.mark.parametrize("n", [50, LOOK_ROWS + 200])
 @pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)
-def test_rows_are_assigned_by_what_they_have(covariance_type, n):
+def test_rows_are_assigned_by_what_they_have(covariance_type, n, common_rows):
     parameters, X = random_mixture(covariance_type), rows_with_holes(3, n)
     X[7] = np.nan
     options = {"responsibilities": True, "certainties": True}
