@@ -109,7 +109,7 @@ def test_frames_have_the_same_fit_and_predictions(
     np.testing.assert_allclose(model.means_, named.means_, rtol=1e-9)
     for method in ("predict", "predict_proba", "score_samples"):
         predicted, expected = getattr(named, method)(frame), getattr(named, method)(X_of(X))
-        np.testing.assert_array_equal(np.asarray(predicted), expected)
+        assert_same(np.asarray(predicted), expected, lazy=kind == "dask")
     assert named.bic(frame) == pytest.approx(named.bic(X_of(X)), rel=1e-12)
     assert named.score(frame) == pytest.approx(named.score(X_of(X)), rel=1e-12)
     filled = named.impute(frame)
@@ -117,9 +117,17 @@ def test_frames_have_the_same_fit_and_predictions(
     values = np.asarray(filled.compute() if kind == "dask" else filled, dtype=float)
     if kind == "arrow":
         values = np.column_stack([filled[name].to_numpy() for name in NAMES])
-    np.testing.assert_array_equal(values, named.impute(X_of(X))[NAMES].to_numpy())
+    assert_same(values, named.impute(X_of(X))[NAMES].to_numpy(), lazy=kind == "dask")
     np.testing.assert_array_equal(values[~np.isnan(X)], X[~np.isnan(X)])
     assert not np.isnan(values).any()
+
+
+def assert_same(actual: Any, expected: Any, lazy: bool) -> None:
+    """Compare; how many rows of its chunk share the holes of a row decides its last digits."""
+    if lazy:
+        np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-12)
+    else:
+        np.testing.assert_array_equal(actual, expected)
 
 
 def X_of(X: np.ndarray) -> pd.DataFrame:
@@ -137,7 +145,7 @@ def test_predictions_as_a_frame_say_how_much_was_observed(
         assert list(predicted.columns) == ["component", "cluster", "log_density", "observed"]
         np.testing.assert_array_equal(predicted["observed"], (~np.isnan(X)).sum(axis=1))
         assert predicted["component"][5] == predicted["cluster"][5] == -1
-        np.testing.assert_array_equal(predicted["log_density"], named.score_samples(X_of(X)))
+        assert_same(predicted["log_density"], named.score_samples(X_of(X)), lazy)
 
 
 def test_a_lazy_array_and_parquet_are_taken(
