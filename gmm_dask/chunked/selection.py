@@ -13,8 +13,9 @@ from dataclasses import replace
 from gmm_dask.chunked.cell_turns import options_of, search_cells
 from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.evaluation import DensitySummary
-from gmm_dask.chunked.fit import begin, polish
+from gmm_dask.chunked.fit import begin
 from gmm_dask.chunked.fit_records import FitState
+from gmm_dask.chunked.polish import polish
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.selection_records import (
     CellFit,
