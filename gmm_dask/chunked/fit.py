@@ -44,13 +44,16 @@ def fit(
     start: Sequence[MixtureParameters] = (),
     before: float = -np.inf,
     search_too: bool = False,
+    evaluate_too: bool = True,
+    rivals: Callable[[], Sequence[MixtureParameters]] = tuple,
     resume: FitState | None = None,
     save: Callable[[FitState], None] = lambda state: None,
 ) -> FitResult:
     """Fit a mixture to all rows of a scanner's source.
 
     Costs one scan for the survey (two where most rows hold nulls), then one for each iteration of
-    the polish; none for the polish if the sample holds all complete rows.
+    the polish; none for the polish if the sample holds all complete rows. In a searched fit the
+    last of them evaluates the result too (`FitResult.evaluated`).
 
     Parameters
     ----------
@@ -62,6 +65,11 @@ def fit(
         natural units: EM goes on as if it had not stopped there.
     search_too
         Whether to search as well, so that the best start of the search competes with ``start``.
+    evaluate_too
+        Whether scans of the polish may evaluate mixtures; no result depends on it.
+    rivals
+        Called after the survey, which settles transforms: mixtures that are to be evaluated
+        beside the result, and are so in the same scan.
     resume
         State in which a fit of the same rows with the same options was interrupted.
     save
@@ -87,7 +95,9 @@ def fit(
         if not state.starts:
             state = _add_starts(scanner, state, options, tuple(start), search_too)
             save(state)
-        state = polish(scanner, state, options, save, before)
+        state = polish(
+            scanner, state, options, save, before, evaluate_too=evaluate_too, rivals=rivals
+        )
     return conclude(scanner, state, options)
 
 

@@ -3,58 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
 
+from gmm_dask.chunked.expectation import ScannedExpectation
 from gmm_dask.chunked.fit_records import FitOptions, FitState
+from gmm_dask.chunked.foreseen import drop_wrong, foresee
 from gmm_dask.chunked.replacing import is_lost, lowest_finder, mend_starts
 from gmm_dask.chunked.replay import add_frame
-from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import available_cores
-from gmm_dask.events import IterationFinished, Notify, Stage
-from gmm_dask.mixture.em import EMState, Expectation, em_steps, start_em
+from gmm_dask.events import IterationFinished, Notify
+from gmm_dask.mixture.em import EMState, em_steps, start_em
 from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
-from gmm_dask.mixture.labels import Ownership, sum_labelled
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.replacing import Replacement
-from gmm_dask.mixture.statistics import StatisticsBatch, sum_statistics
-
-
-def sum_labelled_batch(
-    rows: Rows, argument: tuple[tuple[MixtureParameters, ...], Ownership]
-) -> StatisticsBatch:
-    """Sum the statistics as `sum_batch` does, of rows that have the components of their labels.
-
-    Parameters
-    ----------
-    argument
-        Parameters of each candidate, and the components of each label.
-    """
-    batch, ownership = argument
-    assert rows.labels is not None
-    given = rows.values, rows.sample_weight, rows.patterns or (), rows.labels.codes, ownership
-    return StatisticsBatch(tuple(sum_labelled(parameters, *given) for parameters in batch))
-
-
-def sum_batch(rows: Rows, batch: tuple[MixtureParameters, ...]) -> StatisticsBatch:
-    """Sum the statistics of every candidate over one chunk.
-
-    Parameters
-    ----------
-    batch
-        Parameters of each candidate.
-    """
-    return StatisticsBatch(
-        tuple(
-            sum_statistics(parameters, rows.values, rows.sample_weight, rows.patterns or ())
-            for parameters in batch
-        )
-    )
 
 
 def polish(
@@ -64,12 +31,15 @@ def polish(
     save: Callable[[FitState], None],
     before: float = -np.inf,
     compare: Callable[[EMState], EMState] = lambda em: em,
+    *,
+    evaluate_too: bool = True,
+    rivals: Callable[[], Sequence[MixtureParameters]] = tuple,
 ) -> FitState:
     """Run EM over all rows, one scan an iteration, until no candidate runs any more.
 
     Parameters
     ----------
-    before
+    before, evaluate_too, rivals
         As for `fit`.
     compare
         As for `em_steps`.
@@ -77,23 +47,48 @@ def polish(
     if state.em is None:
         state = _mended(state, options)
     slope = state.survey.log_slope
-    first = state.em or start_em(state.starts, options.em, before - slope)
+    first = state.em or start_em(
+        state.starts, options.em, before - slope, _ends_measured(state, options)
+    )
     state = replace(state, em=first)
     replacing = _replacing(scanner, state, options)
     with ExitStack() as stack:
         expectation = _expectation(scanner, state, stack)
+        evaluating = expectation if evaluate_too else None
+        evaluating = evaluating if isinstance(evaluating, ScannedExpectation) else None
+        others = tuple(rivals()) if evaluating else ()
         began = time.perf_counter()
         steps = em_steps(
-            expectation, first, options.spec, options.em, lambda em: replacing(compare(em))
+            expectation,
+            first,
+            options.spec,
+            options.em,
+            lambda em: replacing(compare(em)),
         )
+        if evaluating:
+            evaluating.beside = foresee(state, options, others)
         for em in steps:
             frames = add_frame(state.frames, em)
             state = replace(state, em=em, scans=scanner.scans, frames=frames)
+            if evaluating:
+                evaluating.evaluated = drop_wrong(evaluating.evaluated, state, others)
+                state = replace(state, evaluated=evaluating.evaluated)
+                evaluating.beside = foresee(state, options, others)
             save(state)
             seconds = time.perf_counter() - began
             _notify_iteration(scanner.notify, em, state.survey.rows, seconds, slope)
             began = time.perf_counter()
     return state
+
+
+def _ends_measured(state: FitState, options: FitOptions) -> tuple[bool, ...]:
+    """Which candidates end with parameters whose likelihood is known: those of a searched fit.
+
+    Given starts take scikit-learn's steps to the last one; so do fits without a search, unless it
+    would cost them a scan.
+    """
+    searched = bool(state.search or state.cells) or not state.survey.in_memory
+    return tuple(searched and fresh and options.search_rows is not None for fresh in state.fresh)
 
 
 def _mended(state: FitState, options: FitOptions) -> FitState:
@@ -130,18 +125,14 @@ def _replacing(
     return lambda em: replacement(em, find, spared)
 
 
-def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expectation:
+def _expectation(
+    scanner: Scanner, state: FitState, stack: ExitStack
+) -> ScannedExpectation | ExpectationOn:
     """Choose how an E-step is computed: by a scan, or on the sample where it holds all rows."""
-    nulls, ownership = state.survey.nulls_left, state.ownership
-    if not state.survey.in_memory and ownership is not None:
-        return lambda batch: (
-            scanner.reduce(
-                sum_labelled_batch, (tuple(batch), ownership), Stage.POLISH, nulls
-            ).statistics
-        )
-    if not state.survey.in_memory:
-        return lambda batch: scanner.reduce(sum_batch, tuple(batch), Stage.POLISH, nulls).statistics
-    sample = state.survey.sample_for(ownership)
+    survey, ownership = state.survey, state.ownership
+    if not survey.in_memory:
+        return ScannedExpectation(scanner, survey.nulls_left, ownership, state.evaluated)
+    sample = survey.sample_for(ownership)
     if sample.X.shape[0] <= PIECE_ROWS:
         return ExpectationOn(sample.X, sample.sample_weight, labelling=sample.labelling)
     threads = available_cores()

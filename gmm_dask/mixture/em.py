@@ -86,7 +86,7 @@ class Candidate:
     Attributes
     ----------
     parameters
-        After the latest M-step.
+        After the latest M-step; before it, once it has converged and `ends_measured`.
     status
         Anything but ``RUNNING`` and ``BEATEN`` is final.
     history
@@ -101,6 +101,9 @@ class Candidate:
     before
         Mean log-likelihood with which the first iteration is compared: that of the last iteration
         of an earlier fit, which goes on here.
+    ends_measured
+        Whether convergence leaves it with the parameters whose likelihood has shown it; else, as
+        in scikit-learn, with those of one M-step more.
     """
 
     parameters: MixtureParameters
@@ -112,6 +115,7 @@ class Candidate:
     problem: str = ""
     broken: int | None = None
     before: float = -np.inf
+    ends_measured: bool = False
 
     @property
     def row_counts(self) -> FloatArray | None:
@@ -121,13 +125,23 @@ class Candidate:
         return self.counts * (self.rows / self.weight)
 
     @property
+    def measured(self) -> bool:
+        """Whether the latest E-step was under the parameters: no M-step was taken after it."""
+        return self.ends_measured and self.status is Status.CONVERGED
+
+    @property
     def n_iter(self) -> int:
-        """The number of iterations done."""
-        return len(self.history)
+        """The number of M-steps that the parameters come from."""
+        return len(self.history) - self.measured
+
+    @property
+    def last_step(self) -> Iteration | None:
+        """The iteration with the last of these M-steps; None before the first."""
+        return self.history[self.n_iter - 1] if self.n_iter else None
 
     @property
     def lower_bounds(self) -> tuple[float, ...]:
-        """Mean log-likelihood before each M-step."""
+        """Mean log-likelihood of each E-step."""
         return tuple(iteration.log_likelihood for iteration in self.history)
 
     @property
@@ -350,20 +364,53 @@ def advance(
         status = Status.CONVERGED
     elif len(history) >= options.max_iter:
         status = Status.MAX_ITER
+    measured = candidate.ends_measured and status is Status.CONVERGED
     return Candidate(
-        outcome.parameters, status, history, statistics.counts, statistics.rows, statistics.weight
+        candidate.parameters if measured else outcome.parameters,
+        status,
+        history,
+        statistics.counts,
+        statistics.rows,
+        statistics.weight,
+        ends_measured=candidate.ends_measured,
     )
 
 
+def may_converge(candidate: Candidate, options: EMOptions) -> bool:
+    """Whether the next E-step may find that a candidate has converged.
+
+    An M-step gains at least what it gains of the expected log-likelihood (Dempster and others,
+    1977). So where that is `tol` or more, the change will be too.
+    """
+    if candidate.status is not Status.RUNNING or not candidate.history:
+        return False
+    latest = candidate.history[-1]
+    return not latest.replaced and latest.expected < options.tol
+
+
 def start_em(
-    parameters: Sequence[MixtureParameters], options: EMOptions, before: float = -np.inf
+    parameters: Sequence[MixtureParameters],
+    options: EMOptions,
+    before: float = -np.inf,
+    ends_measured: Sequence[bool] = (),
 ) -> EMState:
     """Return the state before the first iteration.
 
-    ``before`` is the mean log-likelihood with which that one is compared.
+    Parameters
+    ----------
+    before
+        Mean log-likelihood with which that one is compared.
+    ends_measured
+        Of each candidate, as in `Candidate`; by default none does.
     """
     status = Status.RUNNING if options.max_iter > 0 else Status.MAX_ITER
-    return EMState(tuple(Candidate(start, status, before=before) for start in parameters))
+    ends_measured = ends_measured or (False,) * len(parameters)
+    return EMState(
+        tuple(
+            Candidate(start, status, before=before, ends_measured=ends)
+            for start, ends in zip(parameters, ends_measured, strict=True)
+        )
+    )
 
 
 def em_steps(
