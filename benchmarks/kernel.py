@@ -43,9 +43,9 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.em import maximize
 from gmm_dask.mixture.kernels import whitening
 from gmm_dask.mixture.kernels.tiles import ROWS, aligned
+from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec
 from gmm_dask.mixture.statistics import sum_statistics

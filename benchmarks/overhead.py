@@ -24,7 +24,7 @@ import numpy as np
 from measuring import in_turns, on_threads, print_machine, print_table, ratio, spread
 from sets import MixtureKind
 
-from gmm_dask.chunked.fit import sum_batch
+from gmm_dask.chunked.expectation import sum_batch
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.threads import Threads

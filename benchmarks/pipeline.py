@@ -45,7 +45,7 @@ from measuring import (
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from gmm_dask.chunked.fit import sum_batch
+from gmm_dask.chunked.expectation import sum_batch
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads, available_cores
 from gmm_dask.config import RunConfig, ThreadsCluster, check_config

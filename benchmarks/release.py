@@ -33,7 +33,7 @@ from pipeline import D, K, run_file
 from sets import MixtureKind
 
 from gmm_dask.chunked.evaluation import evaluate
-from gmm_dask.chunked.fit import sum_batch
+from gmm_dask.chunked.expectation import sum_batch
 from gmm_dask.chunked.groups import Lane, lanes_of
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import Scanner

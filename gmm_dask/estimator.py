@@ -257,7 +257,9 @@ class GaussianMixture(
                 start = self._last_parameters() if self.warm_start else ()
                 before = getattr(self, "lower_bound_", -np.inf) if start else -np.inf
                 result = fit(scanner, self._options(), start=start, before=before)
-                (densities,) = evaluate(scanner, [result.parameters], result.survey)
+                (densities,) = evaluate(
+                    scanner, [result.parameters], result.survey, known=result.evaluated
+                )
         except BaseException:
             self.__dict__.clear()  # an earlier fit is what it was, its features too
             self.__dict__.update(attributes)

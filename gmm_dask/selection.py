@@ -174,7 +174,8 @@ def select(
     with prototype._scanner(X, sample_weight, client) as scanner:
         result = select_rows(scanner, options)
         mixtures = [fit.parameters for fit in result.results]
-        densities = evaluate(scanner, mixtures, result.results[0].survey)
+        first = result.results[0]
+        densities = evaluate(scanner, mixtures, first.survey, known=first.evaluated)
     return Selection(choose(result, options, densities), prototype, scanner.scans)
 
 

@@ -298,7 +298,7 @@ def _fit_again(
     if steps.is_selection_due(run, plan, current):
         rival, transforms = steps.choose_rival(run, plan, current)
         with steps.open_scanner(run, plan, cluster, notify) as scanner:
-            selected = call(steps.select, run, plan, scanner, notify, rival, transforms)
+            selected = call(steps.select, run, plan, scanner, notify, rival, transforms, current)
             return call(steps.evaluate_selection, run, plan, scanner, selected, current)
     if run.select is not None and current is not None:
         run = steps.keep_cell(run, current)
@@ -312,7 +312,7 @@ def _fit_again(
                 return call(steps.evaluate_refit, run, scanner, refitted, current)
         logger.warning("all rows are read after all: %s", refitted.trouble)
     start = steps.choose_start(run, plan, current)
-    given = (start.parameters, start.search_too, start.transforms)
+    given = (start.parameters, start.search_too, start.transforms, current)
     with steps.open_scanner(run, plan, cluster, notify) as scanner:
         fitted = call(steps.fit, run, plan, scanner, notify, *given)
         return call(steps.evaluate, run, plan, scanner, fitted, current)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from gmm_dask.chunked.evaluation import EvaluationBatch, evaluate_rows
-from gmm_dask.chunked.fit import sum_batch
+from gmm_dask.chunked.expectation import sum_batch
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.survey import SurveyRequest, survey_rows
 from gmm_dask.chunked.survey_record import Survey

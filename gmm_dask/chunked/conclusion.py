@@ -91,6 +91,7 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         first,
         state.replaced_on_sample,
         ownership,
+        state.evaluated,
     )
 
 
@@ -126,6 +127,11 @@ def _warnings_of_holes(columns: tuple[str, ...], survey: Survey) -> list[str]:
 def component_order(parameters: MixtureParameters) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     """Order of components, (k,): the heaviest first, components of equal weight by their means."""
     return np.lexsort((*parameters.means.T[::-1], -parameters.weights))
+
+
+def in_order(parameters: MixtureParameters, fresh: bool) -> MixtureParameters:
+    """Return the mixture as a result has it: its components in order, if the fit made its start."""
+    return parameters.reordered(component_order(parameters)) if fresh else parameters
 
 
 def times(number: int) -> str:
@@ -185,7 +191,7 @@ def _warnings(
         )
     if survey.incomplete:
         sentences += _warnings_of_holes(columns, survey)
-    guarded = best.history[-1].guarded if best.history else ()
+    guarded = best.last_step.guarded if best.last_step else ()
     if guarded:
         numbers = ", ".join(map(str, guarded))
         sentences.append(

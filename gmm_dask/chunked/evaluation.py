@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import nan
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -334,11 +335,12 @@ def evaluate(
     mixtures: Sequence[MixtureParameters],
     survey: Survey | None = None,
     nulls: NullPolicy = NullPolicy.ERROR,
+    known: Mapping[str, DensitySummary] = MappingProxyType({}),
 ) -> tuple[DensitySummary, ...]:
     """Summarize the densities of all rows in each mixture.
 
     Costs one scan for all mixtures together, or none where the sample of the survey holds all
-    used rows.
+    used rows, or all are known.
 
     Parameters
     ----------
@@ -346,6 +348,9 @@ def evaluate(
         Survey of these rows, in the units of the mixtures; it says how nulls are treated.
     nulls
         How nulls are treated, where there is no survey.
+    known
+        Summaries that were taken of these rows already, by the digest of the parameters
+        (`FitResult.evaluated`).
 
     Raises
     ------
@@ -354,6 +359,21 @@ def evaluate(
     ClusterError
         The workers are gone, or a deadline has passed.
     """
+    unknown = tuple(mixture for mixture in mixtures if mixture.digest not in known)
+    summaries = iter(_evaluate(scanner, unknown, survey, nulls) if unknown else ())
+    return tuple(
+        known[mixture.digest] if mixture.digest in known else next(summaries)
+        for mixture in mixtures
+    )
+
+
+def _evaluate(
+    scanner: Scanner,
+    mixtures: tuple[MixtureParameters, ...],
+    survey: Survey | None,
+    nulls: NullPolicy,
+) -> tuple[DensitySummary, ...]:
+    """Evaluate mixtures on the sample where it holds all rows, else by a scan."""
     if survey is not None and survey.in_memory:
         sample = survey.sample
         holes = find_patterns(sample.X) if survey.incomplete else ()
@@ -364,6 +384,6 @@ def evaluate(
             patterns=holes, transforms=transforms, labels=labels,
         )  # fmt: skip
         threads = available_cores() if survey.rows > LEAST_SLICE_ROWS else 1
-        return evaluate_rows(rows, tuple(mixtures), threads).summaries
+        return evaluate_rows(rows, mixtures, threads).summaries
     nulls = nulls if survey is None else survey.nulls_left
-    return scanner.reduce(evaluate_rows, tuple(mixtures), Stage.EVALUATE, nulls).summaries
+    return scanner.reduce(evaluate_rows, mixtures, Stage.EVALUATE, nulls).summaries

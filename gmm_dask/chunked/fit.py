@@ -8,10 +8,7 @@ complete rows, the polish runs on it in memory.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -19,29 +16,17 @@ import numpy as np
 from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.owning import assign_labels
-from gmm_dask.chunked.replacing import is_lost, lowest_finder, mend_starts
-from gmm_dask.chunked.replay import add_frame
-from gmm_dask.chunked.rows import Rows
+from gmm_dask.chunked.polish import polish
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.starting import make_starts
 from gmm_dask.chunked.survey import survey_source
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import TooFewRowsError
-from gmm_dask.events import (
-    IterationFinished,
-    Notify,
-    Stage,
-)
-from gmm_dask.mixture.em import EMState, Expectation, em_steps, start_em
-from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
 from gmm_dask.mixture.initialization import (
     check_start,
     given_start,
 )
-from gmm_dask.mixture.labels import Ownership, sum_labelled
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.replacing import Replacement
-from gmm_dask.mixture.statistics import StatisticsBatch, sum_statistics
 from gmm_dask.mixture.threads import single_threaded
 
 logger = logging.getLogger("gmm_dask")
@@ -59,13 +44,16 @@ def fit(
     start: Sequence[MixtureParameters] = (),
     before: float = -np.inf,
     search_too: bool = False,
+    evaluate_too: bool = True,
+    rivals: Callable[[], Sequence[MixtureParameters]] = tuple,
     resume: FitState | None = None,
     save: Callable[[FitState], None] = lambda state: None,
 ) -> FitResult:
     """Fit a mixture to all rows of a scanner's source.
 
     Costs one scan for the survey (two where most rows hold nulls), then one for each iteration of
-    the polish; none for the polish if the sample holds all complete rows.
+    the polish; none for the polish if the sample holds all complete rows. In a searched fit the
+    last of them evaluates the result too (`FitResult.evaluated`).
 
     Parameters
     ----------
@@ -77,6 +65,11 @@ def fit(
         natural units: EM goes on as if it had not stopped there.
     search_too
         Whether to search as well, so that the best start of the search competes with ``start``.
+    evaluate_too
+        Whether scans of the polish may evaluate mixtures; no result depends on it.
+    rivals
+        Called after the survey, which settles transforms: mixtures that are to be evaluated
+        beside the result, and are so in the same scan.
     resume
         State in which a fit of the same rows with the same options was interrupted.
     save
@@ -102,7 +95,9 @@ def fit(
         if not state.starts:
             state = _add_starts(scanner, state, options, tuple(start), search_too)
             save(state)
-        state = polish(scanner, state, options, save, before)
+        state = polish(
+            scanner, state, options, save, before, evaluate_too=evaluate_too, rivals=rivals
+        )
     return conclude(scanner, state, options)
 
 
@@ -177,139 +172,4 @@ def _add_starts(
         fresh=(options.spec.start.free,) * len(fresh_starts) + (False,) * len(start),
         search=summary,
         scans=scanner.scans,
-    )
-
-
-def sum_labelled_batch(
-    rows: Rows, argument: tuple[tuple[MixtureParameters, ...], Ownership]
-) -> StatisticsBatch:
-    """Sum the statistics as `sum_batch` does, of rows that have the components of their labels.
-
-    Parameters
-    ----------
-    argument
-        Parameters of each candidate, and the components of each label.
-    """
-    batch, ownership = argument
-    assert rows.labels is not None
-    given = rows.values, rows.sample_weight, rows.patterns or (), rows.labels.codes, ownership
-    return StatisticsBatch(tuple(sum_labelled(parameters, *given) for parameters in batch))
-
-
-def sum_batch(rows: Rows, batch: tuple[MixtureParameters, ...]) -> StatisticsBatch:
-    """Sum the statistics of every candidate over one chunk.
-
-    Parameters
-    ----------
-    batch
-        Parameters of each candidate.
-    """
-    return StatisticsBatch(
-        tuple(
-            sum_statistics(parameters, rows.values, rows.sample_weight, rows.patterns or ())
-            for parameters in batch
-        )
-    )
-
-
-def polish(
-    scanner: Scanner,
-    state: FitState,
-    options: FitOptions,
-    save: Callable[[FitState], None],
-    before: float = -np.inf,
-    compare: Callable[[EMState], EMState] = lambda em: em,
-) -> FitState:
-    """Run EM over all rows, one scan an iteration, until no candidate runs any more.
-
-    Parameters
-    ----------
-    before
-        As for `fit`.
-    compare
-        As for `em_steps`.
-    """
-    if state.em is None:
-        state = _mended(state, options)
-    slope = state.survey.log_slope
-    first = state.em or start_em(state.starts, options.em, before - slope)
-    state = replace(state, em=first)
-    replacing = _replacing(scanner, state, options)
-    with ExitStack() as stack:
-        expectation = _expectation(scanner, state, stack)
-        began = time.perf_counter()
-        steps = em_steps(
-            expectation, first, options.spec, options.em, lambda em: replacing(compare(em))
-        )
-        for em in steps:
-            frames = add_frame(state.frames, em)
-            state = replace(state, em=em, scans=scanner.scans, frames=frames)
-            save(state)
-            seconds = time.perf_counter() - began
-            _notify_iteration(scanner.notify, em, state.survey.rows, seconds, slope)
-            began = time.perf_counter()
-    return state
-
-
-def _mended(state: FitState, options: FitOptions) -> FitState:
-    """Place lost components of the starts again on the sample, if the options ask for it."""
-    if options.em.on_collapse != "replace":
-        return state
-    starts, replaced = mend_starts(
-        state.starts,
-        state.fresh,
-        state.survey,
-        options,
-        available_cores(),
-        searched=bool(state.search or state.cells) or options.search_rows is None,
-    )
-    return replace(state, starts=starts, replaced_on_sample=replaced)
-
-
-def _replacing(
-    scanner: Scanner, state: FitState, options: FitOptions
-) -> Callable[[EMState], EMState]:
-    """Return what places lost components again after an iteration, if the options ask for it."""
-    survey, spec = state.survey, options.spec
-    if options.em.on_collapse != "replace":
-        return lambda em: em
-    replacement = Replacement.over(
-        survey.sample, options.em.max_iter, spec.reg_covar, survey.variances
-    )
-    find = lowest_finder(scanner, survey)
-    # What could not be mended on the sample is not tried again on all rows.
-    spared = [
-        fresh and bool(is_lost(start, survey, spec).any())
-        for fresh, start in zip(state.fresh, state.starts, strict=True)
-    ]
-    return lambda em: replacement(em, find, spared)
-
-
-def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expectation:
-    """Choose how an E-step is computed: by a scan, or on the sample where it holds all rows."""
-    nulls, ownership = state.survey.nulls_left, state.ownership
-    if not state.survey.in_memory and ownership is not None:
-        return lambda batch: (
-            scanner.reduce(
-                sum_labelled_batch, (tuple(batch), ownership), Stage.POLISH, nulls
-            ).statistics
-        )
-    if not state.survey.in_memory:
-        return lambda batch: scanner.reduce(sum_batch, tuple(batch), Stage.POLISH, nulls).statistics
-    sample = state.survey.sample_for(ownership)
-    if sample.X.shape[0] <= PIECE_ROWS:
-        return ExpectationOn(sample.X, sample.sample_weight, labelling=sample.labelling)
-    threads = available_cores()
-    pool = stack.enter_context(ThreadPoolExecutor(threads))
-    return ExpectationOn(sample.X, sample.sample_weight, pool, threads, sample.labelling)
-
-
-def _notify_iteration(notify: Notify, em: EMState, rows: int, seconds: float, slope: float) -> None:
-    best = max(em.candidates, key=lambda candidate: candidate.log_likelihood)
-    bounds = best.lower_bounds
-    change = bounds[-1] - bounds[-2] if len(bounds) > 1 else np.inf
-    notify(
-        IterationFinished(
-            em.iteration, best.log_likelihood + slope, change, len(em.running), rows, seconds
-        )
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.mixture.criteria import Health
@@ -102,6 +103,9 @@ class FitState:
         Of a selection: turns of its search that are done.
     ownership
         In a fit with labels: the components of each label, of every candidate alike.
+    evaluated
+        Densities of all rows in mixtures that scans of the polish have evaluated as well, by the
+        digest of their parameters.
     """
 
     survey: Survey
@@ -117,6 +121,7 @@ class FitState:
     turns: int = 0
     replaced_on_sample: int = 0
     ownership: Ownership | None = None
+    evaluated: Mapping[str, DensitySummary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +156,8 @@ class FitResult:
         The start of the search from which ``initial`` came, in the same order; None without one.
     ownership
         In a fit with labels: the components of each label, in the same order.
+    evaluated
+        What need not be evaluated any more, as in `FitState`: as a rule the result.
     """
 
     best: Candidate
@@ -165,6 +172,7 @@ class FitResult:
     first: MixtureParameters | None = None
     replaced_on_sample: int = 0
     ownership: Ownership | None = None
+    evaluated: Mapping[str, DensitySummary] = field(default_factory=dict)
 
     @property
     def replaced(self) -> tuple[tuple[int, int], ...]:

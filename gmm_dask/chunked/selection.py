@@ -13,8 +13,9 @@ from dataclasses import replace
 from gmm_dask.chunked.cell_turns import options_of, search_cells
 from gmm_dask.chunked.conclusion import conclude
 from gmm_dask.chunked.evaluation import DensitySummary
-from gmm_dask.chunked.fit import begin, polish
+from gmm_dask.chunked.fit import begin
 from gmm_dask.chunked.fit_records import FitState
+from gmm_dask.chunked.polish import polish
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.selection_records import (
     CellFit,
@@ -42,6 +43,7 @@ def select(
     options: SelectionOptions,
     *,
     start: Sequence[MixtureParameters] = (),
+    rivals: Callable[[], Sequence[MixtureParameters]] = tuple,
     resume: FitState | None = None,
     save: Callable[[FitState], None] = lambda state: None,
 ) -> SelectionResult:
@@ -54,7 +56,7 @@ def select(
     ----------
     start
         Parameters that are polished as well, each in its cell.
-    resume, save
+    rivals, resume, save
         As for `gmm_dask.chunked.fit.fit`.
 
     Raises
@@ -72,7 +74,8 @@ def select(
             state = search_cells(scanner, state, options, save)
             state = _with_starts(state, options, tuple(start))
             save(state)
-        state = polish(scanner, state, largest, save, compare=_comparison(state, options))
+        compare = _comparison(state, options)
+        state = polish(scanner, state, largest, save, compare=compare, rivals=rivals)
     fits = tuple(_conclude_cell(scanner, state, options, cell) for cell in options.cells)
     result = SelectionResult(fits, state.survey.rows, scanner.scans)
     if not result.results:

@@ -20,12 +20,11 @@ from gmm_dask.mixture.criteria import deviations
 from gmm_dask.mixture.em import (
     Candidate,
     Expectation,
-    Maximized,
     Status,
     advance,
-    maximize_each,
     start_em,
 )
+from gmm_dask.mixture.maximization import Maximized, maximize_each
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import SufficientStatistics

@@ -15,8 +15,9 @@ from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.em import COUNT_FLOOR, fit_em, maximize
+from gmm_dask.mixture.em import fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
+from gmm_dask.mixture.maximization import COUNT_FLOOR, maximize
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import Pattern, each_pattern, find_patterns
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec

@@ -20,7 +20,8 @@ import numpy as np
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.criteria import Health, health
-from gmm_dask.mixture.em import Status, maximize
+from gmm_dask.mixture.em import Status
+from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.placing import Placement, least_gain, place_component
 from gmm_dask.mixture.spec import MixtureSpec

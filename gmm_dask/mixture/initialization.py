@@ -12,8 +12,8 @@ import numpy.typing as npt
 from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.em import COUNT_FLOOR, TINY_WEIGHT
 from gmm_dask.mixture.imputation import Filled, first_maximization
+from gmm_dask.mixture.maximization import COUNT_FLOOR, TINY_WEIGHT
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec, Start
 from gmm_dask.mixture.threads import single_threaded

@@ -1,4 +1,4 @@
-"""A race between candidates: those that can no longer come in among the first are given up."""
+"""A race between candidates: what they promise, and which of them are given up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.em import Candidate, EMState, Status
+from gmm_dask.mixture.spec import EMOptions
 
 #: On few rows, a candidate may still gain this many times what it promises.
 GENEROUS = 3.0
@@ -35,6 +36,18 @@ def promised_gain(candidate: Candidate) -> float:
         return np.inf
     ratio = gain / before
     return gain * ratio / (1.0 - ratio)
+
+
+def may_converge(candidate: Candidate, options: EMOptions) -> bool:
+    """Whether the next E-step may find that a candidate has converged.
+
+    An M-step gains at least what it gains of the expected log-likelihood (Dempster and others,
+    1977). So where that is ``tol`` or more, the change will be too.
+    """
+    if candidate.status is not Status.RUNNING or not candidate.history:
+        return False
+    latest = candidate.history[-1]
+    return not latest.replaced and latest.expected < options.tol
 
 
 @dataclass(frozen=True, eq=False)

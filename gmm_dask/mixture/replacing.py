@@ -196,7 +196,7 @@ class Replacement:
         broken = candidate.status is Status.ILL_CONDITIONED
         if candidate.status is Status.BEATEN or (broken and candidate.broken is None):
             return ()
-        if candidate.n_iter + broken >= self.max_iter:
+        if len(candidate.history) + broken >= self.max_iter:
             return ()
         covariance = parameters.covariance
         judged = health(parameters, candidate.row_counts, self.variances, self.reg_covar)

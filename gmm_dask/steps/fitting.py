@@ -137,6 +137,7 @@ def fit(
     start: tuple[MixtureParameters, ...] = (),
     search_too: bool = False,
     transforms: Transforms | None = None,
+    current: StoredModel | None = None,
 ) -> Fitted:
     """Fit a mixture by survey, search and polish: one scan, and one more for each iteration.
 
@@ -151,6 +152,8 @@ def fit(
         Whether a search finds another start beside the given ones.
     transforms
         Those in whose units ``start`` is; None: the plan's, settled by the survey.
+    current
+        The current model, if the evaluation is to measure it too.
 
     Raises
     ------
@@ -178,7 +181,14 @@ def fit(
 
     def fit_on(resume: FitState | None, save: Save) -> FitResult:
         return fit_rows(
-            scanner, fit_options(run), start=start, search_too=search_too, resume=resume, save=save
+            scanner,
+            fit_options(run),
+            start=start,
+            search_too=search_too,
+            evaluate_too=not keeps_units(run),  # a scan of its own takes both
+            rivals=lambda: comparable(plan, current, scanner.transforms),
+            resume=resume,
+            save=save,
         )
 
     result = with_checkpoint(run, plan, scanner, key, fit_on)
@@ -208,9 +218,10 @@ def evaluate(
     fitted: Fitted,
     current: StoredModel | None = None,
 ) -> Evaluation:
-    """Evaluate the fitted mixture and the current model together on all rows: one scan.
+    """Evaluate the fitted mixture and the current model together on all rows: one scan at most.
 
-    No scan is needed if the sample of the survey holds all rows and no sums of units are kept
+    No scan is needed if the fit has evaluated them already, as a searched one has, or if the
+    sample of the survey holds all rows; but one is where sums of units are kept
     (``retrain.start = "incremental"``). A current model of other
     columns is not evaluated and none of its components is matched, but their ids are not used
     again. One of other transforms costs a scan more. The merge tree comes from rows of the
@@ -222,7 +233,7 @@ def evaluate(
     if keeps_units(run):
         summaries, store = measure_and_keep(run, plan, scanner, result, mixtures)
     else:
-        summaries = evaluate_mixtures(scanner, mixtures, survey)
+        summaries = evaluate_mixtures(scanner, mixtures, survey, known=result.evaluated)
     densities, *of_current = summaries
     of_current += evaluate_elsewhere(plan, scanner, current, survey)
     return compose_evaluation(

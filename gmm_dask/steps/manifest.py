@@ -89,7 +89,7 @@ def compose_manifest(
         status=best.status.value,
         n_iter=best.n_iter,
         history=tuple(best.lower_bounds),
-        last_moved=best.history[-1].moved if best.history else None,
+        last_moved=best.last_step.moved if best.last_step else None,
         counts=None if best.counts is None else tuple(best.counts.tolist()),
         log_likelihood=densities.mean_log_likelihood,
         aic=aic(parameters, densities.log_likelihood),

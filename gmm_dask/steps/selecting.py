@@ -61,6 +61,7 @@ def select(
     notify: Notify,
     start: tuple[MixtureParameters, ...] = (),
     transforms: Transforms | None = None,
+    current: StoredModel | None = None,
 ) -> Selected:
     """Fit every cell of ``[select]``: one scan, and one more for each iteration of the slowest.
 
@@ -70,7 +71,7 @@ def select(
     ----------
     start
         Parameters that compete in their cell as well.
-    transforms
+    transforms, current
         As for `gmm_dask.steps.fit`.
 
     Raises
@@ -95,7 +96,10 @@ def select(
     scanner.transforms = plan.transforms if transforms is None else transforms
 
     def select_on(resume: FitState | None, save: Save) -> SelectionResult:
-        return select_rows(scanner, options, start=start, resume=resume, save=save)
+        def rivals() -> tuple[MixtureParameters, ...]:
+            return comparable(plan, current, scanner.transforms)
+
+        return select_rows(scanner, options, start=start, rivals=rivals, resume=resume, save=save)
 
     began = time.perf_counter()
     result = with_checkpoint(run, plan, scanner, key, select_on)
@@ -119,9 +123,10 @@ def evaluate_selection(
     selected: Selected,
     current: StoredModel | None = None,
 ) -> Evaluation:
-    """Evaluate every cell and the current model together, and choose the best cell: one scan.
+    """Evaluate every cell and the current model, and choose the best cell: one scan at most.
 
-    Where sums of units are kept, those of the chosen cell take one more.
+    It is for what the scans of the polish have not evaluated already. Where sums of units are
+    kept, those of the chosen cell take one more.
 
     Raises
     ------
@@ -130,9 +135,9 @@ def evaluate_selection(
     """
     result = selected.result
     mixtures = [fit.parameters for fit in result.results]
-    survey = result.results[0].survey
+    survey, known = result.results[0].survey, result.results[0].evaluated
     rivals = comparable(plan, current, scanner.transforms)
-    summaries = evaluate_mixtures(scanner, [*mixtures, *rivals], survey)
+    summaries = evaluate_mixtures(scanner, [*mixtures, *rivals], survey, known=known)
     summaries += evaluate_elsewhere(plan, scanner, current, survey)
     choice = choose(result, selected.options, summaries[: len(mixtures)])
     table = choice.table

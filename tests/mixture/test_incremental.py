@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture.em import Status, fit_em, maximize
+from gmm_dask.mixture.em import Status, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.incremental import MOST_SCANS, refit
+from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import find_patterns
 from gmm_dask.mixture.placing import cheapest_merge

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from gmm_dask.errors import ConfigError, InputError
-from gmm_dask.mixture.em import maximize
 from gmm_dask.mixture.labels import (
     MOST_LABELS,
     ComponentLabels,
@@ -16,6 +15,7 @@ from gmm_dask.mixture.labels import (
     count_limited,
     sum_labelled,
 )
+from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import find_patterns
 from gmm_dask.mixture.spec import COVARIANCE_NAMES, MixtureSpec

@@ -20,10 +20,9 @@ from gmm_dask.mixture.em import (
     Status,
     em_steps,
     fit_em,
-    maximize,
-    maximize_each,
 )
 from gmm_dask.mixture.initialization import wide_start
+from gmm_dask.mixture.maximization import maximize, maximize_each
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import SufficientStatistics, empty_statistics, sum_statistics

@@ -13,10 +13,10 @@ from gmm_dask.mixture import expectation
 from gmm_dask.mixture import patterns as patterns_module
 from gmm_dask.mixture.assignment import LOOK_ROWS, assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.em import maximize
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.imputation import Filled, fit_pooled, impute
 from gmm_dask.mixture.initialization import initial_parameters, start_from_responsibilities
+from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.moves import split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import (

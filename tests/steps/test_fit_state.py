@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from gmm_dask import steps
 from gmm_dask.chunked.defects import Defects
 from gmm_dask.chunked.draw import Draw
+from gmm_dask.chunked.evaluation import BINS, DensitySummary
 from gmm_dask.chunked.fit_records import CellSearch, FitState
 from gmm_dask.chunked.label_survey import LABEL_ROWS, LabelSurvey
 from gmm_dask.chunked.moments import Moments
@@ -99,6 +100,24 @@ def candidates(kind):
         FLOATS,
         st.text(max_size=5),
         st.none() | st.integers(0, K - 1),
+        ends_measured=st.booleans(),
+    )
+
+
+@st.composite
+def summaries(draw):
+    sums = {name: draw(FLOATS) for name in ("weight", "log_likelihood", "uncertainty")}
+    sums |= {name: draw(FLOATS) for name in ("lowest", "highest", "ceiling")}
+    sums |= {f"complete_{name}": draw(FLOATS) for name in ("weight", "log_likelihood")}
+    bins = np.zeros(BINS)
+    bins[draw(st.integers(0, BINS - 1))] = draw(FLOATS)
+    labels = draw(st.dictionaries(st.sampled_from("ab"), arrays(K)))
+    return DensitySummary(
+        draw(st.integers(0, 2**53)),
+        occupancy=draw(arrays(K)),
+        bins=bins,
+        label_counts=labels,
+        **sums,
     )
 
 
@@ -167,6 +186,7 @@ def states(draw):
         draw(st.integers(0, 99)),
         draw(st.integers(0, 99)),
         draw(st.none() | st.just(Ownership(("a", "b"), (1, -1, 0)))),
+        draw(st.dictionaries(st.sampled_from(("0af3", "1be4")), summaries())),
     )
 
 

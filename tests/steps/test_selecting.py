@@ -349,9 +349,9 @@ def test_the_current_model_competes_in_its_cell_unless_scratch_is_asked_for(
     given = []
     select_rows = selecting.select_rows
 
-    def spied(scanner, options, *, start, resume, save):
+    def spied(scanner, options, *, start, **others):
         given.append(start)
-        return select_rows(scanner, options, start=start, resume=resume, save=save)
+        return select_rows(scanner, options, start=start, **others)
 
     monkeypatch.setattr(selecting, "select_rows", spied)
     write_day(tmp_path, 4)

@@ -25,6 +25,7 @@ from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
 from gmm_dask.mixture.transforms import Transforms
+from gmm_dask.storage.models.density_state import decode_densities, encode_densities
 
 Meta = dict[str, Any]
 
@@ -62,6 +63,7 @@ def encode(state: FitState) -> tuple[NamedArrays, Meta]:
         "turns": state.turns,
         "replaced_on_sample": state.replaced_on_sample,
         "ownership": state.ownership and asdict(state.ownership),
+        "evaluated": encode_densities(state.evaluated, arrays),
     }
     if state.fingerprints is not None:
         arrays["fingerprints"] = np.asarray(state.fingerprints, dtype=np.uint64)
@@ -108,6 +110,7 @@ def decode(arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> F
         turns=meta["turns"],
         replaced_on_sample=meta["replaced_on_sample"],
         ownership=_decode_ownership(meta["ownership"]),
+        evaluated=decode_densities(meta["evaluated"], arrays),
         frames=tuple(
             Frame(
                 int(iteration),
@@ -198,6 +201,7 @@ def _encode_candidate(candidate: Candidate, prefix: str, arrays: NamedArrays) ->
         "rows": candidate.rows,
         "problem": candidate.problem,
         "broken": candidate.broken,
+        "ends_measured": candidate.ends_measured,
         "guarded": [list(iteration.guarded) for iteration in history],
         "replaced": [list(iteration.replaced) for iteration in history],
     }
@@ -228,6 +232,7 @@ def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[
         float(arrays[f"{prefix}.weight"][0]),
         meta["problem"],
         meta["broken"],
+        ends_measured=meta["ends_measured"],
     )
 
 

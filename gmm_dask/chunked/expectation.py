@@ -1,0 +1,123 @@
+"""The E-step over chunks: a scan for the statistics of every candidate, with evaluations if wanted.
+
+The likelihood that finds convergence is that of the parameters before the M-step. So the scan that
+takes it can take all that an evaluation says of them too, and no other is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gmm_dask.chunked.evaluation import DensitySummary, EvaluationBatch, evaluate_rows
+from gmm_dask.chunked.rows import Rows
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.events import Stage
+from gmm_dask.mixture.labels import Ownership, sum_labelled
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.statistics import StatisticsBatch, SufficientStatistics, sum_statistics
+from gmm_dask.nulls import NullPolicy
+
+Batch = tuple[MixtureParameters, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedSums:
+    """The statistics of every candidate, and the densities of the same rows in some mixtures."""
+
+    sums: StatisticsBatch
+    evaluation: EvaluationBatch
+
+    def __add__(self, other: EvaluatedSums) -> EvaluatedSums:
+        return EvaluatedSums(self.sums + other.sums, self.evaluation + other.evaluation)
+
+
+def sum_batch(rows: Rows, batch: Batch) -> StatisticsBatch:
+    """Sum the statistics of every candidate over one chunk.
+
+    Parameters
+    ----------
+    batch
+        Parameters of each candidate.
+    """
+    return StatisticsBatch(
+        tuple(
+            sum_statistics(parameters, rows.values, rows.sample_weight, rows.patterns or ())
+            for parameters in batch
+        )
+    )
+
+
+def sum_labelled_batch(rows: Rows, argument: tuple[Batch, Ownership | None]) -> StatisticsBatch:
+    """Sum the statistics as `sum_batch` does, of rows that have the components of their labels.
+
+    Parameters
+    ----------
+    argument
+        Parameters of each candidate, and the components of each label; None without labels.
+    """
+    batch, ownership = argument
+    if ownership is None:
+        return sum_batch(rows, batch)
+    assert rows.labels is not None
+    given = rows.values, rows.sample_weight, rows.patterns or (), rows.labels.codes, ownership
+    return StatisticsBatch(tuple(sum_labelled(parameters, *given) for parameters in batch))
+
+
+def sum_and_evaluate(rows: Rows, argument: tuple[Batch, Ownership | None, Batch]) -> EvaluatedSums:
+    """Sum the statistics over one chunk, and evaluate mixtures on it while it is in memory.
+
+    Parameters
+    ----------
+    argument
+        As for `sum_labelled_batch`, and the mixtures.
+    """
+    batch, ownership, mixtures = argument
+    sums = sum_labelled_batch(rows, (batch, ownership))
+    return EvaluatedSums(sums, evaluate_rows(rows, mixtures))
+
+
+class ScannedExpectation:
+    """A function from a batch of parameters to their statistics over all rows: a scan each time.
+
+    Parameters
+    ----------
+    nulls
+        What the scans do with incomplete rows.
+    ownership
+        In a fit with labels, the components of each label.
+    evaluated
+        What is known before the first scan.
+
+    Attributes
+    ----------
+    beside
+        Mixtures that the next scan evaluates.
+    evaluated
+        Densities of all rows in the mixtures so far, by the digest of their parameters.
+    """
+
+    def __init__(
+        self,
+        scanner: Scanner,
+        nulls: NullPolicy,
+        ownership: Ownership | None,
+        evaluated: Mapping[str, DensitySummary],
+    ) -> None:
+        self.beside: Batch = ()
+        self.evaluated = evaluated
+        self._scanner = scanner
+        self._nulls = nulls
+        self._ownership = ownership
+
+    def __call__(self, batch: Sequence[MixtureParameters]) -> Sequence[SufficientStatistics]:
+        """Take the statistics of each mixture, and evaluate those of ``beside``."""
+        reduce, rules = self._scanner.reduce, (Stage.POLISH, self._nulls)
+        candidates, mixtures, self.beside = tuple(batch), self.beside, ()
+        if not mixtures:
+            return reduce(sum_labelled_batch, (candidates, self._ownership), *rules).statistics
+        result = reduce(sum_and_evaluate, (candidates, self._ownership, mixtures), *rules)
+        digests = (mixture.digest for mixture in mixtures)
+        latest = dict(zip(digests, result.evaluation.summaries, strict=True))
+        self.evaluated = {**self.evaluated, **latest}
+        return result.sums.statistics

@@ -1,0 +1,151 @@
+"""The polish: EM over all rows, from the starts that were found, one scan an iteration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+
+from gmm_dask.chunked.expectation import ScannedExpectation
+from gmm_dask.chunked.fit_records import FitOptions, FitState
+from gmm_dask.chunked.foreseen import drop_wrong, foresee
+from gmm_dask.chunked.replacing import is_lost, lowest_finder, mend_starts
+from gmm_dask.chunked.replay import add_frame
+from gmm_dask.chunked.scan import Scanner
+from gmm_dask.chunked.threads import available_cores
+from gmm_dask.events import IterationFinished, Notify
+from gmm_dask.mixture.em import EMState, em_steps, start_em
+from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.replacing import Replacement
+
+
+def polish(
+    scanner: Scanner,
+    state: FitState,
+    options: FitOptions,
+    save: Callable[[FitState], None],
+    before: float = -np.inf,
+    compare: Callable[[EMState], EMState] = lambda em: em,
+    *,
+    evaluate_too: bool = True,
+    rivals: Callable[[], Sequence[MixtureParameters]] = tuple,
+) -> FitState:
+    """Run EM over all rows, one scan an iteration, until no candidate runs any more.
+
+    Parameters
+    ----------
+    before, evaluate_too, rivals
+        As for `fit`.
+    compare
+        As for `em_steps`.
+    """
+    if state.em is None:
+        state = _mended(state, options)
+    slope = state.survey.log_slope
+    first = state.em or start_em(
+        state.starts, options.em, before - slope, _ends_measured(state, options)
+    )
+    state = replace(state, em=first)
+    replacing = _replacing(scanner, state, options)
+    with ExitStack() as stack:
+        expectation = _expectation(scanner, state, stack)
+        evaluating = expectation if evaluate_too else None
+        evaluating = evaluating if isinstance(evaluating, ScannedExpectation) else None
+        others = tuple(rivals()) if evaluating else ()
+        began = time.perf_counter()
+        steps = em_steps(
+            expectation,
+            first,
+            options.spec,
+            options.em,
+            lambda em: replacing(compare(em)),
+        )
+        if evaluating:
+            evaluating.beside = foresee(state, options, others)
+        for em in steps:
+            frames = add_frame(state.frames, em)
+            state = replace(state, em=em, scans=scanner.scans, frames=frames)
+            if evaluating:
+                evaluating.evaluated = drop_wrong(evaluating.evaluated, state, others)
+                state = replace(state, evaluated=evaluating.evaluated)
+                evaluating.beside = foresee(state, options, others)
+            save(state)
+            seconds = time.perf_counter() - began
+            _notify_iteration(scanner.notify, em, state.survey.rows, seconds, slope)
+            began = time.perf_counter()
+    return state
+
+
+def _ends_measured(state: FitState, options: FitOptions) -> tuple[bool, ...]:
+    """Which candidates end with parameters whose likelihood is known: those of a searched fit.
+
+    Given starts take scikit-learn's steps to the last one; so do fits without a search, unless it
+    would cost them a scan.
+    """
+    searched = bool(state.search or state.cells) or not state.survey.in_memory
+    return tuple(searched and fresh and options.search_rows is not None for fresh in state.fresh)
+
+
+def _mended(state: FitState, options: FitOptions) -> FitState:
+    """Place lost components of the starts again on the sample, if the options ask for it."""
+    if options.em.on_collapse != "replace":
+        return state
+    starts, replaced = mend_starts(
+        state.starts,
+        state.fresh,
+        state.survey,
+        options,
+        available_cores(),
+        searched=bool(state.search or state.cells) or options.search_rows is None,
+    )
+    return replace(state, starts=starts, replaced_on_sample=replaced)
+
+
+def _replacing(
+    scanner: Scanner, state: FitState, options: FitOptions
+) -> Callable[[EMState], EMState]:
+    """Return what places lost components again after an iteration, if the options ask for it."""
+    survey, spec = state.survey, options.spec
+    if options.em.on_collapse != "replace":
+        return lambda em: em
+    replacement = Replacement.over(
+        survey.sample, options.em.max_iter, spec.reg_covar, survey.variances
+    )
+    find = lowest_finder(scanner, survey)
+    # What could not be mended on the sample is not tried again on all rows.
+    spared = [
+        fresh and bool(is_lost(start, survey, spec).any())
+        for fresh, start in zip(state.fresh, state.starts, strict=True)
+    ]
+    return lambda em: replacement(em, find, spared)
+
+
+def _expectation(
+    scanner: Scanner, state: FitState, stack: ExitStack
+) -> ScannedExpectation | ExpectationOn:
+    """Choose how an E-step is computed: by a scan, or on the sample where it holds all rows."""
+    survey, ownership = state.survey, state.ownership
+    if not survey.in_memory:
+        return ScannedExpectation(scanner, survey.nulls_left, ownership, state.evaluated)
+    sample = survey.sample_for(ownership)
+    if sample.X.shape[0] <= PIECE_ROWS:
+        return ExpectationOn(sample.X, sample.sample_weight, labelling=sample.labelling)
+    threads = available_cores()
+    pool = stack.enter_context(ThreadPoolExecutor(threads))
+    return ExpectationOn(sample.X, sample.sample_weight, pool, threads, sample.labelling)
+
+
+def _notify_iteration(notify: Notify, em: EMState, rows: int, seconds: float, slope: float) -> None:
+    best = max(em.candidates, key=lambda candidate: candidate.log_likelihood)
+    bounds = best.lower_bounds
+    change = bounds[-1] - bounds[-2] if len(bounds) > 1 else np.inf
+    notify(
+        IterationFinished(
+            em.iteration, best.log_likelihood + slope, change, len(em.running), rows, seconds
+        )
+    )
