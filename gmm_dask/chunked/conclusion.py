@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from gmm_dask.chunked.replay import replay_of
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.errors import NumericalError
+from gmm_dask.mixture import engine
 from gmm_dask.mixture.criteria import Health, health, rank
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -22,6 +24,8 @@ from gmm_dask.mixture.transforms import sample_slope
 
 #: Patterns of missing values from which a fit says what they cost (benchmarks/RESULTS.md).
 MANY_PATTERNS = 100
+
+logger = logging.getLogger("gmm_dask")
 
 
 def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResult:
@@ -69,6 +73,7 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
                 for iteration in best.history
             ),
         )
+    _tell_precision(scanner, best.parameters)
     slope = state.survey.log_slope
     best = replace(
         best,
@@ -93,6 +98,16 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         ownership,
         state.evaluated,
     )
+
+
+def _tell_precision(scanner: Scanner, parameters: MixtureParameters) -> None:
+    """Log that float32 rows were computed in float64, which takes about twice as long."""
+    single = scanner.chunks.dtype == np.float32 and scanner.rows >= engine.LEAST_SINGLE_ROWS
+    if single and not engine.takes_singles(parameters):
+        logger.info(
+            "statistics of the float32 rows were computed in float64: a component is too narrow "
+            "for float32, beside its mean or its correlations, or the features are too many"
+        )
 
 
 def _in_natural_units(search: SearchSummary | None, survey: Survey) -> SearchSummary | None:

@@ -1,8 +1,8 @@
 """The engine: two functions that choose the pass over rows for a mixture, and run it.
 
 Passes over tiles (`kernels/`) serve any number of features, passes over row-major blocks
-(`row_major/`) many. Another engine would be a folder beside these with the same passes, and a
-choice here.
+(`row_major/`) many, passes in single precision (`single_precision/`) the statistics of float32
+rows. Another engine would be a folder beside these with the same passes, and a choice here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from gmm_dask.mixture.kernels.compile import KernelFunction
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.row_major import diag as diag_by_rows
 from gmm_dask.mixture.row_major import full as full_by_rows
+from gmm_dask.mixture.single_precision import passes as single_precision
 from gmm_dask.mixture.threads import single_threaded
 
 
@@ -44,6 +45,8 @@ _ROW_MAJOR = {
 #: From this many features on, row-major blocks are faster (benchmarks/RESULTS.md). The number of
 #: rows does not matter: neither kind of pass has costs that a few hundred rows would not cover.
 MANY_FEATURES = {"full": 128, "diag": 256}
+#: Fewer float32 rows are computed in float64: that is soon done, and compiles no other kernel.
+LEAST_SINGLE_ROWS = 1_024
 
 
 def _takes_blocks(parameters: MixtureParameters) -> bool:
@@ -60,7 +63,8 @@ def statistics(
     Parameters
     ----------
     X
-        (n, d) float32 or float64, any order and strides; summed in float64.
+        (n, d) float32 or float64, any order and strides; summed in float64. float32 rows are
+        computed in float32 where that is safe (`takes_singles`).
     sample_weight
         (n,), ≥ 0, or None.
 
@@ -71,10 +75,33 @@ def statistics(
     log_likelihood
         Σ w log p(x), nats.
     """
-    # Both must stay alive: the kernel gets only their addresses.
+    # Both must stay alive: a kernel gets only their addresses.
     X = native_rows(X)
     if sample_weight is not None:
         sample_weight = np.asarray(sample_weight, dtype=np.float64)
+    if X.dtype != np.float32 or len(X) < LEAST_SINGLE_ROWS or _takes_blocks(parameters):
+        return _statistics_in_doubles(parameters, X, sample_weight)
+    computed = single_precision.statistics(parameters, X, sample_weight)
+    if computed is None or len(computed[1]) == len(X):
+        return _statistics_in_doubles(parameters, X, sample_weight)
+    sums, left_out = computed
+    if not len(left_out):
+        return sums
+    X = X.T.take(left_out, axis=1).T
+    sample_weight = None if sample_weight is None else sample_weight[left_out]
+    rest = _statistics_in_doubles(parameters, X, sample_weight)
+    return sums[0] + rest[0], sums[1] + rest[1], sums[2] + rest[2], sums[3] + rest[3]
+
+
+def takes_singles(parameters: MixtureParameters) -> bool:
+    """Whether the statistics of float32 rows under a mixture are computed in float32."""
+    return not _takes_blocks(parameters) and single_precision.is_safe(parameters)
+
+
+def _statistics_in_doubles(
+    parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None
+) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+    """Take the sums of an E-step in float64; the arguments are those of the kernels."""
     covariance = parameters.covariance
     k, d = parameters.means.shape
     form, shape = covariance.factor_form, covariance.shape(k, d)

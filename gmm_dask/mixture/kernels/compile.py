@@ -28,7 +28,9 @@ KernelFunction = Callable[..., Any]
 
 #: Folders that hold every part of every kernel. A change in any of their files recompiles them all.
 _MIXTURE = Path(__file__).parent.parent
-SOURCES = (_MIXTURE / "kernels", _MIXTURE / "row_major", _MIXTURE / "covariance")
+SOURCES = tuple(
+    _MIXTURE / name for name in ("kernels", "row_major", "single_precision", "covariance")
+)
 
 # Sums may be reordered. No flag assumes the absence of NaN or infinity.
 _SUMMATION = {"contract", "reassoc", "nsz"}

@@ -119,7 +119,7 @@ def joint_densities(log_joint, constant, half, squares, top, first):  # type: ig
 def dot(a, b):  # type: ignore[no-untyped-def]
     """Return Σ a·b over the rows of a tile."""
     prefer_wide_vectors()
-    total = 0.0
+    total = a.dtype.type(0)
     for i in range(ROWS):
         total += a[i] * b[i]
     return total
@@ -129,7 +129,7 @@ def dot(a, b):  # type: ignore[no-untyped-def]
 def sum_of(a):  # type: ignore[no-untyped-def]
     """Return Σ a over the rows of a tile."""
     prefer_wide_vectors()
-    total = 0.0
+    total = a.dtype.type(0)
     for i in range(ROWS):
         total += a[i]
     return total

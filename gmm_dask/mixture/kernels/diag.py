@@ -45,12 +45,13 @@ def _distances(tile, means, factors, squares):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _add(tile, means, responsibilities, F, S):  # type: ignore[no-untyped-def]
+def add_moments(tile, means, responsibilities, F, S):  # type: ignore[no-untyped-def]
     """Add Σ r (x − μ) to F and Σ r (x − μ)² to S, (k, d).
 
     Computing x − μ a second time is cheaper than storing it.
     """
     prefer_wide_vectors()
+    zero = tile.dtype.type(0)
     k, d = means.shape
     blocks = d // 4 * 4
     for j in range(0, blocks, 4):
@@ -58,7 +59,7 @@ def _add(tile, means, responsibilities, F, S):  # type: ignore[no-untyped-def]
         for c in range(k):
             r = responsibilities[c]
             m0, m1, m2, m3 = means[c, j], means[c, j + 1], means[c, j + 2], means[c, j + 3]
-            f0 = f1 = f2 = f3 = s0 = s1 = s2 = s3 = 0.0
+            f0 = f1 = f2 = f3 = s0 = s1 = s2 = s3 = zero
             for i in range(ROWS):
                 x0 = x[i] - m0
                 x1 = x[i + ROWS] - m1
@@ -89,7 +90,7 @@ def _add(tile, means, responsibilities, F, S):  # type: ignore[no-untyped-def]
         for c in range(k):
             r = responsibilities[c]
             mu = means[c, j]
-            f = s = 0.0
+            f = s = zero
             for i in range(ROWS):
                 residual = x[i] - mu
                 p = r[i] * residual
@@ -122,7 +123,7 @@ def statistics(  # type: ignore[no-untyped-def]
         log_likelihood += normalise_tile(walk)
         for c in range(k):
             counts[c] += sum_of(walk.log_joint[c])
-        _add(walk.tile, means, walk.log_joint, residual_sums, residual_products)
+        add_moments(walk.tile, means, walk.log_joint, residual_sums, residual_products)
     for c in range(k):
         for j in range(d):
             residual_sums[c, j] *= factors[c, j]

@@ -43,6 +43,7 @@ def distances(tile, means, squares):  # type: ignore[no-untyped-def]
 def add_residuals(tile, means, responsibilities, F):  # type: ignore[no-untyped-def]
     """Add Σ r (x − μ) to F (k, d)."""
     prefer_wide_vectors()
+    zero = tile.dtype.type(0)
     k, d = means.shape
     blocks = d // 4 * 4
     for j in range(0, blocks, 4):
@@ -50,7 +51,7 @@ def add_residuals(tile, means, responsibilities, F):  # type: ignore[no-untyped-
         for c in range(k):
             r = responsibilities[c]
             m0, m1, m2, m3 = means[c, j], means[c, j + 1], means[c, j + 2], means[c, j + 3]
-            f0 = f1 = f2 = f3 = 0.0
+            f0 = f1 = f2 = f3 = zero
             for i in range(ROWS):
                 f0 += r[i] * (x[i] - m0)
                 f1 += r[i] * (x[i + ROWS] - m1)
@@ -65,7 +66,7 @@ def add_residuals(tile, means, responsibilities, F):  # type: ignore[no-untyped-
         for c in range(k):
             r = responsibilities[c]
             mu = means[c, j]
-            f = 0.0
+            f = zero
             for i in range(ROWS):
                 f += r[i] * (x[i] - mu)
             F[c, j] += f

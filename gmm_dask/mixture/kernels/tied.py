@@ -27,14 +27,14 @@ from gmm_dask.mixture.kernels.whitening import add_products, mirror, whiten
 
 # The means are near if none is farther from the central one than this, in standard deviations
 # along each whitened axis. Rows whitened once then serve all components.
-_NEAR = 16.0
+NEAR = 16.0
 # S is a difference. Where the minuend is at most this many times S, its relative error
 # stays below 1e-13.
 _SHIFTED = 256.0
 
 
 @inlined
-def _shifts(means, U, centre, shifts):  # type: ignore[no-untyped-def]
+def write_shifts(means, U, centre, shifts):  # type: ignore[no-untyped-def]
     """Write a = Uᵀ(μ − centre), (k, d)."""
     k, d = means.shape
     for c in range(k):
@@ -46,13 +46,13 @@ def _shifts(means, U, centre, shifts):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _central(means, U, shifts):  # type: ignore[no-untyped-def]
-    """Return the mean nearest to the middle of all means, (d,); write the shifts from it.
+def central_mean(means, U, shifts):  # type: ignore[no-untyped-def]
+    """Return which mean is nearest to the middle of all means; write the shifts from it.
 
     It is one of the means, not their average: differences to it are exact wherever the data lie.
     """
     k, d = means.shape
-    _shifts(means, U, means[0], shifts)
+    write_shifts(means, U, means[0], shifts)
     middle = np.zeros(d)
     for c in range(k):
         for j in range(d):
@@ -66,12 +66,12 @@ def _central(means, U, shifts):  # type: ignore[no-untyped-def]
         if square < least:
             least = square
             nearest = c
-    _shifts(means, U, means[nearest], shifts)
-    return means[nearest]
+    write_shifts(means, U, means[nearest], shifts)
+    return nearest
 
 
 @inlined
-def _unshift(counts, F, shifts, S):  # type: ignore[no-untyped-def]
+def unshift(counts, F, shifts, S):  # type: ignore[no-untyped-def]
     """Turn Σ w z zᵀ into S = Σ r y yᵀ, where y = z − a: subtract Σ F aᵀ + a Fᵀ + N a aᵀ.
 
     Returns whether S kept its digits. It loses them where the rows are much closer to the means
@@ -122,8 +122,8 @@ def statistics(  # type: ignore[no-untyped-def]
     walk = begin_walk(means, factors)
     residuals = aligned(d * ROWS)
     shifts = np.empty((k, d))
-    centre = _central(means, factors, shifts)
-    near = largest(shifts) <= _NEAR
+    centre = means[central_mean(means, factors, shifts)]
+    near = largest(shifts) <= NEAR
     # Each turn is a pass over all rows: they are whitened once about the centre if the means are
     # near, else once for each component. If the first pass loses digits, a second one follows. As a
     # function, the pass would be compiled once for each call.
@@ -144,7 +144,7 @@ def statistics(  # type: ignore[no-untyped-def]
                 add_products(whitened[c], shares, residuals, F, residual_products)
             for c in range(k):
                 counts[c] += sum_of(walk.log_joint[c])
-        if not near or _unshift(counts, residual_sums, shifts, residual_products):
+        if not near or unshift(counts, residual_sums, shifts, residual_products):
             mirror(residual_products)
             return log_likelihood
         near = False
@@ -163,8 +163,8 @@ def assign(  # type: ignore[no-untyped-def]
     walk = begin_walk(means, factors)
     residuals, whitened = aligned(d * ROWS), aligned_rows(1, d * ROWS)
     shifts = np.empty((k, d))
-    centre = _central(means, factors, shifts)
-    near = largest(shifts) <= _NEAR
+    centre = means[central_mean(means, factors, shifts)]
+    near = largest(shifts) <= NEAR
     finite = True
     for start in range(0, source.n, ROWS):
         finite = next_tile(walk, source, NO_VECTOR, start) and finite

@@ -42,6 +42,26 @@ def double_of(typingctx: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def bits_of_single(typingctx: Any, value: Any) -> Any:
+    """Return the bits of a single as an integer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def single_of(typingctx: Any, value: Any) -> Any:
+    """Return the single that has the low 32 bits of an integer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(builder.trunc(arguments[0], ir.IntType(32)), ir.FloatType())
+
+    return types.float32(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def prefer_wide_vectors(typingctx: Any) -> Any:
     """Make the calling function use the widest vectors of the processor.
 
@@ -70,6 +90,20 @@ def aligned(size):  # type: ignore[no-untyped-def]
 def aligned_rows(k, size):  # type: ignore[no-untyped-def]
     """Allocate (k, size) doubles whose rows start at cache lines; size is a multiple of 8."""
     return aligned(k * size).reshape((k, size))
+
+
+@inlined
+def aligned_singles(size):  # type: ignore[no-untyped-def]
+    """Allocate singles that start at a cache line."""
+    buffer = np.empty(size + 16, np.float32)
+    first = (-(buffer.ctypes.data >> 2)) & 15
+    return buffer[first : first + size]
+
+
+@inlined
+def aligned_rows_of_singles(k, size):  # type: ignore[no-untyped-def]
+    """Allocate (k, size) singles whose rows start at cache lines; size is a multiple of 16."""
+    return aligned_singles(k * size).reshape((k, size))
 
 
 @inlined

@@ -1,8 +1,8 @@
 """Vector instructions, written by hand for two loops that the compiler vectorizes poorly.
 
-Each function here emits a few LLVM instructions on vectors of `LANES` doubles: load, store, splat,
-multiply-add, sum over lanes. Their callers unroll loops in Python, so that accumulators stay in
-registers.
+Each method of `Vectors` emits a few LLVM instructions on vectors of doubles or of singles: load,
+store, splat, multiply-add, sum over lanes. Their callers unroll loops in Python, so that
+accumulators stay in registers.
 """
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import binding, ir
+from numba import config
 from numba.core import cgutils
 
 Value = Any  # a value of LLVM's intermediate representation
 Builder = Any
 
-_FEATURES = binding.get_host_cpu_features()
-LANES = 8 if _FEATURES.get("avx512f") else 4 if _FEATURES.get("avx") else 2
+# Of the processor that numba compiles for, which NUMBA_CPU_FEATURES may name.
+_FEATURES = (
+    binding.get_host_cpu_features()
+    if config.CPU_FEATURES is None
+    else {name[1:]: name[0] == "+" for name in config.CPU_FEATURES.split(",") if name}
+)
+WIDTH = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16  # bytes of a vector
 # Accumulators that fit beside the operands: AVX-512 and ARM have 32 registers, AVX has 16.
-ACCUMULATORS = 8 if LANES == 4 and not _FEATURES.get("avx512vl") else 16
+ACCUMULATORS = 8 if WIDTH == 32 and not _FEATURES.get("avx512vl") else 16
 
-DOUBLE = ir.DoubleType()
 INDEX = ir.IntType(64)
-VECTOR = ir.VectorType(DOUBLE, LANES)
+_DOUBLE = ir.DoubleType()
 _FUSED = ("contract",)
 
 
@@ -33,74 +38,92 @@ def index(value: int) -> Value:
 
 
 def element(builder: Builder, address: Value, offset: Value) -> Value:
-    """Point to the double at an offset, counted in doubles, from an address."""
-    return builder.gep(builder.inttoptr(address, DOUBLE.as_pointer()), [offset])
+    """Point to the number at an offset, counted in numbers, from a pointer to the first."""
+    return builder.gep(address, [offset])
 
 
-def load(builder: Builder, pointer: Value) -> Value:
-    """Load an aligned vector."""
-    return builder.load(builder.bitcast(pointer, VECTOR.as_pointer()), align=8 * LANES)
+def add_to_double(builder: Builder, address: Value, value: Value) -> None:
+    """Add a number of any precision to the double at an address."""
+    if value.type != _DOUBLE:
+        value = builder.fpext(value, _DOUBLE)
+    builder.store(builder.fadd(builder.load(address), value), address)
 
 
-def store(builder: Builder, vector: Value, pointer: Value) -> None:
-    """Store an aligned vector."""
-    builder.store(vector, builder.bitcast(pointer, VECTOR.as_pointer()), align=8 * LANES)
+class Vectors:
+    """Instructions on vectors of one kind of numbers, as wide as the processor's registers.
+
+    Attributes
+    ----------
+    lanes
+        How many numbers a vector has.
+    """
+
+    def __init__(self, number: Any, size: int) -> None:
+        self.lanes = WIDTH // size
+        self._vector = ir.VectorType(number, self.lanes)
+
+    def load(self, builder: Builder, pointer: Value) -> Value:
+        """Load an aligned vector."""
+        return builder.load(builder.bitcast(pointer, self._vector.as_pointer()), align=WIDTH)
+
+    def store(self, builder: Builder, vector: Value, pointer: Value) -> None:
+        """Store an aligned vector."""
+        builder.store(vector, builder.bitcast(pointer, self._vector.as_pointer()), align=WIDTH)
+
+    def splat(self, builder: Builder, pointer: Value) -> Value:
+        """Load one number into all lanes."""
+        vector = ir.Constant(self._vector, ir.Undefined)
+        vector = builder.insert_element(vector, builder.load(pointer), ir.IntType(32)(0))
+        return builder.shuffle_vector(vector, vector, _mask([0] * self.lanes))
+
+    def zeros(self, builder: Builder, n: int) -> list[Value]:
+        """Make accumulators, (n,) vectors of zeros that live in registers."""
+        variables = [cgutils.alloca_once(builder, self._vector) for _ in range(n)]
+        for variable in variables:
+            builder.store(ir.Constant(self._vector, [0.0] * self.lanes), variable)
+        return variables
+
+    def accumulate(self, builder: Builder, variable: Value, a: Value, b: Value) -> None:
+        """Add a·b to an accumulator."""
+        product = builder.fmul(a, b, flags=_FUSED)
+        builder.store(builder.fadd(builder.load(variable), product, flags=_FUSED), variable)
+
+    def sum_lanes(self, builder: Builder, variables: Sequence[Value]) -> list[Value]:
+        """Sum the lanes of each of up to four accumulators; return scalars."""
+        vectors = [builder.load(variable) for variable in variables]
+        vectors += [vectors[0]] * (4 - len(vectors))
+        pairs = [self._add_neighbours(builder, vectors[0], vectors[1], 1)]
+        pairs.append(self._add_neighbours(builder, vectors[2], vectors[3], 1))
+        if self.lanes == 2:
+            lanes = [(pairs[0], 0), (pairs[0], 1), (pairs[1], 0), (pairs[1], 1)]
+        else:
+            total, width = self._add_neighbours(builder, pairs[0], pairs[1], 2), self.lanes
+            while width > 4:
+                width //= 2
+                low = builder.shuffle_vector(total, total, _mask(range(width)))
+                high = builder.shuffle_vector(total, total, _mask(range(width, 2 * width)))
+                total = builder.fadd(low, high)
+            lanes = [(total, lane) for lane in range(4)]
+        return [
+            builder.extract_element(vector, ir.IntType(32)(lane))
+            for vector, lane in lanes[: len(variables)]
+        ]
+
+    def _add_neighbours(self, builder: Builder, a: Value, b: Value, run: int) -> Value:
+        """Add neighbouring runs of lanes within a and within b, and interleave the sums."""
+        first: list[int] = []
+        second: list[int] = []
+        for start in range(0, self.lanes, 2 * run):
+            for source in (0, self.lanes):
+                first += range(source + start, source + start + run)
+                second += range(source + start + run, source + start + 2 * run)
+        return builder.fadd(
+            builder.shuffle_vector(a, b, _mask(first)), builder.shuffle_vector(a, b, _mask(second))
+        )
 
 
-def splat(builder: Builder, pointer: Value) -> Value:
-    """Load one double into all lanes."""
-    vector = ir.Constant(VECTOR, ir.Undefined)
-    vector = builder.insert_element(vector, builder.load(pointer), ir.IntType(32)(0))
-    return builder.shuffle_vector(vector, vector, _mask([0] * LANES))
-
-
-def zeros(builder: Builder, n: int) -> list[Value]:
-    """Make accumulators, (n,) vectors of zeros that live in registers."""
-    variables = [cgutils.alloca_once(builder, VECTOR) for _ in range(n)]
-    for variable in variables:
-        builder.store(ir.Constant(VECTOR, [0.0] * LANES), variable)
-    return variables
-
-
-def accumulate(builder: Builder, variable: Value, a: Value, b: Value) -> None:
-    """Add a·b to an accumulator."""
-    product = builder.fmul(a, b, flags=_FUSED)
-    builder.store(builder.fadd(builder.load(variable), product, flags=_FUSED), variable)
-
-
-def sum_lanes(builder: Builder, variables: Sequence[Value]) -> list[Value]:
-    """Sum the lanes of each of up to four accumulators; return scalars."""
-    vectors = [builder.load(variable) for variable in variables]
-    vectors += [vectors[0]] * (4 - len(vectors))
-    pairs = [_add_neighbours(builder, vectors[0], vectors[1], 1)]
-    pairs.append(_add_neighbours(builder, vectors[2], vectors[3], 1))
-    if LANES == 2:
-        lanes = [(pairs[0], 0), (pairs[0], 1), (pairs[1], 0), (pairs[1], 1)]
-    else:
-        total, width = _add_neighbours(builder, pairs[0], pairs[1], 2), LANES
-        while width > 4:
-            width //= 2
-            low = builder.shuffle_vector(total, total, _mask(range(width)))
-            high = builder.shuffle_vector(total, total, _mask(range(width, 2 * width)))
-            total = builder.fadd(low, high)
-        lanes = [(total, lane) for lane in range(4)]
-    return [
-        builder.extract_element(vector, ir.IntType(32)(lane))
-        for vector, lane in lanes[: len(variables)]
-    ]
-
-
-def _add_neighbours(builder: Builder, a: Value, b: Value, run: int) -> Value:
-    """Add neighbouring runs of lanes within a and within b, and interleave the sums."""
-    first: list[int] = []
-    second: list[int] = []
-    for start in range(0, LANES, 2 * run):
-        for source in (0, LANES):
-            first += range(source + start, source + start + run)
-            second += range(source + start + run, source + start + 2 * run)
-    return builder.fadd(
-        builder.shuffle_vector(a, b, _mask(first)), builder.shuffle_vector(a, b, _mask(second))
-    )
+DOUBLES = Vectors(_DOUBLE, 8)
+SINGLES = Vectors(ir.FloatType(), 4)
 
 
 def _mask(lanes: Sequence[int]) -> Value:

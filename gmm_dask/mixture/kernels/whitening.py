@@ -2,7 +2,8 @@
 
 They are written in vector instructions, which save 40 % of the time against LLVM's vectorizer: up
 to sixteen vector accumulators stay in registers, and no intermediate result goes to memory. The
-arrays of a tile (tile, residuals, whitened, weighted) are flat, d·ROWS doubles from `aligned`.
+arrays of a tile (tile, residuals, whitened, weighted) are flat, d·ROWS numbers from `aligned`: all
+doubles, or all singles. F and S are doubles, to which the sums over a tile are added.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from gmm_dask.mixture.kernels.tiles import ROWS
 
 _GROUP = 4  # features of a group
 _PANEL = v.ACCUMULATORS // _GROUP  # vectors of rows that are whitened at once
-_ROWS_AT_ONCE = _PANEL * v.LANES
 _SUMMED = v.ACCUMULATORS // _GROUP  # features of a group whose products are summed at once
 
 
@@ -35,15 +35,13 @@ def _steps(builder: v.Builder, stop: v.Value, step: int) -> Iterator[v.Value]:
 @inlined
 def whiten(tile, mean, U, residuals, whitened, squares):  # type: ignore[no-untyped-def]
     """Write y = Uᵀ(x − μ) of a tile and |y|² (ROWS,); residuals is scratch for x − μ."""
-    _whiten(
-        tile.ctypes.data,
-        mean.ctypes.data,
-        U.ctypes.data,
-        residuals.ctypes.data,
-        whitened.ctypes.data,
-        squares.ctypes.data,
-        mean.shape[0],
-    )
+    _whiten(tile, mean, U, residuals, whitened, squares)
+
+
+@inlined
+def whiten_from(tile, mean, U, residuals, whitened, squares, shift):  # type: ignore[no-untyped-def]
+    """Write y = Uᵀ(x − μ) + shift of a tile, with a shift (d,), and |y|² (ROWS,)."""
+    _whiten_from(tile, mean, U, residuals, whitened, squares, shift)
 
 
 @inlined
@@ -52,18 +50,37 @@ def add_products(whitened, responsibilities, weighted, F, S):  # type: ignore[no
 
     ``weighted`` is scratch for r y.
     """
-    _add_products(
-        whitened.ctypes.data,
-        responsibilities.ctypes.data,
-        weighted.ctypes.data,
-        F.ctypes.data,
-        S.ctypes.data,
-        F.shape[0],
-    )
+    _add_products(whitened, responsibilities, weighted, F, S)
+
+
+def _vectors_of(array: Any) -> v.Vectors:
+    """Return the vectors for the numbers of an array, of which numba's type is given."""
+    return v.SINGLES if array.dtype == types.float32 else v.DOUBLES
+
+
+def _pointers(context: Any, builder: v.Builder, signature: Any, arguments: Any) -> list[v.Value]:
+    """Point to the first numbers of arrays."""
+    return [
+        context.make_array(kind)(context, builder, value).data
+        for kind, value in zip(signature.args, arguments, strict=True)
+    ]
+
+
+def _length(context: Any, builder: v.Builder, kind: Any, array: Any) -> v.Value:
+    """Return the length of a vector (d,)."""
+    shape = context.make_array(kind)(context, builder, array).shape
+    return cgutils.unpack_tuple(builder, shape, 1)[0]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _whiten(
+    typingctx: Any, tile: Any, mean: Any, U: Any, residuals: Any, whitened: Any, squares: Any
+) -> Any:
+    return types.void(tile, mean, U, residuals, whitened, squares), _emit_whitening
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _whiten_from(
     typingctx: Any,
     tile: Any,
     mean: Any,
@@ -71,124 +88,147 @@ def _whiten(
     residuals: Any,
     whitened: Any,
     squares: Any,
-    d: Any,
+    shift: Any,
 ) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        d = arguments[-1]
-        full = builder.and_(d, v.index(-_GROUP))
-        with _steps(builder, v.index(ROWS), _ROWS_AT_ONCE) as i:
-            sums = v.zeros(builder, _PANEL)
-            with _steps(builder, full, _GROUP) as j:
-                _whiten_group(builder, arguments, sums, _GROUP, j, i)
-            for width in range(1, _GROUP):
-                tail = builder.icmp_signed("==", builder.sub(d, full), v.index(width))
-                with builder.if_then(tail):
-                    _whiten_group(builder, arguments, sums, width, full, i)
-            for p in range(_PANEL):
-                target = v.element(builder, arguments[5], builder.add(i, v.index(p * v.LANES)))
-                v.store(builder, builder.load(sums[p]), target)
-        return context.get_dummy_value()
+    return types.void(tile, mean, U, residuals, whitened, squares, shift), _emit_whitening
 
-    return types.void(*[types.intp] * 7), generate
+
+def _emit_whitening(context: Any, builder: v.Builder, signature: Any, arguments: Any) -> Any:
+    vectors = _vectors_of(signature.args[0])
+    pointers = _pointers(context, builder, signature, arguments)
+    d = _length(context, builder, signature.args[1], arguments[1])
+    full = builder.and_(d, v.index(-_GROUP))
+    with _steps(builder, v.index(ROWS), _PANEL * vectors.lanes) as i:
+        sums = vectors.zeros(builder, _PANEL)
+        with _steps(builder, full, _GROUP) as j:
+            _whiten_group(builder, vectors, pointers, d, sums, _GROUP, j, i)
+        for width in range(1, _GROUP):
+            tail = builder.icmp_signed("==", builder.sub(d, full), v.index(width))
+            with builder.if_then(tail):
+                _whiten_group(builder, vectors, pointers, d, sums, width, full, i)
+        for p in range(_PANEL):
+            target = v.element(builder, pointers[5], builder.add(i, v.index(p * vectors.lanes)))
+            vectors.store(builder, builder.load(sums[p]), target)
+    return context.get_dummy_value()
 
 
 def _whiten_group(
-    builder: v.Builder, arguments: Any, squares: list[v.Value], width: int, j: v.Value, i: v.Value
+    builder: v.Builder,
+    vectors: v.Vectors,
+    pointers: list[v.Value],
+    d: v.Value,
+    squares: list[v.Value],
+    width: int,
+    j: v.Value,
+    i: v.Value,
 ) -> None:
     """Emit the whitening of features j … j + width − 1 of the rows that begin at i."""
-    tile, mean, U, residuals, whitened, _, d = arguments
-    sums = [v.zeros(builder, _PANEL) for _ in range(width)]
+    tile, mean, U, residuals, whitened, _, *shift = pointers
+    sums = [vectors.zeros(builder, _PANEL) for _ in range(width)]
+    for a, variables in enumerate(sums if shift else []):
+        first = vectors.splat(builder, v.element(builder, shift[0], builder.add(j, v.index(a))))
+        for variable in variables:
+            builder.store(first, variable)
 
     def at(address: v.Value, feature: v.Value, p: int, start: v.Value) -> v.Value:
         offset = builder.add(builder.mul(feature, v.index(ROWS)), start)
-        return v.element(builder, address, builder.add(offset, v.index(p * v.LANES)))
+        return v.element(builder, address, builder.add(offset, v.index(p * vectors.lanes)))
 
     def factor(row: v.Value, a: int) -> v.Value:
         offset = builder.add(builder.mul(row, d), builder.add(j, v.index(a)))
-        return v.splat(builder, v.element(builder, U, offset))
+        return vectors.splat(builder, v.element(builder, U, offset))
 
     def add(rows: list[v.Value], row: v.Value, first: int) -> None:
         for a in range(first, width):
             u = factor(row, a)
             for p in range(_PANEL):
-                v.accumulate(builder, sums[a][p], u, rows[p])
+                vectors.accumulate(builder, sums[a][p], u, rows[p])
 
     with _steps(builder, j, 1) as m:
-        add([v.load(builder, at(residuals, m, p, v.index(0))) for p in range(_PANEL)], m, 0)
+        add([vectors.load(builder, at(residuals, m, p, v.index(0))) for p in range(_PANEL)], m, 0)
     for b in range(width):
         m = builder.add(j, v.index(b))
-        mu = v.splat(builder, v.element(builder, mean, m))
-        rows = [builder.fsub(v.load(builder, at(tile, m, p, i)), mu) for p in range(_PANEL)]
+        mu = vectors.splat(builder, v.element(builder, mean, m))
+        rows = [builder.fsub(vectors.load(builder, at(tile, m, p, i)), mu) for p in range(_PANEL)]
         for p in range(_PANEL):
-            v.store(builder, rows[p], at(residuals, m, p, v.index(0)))
+            vectors.store(builder, rows[p], at(residuals, m, p, v.index(0)))
         add(rows, m, b)
     for a in range(width):
         for p in range(_PANEL):
             y = builder.load(sums[a][p])
-            v.store(builder, y, at(whitened, builder.add(j, v.index(a)), p, i))
-            v.accumulate(builder, squares[p], y, y)
+            vectors.store(builder, y, at(whitened, builder.add(j, v.index(a)), p, i))
+            vectors.accumulate(builder, squares[p], y, y)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _add_products(
-    typingctx: Any, whitened: Any, responsibilities: Any, weighted: Any, F: Any, S: Any, d: Any
+    typingctx: Any, whitened: Any, responsibilities: Any, weighted: Any, F: Any, S: Any
 ) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        d = arguments[-1]
+        vectors = _vectors_of(signature.args[0])
+        pointers = _pointers(context, builder, signature, arguments)
+        d = _length(context, builder, signature.args[3], arguments[3])
         full = builder.and_(d, v.index(-_GROUP))
         with _steps(builder, full, _GROUP) as j:
-            _add_group(builder, arguments, _GROUP, j)
+            _add_group(builder, vectors, pointers, d, _GROUP, j)
         for width in range(1, _GROUP):
             tail = builder.icmp_signed("==", builder.sub(d, full), v.index(width))
             with builder.if_then(tail):
-                _add_group(builder, arguments, width, full)
+                _add_group(builder, vectors, pointers, d, width, full)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 6), generate
+    return types.void(whitened, responsibilities, weighted, F, S), generate
 
 
-def _add_group(builder: v.Builder, arguments: Any, width: int, j: v.Value) -> None:
+def _add_group(
+    builder: v.Builder,
+    vectors: v.Vectors,
+    pointers: list[v.Value],
+    d: v.Value,
+    width: int,
+    j: v.Value,
+) -> None:
     """Emit the sums of products of features j … j + width − 1 with each other and all before."""
-    whitened, responsibilities, weighted, F, S, d = arguments
+    whitened, responsibilities, weighted, F, S = pointers
 
     def at(address: v.Value, feature: v.Value, a: int, i: v.Value) -> v.Value:
         row = builder.add(feature, v.index(a))
         return v.element(builder, address, builder.add(builder.mul(row, v.index(ROWS)), i))
 
     def add_to(address: v.Value, offset: v.Value, sums: list[v.Value]) -> None:
-        for a, value in enumerate(v.sum_lanes(builder, sums)):
-            target = v.element(builder, address, builder.add(offset, v.index(a)))
-            builder.store(builder.fadd(builder.load(target), value), target)
+        for a, value in enumerate(vectors.sum_lanes(builder, sums)):
+            place = v.element(builder, address, builder.add(offset, v.index(a)))
+            v.add_to_double(builder, place, value)
 
     def row_of(a: int) -> v.Value:
         return builder.mul(builder.add(j, v.index(a)), d)
 
-    first = v.zeros(builder, width)
+    first = vectors.zeros(builder, width)
     for start in range(0, width, _SUMMED):
         chosen = range(start, min(start + _SUMMED, width))
-        sums = {a: v.zeros(builder, a + 1) for a in chosen}
-        with _steps(builder, v.index(ROWS), v.LANES) as i:
-            r = v.load(builder, v.element(builder, responsibilities, i))
-            y = [v.load(builder, at(whitened, j, b, i)) for b in range(chosen[-1] + 1)]
+        sums = {a: vectors.zeros(builder, a + 1) for a in chosen}
+        with _steps(builder, v.index(ROWS), vectors.lanes) as i:
+            r = vectors.load(builder, v.element(builder, responsibilities, i))
+            y = [vectors.load(builder, at(whitened, j, b, i)) for b in range(chosen[-1] + 1)]
             for a in chosen:
                 p = builder.fmul(r, y[a])
-                v.store(builder, p, at(weighted, j, a, i))
+                vectors.store(builder, p, at(weighted, j, a, i))
                 builder.store(builder.fadd(builder.load(first[a]), p), first[a])
                 for b in range(a + 1):
-                    v.accumulate(builder, sums[a][b], p, y[b])
+                    vectors.accumulate(builder, sums[a][b], p, y[b])
         for a in chosen:
             add_to(S, builder.add(row_of(a), j), sums[a])
     add_to(F, j, first)
     with _steps(builder, j, _GROUP) as m:
         for start in range(0, width, _SUMMED):
             chosen = range(start, min(start + _SUMMED, width))
-            sums = {a: v.zeros(builder, _GROUP) for a in chosen}
-            with _steps(builder, v.index(ROWS), v.LANES) as i:
-                y = [v.load(builder, at(whitened, m, b, i)) for b in range(_GROUP)]
+            sums = {a: vectors.zeros(builder, _GROUP) for a in chosen}
+            with _steps(builder, v.index(ROWS), vectors.lanes) as i:
+                y = [vectors.load(builder, at(whitened, m, b, i)) for b in range(_GROUP)]
                 for a in chosen:
-                    p = v.load(builder, at(weighted, j, a, i))
+                    p = vectors.load(builder, at(weighted, j, a, i))
                     for b in range(_GROUP):
-                        v.accumulate(builder, sums[a][b], p, y[b])
+                        vectors.accumulate(builder, sums[a][b], p, y[b])
             for a in chosen:
                 add_to(S, builder.add(row_of(a), m), sums[a])
 

@@ -1,0 +1,106 @@
+"""The statistics of float32 rows with diagonal covariances, in single precision."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gmm_dask.mixture.kernels.compile import exact, inlined, kernel
+from gmm_dask.mixture.kernels.densities import joint_densities, sum_of
+from gmm_dask.mixture.kernels.diag import add_moments
+from gmm_dask.mixture.kernels.tiles import ROWS, fill, prefer_wide_vectors
+from gmm_dask.mixture.single_precision.densities import is_near, normalise_tile
+from gmm_dask.mixture.single_precision.narrowing import narrow_axes, total_likelihood
+from gmm_dask.mixture.single_precision.tiles import begin_walk, hopeless, load_tile
+
+
+# Not reassociated: x·v + (a − ν·v) would be as inexact as x is large.
+@exact
+def distances(tile, narrowed, squares):  # type: ignore[no-untyped-def]
+    """Write |y|² = Σ ((x − ν) v + a)² of each component and row of a tile, (k, ROWS)."""
+    prefer_wide_vectors()
+    means, factors, shifts = narrowed.means, narrowed.factors, narrowed.shifts
+    k, d = means.shape
+    blocks = d // 4 * 4
+    for c in range(k):
+        fill(squares[c], np.float32(0.0), 0)
+    for j in range(0, blocks, 4):
+        x = tile[j * ROWS : (j + 4) * ROWS]
+        for c in range(k):
+            q = squares[c]
+            m0, m1, m2, m3 = means[c, j], means[c, j + 1], means[c, j + 2], means[c, j + 3]
+            v0, v1, v2, v3 = factors[c, j], factors[c, j + 1], factors[c, j + 2], factors[c, j + 3]
+            a0, a1, a2, a3 = shifts[c, j], shifts[c, j + 1], shifts[c, j + 2], shifts[c, j + 3]
+            for i in range(ROWS):
+                y0 = (x[i] - m0) * v0 + a0
+                y1 = (x[i + ROWS] - m1) * v1 + a1
+                y2 = (x[i + 2 * ROWS] - m2) * v2 + a2
+                y3 = (x[i + 3 * ROWS] - m3) * v3 + a3
+                q[i] += (y0 * y0 + y1 * y1) + (y2 * y2 + y3 * y3)
+    for j in range(blocks, d):
+        x = tile[j * ROWS : (j + 1) * ROWS]
+        for c in range(k):
+            q = squares[c]
+            mean, v, a = means[c, j], factors[c, j], shifts[c, j]
+            for i in range(ROWS):
+                y = (x[i] - mean) * v + a
+                q[i] += y * y
+
+
+@inlined
+def log_joint(walk, narrowed):  # type: ignore[no-untyped-def]
+    """Write log π p and |y|² of a tile."""
+    constants, half = narrowed.constants, np.float32(0.5)
+    distances(walk.tile, narrowed, walk.squares)
+    for c in range(constants.size):
+        joint_densities(walk.log_joint[c], constants[c], half, walk.squares[c], walk.top, c == 0)
+
+
+@exact
+def _whiten_sums(narrowed, means, factors, counts, F, S):  # type: ignore[no-untyped-def]
+    """Turn Σ r (x − ν) into Σ r y and Σ r (x − ν)² into Σ r y²."""
+    k, d = means.shape
+    for c in range(k):
+        for j in range(d):
+            rest = narrowed.means[c, j] - means[c, j]
+            S[c, j] = (S[c, j] + rest * (2.0 * F[c, j] + rest * counts[c])) * factors[c, j] ** 2
+            F[c, j] = (F[c, j] + rest * counts[c]) * factors[c, j]
+
+
+@kernel("statistics kernel of the diag covariance in single precision")
+def statistics(  # type: ignore[no-untyped-def]
+    source,
+    sample_weight,
+    constants,
+    means,
+    factors,
+    covariances,
+    counts,
+    residual_sums,
+    residual_products,
+    left_out,
+):
+    """Add N, F and S of the rows; see `gmm_dask.mixture.single_precision.full.statistics`."""
+    prefer_wide_vectors()
+    k, d = means.shape
+    narrowed = narrow_axes(constants, means, factors, covariances)
+    if not narrowed.safe:
+        return 0.0, -1
+    walk = begin_walk(k, d)
+    log_likelihood, weight, m = 0.0, 0.0, 0
+    for start in range(0, source.n, ROWS):
+        near = not hopeless(m, start) and load_tile(walk, source, sample_weight, start)
+        if near:
+            log_joint(walk, narrowed)
+            near = is_near(walk.top)
+        if not near:
+            left_out[m] = start
+            m += 1
+            continue
+        of_tile, weight_of_tile = normalise_tile(walk)
+        log_likelihood += of_tile
+        weight += weight_of_tile
+        for c in range(k):
+            counts[c] += sum_of(walk.log_joint[c])
+        add_moments(walk.tile, narrowed.means, walk.log_joint, residual_sums, residual_products)
+    _whiten_sums(narrowed, means, factors, counts, residual_sums, residual_products)
+    return total_likelihood(narrowed, log_likelihood, weight, counts), m

@@ -1,0 +1,236 @@
+"""Statistics of float32 rows in single precision: held to those in float64, and where they are."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gmm_dask.mixture import engine
+from gmm_dask.mixture.em import maximize
+from gmm_dask.mixture.kernels.tiles import ROWS
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.single_precision import passes
+from gmm_dask.mixture.single_precision.densities import _exp, _log
+from gmm_dask.mixture.spec import MixtureSpec
+from gmm_dask.mixture.statistics import sum_statistics
+from tests.mixture.oracle import expectation
+from tests.mixture.test_kernels import LAYOUTS, STATISTICS, mixture, rows_of
+
+TYPES = list(passes._STATISTICS)
+ONE_ROW = "one row over and over"
+ROUNDING = 2.0**-24
+FLUSHED = 1e-15  # responsibilities below e^−40, times squares of residuals
+N = engine.LEAST_SINGLE_ROWS + 77  # the last tile is not full
+
+
+def in_doubles(parameters, X, sample_weight=None):
+    """The statistics of the same numbers, computed in float64."""
+    return sum_statistics(parameters, X.astype(np.float64), sample_weight)
+
+
+def assert_as_in_doubles(parameters, X, sample_weight=None):
+    """Check statistics to 1e-5 of the sizes of their terms, the likelihood to 1e-5 nats."""
+    statistics = sum_statistics(parameters, X, sample_weight)
+    exact = in_doubles(parameters, X, sample_weight)
+    sizes = expectation(parameters, X, sample_weight).sizes
+    for name in STATISTICS:
+        error = np.abs(np.asarray(getattr(statistics, name)) - getattr(exact, name))
+        assert (error <= 1e-5 * np.asarray(sizes[name]) + FLUSHED * len(X)).all(), name
+    error = abs(statistics.log_likelihood - exact.log_likelihood)
+    assert error <= 1e-5 * exact.weight + 1e-12 * abs(exact.log_likelihood)
+    return statistics
+
+
+def assert_in_singles(parameters, X, sample_weight=None, left_out=0):
+    """Check that rows are computed in float32, save some, and what comes of it."""
+    computed = passes.statistics(parameters, X, sample_weight)
+    assert len(computed[1]) == left_out
+    return assert_as_in_doubles(parameters, X, sample_weight)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@settings(max_examples=25, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    k=st.integers(1, 5),
+    d=st.sampled_from([1, 2, 3, 4, 5, 8, 13]),
+    scale=st.sampled_from([1e-9, 1.0, 1e9]),
+    separation=st.sampled_from([0.0, 1.5, 8.0, 1e4]),
+    offset=st.sampled_from([0.0, 100.0, 1e6]),
+    weighted=st.booleans(),
+    layout=st.sampled_from([name for name in LAYOUTS if name != ONE_ROW]),
+)
+def test_statistics_are_those_in_float64(
+    covariance_type, seed, k, d, scale, separation, offset, weighted, layout
+):
+    rng = np.random.default_rng(seed)
+    parameters = mixture(covariance_type, k, d, rng, scale, separation, offset)
+    X = LAYOUTS[layout](rows_of(parameters, N, rng).astype(np.float32))
+    w = rng.exponential(size=N) * (rng.random(N) < 0.8) + 1e-9 if weighted else None
+    assert_in_singles(parameters, X, w)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_every_layout_gives_the_same_bits(covariance_type):
+    rng = np.random.default_rng(0)
+    parameters = mixture(covariance_type, 3, 6, rng)
+    X = rows_of(parameters, N, rng).astype(np.float32)
+    w = rng.random(N)
+    reference = sum_statistics(parameters, X, w)
+    exact = in_doubles(parameters, X, w)
+    assert (reference.residual_products != exact.residual_products).any()
+    for name, layout in LAYOUTS.items():
+        if name == ONE_ROW:
+            continue
+        laid_out = layout(X)
+        laid_out.flags.writeable = False
+        again = sum_statistics(parameters, laid_out, w)
+        for statistic in STATISTICS:
+            np.testing.assert_array_equal(
+                getattr(again, statistic), getattr(reference, statistic), err_msg=name
+            )
+
+
+def correlated(correlation, offset=0.0):
+    """One component of two features with a correlation."""
+    matrix = np.array([[[1.0, correlation], [correlation, 1.0]]])
+    return MixtureParameters.from_covariances("full", [1.0], np.full((1, 2), offset), matrix)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "safe"),
+    [
+        (correlated(0.0), True),
+        (correlated(0.998), True),
+        (correlated(0.9999), False),
+        (correlated(0.0, offset=8e6), True),
+        (correlated(0.0, offset=9e6), False),
+        (mixture("full", 3, 2, np.random.default_rng(0), scale=1e13), False),
+        (mixture("full", 3, 2, np.random.default_rng(0), scale=1e-13), False),
+        (mixture("full", 2, engine.MANY_FEATURES["full"], np.random.default_rng(0)), False),
+    ],
+)
+def test_where_float32_is_not_safe_float64_is_used(parameters, safe):
+    assert engine.takes_singles(parameters) == safe
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=(N, parameters.n_features))
+    L = np.linalg.cholesky(parameters.matrices[0])
+    X = (parameters.means[0] + noise @ L.T).astype(np.float32)
+    if safe:
+        assert_in_singles(parameters, X)
+        return
+    statistics, exact = sum_statistics(parameters, X), in_doubles(parameters, X)
+    for statistic in STATISTICS:
+        np.testing.assert_array_equal(getattr(statistics, statistic), getattr(exact, statistic))
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_row_on_a_mean_over_and_over(covariance_type):
+    rng = np.random.default_rng(1)
+    parameters = mixture(covariance_type, 3, 5, rng, separation=3.0)
+    safe = []
+    for mean in parameters.means.astype(np.float32):
+        X = np.broadcast_to(mean, (N, 5))
+        safe.append(passes.statistics(parameters, X, None) is not None)
+        assert_as_in_doubles(parameters, X)
+    # Of rows that were whitened once, S is a difference that may lose its digits.
+    assert all(safe) == (covariance_type != "tied")
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_tile_with_a_row_far_out_is_left_to_float64(covariance_type):
+    rng = np.random.default_rng(2)
+    parameters = mixture(covariance_type, 3, 5, rng)
+    X = rows_of(parameters, N, rng).astype(np.float32)
+    for far in (1e3, 1e18, 1e30, np.finfo(np.float32).max):
+        X[200], X[N - 1, 2] = far, -far
+        statistics = assert_in_singles(parameters, X, left_out=ROWS + N % ROWS)
+        assert statistics.finite
+    X[200, 1] = np.nan
+    assert np.isnan(sum_statistics(parameters, X).log_likelihood)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_where_most_tiles_would_be_left_out_the_rest_is_not_tried(covariance_type):
+    rng = np.random.default_rng(3)
+    parameters = mixture(covariance_type, 3, 5, rng)
+    X = rows_of(parameters, 200 * ROWS, rng).astype(np.float32)
+    X[: 64 * ROWS : ROWS] = 1e5
+    assert_in_singles(parameters, X, left_out=len(X))
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("weight", [1e-300, 1e-20, 1e20, 1e300])
+def test_weights_that_float32_cannot_hold_are_left_to_float64(covariance_type, weight):
+    rng = np.random.default_rng(4)
+    parameters = mixture(covariance_type, 3, 5, rng)
+    X = rows_of(parameters, N, rng).astype(np.float32)
+    w = np.ones(N)
+    w[ROWS : 2 * ROWS] = weight
+    assert_in_singles(parameters, X, w, left_out=ROWS)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_component_of_weight_0_gets_nothing(covariance_type):
+    rng = np.random.default_rng(5)
+    template = mixture(covariance_type, 3, 3, rng)
+    for absent in range(3):
+        weights = np.full(3, 0.5)
+        weights[absent] = 0.0
+        parameters = MixtureParameters.from_covariances(
+            covariance_type, weights, template.means, template.covariances
+        )
+        X = rows_of(parameters, N, rng).astype(np.float32)
+        statistics = assert_in_singles(parameters, X)
+        assert statistics.counts[absent] == 0.0
+        assert not statistics.residual_sums[absent].any()
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_em_climbs_as_in_float64(covariance_type):
+    rng = np.random.default_rng(6)
+    truth = mixture(covariance_type, 4, 6, rng, offset=30.0)
+    X = rows_of(truth, 4_000, rng).astype(np.float32)
+    means = truth.means + rng.normal(size=truth.means.shape)
+    start = MixtureParameters.from_covariances(
+        covariance_type, np.full(4, 0.25), means, truth.covariances
+    )
+    climbs = []
+    for rows in (X, X.astype(np.float64)):
+        parameters, climb = start, []
+        for _ in range(40):
+            statistics = sum_statistics(parameters, rows)
+            climb.append(statistics.mean_log_likelihood)
+            parameters = maximize(parameters, statistics, MixtureSpec()).parameters
+        climbs.append(climb)
+    single, double = np.array(climbs)
+    assert np.abs(single - double).max() <= 1e-5
+    assert np.diff(single).min() >= -1e-7
+
+
+@settings(max_examples=300, derandomize=True)
+@given(st.floats(-40.0, 0.0, width=32))
+@example(0.0)
+@example(-40.0)
+def test_exp_errs_by_less_than_two_roundings(x):
+    assert abs(_exp(np.float32(x)) / np.exp(np.float64(x)) - 1.0) <= 2.0 * ROUNDING
+
+
+def test_exp_ends_at_zero():
+    for x in (-40.0001, -1e30, -np.inf):
+        assert _exp(np.float32(x)) == 0.0
+    assert np.isnan(_exp(np.float32(np.nan)))
+    assert _exp(np.float32(0.0)) == 1.0
+
+
+@settings(max_examples=300, derandomize=True)
+@given(st.floats(1.0, 2.0**20, width=32))
+@example(1.0)
+@example(2.0)
+def test_log_errs_by_less_than_four_roundings(x):
+    error = abs(float(_log(np.float32(x))) - np.log(np.float64(x)))
+    assert error <= 4.0 * ROUNDING * np.log(np.float64(x))
+
+
+def test_log_of_nan_is_nan():
+    assert np.isnan(_log(np.float32(np.nan)))
