@@ -155,15 +155,6 @@ def kmeans_labels(
         return kmeans.fit(X, sample_weight=sample_weight).labels_
 
 
-def nearest_seed_labels(
-    X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
-) -> LabelsArray:
-    """Label rows by the nearest of k seeds from k-means++, which is k-means without iterations."""
-    seeds, _ = _seeds(X, sample_weight, k, random_state)
-    distances = (seeds * seeds).sum(axis=1) - 2.0 * (X @ seeds.T)  # (n, k), without |x|²
-    return distances.argmin(axis=1)
-
-
 def _seeds(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
 ) -> tuple[RowsArray, LabelsArray]:

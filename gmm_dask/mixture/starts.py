@@ -17,13 +17,11 @@ from gmm_dask.mixture.criteria import deviations
 from gmm_dask.mixture.imputation import Filled, fit_pooled, observed_moments
 from gmm_dask.mixture.initialization import (
     initial_parameters,
-    kmeans_labels,
     labelled_start,
-    nearest_seed_labels,
-    scale_weights,
     seeded,
     wide_start,
 )
+from gmm_dask.mixture.kernels.kmeans import label_by_kmeans
 from gmm_dask.mixture.labels import UNLABELLED, Labelling, group_rows_by_label
 from gmm_dask.mixture.owned_starts import owned_start
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -43,6 +41,8 @@ class StartKind(StrEnum):
     NEIGHBOUR = "a mixture of another cell of the selection, changed"
 
 
+#: Iterations of k-means at the most: EM goes on from where it is by then.
+KMEANS_ITERATIONS = 10
 #: Rows of each label that are among those drawn from a sample.
 KEPT_OF_LABEL = 64
 
@@ -225,8 +225,8 @@ class Starts:
 
     @property
     def multiplications(self) -> int:
-        """The multiplications of a start by k-means, which takes about twenty iterations."""
-        return 20 * self.spec.n_components * self.shared.head(self.rows).X.size
+        """The multiplications of a start by k-means."""
+        return KMEANS_ITERATIONS * self.spec.n_components * self.shared.head(self.rows).X.size
 
     def kinds(self, starts: int) -> list[StartKind]:
         """Return the kinds of that many starts.
@@ -273,12 +273,12 @@ class Starts:
 
         def make() -> LabelsArray:
             rows, random_state = self.shared.head(self.rows), self._seeded(number)
-            weight = rows.sample_weight
-            if number == 0:
+            if number > 0:
+                X = self.shared.standardised(self.rows, self.spec)
+            else:
                 X = rows.X if self._filled is None else self._filled.values
-                return kmeans_labels(X, scale_weights(weight), k, random_state)
-            label = kmeans_labels if kind is StartKind.KMEANS else nearest_seed_labels
-            return label(self.shared.standardised(self.rows, self.spec), weight, k, random_state)
+            iterations = KMEANS_ITERATIONS if kind is StartKind.KMEANS else 0
+            return label_by_kmeans(X, rows.sample_weight, k, random_state, iterations)
 
         return self.shared.labels(k, number, make)
 

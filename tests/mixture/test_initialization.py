@@ -17,7 +17,6 @@ from gmm_dask.mixture.initialization import (
     check_start,
     given_start,
     initial_parameters,
-    nearest_seed_labels,
     one_hot,
     seeded,
     wide_start,
@@ -96,13 +95,6 @@ def test_given_means_replace_those_of_the_rows():
         wide_start(iris(), spec, np.random.RandomState(0)),
     ):
         np.testing.assert_array_equal(start.means, means)
-
-
-def test_labels_are_those_of_the_nearest_seed():
-    X = np.array([[0.0, 0.0], [0.1, 0.0], [9.0, 9.0], [9.1, 9.0], [0.0, 0.2]])
-    labels = nearest_seed_labels(X, None, 2, np.random.RandomState(0))
-    assert labels[0] == labels[1] == labels[4] != labels[2]
-    assert labels[2] == labels[3]
 
 
 def test_weights_go_into_responsibilities():

@@ -66,7 +66,7 @@ def test_the_outcome_does_not_depend_on_the_number_of_threads(X):
 
 
 @pytest.mark.usefixtures("eager")
-def test_k_means_runs_on_one_thread_inside_the_pool(X, monkeypatch):
+def test_the_k_means_of_scikit_learn_runs_on_one_thread(X, monkeypatch):
     """Its bits depend on the number of OpenMP threads, which each thread limits for itself."""
     limits = []
     fit = KMeans.fit
@@ -80,7 +80,7 @@ def test_k_means_runs_on_one_thread_inside_the_pool(X, monkeypatch):
         return fit(*arguments, **keywords)
 
     monkeypatch.setattr(KMeans, "fit", spied)
-    run(X, 6)
+    run(X, 6, whole=True)
     assert set(limits) == {1}
 
 

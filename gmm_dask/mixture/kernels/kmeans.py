@@ -1,0 +1,195 @@
+"""k-means of the rows of a search: seeds, and iterations from them, in one compiled call.
+
+A search labels a few thousand rows a dozen times. scikit-learn's calls check and copy for longer
+than that takes, and its import takes a second.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
+from gmm_dask.mixture.kernels.compile import inlined, kernel
+from gmm_dask.mixture.kernels.distances import add_residuals, distances
+from gmm_dask.mixture.kernels.tiles import ROWS, aligned_rows, fill, prefer_wide_vectors
+
+
+def label_by_kmeans(
+    X: RowsArray,
+    sample_weight: FloatArray | None,
+    k: int,
+    random_state: np.random.RandomState,
+    iterations: int,
+) -> LabelsArray:
+    """Label rows by the nearest of k centres of k-means, (n,).
+
+    Each seed is the best of a few draws, as in scikit-learn (Arthur and Vassilvitskii, 2007). A
+    cluster that no row is nearest to keeps its centre.
+
+    Parameters
+    ----------
+    X
+        (n, d), finite.
+    sample_weight
+        (n,) or None.
+    iterations
+        Of Lloyd's algorithm at the most; with none, rows have the label of the nearest seed.
+    """
+    n = len(X)
+    labels = np.zeros(n, np.int32)
+    if k == 1:
+        return labels
+    weight = np.ones(n) if sample_weight is None else sample_weight / sample_weight.mean()
+    first = int(random_state.choice(n, p=weight / n))
+    uniforms = random_state.uniform(size=(k - 1, 2 + int(np.log(k))))
+    columns = np.require(X.T, np.float64, ["C", "W"])
+    _label(columns, np.require(weight, np.float64, ["C", "W"]), first, uniforms, iterations, labels)
+    return labels
+
+
+@inlined
+def _lay_in_tiles(X, weight, tiles, weights):  # type: ignore[no-untyped-def]
+    """Lay rows and weights in tiles, (t, d · ROWS) and (t, ROWS); those that fill up weigh 0."""
+    d, n = X.shape
+    for t in range(len(tiles)):
+        first = t * ROWS
+        rows = min(ROWS, n - first)
+        for i in range(ROWS):
+            weights[t, i] = weight[first + i] if i < rows else 0.0
+        for j in range(d):
+            for i in range(ROWS):
+                tiles[t, j * ROWS + i] = X[j, first + (i if i < rows else 0)]
+
+
+@inlined
+def _draw(closest, weights, sums, target):  # type: ignore[no-untyped-def]
+    """Return the row at which the sum of weighted distances reaches the target."""
+    t = 0
+    while t < len(sums) - 1 and target > sums[t]:
+        target -= sums[t]
+        t += 1
+    row, last = t * ROWS, 0
+    for i in range(ROWS):
+        if weights[t, i] > 0.0:
+            last = i
+            target -= closest[t, i] * weights[t, i]
+            if target <= 0.0:
+                break
+    return row + last
+
+
+@inlined
+def _best_of(tiles, weights, closest, candidates, squares):  # type: ignore[no-untyped-def]
+    """Return the candidate that leaves the least sum of weighted distances."""
+    prefer_wide_vectors()
+    left = np.zeros(len(candidates))
+    for t in range(len(tiles)):
+        distances(tiles[t], candidates, squares)
+        for a in range(len(candidates)):
+            total = 0.0
+            for i in range(ROWS):
+                total += min(squares[a, i], closest[t, i]) * weights[t, i]
+            left[a] += total
+    best = 0
+    for a in range(len(candidates)):
+        if left[a] < left[best]:
+            best = a
+    return best
+
+
+@inlined
+def _choose_seeds(X, tiles, weights, first, uniforms, centres):  # type: ignore[no-untyped-def]
+    """Write seeds of k-means++ into the centres, (k, d)."""
+    prefer_wide_vectors()
+    k, d = centres.shape
+    draws = uniforms.shape[1]
+    closest, sums = aligned_rows(len(tiles), ROWS), np.empty(len(tiles))
+    fill(closest.reshape(closest.size), np.inf, 0)
+    candidates, squares = np.empty((draws, d)), aligned_rows(draws, ROWS)
+    for j in range(d):
+        centres[0, j] = X[j, first]
+    for c in range(1, k):
+        total = 0.0
+        for t in range(len(tiles)):
+            distances(tiles[t], centres[c - 1 : c], squares)
+            sums[t] = 0.0
+            for i in range(ROWS):
+                closest[t, i] = min(closest[t, i], squares[0, i])
+                sums[t] += closest[t, i] * weights[t, i]
+            total += sums[t]
+        for a in range(draws):
+            row = _draw(closest, weights, sums, uniforms[c - 1, a] * total)
+            for j in range(d):
+                candidates[a, j] = X[j, row]
+        best = _best_of(tiles, weights, closest, candidates, squares)
+        for j in range(d):
+            centres[c, j] = candidates[best, j]
+
+
+@inlined
+def _label_tile(tile, centres, squares, nearest):  # type: ignore[no-untyped-def]
+    """Write the number of the nearest centre of each row; return whether one has changed."""
+    prefer_wide_vectors()
+    distances(tile, centres, squares)
+    least, labels = np.empty(ROWS), np.zeros(ROWS)
+    for i in range(ROWS):
+        least[i] = squares[0, i]
+    for c in range(1, len(centres)):
+        for i in range(ROWS):
+            nearer = squares[c, i] < least[i]
+            least[i] = squares[c, i] if nearer else least[i]
+            labels[i] = float(c) if nearer else labels[i]
+    changes = 0.0
+    for i in range(ROWS):
+        changes += abs(labels[i] - nearest[i])
+        nearest[i] = labels[i]
+    return changes > 0.0
+
+
+@kernel("k-means of the search")
+def _label(X, weight, first, uniforms, iterations, labels):  # type: ignore[no-untyped-def]
+    """Label the columns of X (d, n) by the nearest of k centres.
+
+    Parameters
+    ----------
+    weight
+        (n,), of mean 1.
+    first
+        The row that is the first seed.
+    uniforms
+        Numbers in [0, 1) by which the others are drawn, (k − 1, draws).
+    iterations
+        Of Lloyd's algorithm.
+    labels
+        Filled, (n,).
+    """
+    prefer_wide_vectors()
+    d, n = X.shape
+    k = len(uniforms) + 1
+    count = (n + ROWS - 1) // ROWS
+    tiles, weights = aligned_rows(count, d * ROWS), aligned_rows(count, ROWS)
+    _lay_in_tiles(X, weight, tiles, weights)
+    centres, squares = np.empty((k, d)), aligned_rows(k, ROWS)
+    _choose_seeds(X, tiles, weights, first, uniforms, centres)
+    nearest, members = aligned_rows(count, ROWS), aligned_rows(k, ROWS)
+    fill(nearest.reshape(nearest.size), -1.0, 0)
+    sums, sizes = np.empty((k, d)), np.empty(k)
+    for iteration in range(iterations + 1):
+        changed = False
+        fill(sums.reshape(k * d), 0.0, 0)
+        fill(sizes, 0.0, 0)
+        for t in range(count):
+            changed |= _label_tile(tiles[t], centres, squares, nearest[t])
+            for c in range(k):
+                for i in range(ROWS):
+                    members[c, i] = weights[t, i] if nearest[t, i] == float(c) else 0.0
+                    sizes[c] += members[c, i]
+            add_residuals(tiles[t], centres, members, sums)
+        if not changed or iteration == iterations:
+            break
+        for c in range(k):
+            if sizes[c] > 0.0:
+                for j in range(d):
+                    centres[c, j] += sums[c, j] / sizes[c]
+    for i in range(n):
+        labels[i] = int(nearest[i // ROWS, i % ROWS])

@@ -1,0 +1,65 @@
+"""The compiled k-means of the search against scikit-learn's."""
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans, kmeans_plusplus
+
+from benchmarks.sets import LADDER
+from gmm_dask.mixture.kernels.kmeans import label_by_kmeans
+
+
+def inertia(X, labels, weights):
+    members = [labels == label for label in np.unique(labels)]
+    centres = [np.average(X[rows], axis=0, weights=weights[rows]) for rows in members]
+    return sum(
+        (weights[rows] * np.square(X[rows] - centre).sum(axis=1)).sum()
+        for rows, centre in zip(members, centres, strict=True)
+    )
+
+
+@pytest.fixture(params=["overlapping 2x3", "separated 8x10"])
+def kind(request):
+    return LADDER[request.param]
+
+
+def test_seeds_are_those_of_scikit_learn(kind):
+    X = kind.draw(1_000)
+    for seed in range(5):
+        seeds, _ = kmeans_plusplus(X, kind.k, random_state=seed)
+        nearest = np.square(X[:, None, :] - seeds).sum(axis=2).argmin(axis=1)
+        for rows in (X, np.asfortranarray(X)):
+            labels = label_by_kmeans(rows, None, kind.k, np.random.RandomState(seed), 0)
+            np.testing.assert_array_equal(labels, nearest)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_at_rest_clusters_are_as_tight_as_those_of_scikit_learn(kind, weighted):
+    X, random = kind.draw(1_000), np.random.default_rng(0)
+    weights = random.uniform(0.1, 5.0, len(X)) if weighted else np.ones(len(X))
+    labels = label_by_kmeans(X, weights, kind.k, np.random.RandomState(0), 300)
+    theirs = KMeans(kind.k, n_init=1, tol=0.0, random_state=0).fit(X, sample_weight=weights)
+    ours = inertia(X, labels, weights)
+    assert ours == pytest.approx(inertia(X, theirs.labels_, weights), rel=0.05)
+    # No row is nearer to the centre of other rows: k-means has come to rest.
+    centres = np.stack(
+        [np.average(X[labels == c], axis=0, weights=weights[labels == c]) for c in range(kind.k)]
+    )
+    squares = np.square(X[:, None, :] - centres).sum(axis=2)
+    np.testing.assert_array_equal(labels, squares.argmin(axis=1))
+
+
+def test_weights_count_as_rows_far_from_the_origin_too():
+    X = np.array([[0.0, 0.0], [0.1, 0.0], [9.0, 9.0], [9.1, 9.0], [0.0, 0.2], [5.0, 0.0]]) + 1e9
+    weights = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    for seed in range(5):
+        labels = label_by_kmeans(X, weights, 2, np.random.RandomState(seed), 10)
+        assert labels[0] == labels[1] == labels[4] != labels[2] == labels[3]
+
+
+def test_fewer_distinct_rows_than_clusters_leave_some_empty():
+    X = np.repeat(np.arange(2.0)[:, None], 200, axis=0)
+    for iterations in (0, 10):
+        labels = label_by_kmeans(X, None, 5, np.random.RandomState(0), iterations)
+        assert len(np.unique(labels)) == 2
+        assert labels[0] != labels[-1]
+    assert not label_by_kmeans(X, None, 1, np.random.RandomState(0), 10).any()
