@@ -140,7 +140,7 @@ def report_decision(decision: Decision) -> None:
             for check in decision.checks
         ],
         key="decision",
-        description="accepted" if decision.accepted else f"refused: {decision.reason}",
+        description="accepted" if decision.accepted else f"refused: {decision.brief_reason}",
     )
 
 

@@ -183,11 +183,11 @@ def _run(
     """Do a run, through Prefect or directly, and sum it up."""
     began = time.time()
 
-    def report_failure(begun: Begun, error: BaseException, code: int) -> None:
+    def report_failure(begun: Begun, error: BaseException, code: int, reason: str) -> None:
         from gmm_dask.pipelines.run_record import RunStart, record_failure
 
         start = RunStart(kind.name, begun.run, begun.run_id, began)
-        record = record_failure(start, error, code)
+        record = record_failure(start, error, code, reason)
         if begun.run is not None and begun.run_id is None:  # what begins leaves its own
             from gmm_dask.pipelines.recording import leave_metrics
 
@@ -197,7 +197,7 @@ def _run(
 
             print_json(record.to_json())
 
-    with exit_codes(debug, report_failure) as begun:
+    with exit_codes(debug, report_failure, kind.resumed) as begun:
         begun.run = run = read_run(run_file, overrides)
         cluster = read_cluster(cluster_file)
         how = _run_directly if direct else _run_as_flow

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FAILED, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
-AGAIN = "run the same command again: a fit goes on from its last checkpoint"
+AGAIN = "run the same command again"
 
 
 class Begun:
@@ -46,12 +46,13 @@ class Terminated(SystemExit):
     """SIGTERM ended the command."""
 
 
-#: Takes what is known of a run, the error that ended it, and the exit code of the command.
-Report = Callable[[Begun, BaseException, int], None]
+#: Takes what is known of a run, the error that ended it, the exit code of the command, and why in
+#: one line.
+Report = Callable[[Begun, BaseException, int, str], None]
 
 
 @contextmanager
-def exit_codes(debug: bool, report: Report | None = None) -> Iterator[Begun]:
+def exit_codes(debug: bool, report: Report | None = None, resumed: str = "") -> Iterator[Begun]:
     """Turn an error into one line and an exit code: 1 failed while running, 2 refused.
 
     Parameters
@@ -60,6 +61,8 @@ def exit_codes(debug: bool, report: Report | None = None) -> Iterator[Begun]:
         Let the error through instead, with its traceback.
     report
         Says it to other programs too.
+    resumed
+        What the same command does after it was interrupted; empty: it begins again.
 
     Yields
     ------
@@ -78,27 +81,28 @@ def exit_codes(debug: bool, report: Report | None = None) -> Iterator[Begun]:
     try:
         yield begun
     except (Exception, KeyboardInterrupt, Terminated) as error:
-        code, words = _ending(error, begun)
+        code, words = _ending(error, begun, resumed)
         if words is None or (debug and isinstance(error, Exception)):
             if report is not None and words is not None:
-                report(begun, error, FAILED)
+                report(begun, error, FAILED, _reason(error, words))
             raise
         if report is not None:
-            report(begun, error, code)
+            report(begun, error, code, _reason(error, words))
         print_error(words)
         sys.exit(code)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _ending(error: BaseException, begun: Begun) -> tuple[int, str | None]:
+def _ending(error: BaseException, begun: Begun, resumed: str) -> tuple[int, str | None]:
     """Return the exit code after an error, and the line that says it; None: not a word."""
     from gmm_dask.errors import GmmDaskError
 
+    again = f"{AGAIN}: {resumed}" if resumed else AGAIN
     if isinstance(error, Terminated):
-        return TERMINATED, f"terminated; {AGAIN}"
+        return TERMINATED, f"terminated; {again}"
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, f"interrupted; {AGAIN}"
+        return INTERRUPTED, f"interrupted; {again}"
     if isinstance(error, GmmDaskError):
         return FAILED if begun.value else REFUSED, str(error)
     # Typer ends without a word where whoever reads the output, such as `head`, has enough.
@@ -111,12 +115,16 @@ def _ending(error: BaseException, begun: Begun) -> tuple[int, str | None]:
     return FAILED, f"{what}; {advice}"
 
 
-def print_failure(begun: Begun, error: BaseException, code: int) -> None:
+def _reason(error: BaseException, words: str) -> str:
+    """Return why a command ended, in one line; an interrupt says nothing of itself."""
+    return " ".join((str(error) if isinstance(error, Exception) else words).split())
+
+
+def print_failure(begun: Begun, error: BaseException, code: int, reason: str) -> None:
     """Write an error as JSON to stdout, for a command that is no run."""
     from gmm_dask.pipelines.tables import print_json
 
-    message = " ".join(str(error).split())
-    print_json({"exit_code": code, "error": {"type": type(error).__name__, "message": message}})
+    print_json({"exit_code": code, "error": {"type": type(error).__name__, "message": reason}})
 
 
 def print_error(message: str) -> None:

@@ -46,6 +46,8 @@ class Kind(Generic[OutcomeT]):
         Imports its sequence and its summary.
     flow
         Imports its flow, and with it Prefect.
+    resumed
+        What the same run does after it was interrupted.
     prepare
         Imports what the run needs later, while Prefect's embedded server starts.
     """
@@ -53,6 +55,7 @@ class Kind(Generic[OutcomeT]):
     name: str
     steps: Callable[[], Steps[OutcomeT]]
     flow: Callable[[], Callable[..., Any]]
+    resumed: str
     prepare: Callable[[], None] = lambda: None
 
 
@@ -113,7 +116,15 @@ def _prepare_a_fit() -> None:
     import gmm_dask.report.pictures  # noqa: F401
 
 
-FIT = Kind("fit", _fit, _fit_flow, _prepare_a_fit)
-SELECT = Kind("select", _select, _select_flow, _prepare_a_fit)
-PREDICT = Kind("predict", _predict, _predict_flow)
-RETRAIN = Kind("retrain", _retrain, _retrain_flow, _prepare_a_fit)
+_CHECKPOINT = "a fit goes on from its last checkpoint"
+
+FIT = Kind("fit", _fit, _fit_flow, _CHECKPOINT, _prepare_a_fit)
+SELECT = Kind("select", _select, _select_flow, _CHECKPOINT, _prepare_a_fit)
+PREDICT = Kind("predict", _predict, _predict_flow, "a prediction begins from the start")
+RETRAIN = Kind(
+    "retrain",
+    _retrain,
+    _retrain_flow,
+    f"{_CHECKPOINT}, an incremental night begins from the start",
+    _prepare_a_fit,
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -220,12 +220,22 @@ def record_outcome(start: RunStart, outcome: Outcome) -> RunRecord:
     )
 
 
-def record_failure(start: RunStart, error: BaseException, exit_code: int = 1) -> RunRecord:
-    """Record a run that ends now by an error, or from outside."""
+def record_failure(
+    start: RunStart, error: BaseException, exit_code: int = 1, reason: str = "interrupted"
+) -> RunRecord:
+    """Record a run that ends now by an error, or from outside.
+
+    Parameters
+    ----------
+    reason
+        Why it was ended from outside. What does that says nothing of itself.
+    """
     state = FAILED if isinstance(error, Exception) else INTERRUPTED
     if isinstance(error, TimeoutError):  # a disk's is a StorageError by now
         state = TIMED_OUT
     described = record_error(error)
+    if state == INTERRUPTED:
+        described = replace(described, message=reason)
     return RunRecord(
         **start.fields(),
         state=state,

@@ -279,7 +279,8 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
         path, decision = outcome.published.path, "accepted, and in use now"
     elif outcome.refusal is not None:
         path, decision = outcome.refusal.path, f"refused; {in_use} in use"
-        notes.append(f"refused: {outcome.refusal.reason}")
+        assert outcome.decision is not None
+        notes.append(f"refused: {outcome.decision.brief_reason}")
     else:
         assert current is not None
         assert current.path is not None
@@ -298,7 +299,8 @@ def retrain_summary(outcome: RetrainOutcome) -> Summary:
     if outcome.predictions is not None:
         predictions = predict_summary(outcome.predictions)
         facts += predictions.facts[1:]
-        notes += [note for note in predictions.notes if note not in notes]
+        said = [*notes, *(outcome.measured.clauses if outcome.measured else ())]
+        notes += [note for note in predictions.notes if note not in said]
     return Summary(summary.title, facts, summary.header, summary.rows, notes, summary.comparison)
 
 

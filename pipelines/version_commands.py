@@ -76,7 +76,8 @@ def prune(
     The current version stays, the last one, those that are pinned or being read, and those that
     others go by.
     """
-    with exit_codes(debug, print_failure if as_json else None) as begun:
+    report = print_failure if as_json else None
+    with exit_codes(debug, report, "it removes the rest") as begun:
         from gmm_dask.pipelines.tables import print_json
         from gmm_dask.steps.pruning import prune as prune_versions
         from gmm_dask.storage.files.retention import Pruned

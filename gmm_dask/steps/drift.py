@@ -84,7 +84,12 @@ class Drift:
     @property
     def words(self) -> str:
         """The checks that failed, in clauses; empty if none did."""
-        return "; ".join(check.explanation for check in self.checks if not check.passed)
+        return "; ".join(self.clauses)
+
+    @property
+    def clauses(self) -> tuple[str, ...]:
+        """The checks that failed, a clause each."""
+        return tuple(check.explanation for check in self.checks if not check.passed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -275,7 +275,7 @@ def predict(run: RunConfig, prediction: Prediction, measured: Drift | None = Non
             drift = with_new_rows(drift, measure_new_rows(run.predict, model, new, noise_of(model)))
         elif measured is not None and measured.is_of(model):
             drift = replace(with_new_rows(drift, measured), record=None)
-        _report_drift(run, drift, "" if measured else "; consider a retrain")
+        _report_drift(run, drift, measured)
     return replace(
         nothing,
         parts=result.parts,
@@ -332,8 +332,8 @@ def publish_predictions(
     return path
 
 
-def _report_drift(run: RunConfig, drift: Drift, advice: str) -> None:
-    """Warn of drift, or raise where the run file says so."""
+def _report_drift(run: RunConfig, drift: Drift, measured: Drift | None) -> None:
+    """Warn of drift, or raise where the run file says so; a retrain has warned of its new rows."""
     if not drift.drifted:
         return
     if run.predict.on_drift == "fail":
@@ -342,4 +342,9 @@ def _report_drift(run: RunConfig, drift: Drift, advice: str) -> None:
             f"{drift.words}; nothing was published: look at the data, retrain, or widen the limits "
             "of [predict]"
         )
-    logger.warning("drift: %s%s", drift.words, advice)
+    if measured is None:
+        logger.warning("drift: %s; consider a retrain", drift.words)
+        return
+    unsaid = [clause for clause in drift.clauses if clause not in measured.clauses]
+    if unsaid:
+        logger.warning("drift: %s", "; ".join(unsaid))

@@ -30,6 +30,8 @@ from gmm_dask.storage.models.model import StoredModel
 
 logger = logging.getLogger("gmm_dask")
 
+DRIFTED = "the new rows have drifted"
+
 
 @dataclass(frozen=True)
 class RetrainStart:
@@ -66,6 +68,15 @@ class Decision:
     def reason(self) -> str:
         """The checks that failed, in words; empty if the candidate is accepted."""
         return "; ".join(check.explanation for check in self.checks if not check.passed)
+
+    @property
+    def brief_reason(self) -> str:
+        """The reason where it was said already what has drifted."""
+        return "; ".join(
+            DRIFTED if check.explanation.startswith(DRIFTED) else check.explanation
+            for check in self.checks
+            if not check.passed
+        )
 
 
 def read_current(run: RunConfig) -> StoredModel | None:
@@ -240,7 +251,7 @@ def _compare_bounds(refit: RefitRecord, section: RetrainSection) -> list[Check]:
 
 def _check_drift(drift: Drift) -> Check:
     failed = sum(not check.passed for check in drift.checks)
-    words = f"the new rows have drifted: {drift.words}" if failed else "the new rows are alike"
+    words = f"{DRIFTED}: {drift.words}" if failed else "the new rows are alike"
     return Check("drift of new rows", float(failed), 0.0, not failed, words)
 
 
@@ -277,6 +288,6 @@ def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: s
         ),
     )
     clear_checkpoint(run, evaluation)
-    logger.warning("refused: %s; the candidate is kept in %s", decision.reason, path)
+    logger.warning("refused: %s; the candidate is kept in %s", decision.brief_reason, path)
     prune_after_storing(run)
     return path

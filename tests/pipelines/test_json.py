@@ -7,6 +7,7 @@ from typing import get_args, get_type_hints
 import pytest
 from typer.testing import CliRunner
 
+from gmm_dask import steps
 from gmm_dask.pipelines import run_record
 from gmm_dask.pipelines.command import app
 from tests.pipelines.runs import write_part, write_run
@@ -90,7 +91,35 @@ def test_a_run_that_fails_says_why_in_the_same_object(run_file, tmp_path):
     assert unread["error"]["type"] == "ConfigError"
 
 
-def test_versions_are_listed_compared_and_pruned_for_other_programs(run_file, tmp_path):
+def interrupt(*arguments, **options):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "words"),
+    [
+        ("fit", "fit", "a fit goes on from its last checkpoint"),
+        ("predict", "predict", "a prediction begins from the start"),
+    ],
+)
+def test_an_interrupted_run_says_so_and_what_the_next_one_does(
+    run_file, monkeypatch, kind, step, words
+):
+    assert call("fit", run_file, "--direct")["published"] == 1
+
+    monkeypatch.setattr(steps, step, interrupt)
+    interrupted = run(kind, run_file)
+    assert (interrupted["state"], interrupted["exit_code"]) == ("Interrupted", 130)
+    assert interrupted["message"] == f"interrupted; run the same command again: {words}"
+    assert interrupted["error"] == {
+        "type": "KeyboardInterrupt",
+        "message": interrupted["message"],
+    }
+
+
+def test_versions_are_listed_compared_and_pruned_for_other_programs(
+    run_file, tmp_path, monkeypatch
+):
     for _ in range(3):
         run("fit", run_file)
     models = tmp_path / "models"
@@ -102,6 +131,11 @@ def test_versions_are_listed_compared_and_pruned_for_other_programs(run_file, tm
     for command in (("prune", models), ("list", "nowhere"), ("diff", models / "boxes", 9)):
         failed = call(*command)
         assert (failed["exit_code"], set(failed["error"])) == (2, {"type", "message"})
+    monkeypatch.setattr("gmm_dask.steps.pruning.prune", interrupt)
+    interrupted = call("prune", models, "--keep-versions", 1)
+    assert interrupted["exit_code"] == 130
+    words = "interrupted; run the same command again: it removes the rest"
+    assert interrupted["error"]["message"] == words
 
 
 def test_the_promised_keys_are_those_of_the_records():

@@ -86,6 +86,23 @@ def test_the_command_refuses_with_the_reason_and_exit_code_1(run_file, tmp_path)
     assert Registry(tmp_path / "models", "boxes").current_version() is None
 
 
+def test_what_has_drifted_is_said_once_in_each_place(run_file, tmp_path):
+    """In the log, in the line that ends it, and in the summary."""
+    runner, arguments = CliRunner(), ["retrain", str(run_file), "--direct"]
+    assert runner.invoke(app, arguments).exit_code == 0
+    write_part(tmp_path, day=4, seed=4, shift=1.0)
+    result = runner.invoke(app, [*arguments, "--set", "retrain.on_drift=refuse"])
+    assert result.exit_code == 1
+    *log, last = result.stderr.splitlines()
+    clauses = re.findall(r"the mean of \w+ in component \d lies [^;,]+", last)
+    assert clauses
+    assert last.startswith("gmm-dask: the candidate was refused: the new rows have drifted: ")
+    for clause in clauses:
+        counts = "\n".join(log).count(clause), last.count(clause), result.stdout.count(clause)
+        assert counts == (1, 1, 1), clause
+    assert "note: refused: the new rows have drifted\n" in result.stdout
+
+
 def test_the_summary_says_where_the_gate_could_not_compare(run_file):
     def retrained(*sets):
         options = [option for item in sets for option in ("--set", item)]
