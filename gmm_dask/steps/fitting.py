@@ -50,7 +50,7 @@ from gmm_dask.storage.input.content import contents_of, encode_contents
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.checkpoint import open_checkpoint, remove_forgotten
 from gmm_dask.storage.models.clusters import Clusters
-from gmm_dask.storage.models.drift_history import DRIFT, nights_in
+from gmm_dask.storage.models.drift_history import DRIFT, DriftRecord
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.selection_table import SELECTION, parquet_bytes
 
@@ -106,6 +106,8 @@ class Evaluation:
     refit
         Of an incremental fit: the sums that it took. ``densities`` are then of its sample, and
         ``current_densities`` are None.
+    nights
+        The history of drift, which ``files`` hold too.
     """
 
     model: StoredModel
@@ -118,6 +120,7 @@ class Evaluation:
     aggregates: Aggregates | None = None
     selection: SelectionTable | None = None
     refit: Refit | None = None
+    nights: tuple[DriftRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -384,9 +387,7 @@ def publish(
             based_on=based_on,
             based_on_log_likelihood=None if of_current is None else of_current.mean_log_likelihood,
             extra=evaluation.files,
-            describe=describe_version(
-                run, kind, evaluation.aggregates, nights_in(evaluation.files)
-            ),
+            describe=describe_version(run, kind, evaluation.aggregates, evaluation.nights),
         )
     except ConflictError:
         clear_checkpoint(run, evaluation)

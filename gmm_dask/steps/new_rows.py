@@ -139,7 +139,8 @@ def keep_drift(
     record = None if drift is None else drift.record
     nights = join_nights(before, () if record is None else (record,))
     noise, _ = decode_drift(evaluation.files[DRIFT])
-    return replace(evaluation, files={**evaluation.files, DRIFT: encode_drift(noise, nights)})
+    files = {**evaluation.files, DRIFT: encode_drift(noise, nights)}
+    return replace(evaluation, files=files, nights=nights)
 
 
 def new_to_predictions(

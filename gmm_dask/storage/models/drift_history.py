@@ -32,6 +32,7 @@ MOST_NIGHTS = 60
 MOST_ESTIMATES = 512
 
 Kind = Literal["mean", "spread", "share"]
+_ESTIMATES = ("means", "spreads", "shares")  # fields of a record
 #: The check that a finding of each kind belongs to.
 _CHECKS = {"mean": "mean shift", "spread": "spread change", "share": "occupancy change"}
 
@@ -135,9 +136,9 @@ class DriftRecord:
             "checks": {name: list(check) for name, check in self.checks.items()},
             "findings": [finding._asdict() for finding in self.findings],
         }
-        for name in ("means", "spreads", "shares"):
-            content[name] = [list(estimate) for estimate in getattr(self, name)]
-        return dict(plain(content))
+        # Most of a record, and finite numbers already.
+        estimates = {name: [*map(list, content.pop(name))] for name in _ESTIMATES}
+        return plain(content) | estimates
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> DriftRecord:
@@ -148,10 +149,7 @@ class DriftRecord:
         KeyError, TypeError, ValueError, AttributeError
             The content is no record.
         """
-        estimates = {
-            name: tuple(Estimate(*values) for values in content[name])
-            for name in ("means", "spreads", "shares")
-        }
+        estimates = {name: tuple(map(Estimate._make, content[name])) for name in _ESTIMATES}
         findings = tuple(
             Finding(*(finding[name] for name in Finding._fields)) for finding in content["findings"]
         )
@@ -296,8 +294,3 @@ def nights_of(registry: Registry, model: StoredModel) -> tuple[DriftRecord, ...]
             continue
         refused += [record for record in of_candidate if record.created >= since]
     return join_nights(nights, later, refused)
-
-
-def nights_in(files: Mapping[str, bytes]) -> tuple[DriftRecord, ...]:
-    """Return the history in the files of a model that is to be stored."""
-    return decode_drift(files[DRIFT])[1] if DRIFT in files else ()
