@@ -36,6 +36,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.report.aggregates import Aggregates
+from gmm_dask.steps.drift import NewFiles
 from gmm_dask.steps.identities import Identities, comparable, identify
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest
@@ -106,6 +107,8 @@ class Evaluation:
     refit
         Of an incremental fit: the sums that it took. ``densities`` are then of its sample, and
         ``current_densities`` are None.
+    new_files
+        Of an incremental fit: the files that are new to ``current``, by which drift is measured.
     nights
         The history of drift, which ``files`` hold too.
     """
@@ -120,6 +123,7 @@ class Evaluation:
     aggregates: Aggregates | None = None
     selection: SelectionTable | None = None
     refit: Refit | None = None
+    new_files: NewFiles | None = None
     nights: tuple[DriftRecord, ...] = ()
 
 
