@@ -14,7 +14,6 @@ import numpy as np
 from gmm_dask.addresses import Place
 from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.chunked.evaluation import evaluate as evaluate_mixtures
-from gmm_dask.chunked.fit import LOOK_ROWS
 from gmm_dask.chunked.fit import fit as fit_rows
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
@@ -29,7 +28,6 @@ from gmm_dask.errors import (
 )
 from gmm_dask.events import Notify
 from gmm_dask.mixture.incremental import Refit
-from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.matching import Match
 from gmm_dask.mixture.merging import merge_on_sample
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -319,7 +317,7 @@ def compose_evaluation(
             "input_plan.json": snapshot,
             INPUT_CONTENT: extra.get(INPUT_CONTENT)
             or encode_contents(contents_of(plan, scanner.digests)),
-            DRIFT: begin_history(result.parameters, result.survey.sample),
+            DRIFT: begin_history(result.parameters, result.survey.look),
             **extra,
         },
         aggregates=count_for_report(result, mixture_spec(run), registry_of(run), _seconds(fitted)),
@@ -339,7 +337,7 @@ def _draw(
     from gmm_dask.report.pictures import fit_pictures
 
     return fit_pictures(
-        result.survey.sample.head(LOOK_ROWS, seeded(0)).X.astype(np.float64),
+        result.survey.look.X.astype(np.float64),
         plan.names,
         result.initial,
         result.parameters,

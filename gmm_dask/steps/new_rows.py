@@ -23,11 +23,11 @@ from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.drift_history import (
     DRIFT,
-    decode_drift,
+    decode_noise,
     encode_drift,
     join_nights,
     nights_of,
-    read_drift,
+    read_noise,
 )
 from gmm_dask.storage.models.model import StoredModel, read_file
 from gmm_dask.storage.predictions.dataset import read_predictions
@@ -131,7 +131,7 @@ def _scan_new_files(
 def noise_of(model: StoredModel) -> FloatArray | None:
     """Return how the squares of a model's training rows scatter; None where that is not known."""
     try:
-        return read_drift(model)[0]
+        return read_noise(model)
     except ModelError as error:
         logger.warning("the rows of the fit count as Gaussian: %s", error)
         return None
@@ -150,7 +150,7 @@ def keep_drift(
         before = ()
     record = None if drift is None else drift.record
     nights = join_nights(before, () if record is None else (record,))
-    noise, _ = decode_drift(evaluation.files[DRIFT])
+    noise = decode_noise(evaluation.files[DRIFT])
     files = {**evaluation.files, DRIFT: encode_drift(noise, nights)}
     return replace(evaluation, files=files, nights=nights)
 

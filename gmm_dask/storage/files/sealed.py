@@ -63,6 +63,12 @@ def unseal(text: bytes, path: Place, kind: type[StorageError] = StorageError) ->
     return dict(content)
 
 
+def sealed_digest(text: bytes) -> str:
+    """Return the `digest` of the content of a text that `unseal` accepts."""
+    end = len(_END) + 1
+    return text[-end - 64 : -end].decode()
+
+
 def read_sealed(path: Path, kind: type[StorageError] = StorageError) -> Document:
     """Read and check a sealed file; see `read_whole` and `unseal`."""
     return unseal(read_whole(path, kind), path, kind)

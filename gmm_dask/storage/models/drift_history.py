@@ -8,9 +8,9 @@ their ids and features by their names, so that nights under different versions c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -31,6 +31,7 @@ MOST_NIGHTS = 60
 #: Estimates of a kind in the record of a night: those farthest from no change.
 MOST_ESTIMATES = 512
 
+T = TypeVar("T")
 Kind = Literal["mean", "spread", "share"]
 _ESTIMATES = ("means", "spreads", "shares")  # fields of a record
 #: The check that a finding of each kind belongs to.
@@ -234,12 +235,24 @@ def decode_drift(text: bytes) -> tuple[FloatArray | None, tuple[DriftRecord, ...
     ValueError
         The text is something else.
     """
+    noise, nights = _decode(text)
+    try:
+        return noise, tuple(map(DriftRecord.from_json, nights))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a history of drift: {error!r}") from error
+
+
+def decode_noise(text: bytes) -> FloatArray | None:
+    """Read the noise alone, as `decode_drift`: the records of many nights take longer."""
+    return _decode(text)[0]
+
+
+def _decode(text: bytes) -> tuple[FloatArray | None, list[Any]]:
     try:
         document = json.loads(text)
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']!r} is not known")
-        noise = document["noise"]
-        nights = tuple(map(DriftRecord.from_json, document["nights"]))
+        noise, nights = document["noise"], document["nights"]
         return None if noise is None else np.asarray(noise, dtype=np.float64), nights
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a history of drift: {error!r}") from error
@@ -253,13 +266,22 @@ def read_drift(model: StoredModel) -> tuple[FloatArray | None, tuple[DriftRecord
     ModelError
         The file is damaged.
     """
+    return _read(model, decode_drift) or (None, ())
+
+
+def read_noise(model: StoredModel) -> FloatArray | None:
+    """Read the noise beside a model, as `read_drift`."""
+    return _read(model, decode_noise)
+
+
+def _read(model: StoredModel, decode: Callable[[bytes], T]) -> T | None:
     if model.path is None:
-        return None, ()
+        return None
     version = version_at(model.path)
     if not version.holds(DRIFT):
-        return None, ()
+        return None
     try:
-        return decode_drift(read_file(version, DRIFT))
+        return decode(read_file(version, DRIFT))
     except ValueError as error:
         raise ModelError(f"{version.path / DRIFT}: {error}; restore it from a backup") from error
 
