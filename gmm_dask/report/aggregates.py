@@ -346,13 +346,12 @@ def _pairs(
             for weights in (None, uncertainty, others_of_rows)
         )
         occupied = np.flatnonzero(rows)
-        table = np.column_stack(
-            [
-                occupied,
-                rows[occupied],
-                np.rint(100.0 * doubt[occupied] / rows[occupied]),
-                others[occupied],
-            ]
-        ).astype(np.int64)
-        pairs.append(tuple(map(tuple, table.tolist())))
+        columns = (
+            occupied,
+            rows[occupied],
+            np.rint(100.0 * doubt[occupied] / rows[occupied]),
+            others[occupied],
+        )
+        cells_of_pair = zip(*(column.astype(np.int64).tolist() for column in columns), strict=True)
+        pairs.append(tuple(cells_of_pair))
     return tuple(pairs)
