@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -145,6 +146,21 @@ def resolved(path: str | Path) -> Path:
     `Path.resolve` raises a RuntimeError where links lead in a circle.
     """
     return Path(os.path.realpath(path))
+
+
+def resolved_files(paths: Iterable[str]) -> list[Path]:
+    """Resolve files as `resolved` does; each directory is resolved once."""
+    directories: dict[str, str] = {}
+    files = []
+    for path in paths:
+        directory, name = os.path.split(path)
+        if name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114 - of thousands of files
+            files.append(resolved(path))
+            continue
+        if directory not in directories:
+            directories[directory] = os.path.realpath(directory)
+        files.append(Path(directories[directory], name))
+    return files
 
 
 def absolute(place: Place) -> Place:

@@ -251,7 +251,16 @@ def retrain(
                 return present, RetrainOutcome(current, **_left_out(plan))
             steps.warn_of_clusters(run, current)
             evaluation = _fit_again(run, plan, current, cluster, call, notify, force)
-            drift = call(steps.compare_new_rows, run, plan, current, cluster, notify, run_id)
+            drift = call(
+                steps.compare_new_rows,
+                run,
+                plan,
+                current,
+                cluster,
+                notify,
+                run_id,
+                evaluation.new_files,
+            )
             evaluation = steps.keep_drift(run, evaluation, current, drift)
             outcome = _pass_gate(run, call, current, evaluation, run_id, drift)
         return present, replace(outcome, **_left_out(plan))

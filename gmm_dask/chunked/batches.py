@@ -8,8 +8,9 @@ from gmm_dask.chunked.evaluation import DensitySummary, evaluate_rows
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.events import Stage
-from gmm_dask.mixture.deviations import DeviationSums, sum_deviations
+from gmm_dask.mixture.deviations import DeviationSums, deviations_of, sum_deviations
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.statistics import SufficientStatistics
 from gmm_dask.nulls import NullPolicy
 
 
@@ -24,10 +25,16 @@ class BatchSums:
         return BatchSums(self.densities + other.densities, self.deviations + other.deviations)
 
 
-def sum_batch(rows: Rows, parameters: MixtureParameters) -> BatchSums:
-    """Sum over a chunk: two passes."""
+def sum_batch(
+    rows: Rows, parameters: MixtureParameters, statistics: SufficientStatistics | None = None
+) -> BatchSums:
+    """Sum over a chunk: two passes, or one where the statistics of complete rows are known."""
     (densities,) = evaluate_rows(rows, (parameters,)).summaries
-    return BatchSums(densities, deviations_of_rows(rows, parameters))
+    if statistics is None or rows.patterns:
+        return BatchSums(densities, deviations_of_rows(rows, parameters))
+    weight = rows.sample_weight
+    squared = float(len(rows.values)) if weight is None else float(weight @ weight)
+    return BatchSums(densities, deviations_of(parameters, statistics, squared))
 
 
 def deviations_of_rows(rows: Rows, parameters: MixtureParameters) -> DeviationSums:

@@ -78,22 +78,10 @@ class Measured:
         return Measured(self.evaluation + other.evaluation, self.units + other.units)
 
 
-def _unit_of(rows: Rows, units: tuple[int, ...]) -> int:
+def unit_of(rows: Rows, units: tuple[int, ...]) -> int:
+    """Return the number of the unit of a chunk, given that of each file."""
     assert rows.file is not None  # the source splits its chunks by file
     return units[rows.file]
-
-
-def survey_units(rows: Rows, argument: tuple[tuple[int, ...], SurveyRequest]) -> ByUnit[UnitSurvey]:
-    """Survey one chunk.
-
-    Parameters
-    ----------
-    argument
-        Number of each file's unit, and what the survey wants.
-    """
-    units, request = argument
-    surveyed = UnitSurvey(survey_rows(rows, request), rows.young)
-    return ByUnit({_unit_of(rows, units): surveyed})
 
 
 def sum_units(
@@ -107,7 +95,7 @@ def sum_units(
         Number of each file's unit, and the parameters of each candidate.
     """
     units, batch = argument
-    return ByUnit({_unit_of(rows, units): sum_batch(rows, batch)})
+    return ByUnit({unit_of(rows, units): sum_batch(rows, batch)})
 
 
 def measure_units(
@@ -124,4 +112,4 @@ def measure_units(
     totals = UnitSums(
         UnitSurvey(survey_rows(rows, request), rows.young), sum_batch(rows, mixtures[:1])
     )
-    return Measured(evaluate_rows(rows, mixtures), ByUnit({_unit_of(rows, units): totals}))
+    return Measured(evaluate_rows(rows, mixtures), ByUnit({unit_of(rows, units): totals}))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +149,8 @@ class Defects:
     first_infinite: tuple[tuple[int, int] | None, ...]
 
     def __add__(self, other: Defects) -> Defects:
+        if other is no_defects(len(other.missing) - 1):  # of all units that a night keeps
+            return self
         return Defects(
             self.missing + other.missing,
             self.infinite + other.infinite,
@@ -156,6 +159,7 @@ class Defects:
         )
 
 
+@cache
 def no_defects(d: int) -> Defects:
     """Make the defects of rows that have none, with d features."""
     counts, places = np.zeros(d + 1, np.int64), (None,) * (d + 1)

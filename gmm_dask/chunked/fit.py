@@ -20,6 +20,7 @@ from gmm_dask.chunked.polish import polish
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.starting import make_starts
 from gmm_dask.chunked.survey import survey_source
+from gmm_dask.chunked.survey_record import LOOK_ROWS
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.mixture.initialization import (
@@ -31,8 +32,6 @@ from gmm_dask.mixture.threads import single_threaded
 
 logger = logging.getLogger("gmm_dask")
 
-#: Rows of the sample without a search: enough for the pictures and the warnings.
-LOOK_ROWS = 20_000
 #: Least rows of the sample when ``search_rows`` is ``"auto"``.
 LEAST_SEARCH_ROWS = 65_536
 

@@ -16,10 +16,14 @@ from gmm_dask.chunked.label_survey import (
     labelled_sample,
 )
 from gmm_dask.chunked.moments import Moments
+from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
+
+#: Rows of the sample without a search: enough for pictures, reports and warnings.
+LOOK_ROWS = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +140,11 @@ class Survey:
     def sample(self) -> Sample:
         """Values of the sample, (m, d) feature-major, and their weights."""
         return Sample(self.draw.values, self.draw.weights if len(self.draw.weights) else None)
+
+    @cached_property
+    def look(self) -> Sample:
+        """At most `LOOK_ROWS` rows of the sample, for pictures, reports and warnings."""
+        return self.sample.head(LOOK_ROWS, seeded(0))
 
     def sample_for(self, ownership: Ownership | None) -> Sample:
         """Return the sample; with an owner for each label, all rows of the labels that are kept."""

@@ -89,7 +89,7 @@ class Refit:
 
     @property
     def scans(self) -> int:
-        """Scans of the rows that were read."""
+        """Scans of the rows that were read, with that of ``first``."""
         return 1 + len(self.bounds)
 
 
@@ -118,6 +118,7 @@ class _Climb:
 def refit(
     kept: UnitStatistics,
     parameters: MixtureParameters,
+    first: UnitStatistics,
     expectation: UnitExpectation,
     spec: MixtureSpec,
     tol: float,
@@ -125,7 +126,7 @@ def refit(
 ) -> Refit:
     """Refit a mixture to units of which some are read and the others kept as sums.
 
-    Costs 2 to `MOST_SCANS` scans of the units that are read.
+    Costs 1 to `MOST_SCANS` − 1 scans of the units that are read, besides that of ``first``.
 
     Parameters
     ----------
@@ -133,6 +134,8 @@ def refit(
         The units that are not read, under ``parameters``; units that are gone are left out of it.
     parameters
         The model in use.
+    first
+        The units that are read, under ``parameters``: the first E-step.
     expectation
         Takes the statistics of the units that are read, under each of several mixtures.
     spec
@@ -152,7 +155,6 @@ def refit(
         The kept units belong to other parameters, or there is no weight at all.
     """
     pooled = kept.merged([0]) if len(kept) else kept
-    first = expectation([parameters])[0]
     total = pooled.total() + first.total()
     if not total.weight > 0.0:
         raise NumericalError("no unit has any weight: nothing is kept, and nothing was read")

@@ -23,12 +23,13 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray, IndexArray
 from gmm_dask.errors import NumericalError
+from gmm_dask.mixture.additions import best_addition
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.initialization import seeded
-from gmm_dask.mixture.moves import split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec
 from gmm_dask.mixture.starts import Sample
+from gmm_dask.mixture.threads import single_threaded
 from gmm_dask.mixture.units import UnitStatistics, carry
 
 #: Rows of a sample that decide where a component is placed.
@@ -98,9 +99,10 @@ def place_component(
     if parameters.n_components < 2:
         return None
     try:
-        cost, slack, (heavier, lighter) = cheapest_merge(parameters)
-        chosen = sample.head(_ROWS, seeded(0))
-        gain, weight, gaussian = _best_addition(parameters, chosen, share, spec)
+        with single_threaded():
+            cost, slack, (heavier, lighter) = cheapest_merge(parameters)
+            chosen = sample.head(_ROWS, seeded(0))
+            gain, weight, gaussian = best_addition(parameters, chosen, share, spec)
         if gaussian is None or gain <= cost:
             return None
         merged = merge_pair(parameters, heavier, lighter)
@@ -246,58 +248,6 @@ def _merged_matrices(
     between = (first * second)[:, None, None] * (apart[:, :, None] * apart[:, None, :])
     within = first[:, None, None] * matrices[firsts] + second[:, None, None] * matrices[seconds]
     return np.asarray(within + between)
-
-
-def _best_addition(
-    parameters: MixtureParameters, sample: Sample, share: float, spec: MixtureSpec
-) -> tuple[float, float, MixtureParameters | None]:
-    """Find the Gaussian that gains most, added to the mixture: a half of a component's new rows.
-
-    Returns
-    -------
-    gain
-        Of log-likelihood, nats per unit of weight of all rows, new and old; the old ones, which
-        are thought to have nothing of the new component, lose its weight.
-    weight
-        Of the new component among all rows.
-    gaussian
-        A mixture of this component alone; None if no component can be split.
-    """
-    X = sample.X
-    rows = np.ones(len(X)) if sample.sample_weight is None else sample.sample_weight
-    total = float(rows.sum())
-    best: tuple[float, float, MixtureParameters | None] = (-np.inf, 0.0, None)
-    if not total > 0.0:
-        return best
-    assigned = assign(parameters, X, responsibilities=True)
-    responsibilities = assigned.responsibilities
-    assert responsibilities is not None
-    for c in range(parameters.n_components):
-        shares = responsibilities[:, c] * rows
-        _, halves = split(X, shares, parameters, spec, c)
-        for half in range(2 if halves is not None else 0):
-            assert halves is not None
-            gaussian = _component(parameters, halves, half)
-            weight = share * float(halves.weights[half] * shares.sum()) / total
-            ratios = assign(gaussian, X).log_densities - assigned.log_densities
-            added = np.logaddexp(np.log1p(-weight), np.log(weight) + ratios)
-            gain = share * float(rows @ added) / total + (1.0 - share) * float(np.log1p(-weight))
-            if gain > best[0]:
-                best = (gain, weight, gaussian)
-    return best
-
-
-def _component(
-    parameters: MixtureParameters, halves: MixtureParameters, half: int
-) -> MixtureParameters:
-    """Make a mixture of one half; where components share a covariance, with that of the mixture."""
-    shared = not parameters.covariance.by_component
-    return MixtureParameters.from_covariances(
-        parameters.covariance_type,
-        np.ones(1),
-        halves.means[[half]],
-        parameters.covariances if shared else halves.covariances[[half]],
-    )
 
 
 def _place(

@@ -334,23 +334,24 @@ def _pairs(
 ) -> tuple[tuple[tuple[int, int, int, int], ...], ...]:
     """Count the rows of each pair of features in cells; see `Aggregates.pairs`."""
     lows, highs = np.transpose(limits)
-    places = np.floor((values - lows) / (highs - lows) * bins)  # (m, f)
+    places = np.floor((values - lows) / (highs - lows) * bins).T  # (f, m)
     inside = (places >= 0) & (places < bins)
+    numbers = np.where(inside, places, 0).astype(np.int64)
+    others_of_rows = moved.astype(np.float64)
     pairs = []
     for x, y in pairs_of(len(limits)):
-        shown = inside[:, x] & inside[:, y]
-        cells = (places[shown, x] * bins + places[shown, y]).astype(np.int64)
-        rows = np.bincount(cells, minlength=bins * bins)
-        doubt = np.bincount(cells, weights=uncertainty[shown], minlength=bins * bins)
-        others = np.bincount(cells, weights=moved[shown], minlength=bins * bins)
+        cells = np.where(inside[x] & inside[y], numbers[x] * bins + numbers[y], bins * bins)
+        rows, doubt, others = (
+            np.bincount(cells, weights, minlength=bins * bins + 1)[:-1]  # the last: outside
+            for weights in (None, uncertainty, others_of_rows)
+        )
         occupied = np.flatnonzero(rows)
-        table = np.column_stack(
-            [
-                occupied,
-                rows[occupied],
-                np.rint(100.0 * doubt[occupied] / rows[occupied]),
-                others[occupied],
-            ]
-        ).astype(np.int64)
-        pairs.append(tuple(map(tuple, table.tolist())))
+        columns = (
+            occupied,
+            rows[occupied],
+            np.rint(100.0 * doubt[occupied] / rows[occupied]),
+            others[occupied],
+        )
+        cells_of_pair = zip(*(column.astype(np.int64).tolist() for column in columns), strict=True)
+        pairs.append(tuple(cells_of_pair))
     return tuple(pairs)

@@ -112,6 +112,22 @@ class NewRows:
     sums: BatchSums
 
 
+@dataclass(frozen=True, eq=False)
+class NewFiles:
+    """The files that are new to a model, as a scan of a run has seen them.
+
+    Attributes
+    ----------
+    count
+        Number of those with rows.
+    sums
+        Over their used rows, under the model; None without a file.
+    """
+
+    count: int
+    sums: BatchSums | None
+
+
 def measure_drift(
     section: PredictSection,
     model: StoredModel,

@@ -14,7 +14,6 @@ import numpy as np
 from gmm_dask.addresses import Place
 from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.chunked.evaluation import evaluate as evaluate_mixtures
-from gmm_dask.chunked.fit import LOOK_ROWS
 from gmm_dask.chunked.fit import fit as fit_rows
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
 from gmm_dask.chunked.scan import Scanner
@@ -29,13 +28,13 @@ from gmm_dask.errors import (
 )
 from gmm_dask.events import Notify
 from gmm_dask.mixture.incremental import Refit
-from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.matching import Match
 from gmm_dask.mixture.merging import merge_on_sample
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.report.aggregates import Aggregates
+from gmm_dask.steps.drift import NewFiles
 from gmm_dask.steps.identities import Identities, comparable, identify
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.manifest import compose_manifest
@@ -50,7 +49,7 @@ from gmm_dask.storage.input.content import contents_of, encode_contents
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.checkpoint import open_checkpoint, remove_forgotten
 from gmm_dask.storage.models.clusters import Clusters
-from gmm_dask.storage.models.drift_history import DRIFT, nights_in
+from gmm_dask.storage.models.drift_history import DRIFT, DriftRecord
 from gmm_dask.storage.models.model import StoredModel
 from gmm_dask.storage.models.selection_table import SELECTION, parquet_bytes
 
@@ -106,6 +105,10 @@ class Evaluation:
     refit
         Of an incremental fit: the sums that it took. ``densities`` are then of its sample, and
         ``current_densities`` are None.
+    new_files
+        Of an incremental fit: the files that are new to ``current``, by which drift is measured.
+    nights
+        The history of drift, which ``files`` hold too.
     """
 
     model: StoredModel
@@ -118,6 +121,8 @@ class Evaluation:
     aggregates: Aggregates | None = None
     selection: SelectionTable | None = None
     refit: Refit | None = None
+    new_files: NewFiles | None = None
+    nights: tuple[DriftRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -323,7 +328,7 @@ def compose_evaluation(
             "input_plan.json": snapshot,
             INPUT_CONTENT: extra.get(INPUT_CONTENT)
             or encode_contents(contents_of(plan, scanner.digests)),
-            DRIFT: begin_history(result.parameters, result.survey.sample),
+            DRIFT: begin_history(result.parameters, result.survey.look),
             **extra,
         },
         aggregates=count_for_report(result, mixture_spec(run), registry_of(run), _seconds(fitted)),
@@ -343,7 +348,7 @@ def _draw(
     from gmm_dask.report.pictures import fit_pictures
 
     return fit_pictures(
-        result.survey.sample.head(LOOK_ROWS, seeded(0)).X.astype(np.float64),
+        result.survey.look.X.astype(np.float64),
         plan.names,
         result.initial,
         result.parameters,
@@ -395,9 +400,7 @@ def publish(
             based_on=based_on,
             based_on_log_likelihood=None if of_current is None else of_current.mean_log_likelihood,
             extra=evaluation.files,
-            describe=describe_version(
-                run, kind, evaluation.aggregates, nights_in(evaluation.files)
-            ),
+            describe=describe_version(run, kind, evaluation.aggregates, evaluation.nights),
         )
     except ConflictError:
         clear_checkpoint(run, evaluation)

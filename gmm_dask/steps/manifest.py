@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 
 import numpy as np
 
@@ -28,6 +29,12 @@ RECORDED = ("gmm-dask", "numpy", "scipy", "numba", "scikit-learn", "pyarrow", "d
 _IN_THE_SNAPSHOT = {"path", "filter", "bad_files", "max_bad_files", "settled_for"}
 
 
+@cache
+def version_of(distribution: str) -> str:
+    """Return the version of an installed distribution, read once in a process."""
+    return metadata.version(distribution)
+
+
 def fit_key(run: RunConfig, plan: InputPlan) -> str:
     """Digest of what a run file says of a fit, of its input and of the package version.
 
@@ -41,7 +48,7 @@ def fit_key(run: RunConfig, plan: InputPlan) -> str:
         # The snapshot holds the filter, with the present put in, and the files that are read.
         "input": run.input.model_dump(mode="json", exclude=_IN_THE_SNAPSHOT),
         "snapshot": plan.digest,
-        "version": version("gmm-dask"),
+        "version": version_of("gmm-dask"),
     }
     if run.labels is not None:
         content["labels"] = run.labels.model_dump(mode="json")
@@ -107,7 +114,7 @@ def compose_manifest(
         warnings=(*result.warnings, *_without_component(labels)),
         # With workers that differ from the client, the last bits may differ.
         mixed=tuple(scanner.executor.mixed),
-        versions={name: version(name) for name in RECORDED},
+        versions={name: version_of(name) for name in RECORDED},
         python=platform.python_version(),
         machine=platform.machine(),
         fit_key=fit_key(run, plan),

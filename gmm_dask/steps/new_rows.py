@@ -11,7 +11,7 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import ModelError, StorageError
 from gmm_dask.events import Notify
-from gmm_dask.steps.drift import LEAST_SQUARED_WEIGHT, Drift, NewRows, measure_new_rows
+from gmm_dask.steps.drift import LEAST_SQUARED_WEIGHT, Drift, NewFiles, NewRows, measure_new_rows
 from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation
 from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.inputs import open_executor
@@ -23,11 +23,11 @@ from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import parquet_chunks
 from gmm_dask.storage.models.drift_history import (
     DRIFT,
-    decode_drift,
+    decode_noise,
     encode_drift,
     join_nights,
     nights_of,
-    read_drift,
+    read_noise,
 )
 from gmm_dask.storage.models.model import StoredModel, read_file
 from gmm_dask.storage.predictions.dataset import read_predictions
@@ -60,6 +60,7 @@ def compare_new_rows(
     cluster: ClusterKind,
     notify: Notify,
     run_id: str,
+    new: NewFiles | None = None,
 ) -> Drift | None:
     """Compare the files that are new to the current model with its training rows: one scan of them.
 
@@ -69,6 +70,8 @@ def compare_new_rows(
     ----------
     cluster
         Where to run, if there are many new rows; few are not worth the start of workers.
+    new
+        What an incremental fit has seen of these files, which needs no scan more.
 
     Returns
     -------
@@ -88,10 +91,31 @@ def compare_new_rows(
             "version %s has other columns or transforms; drift is not measured", current.version
         )
         return None
+    new = new or _scan_new_files(run, plan, current, cluster, notify)
+    sums = new.sums
+    if sums is None or sums.deviations.squared_weight < LEAST_SQUARED_WEIGHT:
+        return None
+    rows = NewRows("retrain", run_id, new.count, sums)
+    drift = measure_new_rows(run.predict, current, rows, noise_of(current))
+    if drift.drifted:
+        logger.warning(
+            "drift: %s; %s new rows in %d file(s), compared with version %s",
+            drift.words,
+            f"{sums.densities.rows:,}",
+            new.count,
+            current.version,
+        )
+    return drift
+
+
+def _scan_new_files(
+    run: RunConfig, plan: InputPlan, current: StoredModel, cluster: ClusterKind, notify: Notify
+) -> NewFiles:
+    """Sum over the rows of the files that are new to the current model: one scan of these."""
     same = unchanged_files(plan, input_content(current))
     files = tuple(file for file in plan.files if file.rows and file.path not in same)
     if not files:
-        return None
+        return NewFiles(0, None)
     part = replace(plan, files=files)
     where = cluster if part.rows > ROWS_ON_THREADS else ThreadsCluster()
     with (
@@ -101,25 +125,13 @@ def compare_new_rows(
         ) as scanner,
     ):
         sums = scan_batch(scanner, current.parameters, run.input.nulls)
-    if sums.deviations.squared_weight < LEAST_SQUARED_WEIGHT:
-        return None
-    new = NewRows("retrain", run_id, len(files), sums)
-    drift = measure_new_rows(run.predict, current, new, noise_of(current))
-    if drift.drifted:
-        logger.warning(
-            "drift: %s; %s new rows in %d file(s), compared with version %s",
-            drift.words,
-            f"{sums.densities.rows:,}",
-            len(files),
-            current.version,
-        )
-    return drift
+    return NewFiles(len(files), sums)
 
 
 def noise_of(model: StoredModel) -> FloatArray | None:
     """Return how the squares of a model's training rows scatter; None where that is not known."""
     try:
-        return read_drift(model)[0]
+        return read_noise(model)
     except ModelError as error:
         logger.warning("the rows of the fit count as Gaussian: %s", error)
         return None
@@ -138,8 +150,9 @@ def keep_drift(
         before = ()
     record = None if drift is None else drift.record
     nights = join_nights(before, () if record is None else (record,))
-    noise, _ = decode_drift(evaluation.files[DRIFT])
-    return replace(evaluation, files={**evaluation.files, DRIFT: encode_drift(noise, nights)})
+    noise = decode_noise(evaluation.files[DRIFT])
+    files = {**evaluation.files, DRIFT: encode_drift(noise, nights)}
+    return replace(evaluation, files=files, nights=nights)
 
 
 def new_to_predictions(

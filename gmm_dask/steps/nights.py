@@ -53,6 +53,8 @@ class Night:
         The files that are read, a part of it.
     units
         Number of the unit of each file of ``reading``.
+    new
+        Numbers of the files of ``reading`` that are new to the current model, and have rows.
     kept
         The units that are kept, weighed as of today, under the parameters of the current model.
     contents
@@ -67,6 +69,7 @@ class Night:
     plan: InputPlan
     reading: InputPlan
     units: tuple[int, ...]
+    new: frozenset[int]
     kept: UnitStore
     contents: Contents
     number: int
@@ -130,7 +133,8 @@ def _plan(run: RunConfig, plan: InputPlan, current: StoredModel | None, force: b
     hindrance = _hindrance(run, plan, current, store)
     if hindrance:
         return hindrance
-    contents, kept = _find_kept(plan, store, input_content(current))
+    contents = unchanged_files(plan, input_content(current))
+    kept = _find_kept(plan, store, contents)
     left = {path for unit in store.units for path in unit.files} & {f.path for f in plan.files}
     gone = sum(1 for unit in store.units if not left & unit.files.keys())
     changed = len(store.units) - len(kept) - gone
@@ -145,11 +149,16 @@ def _plan(run: RunConfig, plan: InputPlan, current: StoredModel | None, force: b
         return f"{reading.rows:,} of {plan.rows:,} rows are new, changed or to be read again"
     most = most_units(current.parameters)
     units = cut_runs([file.rows for file in reading.files], max(1, most // 2))
+    new = frozenset(
+        number
+        for number, file in enumerate(reading.files)
+        if file.rows and file.path not in contents
+    )
     contents = {path: content for path, content in contents.items() if path in held}
     store = _as_of_today(store.take(kept), plan)
     if len(store.units) + len({*units}) > most:
         store = merge_units(store, most // 2)
-    return Night(plan, reading, units, store, contents, number, changed, gone, len(again))
+    return Night(plan, reading, units, new, store, contents, number, changed, gone, len(again))
 
 
 def _read_store(current: StoredModel) -> UnitStore | str:
@@ -191,26 +200,22 @@ def _hindrance(run: RunConfig, plan: InputPlan, current: StoredModel, store: Uni
     return ""
 
 
-def _find_kept(plan: InputPlan, store: UnitStore, known: Contents) -> tuple[Contents, list[int]]:
-    """Find the units that stay as they are: what their files hold, and their numbers."""
+def _find_kept(plan: InputPlan, store: UnitStore, unchanged: Contents) -> list[int]:
+    """Find the numbers of the units that stay as they are, given the files that do."""
     today = None if plan.decay is None else plan.decay.today
     files = {file.path: file for file in plan.files}
     places = {file.path: place for place, file in enumerate(plan.files)}
-    candidates = {}
+    kept = []
     for number, unit in enumerate(store.units):
         # What was too young to decay does so from now on, by an age that was not kept.
         if unit.young and today != store.today:
             continue
         if all(
-            path in files and cut_of(plan, files[path]) == cut for path, cut in unit.files.items()
+            path in unchanged and cut_of(plan, files[path]) == cut
+            for path, cut in unit.files.items()
         ):
-            candidates[number] = unit
-    asked = {path for unit in candidates.values() for path in unit.files} & known.keys()
-    unchanged = unchanged_files(plan, {path: known[path] for path in asked})
-    kept = [number for number, unit in candidates.items() if unit.files.keys() <= unchanged.keys()]
-    return unchanged, sorted(
-        kept, key=lambda number: min(places[path] for path in store.units[number].files)
-    )
+            kept.append(number)
+    return sorted(kept, key=lambda number: min(places[path] for path in store.units[number].files))
 
 
 def _stalest(units: Sequence[Unit], refresh: float, night: int) -> set[int]:

@@ -12,7 +12,6 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version as version_of
 from typing import Any, TypeAlias
 
 from gmm_dask.addresses import (
@@ -25,6 +24,7 @@ from gmm_dask.addresses import (
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ConfigError
 from gmm_dask.report.aggregates import Aggregates
+from gmm_dask.steps.manifest import version_of
 from gmm_dask.steps.reporting import describe_by_report
 from gmm_dask.steps.resuming import registry_of
 from gmm_dask.storage.models.drift_history import DriftRecord

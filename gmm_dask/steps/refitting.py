@@ -16,8 +16,10 @@ from functools import cached_property
 import numpy as np
 
 from gmm_dask.arrays import FloatArray
-from gmm_dask.chunked.by_unit import UnitSurvey, sum_units, survey_units
+from gmm_dask.chunked.batches import BatchSums
+from gmm_dask.chunked.by_unit import UnitSurvey, sum_units
 from gmm_dask.chunked.evaluation import DensitySummary, evaluate_rows
+from gmm_dask.chunked.first_look import LookRequest, look_at_rows
 from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
@@ -35,6 +37,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import find_patterns
 from gmm_dask.mixture.units import UnitStatistics
 from gmm_dask.nulls import NullPolicy
+from gmm_dask.steps.drift import NewFiles
 from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, Fitted, compose_evaluation
 from gmm_dask.steps.identities import Identities, next_component_id
 from gmm_dask.steps.inputs import mixture_spec
@@ -73,6 +76,8 @@ class Refitted:
         The mixture, its sums and its bounds.
     store
         Of all units, in the order of the input.
+    new
+        Sums over the rows that are new to the current model, under it; None without any.
     scans, seconds
         Scans of the rows that were read, and the wall time.
     trouble
@@ -82,6 +87,7 @@ class Refitted:
     night: Night
     refit: Refit
     store: UnitStore
+    new: BatchSums | None
     scans: int
     seconds: float
     trouble: str = ""
@@ -95,7 +101,8 @@ class Refitted:
 def refit(run: RunConfig, night: Night, current: StoredModel, scanner: Scanner) -> Refitted:
     """Refit the current model to the files that a night reads, and to the sums of all others.
 
-    Costs a scan of these files for their survey, and one for each of two to four E-steps.
+    Costs two to four scans of these files, one for each E-step. The first surveys them too, and
+    says how new rows differ.
 
     Raises
     ------
@@ -106,7 +113,8 @@ def refit(run: RunConfig, night: Night, current: StoredModel, scanner: Scanner) 
     """
     began = time.perf_counter()
     scanner.transforms = current.transforms
-    surveyed, threshold = _survey(run, night, scanner)
+    look = _look(run, night, current, scanner)
+    surveyed = look.surveyed
     nulls, sample = NullPolicy.ERROR, None
     if surveyed:
         read = add_surveys([unit.survey for unit in surveyed])
@@ -127,13 +135,15 @@ def refit(run: RunConfig, night: Night, current: StoredModel, scanner: Scanner) 
         ]
 
     kept, spec = night.kept.statistics, mixture_spec(run)
-    result = refit_units(kept, current.parameters, expectation, spec, run.fit.tol, sample)
-    store = _store(run, night, result, surveyed, threshold)
+    result = refit_units(
+        kept, current.parameters, look.statistics, expectation, spec, run.fit.tol, sample
+    )
+    store = _store(run, night, result, surveyed, look.threshold)
     trouble = result.problem
     if not trouble and not run.retrain.allow_collapsed:
         trouble = " and ".join(_lost_components(result.health))
     seconds = time.perf_counter() - began
-    return Refitted(night, result, store, scanner.scans, seconds, trouble)
+    return Refitted(night, result, store, look.new, scanner.scans, seconds, trouble)
 
 
 def _lost_components(judgement: Health) -> tuple[str, ...]:
@@ -147,22 +157,39 @@ def _lost_components(judgement: Health) -> tuple[str, ...]:
     )
 
 
-def _survey(run: RunConfig, night: Night, scanner: Scanner) -> tuple[list[UnitSurvey], int]:
-    """Survey the units that are read; return also the priority up to which rows were drawn."""
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What the first scan finds of each unit, and of the rows that are new.
+
+    ``threshold`` is the priority up to which rows were drawn.
+    """
+
+    surveyed: list[UnitSurvey]
+    statistics: UnitStatistics
+    new: BatchSums | None
+    threshold: int
+
+
+def _look(run: RunConfig, night: Night, current: StoredModel, scanner: Scanner) -> _Look:
+    """Survey the units that are read, and take their first E-step: one scan."""
     wanted = sample_rows(len(night.plan.names))
     threshold = priority_limit(wanted, night.reading.rows)
-    surveyed: list[UnitSurvey] = []
-    if scanner.lanes:
-        # Rows of two nights have the same numbers, so each night has priorities of its own.
-        text = f"{run.fit.random_state} {night.number} {night.reading.digest}"
-        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-        nulls = run.input.nulls
-        request = SurveyRequest(seed, wanted, threshold, scanner.chunks.weighted, nulls)
-        surveyed = scanner.reduce(survey_units, (night.units, request), Stage.SURVEY).ordered()
     kept = [unit.survey for unit in night.kept.units]
+    if not scanner.lanes:
+        refuse_unusable(add_surveys(kept), scanner.chunks, run.input.nulls)
+        return _Look([], UnitStatistics.of(current.parameters, []), None, threshold)
+    # Rows of two nights have the same numbers, so each night has priorities of its own.
+    text = f"{run.fit.random_state} {night.number} {night.reading.digest}"
+    seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    survey = SurveyRequest(seed, wanted, threshold, scanner.chunks.weighted, run.input.nulls)
+    request = LookRequest(night.units, survey, current.parameters, night.new)
+    look = scanner.reduce(look_at_rows, request, Stage.SURVEY)
+    surveyed = look.surveys.ordered()
     whole = add_surveys([*kept, *(unit.survey for unit in surveyed)])
     refuse_unusable(whole, scanner.chunks, run.input.nulls)
-    return surveyed, threshold
+    slopes = slopes_of(surveyed)
+    statistics = UnitStatistics.of(current.parameters, look.statistics.ordered(), slopes)
+    return _Look(surveyed, statistics, look.new, threshold)
 
 
 def _store(
@@ -238,7 +265,8 @@ def evaluate_refit(
     )
     manifest = _describe(evaluation.model.manifest, refitted, current, densities)
     model = replace(evaluation.model, manifest=manifest)
-    return replace(evaluation, model=model, refit=result)
+    new = NewFiles(len(night.new), refitted.new)
+    return replace(evaluation, model=model, refit=result, new_files=new)
 
 
 def _contents(refitted: Refitted, scanner: Scanner) -> bytes:

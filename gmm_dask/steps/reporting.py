@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from gmm_dask.addresses import ObjectAddress, Place, absolute, place_of
-from gmm_dask.chunked.fit import LOOK_ROWS
 from gmm_dask.chunked.fit_records import FitResult
 from gmm_dask.chunked.replay import SearchStep, climb_again
 from gmm_dask.errors import ConfigError, GmmDaskError, ModelError, StorageError
-from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.spec import MixtureSpec
 from gmm_dask.report.aggregates import AGGREGATES, Aggregates, Json, aggregate
 from gmm_dask.report.page.subject import REPORT, Batch, Subject
@@ -51,7 +49,7 @@ def count_for_report(
             survey = result.survey
             way = climb_again(result.first, survey.sample, spec, survey.transforms)
         return aggregate(
-            result.survey.sample.head(LOOK_ROWS, seeded(0)).X.astype(np.float64),
+            result.survey.look.X.astype(np.float64),
             result.parameters,
             result.replay,
             versions_before(registry),

@@ -24,7 +24,6 @@ from gmm_dask.steps.resuming import registry_of
 from gmm_dask.steps.selecting import is_selection_due, last_selection
 from gmm_dask.storage.input.content import unchanged_files
 from gmm_dask.storage.input.plan import InputPlan
-from gmm_dask.storage.models.drift_history import nights_in
 from gmm_dask.storage.models.manifest import RefitRecord
 from gmm_dask.storage.models.model import StoredModel
 
@@ -283,9 +282,7 @@ def reject(run: RunConfig, evaluation: Evaluation, decision: Decision, run_id: s
         run_id=run_id,
         reason=decision.reason,
         extra=evaluation.files,
-        describe=describe_by_report(
-            run.output.name, evaluation.aggregates, nights_in(evaluation.files)
-        ),
+        describe=describe_by_report(run.output.name, evaluation.aggregates, evaluation.nights),
     )
     clear_checkpoint(run, evaluation)
     logger.warning("refused: %s; the candidate is kept in %s", decision.brief_reason, path)

@@ -10,8 +10,6 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray, MaskArray
 from gmm_dask.chunked.batches import BatchSums
-from gmm_dask.chunked.fit import LOOK_ROWS
-from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import count_observed
 from gmm_dask.mixture.shifts import Estimates, Shifts, measure_noise, measure_shifts
@@ -178,9 +176,9 @@ def locate_shifts(
 def begin_history(parameters: MixtureParameters, sample: Sample) -> bytes:
     """Return ``drift.json`` of a fit, which knows no night yet, but how its rows scatter.
 
-    ``sample`` is of the survey, in model units; 8,192 of its rows are enough.
+    ``sample`` is of the survey, in model units: some thousand of its rows are enough
+    (`Survey.look`).
     """
-    sample = sample.head(LOOK_ROWS, seeded(0))
     complete = count_observed(sample.X) == sample.X.shape[1]
     weight = None if sample.sample_weight is None else sample.sample_weight[complete]
     return encode_drift(measure_noise(parameters, sample.X[complete], weight))

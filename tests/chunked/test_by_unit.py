@@ -1,13 +1,17 @@
 """Sums of units: those of each file alone, with the same bits on threads and on workers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gmm_dask.chunked.by_unit import Measured, measure_units, sum_units, survey_units
+from gmm_dask.chunked.batches import scan_batch
+from gmm_dask.chunked.by_unit import Measured, measure_units, sum_units
 from gmm_dask.chunked.cluster import ClusterExecutor
 from gmm_dask.chunked.evaluation import evaluate
+from gmm_dask.chunked.first_look import FirstLook, LookRequest, look_at_rows
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.survey import SurveyRequest
 from gmm_dask.chunked.threads import Threads
@@ -111,7 +115,50 @@ def test_a_unit_has_the_sums_of_its_files_whatever_else_is_read(
         total.statistics.statistics[0].counts.tolist() for total in totals
     ]
     alone = Scanner(parquet_chunks(plan, split_files=True), Threads(1))
-    surveyed = alone.reduce(survey_units, (UNITS, REQUEST), Stage.SURVEY).ordered()
+    request = LookRequest(UNITS, REQUEST, mixtures[0], frozenset())
+    surveyed = alone.reduce(look_at_rows, request, Stage.SURVEY).surveys.ordered()
     for first, second in zip(surveyed, totals, strict=True):
         assert first.survey.moments.mean.tolist() == second.surveyed.survey.moments.mean.tolist()
         assert first.survey.draw.numbers.tolist() == second.surveyed.survey.draw.numbers.tolist()
+
+
+def looked(plan: InputPlan, executor: Executor, mixture: MixtureParameters, nulls: NullPolicy):
+    scanner = Scanner(parquet_chunks(plan, split_files=True), executor)
+    request = LookRequest(UNITS, replace(REQUEST, nulls=nulls), mixture, frozenset({1, 3}))
+    return scanner.reduce(look_at_rows, request, Stage.SURVEY), scanner
+
+
+def bits_of_look(look: FirstLook) -> list[bytes]:
+    assert look.new is not None
+    deviations, densities = look.new.deviations, look.new.densities
+    sums = [deviations.sums, deviations.squares, densities.bins, densities.occupancy]
+    for survey, statistics in zip(look.surveys.ordered(), look.statistics.ordered(), strict=True):
+        sums += [survey.survey.moments.squares, survey.survey.draw.values]
+        sums += [statistics.residual_sums, statistics.residual_products]
+    return [array.tobytes() for array in sums]
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("nulls", [NullPolicy.DROP, NullPolicy.MARGINALIZE])
+def test_the_first_look_takes_in_one_scan_what_would_cost_three(
+    plan: InputPlan,
+    mixtures: tuple[MixtureParameters, ...],
+    executor: ClusterExecutor,
+    nulls: NullPolicy,
+) -> None:
+    look, scanner = looked(plan, Threads(2), mixtures[0], nulls)
+    for other in (Threads(1, memory=0), executor):
+        assert bits_of_look(looked(plan, other, mixtures[0], nulls)[0]) == bits_of_look(look)
+    batches = scanner.reduce(sum_units, (UNITS, mixtures[:1]), Stage.POLISH, nulls).ordered()
+    for statistics, batch in zip(look.statistics.ordered(), batches, strict=True):
+        expected = batch.statistics[0].residual_products
+        assert statistics.residual_products.tobytes() == expected.tobytes()
+    part = replace(plan, files=(plan.files[1], plan.files[3]))
+    alone = scan_batch(Scanner(parquet_chunks(part), Threads(1)), mixtures[0], nulls)
+    assert look.new is not None
+    assert look.new.densities.rows == alone.densities.rows
+    np.testing.assert_array_equal(look.new.densities.bins, alone.densities.bins)
+    np.testing.assert_allclose(look.new.deviations.held, alone.deviations.held, rtol=1e-12)
+    np.testing.assert_allclose(look.new.deviations.sums, alone.deviations.sums, rtol=1e-9)
+    np.testing.assert_allclose(look.new.deviations.squares, alone.deviations.squares, rtol=1e-12)
+    assert look.new.deviations.squared_weight == alone.deviations.squared_weight

@@ -6,7 +6,8 @@ import pytest
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.em import Status, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.incremental import MOST_SCANS, refit
+from gmm_dask.mixture.incremental import MOST_SCANS
+from gmm_dask.mixture.incremental import refit as refit_units
 from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import find_patterns
@@ -28,6 +29,10 @@ def statistics_of(parameters, parts):
 
 def expectation_on(parts):
     return lambda batch: [statistics_of(parameters, parts) for parameters in batch]
+
+
+def refit(kept, parameters, expectation, *rest):
+    return refit_units(kept, parameters, expectation([parameters])[0], expectation, *rest)
 
 
 def mixture_of(kind, means, variance=1.0):

@@ -6,8 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gmm_dask.mixture import engine
-from gmm_dask.mixture.em import maximize
 from gmm_dask.mixture.kernels.tiles import ROWS
+from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.single_precision import passes
 from gmm_dask.mixture.single_precision.densities import _exp, _log

@@ -191,6 +191,7 @@ def test_the_bound_never_falls(read, seed, kept_units):
     result = refit(
         carry(kept, parameters, start),
         start,
+        statistics_of(start, new),
         lambda batch: [statistics_of(mixture, new) for mixture in batch],
         spec,
         -1e300,

@@ -12,6 +12,7 @@ from gmm_dask.storage.models.drift_history import (
     Estimate,
     Finding,
     decode_drift,
+    decode_noise,
     encode_drift,
     join_nights,
     seen_since,
@@ -45,6 +46,14 @@ def test_a_history_is_read_as_it_was_written():
     np.testing.assert_array_equal(read, noise)
     assert nights == (NIGHT,)
     assert decode_drift(encode_drift(None)) == (None, ())
+    # What is carried forward is not written anew, but would have the same bytes.
+    text = encode_drift(noise, [NIGHT, night(1, FOUND)])
+    assert encode_drift(*decode_drift(text)) == text
+    assert encode_drift(noise, [replace(record) for record in decode_drift(text)[1]]) == text
+    np.testing.assert_array_equal(decode_noise(text), noise)
+    for end in (1, 2, len(text) // 2):
+        with pytest.raises(ValueError, match=r"not|Expecting|Unterminated"):
+            decode_drift(text[:-end])
     later = NIGHT.to_json() | {"a key of a later version": 1}
     assert DriftRecord.from_json(later) == NIGHT
     assert NIGHT.drifted

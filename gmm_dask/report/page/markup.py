@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import re
+from functools import cache
 
 from gmm_dask.printable import printable
 
@@ -18,6 +20,9 @@ Child = str | float | None
 
 #: Elements without a content and an end.
 _EMPTY = {"meta", "input", "br", "hr"}
+
+#: Characters that HTML takes for something else.
+_SPECIAL = re.compile("[&<>\"']")
 
 
 def element(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
@@ -37,19 +42,23 @@ def element(name: str, /, *children: Child, **attributes: str | float | bool | N
     for key, value in attributes.items():
         if value is None or value is False:
             continue
-        key = key.rstrip("_").replace("_", "-")
-        parts.append(f" {key}" if value is True else f' {key}="{escape(_text(value))}"')
+        parts.append(f" {_key(key)}" if value is True else f' {_key(key)}="{_written(value)}"')
     parts.append(">")
     if name not in _EMPTY:
         parts += [join(*children), f"</{name}>"]
     return Markup("".join(parts))
 
 
+@cache
+def _key(name: str) -> str:
+    return name.rstrip("_").replace("_", "-")
+
+
 def join(*children: Child) -> Markup:
     """Put pieces after each other."""
     return Markup(
         "".join(
-            child if isinstance(child, Markup) else escape(_text(child))
+            child if isinstance(child, Markup) else _written(child)
             for child in children
             if child is not None
         )
@@ -58,11 +67,12 @@ def join(*children: Child) -> Markup:
 
 def escape(text: str) -> str:
     """Escape a text for HTML; what cannot be seen in it becomes visible."""
-    return html.escape(printable(text))
+    text = printable(text)
+    return html.escape(text) if _SPECIAL.search(text) else text
 
 
-def _text(value: str | float) -> str:
-    """Write a value; numbers as short as a picture needs them."""
+def _written(value: str | float) -> str:
+    """Write a value, escaped; numbers as short as a picture needs them."""
     if isinstance(value, float):
         return f"{value:.2f}".rstrip("0").rstrip(".") if abs(value) < 1e6 else f"{value:.6g}"
-    return str(value)
+    return escape(value) if isinstance(value, str) else str(value)

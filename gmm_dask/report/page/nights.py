@@ -57,13 +57,13 @@ def nights_chart(subject: Subject) -> Markup | None:
 
 def _chart(nights: Sequence[DriftRecord], kind: str) -> Markup:
     """Draw the estimates of a kind with their standard errors, and the limits."""
-    estimates = [
-        {(item.component, item.feature): item for item in _of_kind(record, kind)}
-        for record in nights
-    ]
-    places = _places(nights, estimates, kind)
+    places = _places(nights, kind)
     if not places:
         return Markup("")
+    estimates = [
+        {place: item for item in _of_kind(record, kind) if (place := item[:2]) in places}
+        for record in nights
+    ]
     nothing = 1.0 if kind == "spread" else 0.0
     check = "spread change" if kind == "spread" else "mean shift"
     limit = next(
@@ -106,9 +106,7 @@ def _chart(nights: Sequence[DriftRecord], kind: str) -> Markup:
     )  # fmt: skip
 
 
-def _places(
-    nights: Sequence[DriftRecord], estimates: Sequence[dict[Place, Estimate]], kind: str
-) -> list[Place]:
+def _places(nights: Sequence[DriftRecord], kind: str) -> list[Place]:
     """Return what is drawn: what was found, the last first, or what moved most in the last."""
     found = [
         (finding.component, finding.feature)
@@ -119,9 +117,9 @@ def _places(
     if found:
         return list(dict.fromkeys(found))[:MOST_LINES]
     nothing = 1.0 if kind == "spread" else 0.0
-    last = estimates[-1].items()
-    moved = sorted(last, key=lambda item: -abs(item[1].value - nothing) / item[1].error)
-    return [place for place, _ in moved[:MOST_QUIET]]
+    last = _of_kind(nights[-1], kind)
+    moved = sorted(last, key=lambda item: -abs(item.value - nothing) / item.error)
+    return [(item.component, item.feature) for item in moved[:MOST_QUIET]]
 
 
 def _line(
@@ -153,7 +151,7 @@ def _line(
     )
 
 
-def _of_kind(record: DriftRecord, kind: str) -> tuple[Estimate, ...]:
+def _of_kind(record: DriftRecord, kind: str) -> Sequence[Estimate]:
     return record.spreads if kind == "spread" else record.means
 
 

@@ -10,6 +10,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +74,7 @@ def _clipped(plot: Plot, *children: Markup) -> Markup:
 def _backgrounds(plot: Plot, cells: Sequence[tuple[int, int, int, int]], bins: int) -> list[Markup]:
     if not cells:
         return []
-    table = np.array(cells, dtype=np.int64)  # (cells, 4)
+    table = np.fromiter(chain.from_iterable(cells), np.int64, 4 * len(cells)).reshape(-1, 4)
     rows = np.log1p(table[:, 1]) / math.log1p(table[:, 1].max())
     moved = table[:, 3] / table[:, 1]
     strengths = {

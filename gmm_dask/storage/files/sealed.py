@@ -21,16 +21,17 @@ from gmm_dask.addresses import Place
 from gmm_dask.errors import ModelError, StorageError
 from gmm_dask.storage.files.atomic import open_regular, storage_error
 
+_END = b"\n}\n"  # of a text; the seal goes before it
+
 LARGEST_DOCUMENT = 64 << 20  # bytes; nothing that gmm-dask writes comes near
 
 Document = dict[str, Any]
 
 
 def seal(content: Mapping[str, Any]) -> bytes:
-    """Return the canonical text of a document, with its ``sha256`` added."""
-    document = dict(content)
-    document["sha256"] = digest(document)
-    return _text(document)
+    """Return the canonical text of a document of one key or more, with its ``sha256`` added."""
+    text = _text(content)
+    return text.removesuffix(_END) + _seal_of(hashlib.sha256(text).hexdigest())
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -47,17 +48,25 @@ def unseal(text: bytes, path: Place, kind: type[StorageError] = StorageError) ->
         (of the class ``kind``) The text is truncated or changed; the message names ``path``.
     """
     try:
-        document = json.loads(text.decode("utf-8", "surrogatepass"))
-        content = {key: value for key, value in document.items() if key != "sha256"}
-        intact = seal(content) == text
-    except (ValueError, RecursionError, AttributeError):
+        content = json.loads(text.decode("utf-8", "surrogatepass"))
+        sha256 = content.pop("sha256")
+        # The bytes themselves are checked: to write the document again would take far longer.
+        sealed = text.removesuffix(_seal_of(sha256))
+        intact = sealed != text and hashlib.sha256(sealed + _END).hexdigest() == sha256
+    except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
         intact = False
     if not intact:
         raise kind(
             f"{path}: is damaged (truncated, or changed after it was written: its sha256 does "
             "not fit); restore it from a backup, or use another version"
         )
-    return content
+    return dict(content)
+
+
+def sealed_digest(text: bytes) -> str:
+    """Return the `digest` of the content of a text that `unseal` accepts."""
+    end = len(_END) + 1
+    return text[-end - 64 : -end].decode()
 
 
 def read_sealed(path: Path, kind: type[StorageError] = StorageError) -> Document:
@@ -123,3 +132,8 @@ def plain(value: Any) -> Any:
 def _text(document: Mapping[str, Any]) -> bytes:
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode("utf-8", "surrogatepass")
+
+
+def _seal_of(sha256: str) -> bytes:
+    """Return the last key of a sealed text, with what precedes and ends it."""
+    return f',\n  "sha256": "{sha256}"'.encode() + _END

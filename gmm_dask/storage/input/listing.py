@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
-from gmm_dask.addresses import resolved
+from gmm_dask.addresses import resolved, resolved_files
 from gmm_dask.storage.input.tables import METADATA, Tables
 
 SUFFIXES = (".parquet", ".parq", ".pq")
@@ -145,6 +145,8 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 
 def each_once(paths: Iterable[str]) -> list[str]:
     """Return one path for each real file, its real path rather than a link to it."""
-    real = {path: resolved(path).as_posix() for path in paths}
+    paths = list(paths)
+    files = resolved_files(paths)
+    real = {path: file.as_posix() for path, file in zip(paths, files, strict=True)}
     real_first = sorted(real, key=lambda path: (path != real[path], path))
     return list({real[path]: path for path in reversed(real_first)}.values())

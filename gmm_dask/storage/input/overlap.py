@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
 
-from gmm_dask.addresses import ObjectAddress, Place, local_path, place_of, resolved
+from gmm_dask.addresses import ObjectAddress, Place, local_path, place_of, resolved, resolved_files
 from gmm_dask.errors import ConfigError
 from gmm_dask.storage.files.places import PredictionPlaces
 from gmm_dask.storage.input.plan import InputPlan
@@ -50,7 +50,7 @@ def refuse_overlap(output: str | Place, address: str, plan: InputPlan | None = N
     is_glob = bool(_MAGIC & set(local)) and not os.path.lexists(local)
     sources = set() if is_glob else {resolved(local)}
     if plan is not None:
-        real = {resolved(Path(plan.root, file.path)) for file in plan.files}
+        real = {*resolved_files(os.path.join(plan.root, file.path) for file in plan.files)}  # noqa: PTH118 - of thousands of files
         # Directories instead of files: ten thousand files lie in few directories.
         sources |= {file if file in taken else file.parent for file in real}
     if any(_is_inside(source, place) for source in sources for place in taken):

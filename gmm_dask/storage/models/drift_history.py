@@ -8,9 +8,9 @@ their ids and features by their names, so that nights under different versions c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, overload
 
 import numpy as np
 
@@ -28,10 +28,13 @@ DRIFT = "drift.json"
 FORMAT = 1
 #: Nights that are carried forward.
 MOST_NIGHTS = 60
+_NIGHTS = ',"nights":['  # between what is said of the fit and the records
 #: Estimates of a kind in the record of a night: those farthest from no change.
 MOST_ESTIMATES = 512
 
+T = TypeVar("T")
 Kind = Literal["mean", "spread", "share"]
+_ESTIMATES = ("means", "spreads", "shares")  # fields of a record
 #: The check that a finding of each kind belongs to.
 _CHECKS = {"mean": "mean shift", "spread": "spread change", "share": "occupancy change"}
 
@@ -53,6 +56,38 @@ class Estimate(NamedTuple):
     feature: str | None
     value: float
     error: float
+
+
+class StoredEstimates(Sequence[Estimate]):
+    """Estimates as a file has them, made when they are asked for.
+
+    A history has thousands of them, most of which are only carried forward, and the collector of
+    garbage does not follow plain tuples.
+    """
+
+    def __init__(self, rows: Iterable[Sequence[Any]]) -> None:
+        self._rows = tuple(map(tuple, rows))
+        if not all(len(row) == len(Estimate._fields) for row in self._rows):
+            raise ValueError("an estimate has other fields than are known")
+
+    @overload
+    def __getitem__(self, index: int) -> Estimate: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Estimate, ...]: ...
+    def __getitem__(self, index: int | slice) -> Estimate | tuple[Estimate, ...]:
+        """Make some of the estimates."""
+        if isinstance(index, slice):
+            return tuple(map(Estimate._make, self._rows[index]))
+        return Estimate._make(self._rows[index])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._rows == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._rows)
 
 
 class Finding(NamedTuple):
@@ -98,6 +133,8 @@ class DriftRecord:
     means, spreads, shares
         Estimates by component and feature, as `gmm_dask.mixture.shifts.Shifts` has them; at most
         `MOST_ESTIMATES` of a kind.
+    text
+        The record as it was read; empty for one that was not.
     """
 
     run_id: str
@@ -109,9 +146,10 @@ class DriftRecord:
     effective_rows: float
     checks: Mapping[str, tuple[float, float, bool]]
     findings: tuple[Finding, ...] = ()
-    means: tuple[Estimate, ...] = ()
-    spreads: tuple[Estimate, ...] = ()
-    shares: tuple[Estimate, ...] = ()
+    means: Sequence[Estimate] = ()
+    spreads: Sequence[Estimate] = ()
+    shares: Sequence[Estimate] = ()
+    text: str = field(default="", init=False, compare=False, repr=False)
 
     @property
     def other_words(self) -> str:
@@ -135,9 +173,10 @@ class DriftRecord:
             "checks": {name: list(check) for name, check in self.checks.items()},
             "findings": [finding._asdict() for finding in self.findings],
         }
-        for name in ("means", "spreads", "shares"):
-            content[name] = [list(estimate) for estimate in getattr(self, name)]
-        return dict(plain(content))
+        content.pop("text", None)
+        # Most of a record, and finite numbers already.
+        estimates = {name: [*map(list, content.pop(name))] for name in _ESTIMATES}
+        return plain(content) | estimates
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> DriftRecord:
@@ -148,10 +187,7 @@ class DriftRecord:
         KeyError, TypeError, ValueError, AttributeError
             The content is no record.
         """
-        estimates = {
-            name: tuple(Estimate(*values) for values in content[name])
-            for name in ("means", "spreads", "shares")
-        }
+        estimates = {name: StoredEstimates(content[name]) for name in _ESTIMATES}
         findings = tuple(
             Finding(*(finding[name] for name in Finding._fields)) for finding in content["findings"]
         )
@@ -217,15 +253,13 @@ def encode_drift(noise: FloatArray | None, nights: Sequence[DriftRecord] = ()) -
     nights
         The history, the oldest first.
     """
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "noise": None if noise is None else np.round(noise, 3).tolist(),
-            "nights": [record.to_json() for record in nights],
-        },
-        separators=(",", ":"),
-        allow_nan=False,
-    ).encode()
+    head = {"format": FORMAT, "noise": None if noise is None else np.round(noise, 3).tolist()}
+    records = ",".join(record.text or _write(record.to_json()) for record in nights)
+    return f"{_write(head)[:-1]}{_NIGHTS}{records}]}}".encode()
+
+
+def _write(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 def decode_drift(text: bytes) -> tuple[FloatArray | None, tuple[DriftRecord, ...]]:
@@ -236,15 +270,44 @@ def decode_drift(text: bytes) -> tuple[FloatArray | None, tuple[DriftRecord, ...
     ValueError
         The text is something else.
     """
+    noise, records = _begin(text)
     try:
-        document = json.loads(text)
+        return noise, tuple(_records(records))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a history of drift: {error!r}") from error
+
+
+def decode_noise(text: bytes) -> FloatArray | None:
+    """Read the noise alone, as `decode_drift`: the records of many nights take longer."""
+    return _begin(text)[0]
+
+
+def _begin(text: bytes) -> tuple[FloatArray | None, str]:
+    """Return the noise, and the text of the records with the end of the document."""
+    head, nights, records = text.decode().partition(_NIGHTS)
+    if not nights:
+        raise ValueError("not a history of drift: it has no nights")
+    try:
+        document = json.loads(head + "}")
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']!r} is not known")
         noise = document["noise"]
-        nights = tuple(map(DriftRecord.from_json, document["nights"]))
-        return None if noise is None else np.asarray(noise, dtype=np.float64), nights
+        return None if noise is None else np.asarray(noise, dtype=np.float64), records
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a history of drift: {error!r}") from error
+
+
+def _records(text: str) -> Iterator[DriftRecord]:
+    """Read records one by one, each with its text: most are written again as they are."""
+    decoder, place = json.JSONDecoder(), 0
+    while text[place] != "]":
+        content, end = decoder.raw_decode(text, place)
+        record = DriftRecord.from_json(content)
+        object.__setattr__(record, "text", text[place:end])
+        yield record
+        place = end + 1 if text[end] == "," else end
+    if text[place:] != "]}":
+        raise ValueError("not a history of drift: something follows it")
 
 
 def read_drift(model: StoredModel) -> tuple[FloatArray | None, tuple[DriftRecord, ...]]:
@@ -255,13 +318,22 @@ def read_drift(model: StoredModel) -> tuple[FloatArray | None, tuple[DriftRecord
     ModelError
         The file is damaged.
     """
+    return _read(model, decode_drift) or (None, ())
+
+
+def read_noise(model: StoredModel) -> FloatArray | None:
+    """Read the noise beside a model, as `read_drift`."""
+    return _read(model, decode_noise)
+
+
+def _read(model: StoredModel, decode: Callable[[bytes], T]) -> T | None:
     if model.path is None:
-        return None, ()
+        return None
     version = version_at(model.path)
     if not version.holds(DRIFT):
-        return None, ()
+        return None
     try:
-        return decode_drift(read_file(version, DRIFT))
+        return decode(read_file(version, DRIFT))
     except ValueError as error:
         raise ModelError(f"{version.path / DRIFT}: {error}; restore it from a backup") from error
 
@@ -296,8 +368,3 @@ def nights_of(registry: Registry, model: StoredModel) -> tuple[DriftRecord, ...]
             continue
         refused += [record for record in of_candidate if record.created >= since]
     return join_nights(nights, later, refused)
-
-
-def nights_in(files: Mapping[str, bytes]) -> tuple[DriftRecord, ...]:
-    """Return the history in the files of a model that is to be stored."""
-    return decode_drift(files[DRIFT])[1] if DRIFT in files else ()

@@ -35,7 +35,7 @@ from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.printable import spread
 from gmm_dask.storage.files.choice import AnyVersion
-from gmm_dask.storage.files.sealed import Document, digest, seal
+from gmm_dask.storage.files.sealed import Document, digest, seal, sealed_digest, unseal
 from gmm_dask.storage.models.manifest import Manifest, Publication
 
 FORMAT = 1
@@ -201,9 +201,10 @@ def read_model(version: AnyVersion) -> StoredModel:
         the message names the file. No more memory is allocated than the parameters listed in the
         manifest can take.
     """
-    document = _read_document(version, MANIFEST)
+    text = version.read(MANIFEST, ModelError)
+    document = _understood(unseal(text, version.path / MANIFEST, ModelError), version, MANIFEST)
     run = _read_document(version, RUN)
-    sha256 = digest(document)
+    sha256 = sealed_digest(text)
     if run.get("model") != sha256:
         raise ModelError(
             f"{version.path}: {RUN} and {MANIFEST} are of different models; "
@@ -287,7 +288,10 @@ def _understanding(path: Place, problem: str) -> Iterator[None]:
 
 def _read_document(version: AnyVersion, name: str) -> Document:
     """Return the content of a sealed file, if this version of gmm-dask knows its format."""
-    document = version.document(name, ModelError)
+    return _understood(version.document(name, ModelError), version, name)
+
+
+def _understood(document: Document, version: AnyVersion, name: str) -> Document:
     if document.get("format") != FORMAT:
         raise ModelError(
             f"{version.path / name}: has format {document.get('format')!r}, but this version of "
