@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
@@ -54,25 +55,10 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
     if state.fresh[order[0]]:
         places = component_order(best.parameters)
         ownership = ownership and ownership.reordered(places)
-        numbers = {int(place): number for number, place in enumerate(places)}
         replay = {number: mixture.reordered(places) for number, mixture in replay.items()}
         initial = initial.reordered(places)
         first = first and first.reordered(places)
-        best = replace(
-            best,
-            parameters=best.parameters.reordered(places),
-            counts=None if best.counts is None else best.counts[places],
-            history=tuple(
-                replace(
-                    iteration,
-                    weights=iteration.weights[places],
-                    means=iteration.means[places],
-                    guarded=tuple(sorted(numbers[c] for c in iteration.guarded)),
-                    replaced=tuple(sorted(numbers[c] for c in iteration.replaced)),
-                )
-                for iteration in best.history
-            ),
-        )
+        best = _reordered(best, places)
     _tell_precision(scanner, best.parameters)
     slope = state.survey.log_slope
     best = replace(
@@ -97,6 +83,26 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         state.replaced_on_sample,
         ownership,
         state.evaluated,
+    )
+
+
+def _reordered(candidate: Candidate, places: npt.NDArray[np.intp]) -> Candidate:
+    """Return a candidate with its components in another order, in its history too."""
+    numbers = {int(place): number for number, place in enumerate(places)}
+    return replace(
+        candidate,
+        parameters=candidate.parameters.reordered(places),
+        counts=None if candidate.counts is None else candidate.counts[places],
+        history=tuple(
+            replace(
+                iteration,
+                weights=iteration.weights[places],
+                means=iteration.means[places],
+                guarded=tuple(sorted(numbers[c] for c in iteration.guarded)),
+                replaced=tuple(sorted(numbers[c] for c in iteration.replaced)),
+            )
+            for iteration in candidate.history
+        ),
     )
 
 
@@ -139,7 +145,7 @@ def _warnings_of_holes(columns: tuple[str, ...], survey: Survey) -> list[str]:
     return sentences
 
 
-def component_order(parameters: MixtureParameters) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def component_order(parameters: MixtureParameters) -> npt.NDArray[np.intp]:
     """Order of components, (k,): the heaviest first, components of equal weight by their means."""
     return np.lexsort((*parameters.means.T[::-1], -parameters.weights))
 
