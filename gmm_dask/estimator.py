@@ -75,9 +75,9 @@ class GaussianMixture(
     columns of a data frame, and of the array that `read_parquet` returns, count by name: other
     names, or the same in another order, are refused by a prediction, as scikit-learn does.
 
-    A fit scans the rows once for a survey, searches for a start on a sample, polishes it on all
-    rows (usually 2 to 4 scans) and evaluates the result in one more. Data of up to ``search_rows``
-    rows are read once and held in memory.
+    A fit scans the rows once for a survey, searches for a start on a sample and polishes it on all
+    rows, usually in 2 or 3 scans, of which the last evaluates the result. Data of up to
+    ``search_rows`` rows are read once and held in memory.
 
     Parameters
     ----------
@@ -125,8 +125,10 @@ class GaussianMixture(
         The parameters, shaped as in scikit-learn; float64, also for float32 rows. The heaviest
         component comes first, unless the start was given.
     converged_, n_iter_, lower_bound_, lower_bounds_
-        Whether the polish converged, its number of iterations, and the mean log-likelihood before
-        its last and before each M-step, nats per row.
+        Whether the polish converged, its number of M-steps, and the mean log-likelihood of its
+        last and of each E-step, nats per row. A searched fit that has converged ends with an
+        E-step, and ``lower_bound_`` is that of the parameters; from a given start an M-step
+        follows, as in scikit-learn.
     log_likelihood_
         Mean log-likelihood of all rows under the final parameters, nats per row.
     low_density_threshold_

@@ -109,9 +109,10 @@ class Manifest:
         Number of input files; rows that were used; rows dropped for nulls; sum of the sample
         weights.
     status, n_iter
-        How the polish ended, and its number of iterations.
+        How the polish ended, and its number of M-steps.
     history
-        Mean log-likelihood before each M-step, nats per row.
+        Mean log-likelihood of each E-step, nats per row: one more than the M-steps after a
+        searched fit that has converged, and the last is that of the parameters.
     last_moved
         How far the last M-step moved the means; None if there was no M-step.
     counts
