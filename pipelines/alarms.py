@@ -36,8 +36,8 @@ _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 def lost_runs(name: str) -> list[DeploymentTriggerTypes | TriggerTypes]:
     """Return what starts ``tell`` for runs of the deployments ``name`` of any flow.
 
-    They were marked as crashed by configs/automations.yaml, cancelled because another run had the
-    deployment's only place, or are late by `LATE`.
+    They were marked as crashed by configs/automations.yaml, or by a worker that could not begin
+    them; cancelled because another run had the deployment's only place; or are late by `LATE`.
     """
     common: dict[str, Any] = {
         "match_related": {
@@ -48,7 +48,7 @@ def lost_runs(name: str) -> list[DeploymentTriggerTypes | TriggerTypes]:
         "parameters": {"lost": "{{ event.resource.id }}"},
     }
 
-    def ended(state: str, message: str) -> DeploymentEventTrigger:
+    def ended(state: str, message: str | list[str]) -> DeploymentEventTrigger:
         return DeploymentEventTrigger(
             expect={f"prefect.flow-run.{state}"},
             match={**_RUNS, "prefect.state-message": message},
@@ -65,7 +65,7 @@ def lost_runs(name: str) -> list[DeploymentTriggerTypes | TriggerTypes]:
         **common,
     )
     return [
-        ended("Crashed", "No heartbeat*"),
+        ended("Crashed", ["No heartbeat*", "Failed to submit*"]),
         ended("Cancelled", "Deployment concurrency limit*"),
         late,
     ]

@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from prometheus_client.parser import text_string_to_metric_families
 
 from gmm_dask.config import RunConfig, read_config
 from tests.waiting import until
@@ -69,3 +70,17 @@ def read_run(path: Path, *overrides: str) -> RunConfig:
 def eventually(ask: Callable[[], Answer]) -> Answer:
     """The first true answer: the server writes some things a little later."""
     return until(ask, "nothing after 180 s", seconds=180.0, pause=0.05)
+
+
+def read_metrics(path: Path, kind: str, name: str = "boxes") -> dict[tuple[str, ...], float]:
+    """Values by metric, or by metric and what else its label says, of one kind of run."""
+    values: dict[tuple[str, ...], float] = {}
+    for family in text_string_to_metric_families(path.read_text()):
+        assert (family.type, family.documentation.endswith(".")) == ("gauge", True)
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            if (labels.pop("model"), labels.pop("kind")) == (name, kind):
+                key = (sample.name.removeprefix("gmm_dask_"), *labels.values())
+                assert key not in values
+                values[key] = sample.value
+    return values

@@ -49,6 +49,9 @@ def prefect_server_process(
         **more,
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
+        # An hour of a schedule of seconds is a hundred runs, written again and again: on a busy
+        # machine the database is locked for so long that requests fail.
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "20",
         "PREFECT_SERVER_UI_ENABLED": "false",
     }
     if "GMM_DASK_TEST_DATABASE" in os.environ:  # postgres.sh
@@ -131,3 +134,29 @@ def _end_worker(process: subprocess.Popen[bytes]) -> None:
             process.wait()
             return
     pytest.fail("a Prefect worker that was told to stop still has runs after a minute")
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Leave nothing of a service: neither what it started nor what watches over that."""
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        each.kill()
+    process.wait()
+
+
+def watchdogs(service: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Find the watchdogs of a service's runs."""
+    watching = []
+    for each in psutil.Process(service.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # one that has ended meanwhile has no words
+            if "gmm_dask.pipelines.watchdog" in each.cmdline():
+                watching.append(each)
+    return watching
+
+
+def kill_all_but_watchdogs(service: subprocess.Popen[bytes]) -> None:
+    """Kill a service and its runs, as when memory runs out; what watches over these stays."""
+    kept = watchdogs(service)
+    runs = psutil.Process(service.pid).children(recursive=True)
+    for each in [service, *runs]:  # or the service would see its run die, and say so itself
+        if each not in kept:
+            each.kill()

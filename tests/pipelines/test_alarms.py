@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.events.filters import EventFilter, EventNameFilter
-from prefect.states import Cancelled, Completed, Late
+from prefect.states import Cancelled, Completed, Crashed, Late
 from prefect.types.entrypoint import EntrypointType
 
 from gmm_dask.config import ThreadsCluster
@@ -99,13 +99,16 @@ def test_late_runs_cancelled_runs_and_silence_start_what_tells(run, client, told
             for each in client.read_flow_runs(deployment_filter=this)
         }
 
-    late, begun, cancelled, by_hand = begin(), begin(), begin(), begin()
+    late, begun, cancelled, by_hand, unsubmitted = (begin() for _ in range(5))
     for run_id in (begun, late):
         client.set_flow_run_state(run_id, Late())
     client.set_flow_run_state(begun, Completed())
     client.set_flow_run_state(by_hand, Cancelled(message="by hand"))
     client.set_flow_run_state(cancelled, Cancelled(message="Deployment concurrency limit reached."))
-    wanted = {f"prefect.flow-run.{run_id}" for run_id in (late, cancelled)}
+    # As a worker says it, and by itself, since no process of the run ever was.
+    why = "Failed to submit flow run to infrastructure: PrefectHTTPStatusError: …"
+    client.set_flow_run_state(unsubmitted, Crashed(message=why))
+    wanted = {f"prefect.flow-run.{run_id}" for run_id in (late, cancelled, unsubmitted)}
     eventually(lambda: parameters_of(telling) >= wanted)
     assert parameters_of(telling) == wanted
     eventually(lambda: parameters_of(silence) == {"silence"})
@@ -118,6 +121,8 @@ def test_late_runs_cancelled_runs_and_silence_start_what_tells(run, client, told
     deployed.tell_of(str(cancelled))
     assert told.read_text().startswith("Cancelled: Deployment concurrency limit reached; flow ret")
     event_of(client, "cancelled", run)
+    deployed.tell_of(str(unsubmitted))
+    assert told.read_text().startswith("Crashed: Failed to submit flow run to infrastructure: ")
 
 
 def test_silence_is_told_with_the_last_success_and_only_while_it_lasts(run, client, told):

@@ -6,7 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,14 @@ from gmm_dask.pipelines import deployed
 from gmm_dask.pipelines.serve import one_at_a_time
 from gmm_dask.storage.models.registry import Registry
 from tests.pipelines.runs import eventually, read_run, write_run
-from tests.pipelines.services import free_port, prefect_server_process, running
+from tests.pipelines.services import (
+    free_port,
+    kill_all,
+    kill_all_but_watchdogs,
+    prefect_server_process,
+    running,
+    watchdogs,
+)
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -198,30 +205,6 @@ def deployment(tmp_path, client, run_file):
 
 
 WORKER = ["prefect", "worker", "start", "--pool", "stopped"]
-
-
-def kill_all(process):
-    """Leave nothing of a service: neither what it started nor what watches over that."""
-    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-        each.kill()
-    process.wait()
-
-
-def watchdogs(service):
-    """The watchdogs of a service's runs."""
-    found = []
-    for each in psutil.Process(service.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # one that has ended meanwhile has no words
-            if "gmm_dask.pipelines.watchdog" in each.cmdline():
-                found.append(each)
-    return found
-
-
-def kill_all_but_watchdogs(service):
-    kept = watchdogs(service)
-    for each in [*psutil.Process(service.pid).children(recursive=True), service]:
-        if each not in kept:
-            each.kill()
 
 
 @pytest.mark.parametrize(

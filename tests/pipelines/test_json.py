@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from gmm_dask import steps
 from gmm_dask.pipelines import run_record
 from gmm_dask.pipelines.command import app
+from gmm_dask.pipelines.exits import Terminated
 from tests.pipelines.runs import write_part, write_run
 
 KEYS = {
@@ -91,30 +92,37 @@ def test_a_run_that_fails_says_why_in_the_same_object(run_file, tmp_path):
     assert unread["error"]["type"] == "ConfigError"
 
 
-def interrupt(*arguments, **options):
-    raise KeyboardInterrupt
+def raising(error):
+    """What stands for a step in the middle of which the command is ended from outside."""
+
+    def step(*arguments, **options):
+        raise error
+
+    return step
 
 
 @pytest.mark.parametrize(
-    ("kind", "step", "words"),
+    ("kind", "error", "code", "words"),
     [
-        ("fit", "fit", "a fit goes on from its last checkpoint"),
-        ("predict", "predict", "a prediction begins from the start"),
+        (
+            "fit",
+            KeyboardInterrupt(),
+            130,
+            "interrupted; {}: a fit goes on from its last checkpoint",
+        ),
+        ("predict", Terminated(143), 143, "terminated; {}: a prediction begins from the start"),
     ],
 )
 def test_an_interrupted_run_says_so_and_what_the_next_one_does(
-    run_file, monkeypatch, kind, step, words
+    run_file, monkeypatch, kind, error, code, words
 ):
     assert call("fit", run_file, "--direct")["published"] == 1
-
-    monkeypatch.setattr(steps, step, interrupt)
+    monkeypatch.setattr(steps, kind, raising(error))
     interrupted = run(kind, run_file)
-    assert (interrupted["state"], interrupted["exit_code"]) == ("Interrupted", 130)
-    assert interrupted["message"] == f"interrupted; run the same command again: {words}"
-    assert interrupted["error"] == {
-        "type": "KeyboardInterrupt",
-        "message": interrupted["message"],
-    }
+    assert (interrupted["state"], interrupted["exit_code"]) == ("Interrupted", code)
+    message = words.format("run the same command again")
+    assert interrupted["message"] == message
+    assert interrupted["error"] == {"type": type(error).__name__, "message": message}
 
 
 def test_versions_are_listed_compared_and_pruned_for_other_programs(
@@ -131,7 +139,7 @@ def test_versions_are_listed_compared_and_pruned_for_other_programs(
     for command in (("prune", models), ("list", "nowhere"), ("diff", models / "boxes", 9)):
         failed = call(*command)
         assert (failed["exit_code"], set(failed["error"])) == (2, {"type", "message"})
-    monkeypatch.setattr("gmm_dask.steps.pruning.prune", interrupt)
+    monkeypatch.setattr("gmm_dask.steps.pruning.prune", raising(KeyboardInterrupt()))
     interrupted = call("prune", models, "--keep-versions", 1)
     assert interrupted["exit_code"] == 130
     words = "interrupted; run the same command again: it removes the rest"

@@ -1,19 +1,20 @@
 """``[output] metrics``: what Prometheus' own parser reads of the file after each run."""
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from gmm_dask.errors import ConfigError, ModelError
 from gmm_dask.pipelines.command import app
 from gmm_dask.pipelines.fit import fit
-from tests.pipelines.runs import read_run, write_part, write_run
+from tests.pipelines.runs import read_metrics, read_run, write_part, write_run
+
+COLLECTED = "collected/gmm.prom"
 
 
 @pytest.fixture
 def run_file(tmp_path):
     path = write_run(tmp_path)
-    path.write_text(f'{path.read_text()}metrics = "{tmp_path}/collected/gmm.prom"\n')
+    path.write_text(f'{path.read_text()}metrics = "{tmp_path}/{COLLECTED}"\n')
     return path
 
 
@@ -24,45 +25,30 @@ def run(kind, run_file, *overrides, code=0):
     return result
 
 
-def read_metrics(root, kind, name="boxes"):
-    """Values by metric, or by metric and what else its label says, of one kind of run."""
-    text = (root / "collected" / "gmm.prom").read_text()
-    values = {}
-    for family in text_string_to_metric_families(text):
-        assert (family.type, family.documentation.endswith(".")) == ("gauge", True)
-        for sample in family.samples:
-            labels = dict(sample.labels)
-            if (labels.pop("model"), labels.pop("kind")) == (name, kind):
-                key = (sample.name.removeprefix("gmm_dask_"), *labels.values())
-                assert key not in values
-                values[key] = sample.value
-    return values
-
-
 def test_each_run_leaves_what_it_knows_and_a_failed_one_forgets_nothing(run_file, tmp_path):
     run("retrain", run_file, "retrain.min_rows=5000", code=1)
-    refused = read_metrics(tmp_path, "retrain")
+    refused = read_metrics(tmp_path / COLLECTED, "retrain")
     assert (refused["last_run_succeeded",], refused["last_run_state", "Refused"]) == (0, 1)
     assert ("last_success_timestamp_seconds",) not in refused
     assert ("model_rows",) not in refused
 
     run("fit", run_file)
-    fitted = read_metrics(tmp_path, "fit")
+    fitted = read_metrics(tmp_path / COLLECTED, "fit")
     assert fitted["last_run_state", "Completed"] == 1
     assert sum(value for key, value in fitted.items() if key[0] == "last_run_state") == 1
     assert (fitted["model_rows",], fitted["model_version",]) == (2970, 1)
     assert fitted["last_success_timestamp_seconds",] == fitted["last_run_timestamp_seconds",]
-    assert read_metrics(tmp_path, "retrain") == refused
+    assert read_metrics(tmp_path / COLLECTED, "retrain") == refused
 
     write_part(tmp_path, day=4, seed=4, shift=100.0)
     run("predict", run_file)
-    drifted = read_metrics(tmp_path, "predict")
+    drifted = read_metrics(tmp_path / COLLECTED, "predict")
     assert (drifted["drifted",], drifted["last_run_state", "Drifted"]) == (1, 1)
     assert drifted["drift", "low-density share"] > drifted["drift_limit", "low-density share"]
     assert (drifted["predicted_rows",], drifted["prediction_rows",]) == (3960, 4000)
 
     run("predict", run_file, "input.path=nowhere", code=2)
-    failed = read_metrics(tmp_path, "predict")
+    failed = read_metrics(tmp_path / COLLECTED, "predict")
     assert (failed["last_run_succeeded",], failed["last_run_state", "Failed"]) == (0, 1)
     assert failed["last_success_timestamp_seconds",] < failed["last_run_timestamp_seconds",]
     kept = ("last_success_timestamp_seconds", "drifted", "drift", "model_rows")
@@ -75,29 +61,29 @@ def test_each_run_leaves_what_it_knows_and_a_failed_one_forgets_nothing(run_file
 def test_what_a_night_does_not_know_is_not_that_of_an_earlier_model(run_file, tmp_path):
     incremental = ("retrain.start=incremental", "retrain.on_drift=warn")
     run("retrain", run_file, *incremental)
-    full = read_metrics(tmp_path, "retrain")
+    full = read_metrics(tmp_path / COLLECTED, "retrain")
     assert ("model_bound",) not in full
     write_part(tmp_path, day=4, seed=4)
     run("retrain", run_file, *incremental)
-    night = read_metrics(tmp_path, "retrain")
+    night = read_metrics(tmp_path / COLLECTED, "retrain")
     assert night["model_version",] == full["model_version",] + 1
     assert ("model_log_likelihood",) in full
     assert ("model_log_likelihood",) not in night
     assert night["model_bound",] < 0
     assert night["model_rows_read",] < night["model_rows",]
-    assert "model_log_likelihood" not in (tmp_path / "collected" / "gmm.prom").read_text()
+    assert "model_log_likelihood" not in (tmp_path / COLLECTED).read_text()
 
 
 def test_a_run_that_never_began_is_told_of_too(run_file, tmp_path):
     missing = ["--cluster", str(tmp_path / "nothing.toml")]
     result = CliRunner().invoke(app, ["fit", str(run_file), *missing])
     assert result.exit_code == 2
-    assert read_metrics(tmp_path, "fit")["last_run_succeeded",] == 0
+    assert read_metrics(tmp_path / COLLECTED, "fit")["last_run_succeeded",] == 0
 
 
 def test_a_flow_writes_the_same(run_file, tmp_path, prefect_server):
     fit(read_run(run_file))
-    assert read_metrics(tmp_path, "fit")["model_rows",] == 2970
+    assert read_metrics(tmp_path / COLLECTED, "fit")["model_rows",] == 2970
 
 
 def test_a_run_that_has_published_does_not_fail_because_it_cannot_be_told(
@@ -113,7 +99,7 @@ def test_a_run_that_has_published_does_not_fail_because_it_cannot_be_told(
 
 
 def test_what_is_no_metrics_file_stays_and_the_run_goes_on(run_file, tmp_path):
-    path = tmp_path / "collected" / "gmm.prom"
+    path = tmp_path / COLLECTED
     path.parent.mkdir()
     path.write_text("a letter to somebody\n")
     result = run("fit", run_file)
