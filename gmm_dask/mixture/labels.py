@@ -87,6 +87,10 @@ def count_limited(names: Mapping[str, Any]) -> None:
         )
 
 
+#: Labels that an error names.
+_LISTED = 5
+
+
 @dataclass(frozen=True)
 class Ownership:
     """Which components a label owns.
@@ -115,9 +119,12 @@ class Ownership:
         if len(names) * each > n_components:
             what = f"{len(names)} label{'s' if len(names) > 1 else ''}"
             apiece = "one component each" if each == 1 else f"{each} components each"
+            listed = ", ".join(map(repr, names[:_LISTED]))
+            if len(names) > _LISTED:
+                listed += f" and {len(names) - _LISTED} more"
             raise ConfigError(
-                f"{what} need {apiece}, and n_components = {n_components}; give at least "
-                f"{len(names) * each}, or leave out the labels of a class"
+                f"{what} need {apiece} ({listed}), and n_components = {n_components}; give at "
+                f"least {len(names) * each}, or leave out the labels of a class"
             )
         owned = [number for number in range(len(names)) for _ in range(each)]
         return cls(tuple(names), (*owned, *[-1] * (n_components - len(owned))))

@@ -29,6 +29,8 @@ logger = logging.getLogger("gmm_dask")
 
 #: So many labelled rows are held in memory, and read only once.
 LABELLED_ROWS = 65_536
+#: Confidence of a label below which it is published with a warning.
+DOUBTFUL = 2 / 3
 #: The name that pandas gives to an index without one: that of a few rows chosen from a frame.
 _INDEX = re.compile(r"__index_level_\d+__")
 
@@ -54,7 +56,9 @@ def label_model(
     """Label the components of the current version of a model, as its next version.
 
     Only the labels are new; parameters, ids and what the fit has found are those of the version
-    that was current. One scan of the labelled rows, and another where there are very many.
+    that was current. A label that less than two thirds of the labelled rows in its component have
+    is published with a warning. Costs a scan of the labelled rows, and another where there are
+    very many.
 
     Parameters
     ----------
@@ -88,6 +92,7 @@ def label_model(
     if column in model.columns:
         raise ConfigError(f"--column {column} is a feature of the model; name that of the labels")
     labels = _count(model, section, column, least_weight, notify)
+    _warn_of_doubts(model, labels)
     labelled = replace(model, manifest=replace(model.manifest, labels=labels))
     extra, aggregates = _files_beside(model)
     number = registry.publish(
@@ -148,6 +153,27 @@ def _count(
             f"{UNKNOWN!r}; give more rows, or a lower --least-weight"
         )
     return labels
+
+
+def _warn_of_doubts(model: StoredModel, labels: ComponentLabels) -> None:
+    """Warn of components whose label is that of few more of their rows than another one is."""
+    doubtful = [
+        (confidence, identity, label)
+        for identity, label, confidence in zip(
+            model.component_ids, labels.labels, labels.confidences, strict=True
+        )
+        if confidence is not None and confidence < DOUBTFUL
+    ]
+    if not doubtful:
+        return
+    confidence, identity, label = min(doubtful)
+    others = len(doubtful) - 1
+    more = f", and {others} more by less than {DOUBTFUL:.0%}" if others else ""
+    logger.warning(
+        "component %d is labelled %r by only %.0f%% of the labelled rows in it%s; such a component "
+        "may hold several classes: fit more components, or label more rows",
+        identity, label, 100.0 * confidence, more,
+    )  # fmt: skip
 
 
 def _files_beside(model: StoredModel) -> tuple[dict[str, bytes], Aggregates | None]:

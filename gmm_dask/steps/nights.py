@@ -39,6 +39,11 @@ logger = logging.getLogger("gmm_dask")
 
 #: Share of the rows above which a full fit reads hardly more, and finds more.
 MOST_READ = 0.5
+#: Keys of ``[fit]`` that only a search uses.
+SEARCH_ONLY = (
+    "random_state", "n_init", "search_rows", "init_params", "weights_init", "means_init",
+    "precisions_init",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +123,24 @@ def plan_night(
         night.gone,
         night.again,
     )
+    assert current is not None
+    waiting = _waiting(run, current)
+    if waiting:
+        logger.warning(
+            "fit.%s has changed since version %s, and only a search goes by it: it waits for the "
+            "next full fit, at the latest in %d night(s), or for --force",
+            waiting[0],
+            current.version,
+            run.retrain.full_every - night.number + 1,
+        )
     return night
+
+
+def _waiting(run: RunConfig, current: StoredModel) -> list[str]:
+    """Name the keys of ``[fit]`` that were changed and that a night does not use."""
+    before = current.manifest.configuration.get("fit", {})
+    now = run.fit.model_dump(mode="json")
+    return [name for name in SEARCH_ONLY if name in before and before[name] != now[name]]
 
 
 def _plan(run: RunConfig, plan: InputPlan, current: StoredModel | None, force: bool) -> Night | str:

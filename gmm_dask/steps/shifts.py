@@ -17,11 +17,11 @@ from gmm_dask.mixture.starts import Sample
 from gmm_dask.printable import spread
 from gmm_dask.storage.models.drift_history import (
     MOST_ESTIMATES,
-    Estimate,
     Finding,
     Kind,
     encode_drift,
 )
+from gmm_dask.storage.models.estimates import Estimate
 from gmm_dask.storage.models.model import StoredModel
 
 #: Findings that are named in a sentence; of more the number is given.

@@ -138,8 +138,12 @@ def test_ownership_gives_each_label_its_components_and_leaves_the_others_free():
     assert ownership.owners == (0, 0, 1, 1, -1)
     assert ownership.free.tolist() == [4]
     assert ownership.reordered(np.array([4, 2, 0, 3, 1])).owners == (-1, 1, 0, 1, 0)
-    with pytest.raises(ConfigError, match="3 labels need one component each, and n_components = 2"):
+    words = r"3 labels need one component each \('a', 'b', 'c'\), and n_components = 2; give"
+    with pytest.raises(ConfigError, match=words):
         Ownership.plan(("a", "b", "c"), 2, each=1)
+    words = r"7 labels need 2 components each \('a', 'b', 'c', 'd', 'e' and 2 more\)"
+    with pytest.raises(ConfigError, match=words):
+        Ownership.plan(tuple("abcdefg"), 7, each=2)
 
 
 def test_component_labels_say_what_most_of_the_labelled_weight_is():

@@ -20,7 +20,7 @@ from gmm_dask.report.page.plot import Plot
 from gmm_dask.report.page.subject import Batch, Subject
 from gmm_dask.report.page.tree import heights_of, leaves_of
 from gmm_dask.report.page.verdict import judge
-from gmm_dask.storage.models.drift_history import Estimate
+from gmm_dask.storage.models.estimates import Estimate
 from tests.report.subjects import mixture_of, subject_of
 from tests.storage.test_drift_history import FOUND, NIGHT
 

@@ -252,6 +252,17 @@ def test_label_says_what_it_cannot_do(tmp_path):
         label_model(model, str(path), "class", 3.0, "label-1")
 
 
+def test_a_label_of_hardly_more_rows_than_another_is_published_with_a_warning(tmp_path, caplog):
+    path = write(tmp_path)
+    run_fit(make_run(tmp_path, model__n_components=1))
+    caplog.clear()
+    labelled = label_model(str(tmp_path / "models/boxes"), str(path), "class", 3.0, "label-1")
+    (confidence,) = labelled.labels.confidences
+    assert confidence < 0.5
+    (line,) = (line for line in caplog.messages if line.startswith("component 0 is labelled "))
+    assert f"by only {confidence:.0%} of the labelled rows in it; such" in line
+
+
 def test_an_index_of_pandas_is_no_column_of_labels(tmp_path):
     path = write(tmp_path)
     run_fit(make_run(tmp_path))

@@ -582,6 +582,21 @@ def test_a_night_has_a_report_and_is_predicted_by(root, caplog):
     assert "None" not in both
 
 
+def test_a_key_that_only_a_search_goes_by_waits_and_the_run_says_so_once(root, caplog):
+    run = incremental(root, fit__random_state=7, retrain__full_every=5)
+    with caplog.at_level(logging.WARNING, "gmm_dask"):
+        assert retrain(run, "changed").published.version == 2
+        (line,) = caplog.messages
+        assert retrain(run, "unchanged").published is None
+        write_day(root, 9)
+        assert retrain(run, "next").published.version == 3
+    assert caplog.messages == [line]
+    assert line == (
+        "fit.random_state has changed since version 1, and only a search goes by it: it waits for "
+        "the next full fit, at the latest in 5 night(s), or for --force"
+    )
+
+
 def test_nights_work_on_an_object_store(root, bucket):
     write_day(root, 9)
     run = incremental(root, output__models=bucket)

@@ -9,7 +9,6 @@ import pytest
 from gmm_dask.storage.models.drift_history import (
     MOST_NIGHTS,
     DriftRecord,
-    Estimate,
     Finding,
     decode_drift,
     decode_noise,
@@ -17,6 +16,7 @@ from gmm_dask.storage.models.drift_history import (
     join_nights,
     seen_since,
 )
+from gmm_dask.storage.models.estimates import Estimate
 
 FOUND = Finding("mean", 2, "height", 0.62, 0.05, "the mean of height in component 2 lies higher")
 NIGHT = DriftRecord(

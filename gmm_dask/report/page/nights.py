@@ -9,7 +9,8 @@ from gmm_dask.report.page.plot import Plot, padded, shorten
 from gmm_dask.report.page.subject import Subject
 from gmm_dask.report.page.tables import behind
 from gmm_dask.report.palette import COLORS
-from gmm_dask.storage.models.drift_history import DriftRecord, Estimate, seen_since
+from gmm_dask.storage.models.drift_history import DriftRecord, seen_since
+from gmm_dask.storage.models.estimates import Estimate
 
 SIZE = (480.0, 220.0)
 #: Most lines of a chart: those that were found last, then those that moved most.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, overload
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import ModelError
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.files.sealed import plain
+from gmm_dask.storage.models.estimates import Estimate, StoredEstimates
 from gmm_dask.storage.models.lineage import share_ids
 from gmm_dask.storage.models.model import StoredModel, read_file, read_model
 from gmm_dask.storage.models.pruning import rejected_runs
@@ -37,57 +38,6 @@ Kind = Literal["mean", "spread", "share"]
 _ESTIMATES = ("means", "spreads", "shares")  # fields of a record
 #: The check that a finding of each kind belongs to.
 _CHECKS = {"mean": "mean shift", "spread": "spread change", "share": "occupancy change"}
-
-
-class Estimate(NamedTuple):
-    """A measured value and its standard error.
-
-    Attributes
-    ----------
-    component
-        Id; None: of all components, which share a spread.
-    feature
-        Name of the column; None: of all features, which share a spread, or of none.
-    value
-        Shift of the mean in σ, ratio of the standard deviations, or change of the share.
-    """
-
-    component: int | None
-    feature: str | None
-    value: float
-    error: float
-
-
-class StoredEstimates(Sequence[Estimate]):
-    """Estimates as a file has them, made when they are asked for.
-
-    A history has thousands of them, most of which are only carried forward, and the collector of
-    garbage does not follow plain tuples.
-    """
-
-    def __init__(self, rows: Iterable[Sequence[Any]]) -> None:
-        self._rows = tuple(map(tuple, rows))
-        if not all(len(row) == len(Estimate._fields) for row in self._rows):
-            raise ValueError("an estimate has other fields than are known")
-
-    @overload
-    def __getitem__(self, index: int) -> Estimate: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Estimate, ...]: ...
-    def __getitem__(self, index: int | slice) -> Estimate | tuple[Estimate, ...]:
-        """Make some of the estimates."""
-        if isinstance(index, slice):
-            return tuple(map(Estimate._make, self._rows[index]))
-        return Estimate._make(self._rows[index])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and self._rows == tuple(other)
-
-    def __hash__(self) -> int:
-        return hash(self._rows)
 
 
 class Finding(NamedTuple):
