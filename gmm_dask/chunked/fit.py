@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from gmm_dask.events import (
     Stage,
 )
 from gmm_dask.mixture.em import EMState, Expectation, em_steps, start_em
+from gmm_dask.mixture.engine import LEAST_SINGLE_TOL
 from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
 from gmm_dask.mixture.initialization import (
     check_start,
@@ -181,7 +183,7 @@ def _add_starts(
 
 
 def sum_labelled_batch(
-    rows: Rows, argument: tuple[tuple[MixtureParameters, ...], Ownership]
+    rows: Rows, argument: tuple[tuple[MixtureParameters, ...], Ownership], in_doubles: bool = False
 ) -> StatisticsBatch:
     """Sum the statistics as `sum_batch` does, of rows that have the components of their labels.
 
@@ -189,27 +191,30 @@ def sum_labelled_batch(
     ----------
     argument
         Parameters of each candidate, and the components of each label.
+    in_doubles
+        Whether float32 rows are computed in float64 in any case.
     """
     batch, ownership = argument
     assert rows.labels is not None
-    given = rows.values, rows.sample_weight, rows.patterns or (), rows.labels.codes, ownership
+    values = rows.values.astype(np.float64) if in_doubles else rows.values
+    given = values, rows.sample_weight, rows.patterns or (), rows.labels.codes, ownership
     return StatisticsBatch(tuple(sum_labelled(parameters, *given) for parameters in batch))
 
 
-def sum_batch(rows: Rows, batch: tuple[MixtureParameters, ...]) -> StatisticsBatch:
+def sum_batch(
+    rows: Rows, batch: tuple[MixtureParameters, ...], in_doubles: bool = False
+) -> StatisticsBatch:
     """Sum the statistics of every candidate over one chunk.
 
     Parameters
     ----------
     batch
         Parameters of each candidate.
+    in_doubles
+        Whether float32 rows are computed in float64 in any case.
     """
-    return StatisticsBatch(
-        tuple(
-            sum_statistics(parameters, rows.values, rows.sample_weight, rows.patterns or ())
-            for parameters in batch
-        )
-    )
+    given = rows.values, rows.sample_weight, rows.patterns or (), in_doubles
+    return StatisticsBatch(tuple(sum_statistics(parameters, *given) for parameters in batch))
 
 
 def polish(
@@ -236,7 +241,7 @@ def polish(
     state = replace(state, em=first)
     replacing = _replacing(scanner, state, options)
     with ExitStack() as stack:
-        expectation = _expectation(scanner, state, stack)
+        expectation = _expectation(scanner, state, options.em.tol, stack)
         began = time.perf_counter()
         steps = em_steps(
             expectation, first, options.spec, options.em, lambda em: replacing(compare(em))
@@ -285,23 +290,25 @@ def _replacing(
     return lambda em: replacement(em, find, spared)
 
 
-def _expectation(scanner: Scanner, state: FitState, stack: ExitStack) -> Expectation:
+def _expectation(scanner: Scanner, state: FitState, tol: float, stack: ExitStack) -> Expectation:
     """Choose how an E-step is computed: by a scan, or on the sample where it holds all rows."""
     nulls, ownership = state.survey.nulls_left, state.ownership
+    in_doubles = tol < LEAST_SINGLE_TOL
     if not state.survey.in_memory and ownership is not None:
+        of_labels = partial(sum_labelled_batch, in_doubles=in_doubles)
         return lambda batch: (
-            scanner.reduce(
-                sum_labelled_batch, (tuple(batch), ownership), Stage.POLISH, nulls
-            ).statistics
+            scanner.reduce(of_labels, (tuple(batch), ownership), Stage.POLISH, nulls).statistics
         )
     if not state.survey.in_memory:
-        return lambda batch: scanner.reduce(sum_batch, tuple(batch), Stage.POLISH, nulls).statistics
+        of_chunk = partial(sum_batch, in_doubles=in_doubles)
+        return lambda batch: scanner.reduce(of_chunk, tuple(batch), Stage.POLISH, nulls).statistics
     sample = state.survey.sample_for(ownership)
-    if sample.X.shape[0] <= PIECE_ROWS:
-        return ExpectationOn(sample.X, sample.sample_weight, labelling=sample.labelling)
+    X = sample.X.astype(np.float64) if in_doubles else sample.X
+    if X.shape[0] <= PIECE_ROWS:
+        return ExpectationOn(X, sample.sample_weight, labelling=sample.labelling)
     threads = available_cores()
     pool = stack.enter_context(ThreadPoolExecutor(threads))
-    return ExpectationOn(sample.X, sample.sample_weight, pool, threads, sample.labelling)
+    return ExpectationOn(X, sample.sample_weight, pool, threads, sample.labelling)
 
 
 def _notify_iteration(notify: Notify, em: EMState, rows: int, seconds: float, slope: float) -> None:

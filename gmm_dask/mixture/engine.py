@@ -47,6 +47,9 @@ _ROW_MAJOR = {
 MANY_FEATURES = {"full": 128, "diag": 256}
 #: Fewer float32 rows are computed in float64: that is soon done, and compiles no other kernel.
 LEAST_SINGLE_ROWS = 1_024
+#: EM that shall stop at a smaller change of the mean log-likelihood, nats, computes in float64: in
+#: float32 rounding alone changes it by about 1e-8 from one iteration to the next.
+LEAST_SINGLE_TOL = 1e-6
 
 
 def _takes_blocks(parameters: MixtureParameters) -> bool:
@@ -56,7 +59,10 @@ def _takes_blocks(parameters: MixtureParameters) -> bool:
 
 
 def statistics(
-    parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None
+    parameters: MixtureParameters,
+    X: RowsArray,
+    sample_weight: FloatArray | None,
+    in_doubles: bool = False,
 ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
     """Take the sums of an E-step in one pass over rows in memory.
 
@@ -67,6 +73,8 @@ def statistics(
         computed in float32 where that is safe (`takes_singles`).
     sample_weight
         (n,), ≥ 0, or None.
+    in_doubles
+        Whether float32 rows are computed in float64 in any case.
 
     Returns
     -------
@@ -79,7 +87,8 @@ def statistics(
     X = native_rows(X)
     if sample_weight is not None:
         sample_weight = np.asarray(sample_weight, dtype=np.float64)
-    if X.dtype != np.float32 or len(X) < LEAST_SINGLE_ROWS or _takes_blocks(parameters):
+    in_doubles = in_doubles or X.dtype != np.float32 or len(X) < LEAST_SINGLE_ROWS
+    if in_doubles or _takes_blocks(parameters):
         return _statistics_in_doubles(parameters, X, sample_weight)
     computed = single_precision.statistics(parameters, X, sample_weight)
     if computed is None or len(computed[1]) == len(X):

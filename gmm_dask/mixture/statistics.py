@@ -123,6 +123,7 @@ def sum_statistics(
     X: RowsArray,
     sample_weight: FloatArray | None = None,
     patterns: Patterns = (),
+    in_doubles: bool = False,
 ) -> SufficientStatistics:
     """Take the statistics of an E-step in one pass over rows in memory.
 
@@ -137,6 +138,8 @@ def sum_statistics(
         (n,), ≥ 0, or None.
     patterns
         Of the rows, if some have holes (`find_patterns`). Rows without any value are not counted.
+    in_doubles
+        Whether float32 rows are computed in float64 in any case.
     """
     if patterns:
         return reduce(
@@ -147,6 +150,7 @@ def sum_statistics(
                     pattern,
                     pattern.take(X),
                     None if sample_weight is None else sample_weight[pattern.rows],
+                    in_doubles,
                 )
                 for pattern in patterns
                 if len(pattern.observed)
@@ -154,7 +158,7 @@ def sum_statistics(
             empty_statistics(parameters),
         )
     counts, residual_sums, residual_products, log_likelihood = engine.statistics(
-        parameters, X, sample_weight
+        parameters, X, sample_weight, in_doubles
     )
     weight = float(X.shape[0]) if sample_weight is None else float(np.sum(sample_weight))
     return SufficientStatistics(
@@ -173,6 +177,7 @@ def sum_pattern(
     pattern: Pattern,
     X: RowsArray,
     sample_weight: FloatArray | None,
+    in_doubles: bool = False,
 ) -> SufficientStatistics:
     """Take the statistics of rows of one pattern, by its marginal mixture.
 
@@ -182,11 +187,13 @@ def sum_pattern(
         The observed features of the rows, (m, o): what `Pattern.take` returns.
     sample_weight
         (m,) or None.
+    in_doubles
+        As for `sum_statistics`.
     """
     if pattern.complete:
-        return sum_statistics(parameters, X, sample_weight)
+        return sum_statistics(parameters, X, sample_weight, in_doubles=in_doubles)
     of_features = marginal(parameters, pattern.observed)
-    sums = sum_statistics(of_features.parameters, X, sample_weight)
+    sums = sum_statistics(of_features.parameters, X, sample_weight, in_doubles=in_doubles)
     residual_sums, residual_products = of_features.lift(
         sums.counts, sums.residual_sums, sums.residual_products
     )

@@ -9,6 +9,7 @@ from gmm_dask.mixture import engine
 from gmm_dask.mixture.em import maximize
 from gmm_dask.mixture.kernels.tiles import ROWS
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import find_patterns
 from gmm_dask.mixture.single_precision import passes
 from gmm_dask.mixture.single_precision.densities import _exp, _log
 from gmm_dask.mixture.spec import MixtureSpec
@@ -184,6 +185,22 @@ def test_a_component_of_weight_0_gets_nothing(covariance_type):
         statistics = assert_in_singles(parameters, X)
         assert statistics.counts[absent] == 0.0
         assert not statistics.residual_sums[absent].any()
+
+
+def test_float64_is_used_where_it_is_asked_for():
+    rng = np.random.default_rng(7)
+    parameters = mixture("full", 3, 5, rng)
+    X = rows_of(parameters, 2 * N, rng).astype(np.float32)
+    asked = sum_statistics(parameters, X, in_doubles=True)
+    np.testing.assert_array_equal(
+        asked.residual_products, in_doubles(parameters, X).residual_products
+    )
+    with_holes = X.copy()
+    with_holes[::20, 0] = np.nan
+    patterns = find_patterns(with_holes)
+    asked = sum_statistics(parameters, with_holes, None, patterns, in_doubles=True)
+    exact = sum_statistics(parameters, with_holes.astype(np.float64), None, patterns)
+    np.testing.assert_array_equal(asked.residual_products, exact.residual_products)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
