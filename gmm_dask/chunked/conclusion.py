@@ -59,7 +59,7 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         initial = initial.reordered(places)
         first = first and first.reordered(places)
         best = _reordered(best, places)
-    _tell_precision(scanner, best.parameters)
+    _tell_precision(scanner, best.parameters, options.em.tol)
     slope = state.survey.log_slope
     best = replace(
         best,
@@ -106,14 +106,20 @@ def _reordered(candidate: Candidate, places: npt.NDArray[np.intp]) -> Candidate:
     )
 
 
-def _tell_precision(scanner: Scanner, parameters: MixtureParameters) -> None:
+def _tell_precision(scanner: Scanner, parameters: MixtureParameters, tol: float) -> None:
     """Log that float32 rows were computed in float64, which takes about twice as long."""
-    single = scanner.chunks.dtype == np.float32 and scanner.rows >= engine.LEAST_SINGLE_ROWS
-    if single and not engine.takes_singles(parameters):
-        logger.info(
-            "statistics of the float32 rows were computed in float64: a component is too narrow "
-            "for float32, beside its mean or its correlations, or the features are too many"
+    if scanner.chunks.dtype != np.float32 or scanner.rows < engine.LEAST_SINGLE_ROWS:
+        return
+    reason = None
+    if tol < engine.LEAST_SINGLE_TOL:
+        reason = f"tol is below {engine.LEAST_SINGLE_TOL:g}"
+    elif not engine.takes_singles(parameters):
+        reason = (
+            "a component is too narrow for float32, beside its mean or its correlations, or the "
+            "features are too many"
         )
+    if reason is not None:
+        logger.info("statistics of the float32 rows were computed in float64: %s", reason)
 
 
 def _in_natural_units(search: SearchSummary | None, survey: Survey) -> SearchSummary | None:

@@ -7,7 +7,10 @@ takes it can take all that an evaluation says of them too, and no other is neede
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
 
 from gmm_dask.chunked.evaluation import DensitySummary, EvaluationBatch, evaluate_rows
 from gmm_dask.chunked.rows import Rows
@@ -48,15 +51,21 @@ def sum_batch(rows: Rows, batch: Batch) -> StatisticsBatch:
     )
 
 
-def sum_labelled_batch(rows: Rows, argument: tuple[Batch, Ownership | None]) -> StatisticsBatch:
+def sum_labelled_batch(
+    rows: Rows, argument: tuple[Batch, Ownership | None], in_doubles: bool = False
+) -> StatisticsBatch:
     """Sum the statistics as `sum_batch` does, of rows that have the components of their labels.
 
     Parameters
     ----------
     argument
         Parameters of each candidate, and the components of each label; None without labels.
+    in_doubles
+        Whether float32 rows are computed in float64 in any case.
     """
     batch, ownership = argument
+    if in_doubles and rows.values.dtype != np.float64:
+        rows = replace(rows, values=rows.values.astype(np.float64))
     if ownership is None:
         return sum_batch(rows, batch)
     assert rows.labels is not None
@@ -64,16 +73,20 @@ def sum_labelled_batch(rows: Rows, argument: tuple[Batch, Ownership | None]) -> 
     return StatisticsBatch(tuple(sum_labelled(parameters, *given) for parameters in batch))
 
 
-def sum_and_evaluate(rows: Rows, argument: tuple[Batch, Ownership | None, Batch]) -> EvaluatedSums:
+def sum_and_evaluate(
+    rows: Rows, argument: tuple[Batch, Ownership | None, Batch], in_doubles: bool = False
+) -> EvaluatedSums:
     """Sum the statistics over one chunk, and evaluate mixtures on it while it is in memory.
 
     Parameters
     ----------
     argument
         As for `sum_labelled_batch`, and the mixtures.
+    in_doubles
+        As for `sum_labelled_batch`.
     """
     batch, ownership, mixtures = argument
-    sums = sum_labelled_batch(rows, (batch, ownership))
+    sums = sum_labelled_batch(rows, (batch, ownership), in_doubles)
     return EvaluatedSums(sums, evaluate_rows(rows, mixtures))
 
 
@@ -88,6 +101,8 @@ class ScannedExpectation:
         In a fit with labels, the components of each label.
     evaluated
         What is known before the first scan.
+    in_doubles
+        Whether statistics of float32 rows are computed in float64 in any case.
 
     Attributes
     ----------
@@ -103,20 +118,23 @@ class ScannedExpectation:
         nulls: NullPolicy,
         ownership: Ownership | None,
         evaluated: Mapping[str, DensitySummary],
+        in_doubles: bool = False,
     ) -> None:
         self.beside: Batch = ()
         self.evaluated = evaluated
         self._scanner = scanner
         self._nulls = nulls
         self._ownership = ownership
+        self._sum = partial(sum_labelled_batch, in_doubles=in_doubles)
+        self._sum_and_evaluate = partial(sum_and_evaluate, in_doubles=in_doubles)
 
     def __call__(self, batch: Sequence[MixtureParameters]) -> Sequence[SufficientStatistics]:
         """Take the statistics of each mixture, and evaluate those of ``beside``."""
         reduce, rules = self._scanner.reduce, (Stage.POLISH, self._nulls)
         candidates, mixtures, self.beside = tuple(batch), self.beside, ()
         if not mixtures:
-            return reduce(sum_labelled_batch, (candidates, self._ownership), *rules).statistics
-        result = reduce(sum_and_evaluate, (candidates, self._ownership, mixtures), *rules)
+            return reduce(self._sum, (candidates, self._ownership), *rules).statistics
+        result = reduce(self._sum_and_evaluate, (candidates, self._ownership, mixtures), *rules)
         digests = (mixture.digest for mixture in mixtures)
         latest = dict(zip(digests, result.evaluation.summaries, strict=True))
         self.evaluated = {**self.evaluated, **latest}

@@ -19,6 +19,7 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.events import IterationFinished, Notify
 from gmm_dask.mixture.em import EMState, em_steps, start_em
+from gmm_dask.mixture.engine import LEAST_SINGLE_TOL
 from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.replacing import Replacement
@@ -53,7 +54,7 @@ def polish(
     state = replace(state, em=first)
     replacing = _replacing(scanner, state, options)
     with ExitStack() as stack:
-        expectation = _expectation(scanner, state, stack)
+        expectation = _expectation(scanner, state, options.em.tol, stack)
         evaluating = expectation if evaluate_too else None
         evaluating = evaluating if isinstance(evaluating, ScannedExpectation) else None
         others = tuple(rivals()) if evaluating else ()
@@ -126,18 +127,21 @@ def _replacing(
 
 
 def _expectation(
-    scanner: Scanner, state: FitState, stack: ExitStack
+    scanner: Scanner, state: FitState, tol: float, stack: ExitStack
 ) -> ScannedExpectation | ExpectationOn:
     """Choose how an E-step is computed: by a scan, or on the sample where it holds all rows."""
     survey, ownership = state.survey, state.ownership
+    in_doubles = tol < LEAST_SINGLE_TOL
     if not survey.in_memory:
-        return ScannedExpectation(scanner, survey.nulls_left, ownership, state.evaluated)
+        given = survey.nulls_left, ownership, state.evaluated, in_doubles
+        return ScannedExpectation(scanner, *given)
     sample = survey.sample_for(ownership)
-    if sample.X.shape[0] <= PIECE_ROWS:
-        return ExpectationOn(sample.X, sample.sample_weight, labelling=sample.labelling)
+    X = sample.X.astype(np.float64) if in_doubles else sample.X
+    if X.shape[0] <= PIECE_ROWS:
+        return ExpectationOn(X, sample.sample_weight, labelling=sample.labelling)
     threads = available_cores()
     pool = stack.enter_context(ThreadPoolExecutor(threads))
-    return ExpectationOn(sample.X, sample.sample_weight, pool, threads, sample.labelling)
+    return ExpectationOn(X, sample.sample_weight, pool, threads, sample.labelling)
 
 
 def _notify_iteration(notify: Notify, em: EMState, rows: int, seconds: float, slope: float) -> None:

@@ -47,6 +47,9 @@ _ROW_MAJOR = {
 MANY_FEATURES = {"full": 128, "diag": 256}
 #: Fewer float32 rows are computed in float64: that is soon done, and compiles no other kernel.
 LEAST_SINGLE_ROWS = 1_024
+#: EM that shall stop at a smaller change of the mean log-likelihood, nats, computes in float64: in
+#: float32 rounding alone changes it by about 1e-8 from one iteration to the next.
+LEAST_SINGLE_TOL = 1e-6
 
 
 def _takes_blocks(parameters: MixtureParameters) -> bool:

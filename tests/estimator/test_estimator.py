@@ -153,6 +153,39 @@ def test_float32_is_read_as_such_and_summed_in_float64(X: np.ndarray) -> None:
     np.testing.assert_allclose(model.means_, double.means_, rtol=1e-6)
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_fit_of_float32_rows_says_where_it_computes_in_float64(
+    caplog: pytest.LogCaptureFixture, in_memory: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    single = (rng.normal(size=(6_000, 3)) + rng.integers(0, 3, (6_000, 1))).astype(np.float32)
+    double = single.astype(np.float64)
+    options = {
+        "weights_init": np.full(3, 1 / 3),
+        "means_init": double[:3],
+        "precisions_init": np.tile(np.eye(3), (3, 1, 1)),
+        "max_iter": 5,
+        "tol": 0.0,
+    }
+    if not in_memory:
+        options["search_rows"] = 100
+    caplog.set_level("INFO", "gmm_dask")
+    with pytest.warns(ConvergenceWarning):
+        exact = GaussianMixture(3, **options).fit(double)
+    with pytest.warns(ConvergenceWarning):
+        asked = GaussianMixture(3, **options).fit(single)
+    assert asked.lower_bounds_ == exact.lower_bounds_
+    assert "computed in float64: tol is below 1e-06" in caplog.text
+    caplog.clear()
+    rounded = GaussianMixture(3, **{**options, "tol": 1e-6, "max_iter": 1_000}).fit(single)
+    assert not [message for message in caplog.messages if "float64" in message]
+    assert rounded.lower_bounds_[:5] != exact.lower_bounds_
+    np.testing.assert_allclose(rounded.lower_bounds_[:5], exact.lower_bounds_, rtol=0, atol=1e-5)
+    narrow = np.hstack([single, single[:, :1] + 1e-5 * rng.normal(size=(6_000, 1))])
+    GaussianMixture(1, reg_covar=1e-12).fit(narrow.astype(np.float32))
+    assert "computed in float64: a component is too narrow" in caplog.text
+
+
 def test_refusals_say_what_and_what_to_try(X: np.ndarray) -> None:
     with pytest.raises(TooFewRowsError, match=r"n_components = 9.*n_samples = 4"):
         GaussianMixture(9).fit(X[:4])
