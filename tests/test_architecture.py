@@ -23,7 +23,7 @@ LAYERS = [
     },
     {"gmm_dask.mixture.kernels", "gmm_dask.mixture.spec", "gmm_dask.mixture.threads"},
     {"gmm_dask.mixture.covariance"},
-    {"gmm_dask.mixture.parameters", "gmm_dask.mixture.row_major"},
+    {"gmm_dask.mixture.parameters", "gmm_dask.mixture.row_major", "gmm_dask.mixture.sparse"},
     {"gmm_dask.mixture.engine"},
     {"gmm_dask.mixture"},
     {"gmm_dask.config"},

@@ -18,7 +18,7 @@ from gmm_dask.mixture.transforms import Transforms
 
 #: Threads share rows in multiples of this: no more rows are in a block of a pass, so that the
 #: blocks are the same for any number of threads.
-BLOCK_ROWS = 1_024
+BLOCK_ROWS = 8_192
 #: The fewest rows that are worth a thread.
 LEAST_SLICE_ROWS = 32_768
 #: Rows that are looked at for holes, before a pass over all rows that would find them too late.
@@ -83,10 +83,15 @@ def assign(
     if not patterns and n > LOOK_ROWS and has_holes(X[:LOOK_ROWS]):
         patterns = find_patterns(X)
     if not patterns:
+        divided = engine.divides(parameters, n)
         step = max(-(-n // (threads * BLOCK_ROWS)) * BLOCK_ROWS, LEAST_SLICE_ROWS)
         pieces = [slice(start, start + step) for start in range(0, n, step)]
         finite = all(
-            _each(lambda rows: _assign_rows(parameters, X[rows], assigned, rows), pieces, threads)
+            _each(
+                lambda rows: _assign_rows(parameters, X[rows], assigned, rows, divided),
+                pieces,
+                threads,
+            )
         )
         if finite:
             return _in_natural_units(assigned, X, transforms)
@@ -130,9 +135,16 @@ def _unassigned(
 
 
 def _assign_rows(
-    parameters: MixtureParameters, X: RowsArray, assigned: Assignment, rows: slice
+    parameters: MixtureParameters,
+    X: RowsArray,
+    assigned: Assignment,
+    rows: slice,
+    divided: bool,
 ) -> bool:
-    """Fill in the predictions of complete rows X; return whether all were finite."""
+    """Fill in the predictions of complete rows X; return whether all were finite.
+
+    Whether they are divided must not depend on how many threads share them.
+    """
     shares, largest = assigned.responsibilities, assigned.certainties
     return engine.assign(
         parameters,
@@ -141,6 +153,7 @@ def _assign_rows(
         assigned.log_densities[rows],
         np.empty((0, parameters.n_components)) if shares is None else shares[rows],
         None if largest is None else largest[rows],
+        divided=divided,
     )
 
 
@@ -153,7 +166,7 @@ def _assign_pattern(
     if len(pattern.observed):
         if not pattern.complete:
             parameters = marginal(parameters, pattern.observed).parameters
-        _assign_rows(parameters, pattern.take(X), part, slice(None))
+        _assign_rows(parameters, pattern.take(X), part, slice(None), False)
     else:
         part.labels[:] = -1
         for array in (part.log_densities, part.responsibilities, part.certainties):

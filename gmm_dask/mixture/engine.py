@@ -1,13 +1,14 @@
 """The engine: two functions that choose the pass over rows for a mixture, and run it.
 
 Passes over tiles (`kernels/`) serve any number of features, passes over row-major blocks
-(`row_major/`) many. Another engine would be a folder beside these with the same passes, and a
-choice here.
+(`row_major/`) many. Among many components that lie apart, rows are put in order first (`sparse/`).
+Another engine would be a folder beside these with the same passes, and a choice here.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from gmm_dask.mixture.kernels.compile import KernelFunction
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.row_major import diag as diag_by_rows
 from gmm_dask.mixture.row_major import full as full_by_rows
+from gmm_dask.mixture.sparse.blocks import assign_blocks, guide_for, is_worth, sum_blocks
 from gmm_dask.mixture.threads import single_threaded
 
 
@@ -44,6 +46,9 @@ _ROW_MAJOR = {
 #: From this many features on, row-major blocks are faster (benchmarks/RESULTS.md). The number of
 #: rows does not matter: neither kind of pass has costs that a few hundred rows would not cover.
 MANY_FEATURES = {"full": 128, "diag": 256}
+#: From this many components on, rows are divided among them, up to so many features.
+MANY_COMPONENTS = {"full": 32, "tied": 32, "diag": 32, "spherical": 32}
+_FEW_FEATURES = 127
 
 
 def _takes_blocks(parameters: MixtureParameters) -> bool:
@@ -52,8 +57,19 @@ def _takes_blocks(parameters: MixtureParameters) -> bool:
     return least is not None and parameters.n_features >= least
 
 
+def divides(parameters: MixtureParameters, n: int) -> bool:
+    """Whether n rows are many enough to be divided among the components, unless these overlap."""
+    many = MANY_COMPONENTS[parameters.covariance.factor_form]
+    few_features = parameters.n_features <= _FEW_FEATURES
+    return few_features and parameters.n_components >= many and is_worth(parameters, n)
+
+
 def statistics(
-    parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None
+    parameters: MixtureParameters,
+    X: RowsArray,
+    sample_weight: FloatArray | None,
+    *,
+    divided: bool | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
     """Take the sums of an E-step in one pass over rows in memory.
 
@@ -63,6 +79,8 @@ def statistics(
         (n, d) float32 or float64, any order and strides; summed in float64.
     sample_weight
         (n,), ≥ 0, or None.
+    divided
+        Whether the rows may be divided among the components; None: if `divides` says so.
 
     Returns
     -------
@@ -75,6 +93,11 @@ def statistics(
     X = native_rows(X)
     if sample_weight is not None:
         sample_weight = np.asarray(sample_weight, dtype=np.float64)
+    if divides(parameters, len(X)) if divided is None else divided:
+        guide = guide_for(parameters)
+        if guide is not None:
+            whole = partial(statistics, parameters, divided=False)
+            return sum_blocks(parameters, guide, X, sample_weight, whole)
     covariance = parameters.covariance
     k, d = parameters.means.shape
     form, shape = covariance.factor_form, covariance.shape(k, d)
@@ -113,6 +136,8 @@ def assign(
     log_densities: FloatArray,
     responsibilities: FloatArray,
     certainties: FloatArray | None = None,
+    *,
+    divided: bool | None = None,
 ) -> bool:
     """Predict rows in memory in one pass, into the given arrays, which may be strided.
 
@@ -128,6 +153,8 @@ def assign(
         Filled with p(component | x), (n, k), unless it has no rows, (0, k).
     certainties
         Filled with the largest p(component | x) of each row, (n,); or None.
+    divided
+        Whether the rows may be divided among the components; None: if `divides` says so.
 
     Returns
     -------
@@ -135,6 +162,13 @@ def assign(
         Whether all values were finite, and small enough that their sum is.
     """
     X = native_rows(X)
+    if divides(parameters, len(X)) if divided is None else divided:
+        guide = guide_for(parameters)
+        if guide is not None:
+            answers = labels, log_densities, responsibilities, certainties
+            return assign_blocks(
+                parameters, guide, X, answers, partial(assign, parameters, divided=False)
+            )
     by_blocks = _takes_blocks(parameters)
     passes = (_ROW_MAJOR if by_blocks else _PASSES)[parameters.covariance.factor_form]
     # BLAS is called by the passes over blocks alone.

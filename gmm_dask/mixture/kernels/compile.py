@@ -28,7 +28,7 @@ KernelFunction = Callable[..., Any]
 
 #: Folders that hold every part of every kernel. A change in any of their files recompiles them all.
 _MIXTURE = Path(__file__).parent.parent
-SOURCES = (_MIXTURE / "kernels", _MIXTURE / "row_major", _MIXTURE / "covariance")
+SOURCES = tuple(_MIXTURE / name for name in ("kernels", "row_major", "sparse", "covariance"))
 
 # Sums may be reordered. No flag assumes the absence of NaN or infinity.
 _SUMMATION = {"contract", "reassoc", "nsz"}
@@ -65,6 +65,11 @@ class Kernel:
         self._title = title
         self._compiled: KernelFunction | None = None
         self._compiling = threading.Lock()
+
+    @property
+    def part(self) -> KernelFunction:
+        """The same function as a part that other kernels call."""
+        return inlined(self._function)
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the pass; the first call in a process loads the compiled code or compiles it."""
