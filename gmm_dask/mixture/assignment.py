@@ -14,11 +14,12 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import Pattern, Patterns, find_patterns, has_holes, marginal
+from gmm_dask.mixture.sparse.blocks import ASSIGN_ROWS
 from gmm_dask.mixture.transforms import Transforms
 
 #: Threads share rows in multiples of this: no more rows are in a block of a pass, so that the
 #: blocks are the same for any number of threads.
-BLOCK_ROWS = 8_192
+BLOCK_ROWS = 1_024
 #: The fewest rows that are worth a thread.
 LEAST_SLICE_ROWS = 32_768
 #: Rows that are looked at for holes, before a pass over all rows that would find them too late.
@@ -84,7 +85,8 @@ def assign(
         patterns = find_patterns(X)
     if not patterns:
         divided = engine.divides(parameters, n)
-        step = max(-(-n // (threads * BLOCK_ROWS)) * BLOCK_ROWS, LEAST_SLICE_ROWS)
+        block = ASSIGN_ROWS if divided else BLOCK_ROWS
+        step = max(-(-n // (threads * block)) * block, LEAST_SLICE_ROWS)
         pieces = [slice(start, start + step) for start in range(0, n, step)]
         finite = all(
             _each(

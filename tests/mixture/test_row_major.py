@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gmm_dask.mixture import engine
+from gmm_dask.mixture.assignment import BLOCK_ROWS
 from gmm_dask.mixture.assignment import assign as assign_rows
 from gmm_dask.mixture.row_major.blocks import SPAN
 from gmm_dask.mixture.statistics import sum_statistics
@@ -18,8 +19,6 @@ from tests.mixture.test_kernels import (
     rows_of,
 )
 
-# No more rows are in a block.
-BLOCK_ROWS = 1_024
 # Enough for row-major blocks, and no multiple of 4 or 8.
 FEATURES = {name: engine.MANY_FEATURES.get(name, 128) + 5 for name in TYPES}
 # Of the means, in standard deviations: every component may matter for every row; for a few rows
@@ -70,7 +69,6 @@ def test_layouts_dtypes_and_threads_give_the_same_bits(covariance_type, separati
 @pytest.mark.parametrize("covariance_type", STAGED)
 def test_predictions_do_not_depend_on_the_number_of_threads(covariance_type, monkeypatch):
     monkeypatch.setattr("gmm_dask.mixture.assignment.LEAST_SLICE_ROWS", 1)
-    monkeypatch.setattr("gmm_dask.mixture.assignment.BLOCK_ROWS", BLOCK_ROWS)
     rng = np.random.default_rng(1)
     parameters = mixture(covariance_type, 3, FEATURES[covariance_type], rng, separation=0.1)
     X = rows_of(parameters, 3 * BLOCK_ROWS + 100, rng)

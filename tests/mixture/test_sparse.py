@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmm_dask.mixture import engine
+from gmm_dask.mixture import assignment, engine
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.sparse import blocks
+from gmm_dask.mixture.sparse.pairs import SPAN
+from gmm_dask.mixture.statistics import sum_statistics
+from tests.mixture.oracle import expectation
 from tests.mixture.test_kernels import (
     LAYOUTS,
     STATISTICS,
@@ -22,6 +25,8 @@ from tests.mixture.test_kernels import (
     weights_of,
 )
 
+#: The kernels of the others take seconds to compile, and differ in the form of their arrays alone.
+FORMS = [pytest.param(name, marks=[] if name == "full" else pytest.mark.slow) for name in TYPES]
 property_test = settings(max_examples=30, derandomize=True)
 # From components on each other to such that lie apart; in standard deviations.
 separations = st.sampled_from([0.0, 1.5, 8.0, 60.0, 1e4])
@@ -31,6 +36,7 @@ surprises = st.sampled_from(["none", "weightless", "narrow", "thin", "a far row"
 @pytest.fixture(autouse=True)
 def every_block_is_divided(monkeypatch):
     """Small blocks, divided whatever it costs."""
+    monkeypatch.setattr(blocks, "_WORTH_ROWS", 0)
     monkeypatch.setattr(blocks, "_WORTH", 0)
     monkeypatch.setattr(blocks, "LEAST_ROWS", 0)
     monkeypatch.setattr(blocks, "_CROWDED", np.inf)
@@ -94,7 +100,7 @@ def sizes_of(parameters, X, sample_weight, plain):
     )
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", FORMS)
 @property_test
 @given(data=st.data())
 def test_statistics_are_the_plain_ones(covariance_type, data):
@@ -113,7 +119,7 @@ def predict(parameters, X, divided):
     return answers
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", FORMS)
 @property_test
 @given(data=st.data())
 def test_predictions_are_the_plain_ones(covariance_type, data):
@@ -126,3 +132,81 @@ def test_predictions_are_the_plain_ones(covariance_type, data):
     assert (np.abs(shares - expected_shares) <= tolerance[:, None]).all()
     assert (np.abs(certainties - expected_certainties) <= tolerance).all()
     np.testing.assert_array_equal(labels, shares.argmax(axis=1))
+
+
+def components_apart(covariance_type, k=40, d=6, n=2_000, separation=12.0):
+    rng = np.random.default_rng(1)
+    parameters = mixture(covariance_type, k, d, rng, separation=separation)
+    return parameters, rows_of(parameters, n, rng)
+
+
+@pytest.mark.parametrize("covariance_type", FORMS)
+def test_what_is_left_out_is_far_behind(covariance_type):
+    parameters, X = components_apart(covariance_type)
+    X[::40] += 30.0 * np.random.default_rng(2).normal(size=X[::40].shape)  # strays
+    behind = expectation(parameters, X).log_joint
+    behind = behind.max(axis=1, keepdims=True) - behind
+    division = blocks._divide(blocks.guide_for(parameters), X)
+    left_out = np.empty(behind.shape, bool)
+    for b in range(division.bundles):
+        rows = division.order[division.bounds[b] : division.bounds[b + 1]]
+        left_out[rows] = ~division.active[b]
+    assert np.sort(division.order).tolist() == list(range(len(X)))
+    assert behind[left_out].min() > SPAN + np.log(parameters.n_components) - 1e-6
+    assert left_out.mean() > 0.7, "hardly anything was left out"
+
+
+def test_overlapping_components_have_the_bits_of_the_plain_pass(monkeypatch):
+    overlapping, X = components_apart("full", separation=0.1)
+    assert blocks.guide_for(overlapping) is None
+    apart, _ = components_apart("full")
+    monkeypatch.undo()  # blocks are crowded again
+    spread = X * 20.0  # not what the parameters promise
+    assert blocks._divide_block(blocks.guide_for(apart), spread) is None
+    monkeypatch.setattr(blocks, "LEAST_ROWS", 0)
+    for parameters, rows in ((overlapping, X), (apart, spread)):
+        plain = engine.statistics(parameters, rows, None, divided=False)
+        for ours, theirs in zip(
+            engine.statistics(parameters, rows, None, divided=True), plain, strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("covariance_type", FORMS)
+def test_layouts_dtypes_and_threads_give_the_same_bits(covariance_type, monkeypatch):
+    monkeypatch.setattr(assignment, "LEAST_SLICE_ROWS", 1)
+    monkeypatch.setattr(assignment, "ASSIGN_ROWS", 150)
+    parameters, X = components_apart(covariance_type)
+    X = X.astype(np.float32)
+    sums = engine.statistics(parameters, X, None, divided=True)
+    alone = assign(parameters, X, responsibilities=True, certainties=True)
+    for layout in (np.asfortranarray, np.ascontiguousarray):
+        for dtype in (np.float32, np.float64):
+            again = layout(X.astype(dtype))
+            for ours, theirs in zip(
+                engine.statistics(parameters, again, None, divided=True), sums, strict=True
+            ):
+                np.testing.assert_array_equal(ours, theirs)
+            together = assign(parameters, again, responsibilities=True, certainties=True, threads=3)
+            for field in ("labels", "log_densities", "responsibilities", "certainties"):
+                np.testing.assert_array_equal(getattr(together, field), getattr(alone, field))
+
+
+def test_a_row_that_is_not_finite_spares_the_others():
+    parameters, X = components_apart("full")
+    spoilt = X.copy()
+    spoilt[7, 2], spoilt[11, 0], spoilt[300] = np.nan, np.inf, 1e200
+    ours, plain = assign(parameters, X), assign(parameters, spoilt)
+    assert not plain.finite
+    spared = np.delete(np.arange(len(X)), [7, 11, 300])
+    np.testing.assert_allclose(plain.log_densities[spared], ours.log_densities[spared], rtol=1e-13)
+    assert np.isnan(sum_statistics(parameters, spoilt).log_likelihood)
+
+
+def test_few_components_or_rows_are_not_divided(monkeypatch):
+    monkeypatch.undo()
+    parameters, _ = components_apart("full")
+    assert engine.divides(parameters, 10**6)
+    few, _ = components_apart("full", k=4)
+    assert not engine.divides(few, 10**9)
+    assert not engine.divides(parameters, 100)

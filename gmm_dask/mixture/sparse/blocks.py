@@ -27,7 +27,7 @@ _PASSES = {
 #: Rows of a block. The more, the fewer components have to share a tile.
 STATISTICS_ROWS = 32_768
 #: Threads that share the rows of a prediction share them by such blocks.
-ASSIGN_ROWS = 8_192
+ASSIGN_ROWS = 16_384
 #: A block with fewer rows is left whole.
 LEAST_ROWS = 1_024
 #: The share of a block that is divided first, to see whether it is crowded.
@@ -35,8 +35,9 @@ _TRIED = 16
 _LEAST_TRIED = 512
 #: A block is crowded where bundles have more than this share of all pairs.
 _CROWDED = 0.6
-#: Multiplications of a plain pass, roughly, from which on a guide is worth its cost.
-_WORTH = 2**24
+#: A guide is worth its cost from so many rows on, and so many multiplications, roughly, of a plain
+#: pass: where components overlap, to find that out takes less than 5 % of the pass.
+_WORTH_ROWS, _WORTH = 16_384, 2**24
 
 
 class Division(NamedTuple):
@@ -66,7 +67,7 @@ _keeping = Lock()
 
 def is_worth(parameters: MixtureParameters, n: int) -> bool:
     """Tell whether so many rows are worth the guide of a mixture."""
-    return n >= LEAST_ROWS and n * parameters.n_components * (parameters.n_features + 4) >= _WORTH
+    return n >= _WORTH_ROWS and n * parameters.n_components * (parameters.n_features + 4) >= _WORTH
 
 
 def guide_for(parameters: MixtureParameters) -> Guide | None:

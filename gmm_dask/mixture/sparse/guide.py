@@ -168,11 +168,11 @@ def _axes(parameters: MixtureParameters, apart: FloatArray) -> FloatArray:
 def _along_features(
     parameters: MixtureParameters, axes: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return U⁻¹V as the one number that a column has, (k, p, 1), and what is added to each."""
+    """Return U⁻¹V as the one number that a column has, (k, p, 1), and what to add to lengths."""
     feature = np.abs(axes).argmax(axis=0)
     scale = axes[feature, np.arange(axes.shape[1])]
     columns = scale / _factors(parameters)[:, 0][:, feature]
-    return columns[:, :, None], 8 * _EPS * columns
+    return columns[:, :, None], 8 * (axes.shape[1] + 4) * _EPS * columns
 
 
 def _along(parameters: MixtureParameters, axes: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -14,9 +14,10 @@ the share of component c is below e^−37/k in each of them. All that are left o
 than e^−37 < 1e-16 of a row, by which its log-likelihood is too small at the most.
 
 **Rounding.** |y|², here and in the pass, has a relative error of about d eps cond(U): `_ERROR` is
-allowed for it on both sides. vᵀ(x − μ') is a sum over z' = Vᵀ(x − μ'), whose error is below
-(d + 4) eps |V||U'⁻ᵀ||y'|, and `added` is several times that. Where a row is not finite, or farther
-than `_FAR`, no component is left out of its region.
+allowed for it on both sides. vᵀ(x − μ') is aᵀz' with z' = Vᵀ(x − μ'); the error of z' is below
+(d + 2) eps |V||U'⁻ᵀ||y'|, that of the sum below (p + 2) eps |a||z'|, and |a| times `added` times ρ
+is more than both. a itself has the bits with which `apart` and `lengths` were computed. Where a row
+is not finite, or farther than `_FAR`, no component is left out of its region.
 """
 
 from __future__ import annotations
