@@ -46,9 +46,10 @@ _ROW_MAJOR = {
 #: From this many features on, row-major blocks are faster (benchmarks/RESULTS.md). The number of
 #: rows does not matter: neither kind of pass has costs that a few hundred rows would not cover.
 MANY_FEATURES = {"full": 128, "diag": 256}
-#: From this many components on, rows are divided among them, up to so many features.
-MANY_COMPONENTS = {"full": 32, "tied": 32, "diag": 32, "spherical": 32}
-_FEW_FEATURES = 127
+#: From this many components on, rows are divided among them (benchmarks/RESULTS.md).
+MANY_COMPONENTS = {"full": 32, "tied": 64, "diag": 64, "spherical": 64}
+#: Up to so many, since a guide has tables of k² numbers, and up to so many features.
+_MOST_COMPONENTS, _MOST_FEATURES = 2_048, 127
 
 
 def _takes_blocks(parameters: MixtureParameters) -> bool:
@@ -60,8 +61,9 @@ def _takes_blocks(parameters: MixtureParameters) -> bool:
 def divides(parameters: MixtureParameters, n: int) -> bool:
     """Whether n rows are many enough to be divided among the components, unless these overlap."""
     many = MANY_COMPONENTS[parameters.covariance.factor_form]
-    few_features = parameters.n_features <= _FEW_FEATURES
-    return few_features and parameters.n_components >= many and is_worth(parameters, n)
+    if not many <= parameters.n_components <= _MOST_COMPONENTS:
+        return False
+    return parameters.n_features <= _MOST_FEATURES and is_worth(parameters, n)
 
 
 def statistics(
