@@ -27,6 +27,7 @@ LAYERS = [
         "gmm_dask.mixture.parameters",
         "gmm_dask.mixture.row_major",
         "gmm_dask.mixture.single_precision",
+        "gmm_dask.mixture.sparse",
     },
     {"gmm_dask.mixture.engine"},
     {"gmm_dask.mixture"},

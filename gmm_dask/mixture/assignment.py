@@ -22,6 +22,7 @@ from gmm_dask.mixture.patterns import (
     marginal,
 )
 from gmm_dask.mixture.scattered import assign_scattered
+from gmm_dask.mixture.sparse.blocks import ASSIGN_ROWS
 from gmm_dask.mixture.transforms import Transforms
 
 #: Threads share rows in multiples of this: no more rows are in a block of a pass, so that the
@@ -91,10 +92,16 @@ def assign(
     if not patterns and n > LOOK_ROWS and has_holes(X[:LOOK_ROWS]):
         patterns = find_patterns(X)
     if not patterns:
-        step = max(-(-n // (threads * BLOCK_ROWS)) * BLOCK_ROWS, LEAST_SLICE_ROWS)
+        divided = engine.divides(parameters, n)
+        block = ASSIGN_ROWS if divided else BLOCK_ROWS
+        step = max(-(-n // (threads * block)) * block, LEAST_SLICE_ROWS)
         pieces = [slice(start, start + step) for start in range(0, n, step)]
         finite = all(
-            _each(lambda rows: _assign_rows(parameters, X[rows], assigned, rows), pieces, threads)
+            _each(
+                lambda rows: _assign_rows(parameters, X[rows], assigned, rows, divided),
+                pieces,
+                threads,
+            )
         )
         if finite:
             return _in_natural_units(assigned, X, transforms)
@@ -138,10 +145,17 @@ def _unassigned(
 
 
 def _assign_rows(
-    parameters: MixtureParameters, X: RowsArray, assigned: Assignment, rows: slice
+    parameters: MixtureParameters,
+    X: RowsArray,
+    assigned: Assignment,
+    rows: slice,
+    divided: bool,
 ) -> bool:
-    """Fill in the predictions of complete rows X; return whether all were finite."""
-    return engine.assign(parameters, X, *_outputs(parameters, assigned, rows))
+    """Fill in the predictions of complete rows X; return whether all were finite.
+
+    Whether they are divided must not depend on how many threads share them.
+    """
+    return engine.assign(parameters, X, *_outputs(parameters, assigned, rows), divided=divided)
 
 
 def _outputs(
@@ -168,7 +182,7 @@ def _assign_pattern(
     elif len(pattern.observed):
         if not pattern.complete:
             parameters = marginal(parameters, pattern.observed).parameters
-        _assign_rows(parameters, pattern.take(X), part, slice(None))
+        _assign_rows(parameters, pattern.take(X), part, slice(None), False)
     else:
         part.labels[:] = -1
         for array in (part.log_densities, part.responsibilities, part.certainties):

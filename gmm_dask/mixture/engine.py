@@ -2,12 +2,14 @@
 
 Passes over tiles (`kernels/`) serve any number of features, passes over row-major blocks
 (`row_major/`) many, passes in single precision (`single_precision/`) the statistics of float32
-rows. Another engine would be a folder beside these with the same passes, and a choice here.
+rows. Among many components that lie apart, rows are put in order first (`sparse/`). Another engine
+would be a folder beside these with the same passes, and a choice here.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.row_major import diag as diag_by_rows
 from gmm_dask.mixture.row_major import full as full_by_rows
 from gmm_dask.mixture.single_precision import passes as single_precision
+from gmm_dask.mixture.sparse.blocks import assign_blocks, guide_for, is_worth, sum_blocks
 from gmm_dask.mixture.threads import single_threaded
 
 
@@ -50,6 +53,10 @@ LEAST_SINGLE_ROWS = 1_024
 #: EM that shall stop at a smaller change of the mean log-likelihood, nats, computes in float64: in
 #: float32 rounding alone changes it by about 1e-8 from one iteration to the next.
 LEAST_SINGLE_TOL = 1e-6
+#: From this many components on, rows are divided among them (benchmarks/RESULTS.md).
+MANY_COMPONENTS = {"full": 32, "tied": 64, "diag": 64, "spherical": 64}
+#: Up to so many, since a guide has tables of k² numbers, and up to so many features.
+_MOST_COMPONENTS, _MOST_FEATURES = 2_048, 127
 
 
 def _takes_blocks(parameters: MixtureParameters) -> bool:
@@ -58,8 +65,20 @@ def _takes_blocks(parameters: MixtureParameters) -> bool:
     return least is not None and parameters.n_features >= least
 
 
+def divides(parameters: MixtureParameters, n: int) -> bool:
+    """Whether n rows are many enough to be divided among the components, unless these overlap."""
+    many = MANY_COMPONENTS[parameters.covariance.factor_form]
+    if not many <= parameters.n_components <= _MOST_COMPONENTS:
+        return False
+    return parameters.n_features <= _MOST_FEATURES and is_worth(parameters, n)
+
+
 def statistics(
-    parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None
+    parameters: MixtureParameters,
+    X: RowsArray,
+    sample_weight: FloatArray | None,
+    *,
+    divided: bool | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
     """Take the sums of an E-step in one pass over rows in memory.
 
@@ -70,6 +89,8 @@ def statistics(
         computed in float32 where that is safe (`takes_singles`).
     sample_weight
         (n,), ≥ 0, or None.
+    divided
+        Whether the rows may be divided among the components; None: if `divides` says so.
 
     Returns
     -------
@@ -82,6 +103,11 @@ def statistics(
     X = native_rows(X)
     if sample_weight is not None:
         sample_weight = np.asarray(sample_weight, dtype=np.float64)
+    if divides(parameters, len(X)) if divided is None else divided:
+        guide = guide_for(parameters)
+        if guide is not None:
+            whole = partial(statistics, parameters, divided=False)
+            return sum_blocks(parameters, guide, X, sample_weight, whole)
     if X.dtype != np.float32 or len(X) < LEAST_SINGLE_ROWS or _takes_blocks(parameters):
         return _statistics_in_doubles(parameters, X, sample_weight)
     computed = single_precision.statistics(parameters, X, sample_weight)
@@ -143,6 +169,8 @@ def assign(
     log_densities: FloatArray,
     responsibilities: FloatArray,
     certainties: FloatArray | None = None,
+    *,
+    divided: bool | None = None,
 ) -> bool:
     """Predict rows in memory in one pass, into the given arrays, which may be strided.
 
@@ -158,6 +186,8 @@ def assign(
         Filled with p(component | x), (n, k), unless it has no rows, (0, k).
     certainties
         Filled with the largest p(component | x) of each row, (n,); or None.
+    divided
+        Whether the rows may be divided among the components; None: if `divides` says so.
 
     Returns
     -------
@@ -165,6 +195,13 @@ def assign(
         Whether all values were finite, and small enough that their sum is.
     """
     X = native_rows(X)
+    if divides(parameters, len(X)) if divided is None else divided:
+        guide = guide_for(parameters)
+        if guide is not None:
+            answers = labels, log_densities, responsibilities, certainties
+            return assign_blocks(
+                parameters, guide, X, answers, partial(assign, parameters, divided=False)
+            )
     by_blocks = _takes_blocks(parameters)
     passes = (_ROW_MAJOR if by_blocks else _PASSES)[parameters.covariance.factor_form]
     # BLAS is called by the passes over blocks alone.

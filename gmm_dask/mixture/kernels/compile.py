@@ -29,7 +29,7 @@ KernelFunction = Callable[..., Any]
 #: Folders that hold every part of every kernel. A change in any of their files recompiles them all.
 _MIXTURE = Path(__file__).parent.parent
 SOURCES = tuple(
-    _MIXTURE / name for name in ("kernels", "row_major", "single_precision", "covariance")
+    _MIXTURE / name for name in ("kernels", "row_major", "single_precision", "sparse", "covariance")
 )
 
 # Sums may be reordered. No flag assumes the absence of NaN or infinity.
@@ -67,6 +67,11 @@ class Kernel:
         self._title = title
         self._compiled: KernelFunction | None = None
         self._compiling = threading.Lock()
+
+    @property
+    def part(self) -> KernelFunction:
+        """The same function as a part that other kernels call."""
+        return inlined(self._function)
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the pass; the first call in a process loads the compiled code or compiles it."""

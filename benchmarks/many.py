@@ -1,0 +1,105 @@
+"""Rows divided among many components against the plain pass: ``python benchmarks/many.py``.
+
+For each covariance type, number of components and of features, and how far components lie apart:
+nanoseconds per row of statistics and of predictions (labels and densities), plain and divided,
+in turns in one process, in its processor's time; the best of several repetitions.
+
+- Apart: the median distance from a mean to the nearest other one, in units of about one standard
+  deviation: 20 apart, 8 half overlapping, 1 overlapping. Of overlapping components it is the
+  parameters that tell, of others the rows.
+- Rows: 98,304, three blocks, feature-major, in random order or, with ``--sorted``, by component.
+- Divided: what a fit does, with a guide made each time, as for each iteration.
+
+Narrow it down with ``--types full --sizes 16,256 --apart 20``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from itertools import product
+
+import numpy as np
+
+from gmm_dask.mixture import engine
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.sparse import blocks
+
+SIZES = [(d, k) for k in (32, 64, 256) for d in (2, 8, 16, 32)]
+ROWS = 3 * blocks.STATISTICS_ROWS
+
+
+def mixture_apart(
+    covariance_type: str, d: int, k: int, apart: float, in_order: bool
+) -> tuple[np.ndarray, MixtureParameters]:
+    """Rows of a mixture, (ROWS, d), and its parameters."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(k, d))
+    distances = np.linalg.norm(means[:, None] - means, axis=2) + np.diag(np.full(k, np.inf))
+    means *= apart / np.median(distances.min(axis=1))
+    factors = rng.normal(size=(k, d, d)) / np.sqrt(d)
+    matrices = factors @ factors.mT + 0.5 * np.eye(d)
+    covariances = {
+        "full": matrices,
+        "tied": matrices.mean(axis=0),
+        "diag": np.diagonal(matrices, axis1=1, axis2=2),
+        "spherical": np.trace(matrices, axis1=1, axis2=2) / d,
+    }[covariance_type]
+    parameters = MixtureParameters.from_covariances(
+        covariance_type, np.full(k, 1.0 / k), means, covariances
+    )
+    component = rng.integers(0, k, ROWS)
+    if in_order:
+        component.sort()
+    lower = np.linalg.cholesky(parameters.matrices)
+    X = rng.normal(size=(ROWS, d))
+    for c in range(k):
+        members = component == c
+        X[members] = means[c] + X[members] @ lower[c].T
+    return np.asfortranarray(X), parameters
+
+
+def measure(parameters, X, predict: bool, divided: bool) -> float:
+    """Nanoseconds per row of a pass."""
+    n = len(X)
+    labels, densities = np.empty(n, np.int32), np.empty(n)
+    blocks._guides.clear()
+    begin = time.process_time()
+    if predict:
+        nobody = np.empty((0, parameters.n_components))
+        engine.assign(parameters, X, labels, densities, nobody, divided=divided)
+    else:
+        engine.statistics(parameters, X, None, divided=divided)
+    return (time.process_time() - begin) / n * 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--types", nargs="+", default=list(COVARIANCE_TYPES))
+    parser.add_argument("--sizes", nargs="+", default=[f"{d},{k}" for d, k in SIZES])
+    parser.add_argument("--apart", nargs="+", type=float, default=[20.0, 8.0, 1.0])
+    parser.add_argument("--sorted", action="store_true")
+    parser.add_argument("--repetitions", type=int, default=3)
+    options = parser.parse_args()
+    print("type        d   k apart   statistics: plain, divided, ratio   predictions: the same")
+    for covariance_type, size, apart in product(options.types, options.sizes, options.apart):
+        d, k = map(int, size.split(","))
+        X, parameters = mixture_apart(covariance_type, d, k, apart, options.sorted)
+        cells = []
+        for predict in (False, True):
+            times: dict[bool, list[float]] = {False: [], True: []}
+            for divided in times:
+                measure(parameters, X[:2048], predict, divided)
+            for _ in range(options.repetitions):
+                for divided, measured in times.items():
+                    measured.append(measure(parameters, X, predict, divided))
+            plain, ours = min(times[False]), min(times[True])
+            cells.append(f"{plain:8.0f} {ours:8.0f} {plain / ours:6.2f}x")
+        print(
+            f"{covariance_type:9s} {d:3d} {k:3d} {apart:5.0f}   {'      '.join(cells)}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Passes over blocks of rows, each divided or left whole: statistics and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from threading import Lock
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.mixture.kernels.addresses import rows_at, vector_at, writable
+from gmm_dask.mixture.kernels.compile import KernelFunction
+from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.sparse import diag, full, spherical, tied
+from gmm_dask.mixture.sparse.guide import Guide, guide_of
+from gmm_dask.mixture.sparse.regions import divide
+
+Statistics = tuple[FloatArray, FloatArray, FloatArray, float]
+
+_PASSES = {
+    name: (module.statistics, module.assign)
+    for name, module in {"full": full, "tied": tied, "diag": diag, "spherical": spherical}.items()
+}
+#: Rows of a block. The more, the fewer components have to share a tile.
+STATISTICS_ROWS = 32_768
+#: Threads that share the rows of a prediction share them by such blocks.
+ASSIGN_ROWS = 16_384
+#: A block with fewer rows is left whole.
+LEAST_ROWS = 1_024
+#: The share of a block that is divided first, to see whether it is crowded.
+_TRIED = 16
+_LEAST_TRIED = 512
+#: A block is crowded where bundles have more than this share of all pairs.
+_CROWDED = 0.6
+#: A guide is worth its cost from so many rows on, and so many multiplications, roughly, of a plain
+#: pass: where components overlap, to find that out takes less than 5 % of the pass.
+_WORTH_ROWS, _WORTH = 16_384, 2**24
+
+
+class Division(NamedTuple):
+    """A block of rows, divided.
+
+    Attributes
+    ----------
+    order
+        Numbers of the rows, bundle by bundle, (n,).
+    bounds
+        Where each bundle begins in it, and where the last one ends.
+    bundles
+        How many there are.
+    active
+        Which components may matter in each, (2k, k).
+    """
+
+    order: npt.NDArray[np.int64]
+    bounds: npt.NDArray[np.int64]
+    bundles: int
+    active: npt.NDArray[np.bool_]
+
+
+_guides: WeakKeyDictionary[MixtureParameters, Guide | None] = WeakKeyDictionary()
+_keeping = Lock()
+
+
+def is_worth(parameters: MixtureParameters, n: int) -> bool:
+    """Tell whether so many rows are worth the guide of a mixture."""
+    return n >= _WORTH_ROWS and n * parameters.n_components * (parameters.n_features + 4) >= _WORTH
+
+
+def guide_for(parameters: MixtureParameters) -> Guide | None:
+    """Return the guide of a mixture, which is made once; None if components overlap."""
+    with _keeping:
+        if parameters in _guides:
+            return _guides[parameters]
+    guide = guide_of(parameters)  # two threads may make the same, bit for bit
+    with _keeping:
+        return _guides.setdefault(parameters, guide)
+
+
+def _divide(guide: Guide, X: RowsArray) -> Division | None:
+    """Divide rows; None if they are crowded."""
+    n, k = len(X), len(guide.means)
+    order, bounds = np.empty(n, np.int64), np.empty(2 * k + 1, np.int64)
+    active = np.empty((2 * k, k), np.bool_)
+    keys, least = np.empty(n, np.int32), np.empty(n)
+    bundles, cost = divide(rows_at(X), guide, keys, least, order, bounds, active)
+    return None if cost > _CROWDED * n * k else Division(order, bounds, bundles, active)
+
+
+def _divide_block(guide: Guide, X: RowsArray) -> Division | None:
+    """Divide a block, a few of its rows first; None if it is crowded, or has hardly any rows.
+
+    The decision is by the rows of the block alone, so that it is the same whichever thread works on
+    which blocks.
+    """
+    if len(X) < LEAST_ROWS:
+        return None
+    some = X[: max(len(X) // _TRIED, _LEAST_TRIED)]
+    return None if _divide(guide, some) is None else _divide(guide, X)
+
+
+def _blocks(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def sum_blocks(
+    parameters: MixtureParameters,
+    guide: Guide,
+    X: RowsArray,
+    sample_weight: FloatArray | None,
+    whole: Callable[[RowsArray, FloatArray | None], Statistics],
+) -> Statistics:
+    """Take the sums of an E-step as `gmm_dask.mixture.engine.statistics` does.
+
+    Parameters
+    ----------
+    whole
+        The plain pass, for blocks that are not divided.
+    """
+    k, d = parameters.means.shape
+    shape = parameters.covariance.shape(k, d)
+    sums = np.zeros(k), np.zeros((k, d)), np.zeros(shape)
+    log_likelihood = 0.0
+    run: KernelFunction = _PASSES[parameters.covariance.factor_form][0]
+    for rows in _blocks(len(X), STATISTICS_ROWS):
+        block = X[rows]
+        weights = None if sample_weight is None else sample_weight[rows]
+        division = _divide_block(guide, block)
+        if division is None:
+            *parts, of_block = whole(block, weights)
+            for total, part in zip(sums, parts, strict=True):
+                total += part
+        else:
+            of_block = run(
+                rows_at(block),
+                vector_at(weights),
+                *division,
+                parameters.log_constants,
+                writable(parameters.means),
+                writable(parameters.precisions_cholesky),
+                *sums,
+            )
+        log_likelihood += of_block
+    return *sums, log_likelihood
+
+
+def assign_blocks(
+    parameters: MixtureParameters,
+    guide: Guide,
+    X: RowsArray,
+    answers: tuple[npt.NDArray[np.int32], FloatArray, FloatArray, FloatArray | None],
+    whole: Callable[..., bool],
+) -> bool:
+    """Predict rows as `gmm_dask.mixture.engine.assign` does.
+
+    Parameters
+    ----------
+    answers
+        Labels, log-densities, responsibilities, certainties: what is filled.
+    whole
+        The plain pass, for blocks that are not divided.
+    """
+    finite = True
+    run: KernelFunction = _PASSES[parameters.covariance.factor_form][1]
+    for rows in _blocks(len(X), ASSIGN_ROWS):
+        block = X[rows]
+        labels, densities, shares = (answer[rows] for answer in answers[:3])
+        certainties = None if answers[3] is None else answers[3][rows]
+        division = _divide_block(guide, block)
+        if division is None:
+            finite = whole(block, labels, densities, shares, certainties) and finite
+            continue
+        finite = (
+            run(
+                rows_at(block),
+                *division,
+                parameters.log_constants,
+                writable(parameters.means),
+                writable(parameters.precisions_cholesky),
+                vector_at(labels),
+                vector_at(densities),
+                vector_at(certainties),
+                rows_at(shares),
+            )
+            and finite
+        )
+    return finite
