@@ -11,6 +11,8 @@
 #   make test-all       everything that must hold before a change lands, 30 minutes on two cores
 #   make docs           the documentation site, docs/_build/html, 1 minute
 #   make bench          the benchmarks, half an hour on two idle cores
+#   make peers          oneDAL, scikit-learn, pomegranate and Spark beside ours, 15 minutes
+#   make billion        a billion rows written, fitted and predicted: 43 GB of disk
 #   make lint           formatting, style, types and the architecture
 #   make format         rewrite the sources to the project's formatting
 #   make clean          remove the environment and the demo's files
@@ -29,11 +31,12 @@ TEST := .venv/installed-test
 # each has its own. One that has no test left takes half of another's.
 SPREAD ?= -n logical --maxprocesses 4 --dist worksteal
 RUN ?= configs/hipparcos.toml
+ROWS ?= 1_000_000_000
 BENCHMARKS ?= kernel fit pipeline overhead memory startup
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage test-slow test-faults test-browser test-postgres test-lowest \
-	test-all docs bench lint format clean
+	test-all docs bench peers billion lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -85,6 +88,14 @@ docs: $(DOCS)
 # benchmarks/release.py, on data larger than memory, is left to whoever makes a release.
 bench: $(TEST)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+# Each library gets an environment of its own, once: benchmarks/peers.py says how large they are.
+peers: $(TEST)
+	$(BIN)/python benchmarks/peers.py
+
+# ROWS=20_000_000 is a smaller one, DIRECTORY= names a larger disk.
+billion: $(TEST)
+	$(BIN)/python benchmarks/billion.py --rows $(ROWS) $(if $(DIRECTORY),--directory $(DIRECTORY))
 
 lint: $(TEST)
 	$(BIN)/ruff check

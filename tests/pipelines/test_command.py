@@ -374,6 +374,20 @@ def test_help_imports_nothing_heavy():
     assert not imported & {"numpy", "numba", "dask", "pyarrow", "prefect"}
 
 
+def test_nothing_is_searched_for_garbage_at_the_end():
+    program = (
+        "import atexit, gc, sys; "
+        "atexit.register(lambda: print(gc.get_freeze_count(), gc.collect())); "
+        "from gmm_dask.pipelines.command import main; sys.argv = ['gmm-dask', '--version']; main()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    frozen, collected = map(int, run.stdout.splitlines()[-1].split())
+    assert frozen > 1000
+    assert collected < 100
+
+
 @pytest.mark.parametrize("command", ["fit", "predict", "retrain"])
 def test_a_kind_of_run_holds_what_belongs_together(command):
     """Its sequence and its flow take the same options and its summary takes their outcome."""
