@@ -27,7 +27,7 @@ from pipeline import fit_ours, predict_ours, run_file
 from gmm_dask.chunked.fit import fit
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
-from gmm_dask.steps import fitting, inputs
+from gmm_dask.steps import evaluating, fitting, inputs
 from gmm_dask.storage.input.reader import parquet_chunks
 
 
@@ -36,7 +36,7 @@ def fit_again(root: Path) -> int:
     run = run_file(root)
     plan = inputs.inspect_input(run)
     with Scanner(parquet_chunks(plan), Threads(memory=0)) as scanner:
-        fitting.evaluate(
+        evaluating.evaluate(
             run, plan, scanner, fitting.Fitted(fit(scanner, fitting.fit_options(run)), "")
         )
     return peak_bytes()

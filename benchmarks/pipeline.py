@@ -52,7 +52,7 @@ from gmm_dask.config import RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import Stage, silent
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.statistics import sum_statistics
-from gmm_dask.steps import fitting, inputs, predicting
+from gmm_dask.steps import evaluating, fitting, inputs, predicting, publishing, resuming
 from gmm_dask.steps.predicted_rows import PredictRequest, predict_rows
 from gmm_dask.storage.files.contents import StagedVersion
 from gmm_dask.storage.input.reader import ParquetRows, parquet_chunks
@@ -74,12 +74,12 @@ def run_file(root: Path) -> RunConfig:
     return check_config(RunConfig, tables, "benchmark")
 
 
-def fit_ours(run: RunConfig) -> fitting.Evaluation:
+def fit_ours(run: RunConfig) -> evaluating.Evaluation:
     plan = inputs.inspect_input(run)
     with inputs.open_scanner(run, plan, ThreadsCluster(), silent) as scanner:
         fitted = fitting.fit(run, plan, scanner, silent)
-        evaluation = fitting.evaluate(run, plan, scanner, fitted)
-    fitting.publish(run, evaluation, str(uuid.uuid4()))
+        evaluation = evaluating.evaluate(run, plan, scanner, fitted)
+    publishing.publish(run, evaluation, str(uuid.uuid4()))
     return evaluation
 
 
@@ -98,7 +98,7 @@ def fit_script(run: RunConfig, root: Path, **options: Any) -> tuple[GaussianMixt
 
 def predict_ours(run: RunConfig, threads: int | None = None) -> None:
     plan = inputs.inspect_input(run, for_fit=False)
-    model = fitting.read_model(run)
+    model = resuming.read_model(run)
     # A name of its own each time: nothing is taken over from the version before.
     output = run.output.model_copy(
         update={"predictions": f"{run.output.predictions}{uuid.uuid4()}"}
@@ -169,7 +169,7 @@ def print_against(title: str, times: dict[str, Times], results: dict[str, str]) 
 def against_parts(run: RunConfig, threads: int, repetitions: int) -> None:
     """Print the two tables of parts."""
     plan = inputs.inspect_input(run, for_fit=False)
-    parameters = fitting.read_model(run).parameters
+    parameters = resuming.read_model(run).parameters
     chunks = parquet_chunks(plan)
     blocks = [rows.values for rows in chunks.read(0, len(chunks.rows))]
     with Scanner(chunks, Threads(threads, memory=0)) as scanner:
@@ -189,7 +189,7 @@ def against_parts(run: RunConfig, threads: int, repetitions: int) -> None:
     with predicting.open_predictions(
         run,
         plan,
-        fitting.read_model(run),
+        resuming.read_model(run),
         ThreadsCluster(threads=threads),
         silent,
         "parts",

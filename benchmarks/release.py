@@ -44,7 +44,7 @@ from gmm_dask.events import Event, Stage, StageFinished, silent
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.mixture.threads import single_threaded
-from gmm_dask.steps import fitting, inputs, predicting
+from gmm_dask.steps import evaluating, fitting, inputs, predicting, publishing, resuming
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
 
@@ -119,7 +119,7 @@ def two_workers(directory: Path, rows: int) -> None:
         client = scanner.executor.client  # type: ignore[attr-defined]
         before = peaks(client)
         fitted = fitting.fit(run, plan, scanner, stages)
-        evaluation = fitting.evaluate(run, plan, scanner, fitted)
+        evaluation = evaluating.evaluate(run, plan, scanner, fitted)
         after = peaks(client)
         chunks = scanner.chunks
         lanes = lanes_of(chunks)
@@ -127,7 +127,7 @@ def two_workers(directory: Path, rows: int) -> None:
         decoding = on_workers(client, decode_lanes, (chunks, lanes[:half]), (chunks, lanes[half:]))
         parameters = fitted.result.parameters
         computing = on_workers(client, kernel, *[(parameters, rows // 2)] * 2)
-    fitting.publish(run, evaluation, str(uuid.uuid4()))
+    publishing.publish(run, evaluation, str(uuid.uuid4()))
     both = decoding + computing
     lines = [
         (stage, f"{seconds:.1f}", f"{seconds / both:.2f}" if stage == Stage.POLISH else "")
@@ -146,7 +146,7 @@ def two_workers(directory: Path, rows: int) -> None:
 
 def predict(run: RunConfig) -> None:
     plan = inputs.inspect_input(run, for_fit=False)
-    model = fitting.read_model(run)
+    model = resuming.read_model(run)
     with predicting.open_predictions(run, plan, model, WORKERS, silent, "release") as prediction:
         began = time.perf_counter()
         predicted = predicting.predict(run, prediction)

@@ -14,8 +14,8 @@ from gmm_dask.pipelines.rendering import Summary
 from gmm_dask.pipelines.sequences import FitOutcome, PredictOutcome, RetrainOutcome
 from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps.drift import Drift
-from gmm_dask.steps.fitting import Published
 from gmm_dask.steps.predicting import choose_clusters
+from gmm_dask.steps.publishing import Published
 from gmm_dask.storage.files.choice import exists, version_at
 from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.input.plan import InputPlan

@@ -1,7 +1,8 @@
 """The steps of every kind of run: what it reads, computes and writes."""
 
 from gmm_dask.steps.drift import Check, Drift
-from gmm_dask.steps.fitting import Evaluation, Fitted, Published, evaluate, fit, publish
+from gmm_dask.steps.evaluating import Evaluation, evaluate
+from gmm_dask.steps.fitting import Fitted, fit
 from gmm_dask.steps.inputs import inspect_input, open_scanner
 from gmm_dask.steps.leaving_out import count_lost_rows
 from gmm_dask.steps.new_rows import compare_new_rows, keep_drift
@@ -15,6 +16,7 @@ from gmm_dask.steps.predicting import (
     verify_predictions,
 )
 from gmm_dask.steps.pruning import hold
+from gmm_dask.steps.publishing import Published, publish
 from gmm_dask.steps.refitting import Refitted, evaluate_refit, refit
 from gmm_dask.steps.resuming import read_model
 from gmm_dask.steps.retraining import (

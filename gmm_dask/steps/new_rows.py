@@ -12,7 +12,7 @@ from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import ModelError, StorageError
 from gmm_dask.events import Notify
 from gmm_dask.steps.drift import LEAST_SQUARED_WEIGHT, Drift, NewFiles, NewRows, measure_new_rows
-from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation
+from gmm_dask.steps.evaluating import INPUT_CONTENT, Evaluation
 from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.inputs import open_executor
 from gmm_dask.steps.resuming import registry_of

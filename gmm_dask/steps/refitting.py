@@ -38,7 +38,8 @@ from gmm_dask.mixture.patterns import find_patterns
 from gmm_dask.mixture.units import UnitStatistics
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import NewFiles
-from gmm_dask.steps.fitting import INPUT_CONTENT, Evaluation, Fitted, compose_evaluation
+from gmm_dask.steps.evaluating import INPUT_CONTENT, Evaluation, compose_evaluation
+from gmm_dask.steps.fitting import Fitted
 from gmm_dask.steps.identities import Identities, next_component_id
 from gmm_dask.steps.inputs import mixture_spec
 from gmm_dask.steps.nights import Night

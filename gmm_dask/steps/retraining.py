@@ -13,12 +13,13 @@ from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.steps.drift import Check, Drift
-from gmm_dask.steps.fitting import Evaluation, clear_checkpoint
+from gmm_dask.steps.evaluating import Evaluation
 from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.manifest import fit_key
 from gmm_dask.steps.new_rows import input_content
 from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.steps.pruning import prune_after_storing
+from gmm_dask.steps.publishing import clear_checkpoint
 from gmm_dask.steps.reporting import describe_by_report
 from gmm_dask.steps.resuming import registry_of
 from gmm_dask.steps.selecting import is_selection_due, last_selection

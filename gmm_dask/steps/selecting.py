@@ -19,13 +19,8 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.selection import cell_of
 from gmm_dask.mixture.spec import Cell, MixtureSpec, Start
 from gmm_dask.mixture.transforms import Transforms
-from gmm_dask.steps.fitting import (
-    Evaluation,
-    Fitted,
-    compose_evaluation,
-    evaluate_elsewhere,
-    fit_options,
-)
+from gmm_dask.steps.evaluating import Evaluation, compose_evaluation, evaluate_elsewhere
+from gmm_dask.steps.fitting import Fitted, fit_options
 from gmm_dask.steps.identities import comparable, same_features
 from gmm_dask.steps.resuming import Save, checkpoint_key, registry_of, with_checkpoint
 from gmm_dask.steps.unit_keeping import keeps_units, measure_and_keep

@@ -127,7 +127,7 @@ def in_child(run: RunConfig, run_id: str, report: Path, chosen: int | None = Non
         try:
             steps.resuming.SAVE_SECONDS = 0.0  # after every step, however short
             pictures.fit_pictures = lambda *arguments: {"picture.png": b"picture"}
-            steps.fitting.count_for_report = lambda *arguments: None  # type: ignore[attr-defined]
+            steps.evaluating.count_for_report = lambda *arguments: None  # type: ignore[attr-defined]
             points = Points(chosen)
             run_all(run, run_id, points)
             report.write_text(json.dumps([points.labels, points.stages]))

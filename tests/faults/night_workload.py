@@ -48,7 +48,7 @@ def in_child(run: RunConfig, report: Path, chosen: int | None = None) -> int:
         code = 1
         try:
             pictures.fit_pictures = lambda *arguments: {"picture.png": b"picture"}
-            steps.fitting.count_for_report = lambda *arguments: None  # type: ignore[attr-defined]
+            steps.evaluating.count_for_report = lambda *arguments: None  # type: ignore[attr-defined]
             changes = count()
             # The version of a night has tens of kB, and is written in blocks.
             die_at_changes(lambda: next(changes) == chosen, cut=lambda size: size // 2)

@@ -3,7 +3,7 @@
 import pytest
 
 from gmm_dask.report import pictures
-from gmm_dask.steps import fitting
+from gmm_dask.steps import evaluating
 
 
 @pytest.fixture
@@ -16,4 +16,4 @@ def _few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Draw nothing unless a test asks for `drawn`: drawing takes most of a small fit's time."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(pictures, "fit_pictures", lambda *arguments: {"none.png": b"-"})
-        monkeypatch.setattr(fitting, "count_for_report", lambda *arguments: None)
+        monkeypatch.setattr(evaluating, "count_for_report", lambda *arguments: None)

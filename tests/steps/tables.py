@@ -17,7 +17,7 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import Notify, silent
-from gmm_dask.steps.fitting import INPUT_CONTENT
+from gmm_dask.steps.evaluating import INPUT_CONTENT
 from gmm_dask.storage.input.content import decode_contents
 from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.input.reader import parquet_chunks

@@ -79,7 +79,7 @@ def base(tmp_path_factory):
     write_days(root, 8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gmm_dask.report.pictures.fit_pictures", lambda *arguments: {})
-        patch.setattr("gmm_dask.steps.fitting.count_for_report", lambda *arguments: None)
+        patch.setattr("gmm_dask.steps.evaluating.count_for_report", lambda *arguments: None)
         assert retrain(incremental(root), "base").published.version == 1
     return root
 

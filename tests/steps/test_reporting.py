@@ -13,7 +13,7 @@ from gmm_dask.events import silent
 from gmm_dask.pipelines import sequences
 from gmm_dask.report.aggregates import Aggregates, is_of_search
 from gmm_dask.report.page import document
-from gmm_dask.steps import fitting, reporting
+from gmm_dask.steps import evaluating, reporting
 from gmm_dask.steps.reporting import batches_since, subject_of, write_report
 from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.files.versions import Version
@@ -156,7 +156,7 @@ def _published(tmp_path):
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_version_without_counts_has_a_report_that_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "count_for_report", lambda *arguments: None)
+    monkeypatch.setattr(evaluating, "count_for_report", lambda *arguments: None)
     path = _published(tmp_path)
     assert not (path / "report.json").exists()
     page = write_report(str(path), output=tmp_path / "old.html").read_text()

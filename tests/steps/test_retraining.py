@@ -14,7 +14,7 @@ from gmm_dask import compare_models, steps
 from gmm_dask.errors import ConflictError, ModelError
 from gmm_dask.events import silent
 from gmm_dask.mixture.em import Status
-from gmm_dask.steps.fitting import INPUT_CONTENT
+from gmm_dask.steps.evaluating import INPUT_CONTENT
 from gmm_dask.storage.input.content import decode_contents
 from gmm_dask.storage.models.model import model_files
 from gmm_dask.storage.models.registry import Registry, load_model_at
