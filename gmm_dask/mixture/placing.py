@@ -33,7 +33,7 @@ from gmm_dask.mixture.threads import single_threaded
 from gmm_dask.mixture.units import UnitStatistics, carry
 
 #: Rows of a sample that decide where a component is placed.
-_ROWS = 16_384
+PLACING_ROWS = 16_384
 #: Rows drawn of each component, from which overlaps are estimated to about 0.01 nats.
 _DRAWN = 1_024
 _TINY = float(np.finfo(np.float64).tiny)  # where two components have no weight at all
@@ -101,7 +101,7 @@ def place_component(
     try:
         with single_threaded():
             cost, slack, (heavier, lighter) = cheapest_merge(parameters)
-            chosen = sample.head(_ROWS, seeded(0))
+            chosen = sample.head(PLACING_ROWS, seeded(0))
             gain, weight, gaussian = best_addition(parameters, chosen, share, spec)
         if gaussian is None or gain <= cost:
             return None

@@ -11,7 +11,8 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from gmm_dask.mixture.incremental import refit as refit_units
 from gmm_dask.mixture.matching import match_by_ids
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import find_patterns
+from gmm_dask.mixture.placing import PLACING_ROWS
 from gmm_dask.mixture.units import UnitStatistics
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import NewFiles
@@ -173,11 +175,15 @@ class _Look:
 
 def _look(run: RunConfig, night: Night, current: StoredModel, scanner: Scanner) -> _Look:
     """Survey the units that are read, and take their first E-step: one scan."""
-    wanted = sample_rows(len(night.plan.names))
-    threshold = priority_limit(wanted, night.reading.rows)
+    wanted, rows = sample_rows(len(night.plan.names)), night.reading.rows
+    # The store keeps new rows up to the priority of the old ones; a rival needs some more.
+    threshold = max(
+        min(priority_limit(wanted, rows), night.kept.threshold),
+        priority_limit(min(wanted, PLACING_ROWS), rows),
+    )
     kept = [unit.survey for unit in night.kept.units]
     if not scanner.lanes:
-        refuse_unusable(add_surveys(kept), scanner.chunks, run.input.nulls)
+        refuse_unusable(reduce(add, kept), scanner.chunks, run.input.nulls)
         return _Look([], UnitStatistics.of(current.parameters, []), None, threshold)
     # Rows of two nights have the same numbers, so each night has priorities of its own.
     text = f"{run.fit.random_state} {night.number} {night.reading.digest}"
@@ -186,7 +192,7 @@ def _look(run: RunConfig, night: Night, current: StoredModel, scanner: Scanner) 
     request = LookRequest(night.units, survey, current.parameters, night.new)
     look = scanner.reduce(look_at_rows, request, Stage.SURVEY)
     surveyed = look.surveys.ordered()
-    whole = add_surveys([*kept, *(unit.survey for unit in surveyed)])
+    whole = reduce(add, [*kept, *(unit.survey for unit in surveyed)])
     refuse_unusable(whole, scanner.chunks, run.input.nulls)
     slopes = slopes_of(surveyed)
     statistics = UnitStatistics.of(current.parameters, look.statistics.ordered(), slopes)

@@ -18,6 +18,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -108,9 +110,7 @@ class UnitStore:
 
 def add_surveys(surveys: Sequence[Survey]) -> Survey:
     """Add the surveys of one unit or more, in their order."""
-    total = surveys[0]
-    for survey in surveys[1:]:
-        total = total + survey
+    total = reduce(add, surveys)
     return replace(total, draws=(total.draw,))
 
 
