@@ -10,15 +10,15 @@ What a pass computes, and with which error. u = 2⁻²⁴ is the rounding of flo
   (d + 2)·u·t·κ, where κ = max over components and whitened features of Σ_m |U_mj|·σ_m. κ is 1
   without correlations, does not depend on the units of features, and is about 2/√(1 − ρ²) for
   two features with the correlation ρ. `MOST_CONDITION` bounds it.
-- V instead of U is the same for all rows. It moves y by at most u·t·κ, so S by 2·u·κ of itself: at
-  most 8e-6. The constants log π p have log|V|, so that the densities are those of a mixture with
-  the factors V: where EM stands still, the likelihood is stationary in U, and errs by the square of
-  this only.
+- V instead of U is the same for all rows. It moves y by at most u·t·κ, so S by about 2·u·κ of
+  itself: 8e-6 with the largest κ. The constants log π p have log|V|, so that the densities are
+  those of a mixture with the factors V: where EM stands still, the likelihood is stationary in U,
+  and errs by the square of this only.
 - log π p is rounded at its own size, less the largest constant. A tile with a row farther than
-  `FARTHEST` nats below is left to float64, and so no log π p that matters errs by more than
-  2⁻¹⁴ nats, nor does a residual overflow.
-- Sums over the 128 rows of a tile are sums of `ROWS` / lanes terms and a tree: relative error at
-  most 20·u of the sum of magnitudes. They are added in float64.
+  `FARTHEST` nats below is left to float64, and so rounding moves no log π p that matters by more
+  than 2⁻¹⁴ nats. Nor does anything overflow: a row that is near some mean is within 2⁶¹ of all.
+- A sum over the 128 rows of a tile is one of at most 32 terms in each lane, and a tree: it errs by
+  at most 34·u of the sum of magnitudes, and typically by u. Tiles are added in float64.
 
 The errors of different rows have either sign. Over n rows they fall as 1/√n, beside that of V.
 """
