@@ -115,7 +115,7 @@ def _search(
     shared: SharedSample | None,
 ) -> tuple[tuple[MixtureParameters, ...], SearchSummary]:
     m, d = sample.X.shape
-    runs = count_runs(m, d, options.spec.n_components, options.n_init, whole, sample.incomplete)
+    runs = count_runs(m, d, options.spec, options.n_init, whole, sample.incomplete)
     notify(StageStarted(Stage.SEARCH, runs, "runs", f"on {m:,} rows"))
     starts, summary = search(
         sample,

@@ -14,14 +14,12 @@ from itertools import islice
 
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.competition import Competition, Run, pool_of
-from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.moves import effort_of_moves
 from gmm_dask.mixture.neighbours import converted, with_a_merge, with_a_split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race
-from gmm_dask.mixture.search import FINAL_ROWS, Round, SearchEffort, SearchSummary, effort_for
+from gmm_dask.mixture.search import SearchEffort, SearchSummary, effort_for, final_rows_of
 from gmm_dask.mixture.spec import Cell, EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import SharedSample, StartKind, Starts
 from gmm_dask.mixture.threads import single_threaded
@@ -43,18 +41,13 @@ def cell_effort(m: int, d: int, spec: MixtureSpec, keep: int) -> SearchEffort:
     fit by more than the default ``tol``; of single fits with another seed, 19 did
     (benchmarks/RESULTS.md).
     """
-    full = effort_for(m, spec.n_components, d, keep)
-    first, second = full.rounds
+    full = effort_for(m, d, spec, keep)
     least = max(3, keep)
-    rounds = (Round(first.rows, 8, max(4, least)), Round(second.rows, 8, least))
-    moves = effort_of_moves(COVARIANCE_TYPES[spec.covariance_type])
-    return replace(
-        full,
-        starts=max(9, keep),
-        rounds=rounds,
-        moves=replace(moves, patience=8),
-        rival_iterations=8,
+    remaining = (max(5, least), max(4, least), least)
+    rounds = tuple(
+        replace(round_, keep=kept) for round_, kept in zip(full.rounds, remaining, strict=True)
     )
+    return replace(full, starts=max(9, keep), rounds=rounds, rival_iterations=8)
 
 
 def label_starts(shared: SharedSample, spec: MixtureSpec, effort: SearchEffort) -> None:
@@ -89,7 +82,7 @@ def challengers(
     k, kind = spec.n_components, spec.covariance_type
     if grow:
         if (smaller := best.get(Cell(k - 1, kind))) is not None:
-            rows = shared.head(_trial_rows(shared, k))
+            rows = shared.draft(_trial_rows(shared, k))
             expectation = ExpectationOn(rows.X, rows.sample_weight)
             yield from islice(with_a_split(expectation, smaller, spec), TRIES)
         return
@@ -135,7 +128,8 @@ def challenge(
         Of the search with this.
     """
     began = time.perf_counter()
-    few, many = shared.head(_trial_rows(shared, spec.n_components)), shared.head(FINAL_ROWS)
+    few = shared.draft(_trial_rows(shared, spec.n_components))
+    *fewer, most = final_rows_of(len(shared.sample.X))
     firsts = summary.firsts or holders
     defending = [
         Run(StartKind.METHOD, Candidate(parameters), first)
@@ -150,9 +144,13 @@ def challenge(
         ahead = _ahead(ranked, len(defending))[: max(FINALISTS, keep)]
         best: list[Run] = []
         if ahead:
-            finalists = [*defending, *ahead]
             options = EMOptions(1e-4, 200)
-            best = competition.finish(many, finalists, options, len(finalists))[:keep]
+            if fewer:  # holders have been at rest on many rows
+                ahead = competition.finish([*map(shared.draft, fewer)], ahead, options, len(ahead))
+            finalists = [*defending, *ahead]
+            best = competition.finish([shared.head(most)], finalists, options, len(finalists))[
+                :keep
+            ]
     changed = any(run.kind is StartKind.NEIGHBOUR for run in best)
     summary = replace(
         summary,

@@ -81,6 +81,15 @@ def drop_repeats(runs: list[Run], keep: int) -> list[Run]:
     return [*distinct, *repeats[: max(keep - len(distinct), 0)]]
 
 
+def _part_hopeless(runs: list[Run], keep: int) -> tuple[list[Run], list[Run]]:
+    """Part the best ``keep`` and what could still win from the other runs; these are sorted."""
+    chosen, hopeless = runs[:keep], list[Run]()
+    for run in runs[keep:]:
+        behind = runs[0].candidate.log_likelihood - run.candidate.log_likelihood
+        (chosen if abs(behind) > SAME and behind < HOPELESS else hopeless).append(run)
+    return chosen, hopeless
+
+
 class Competition:
     """The common resources of the runs that compete, and the counts of what they did.
 
@@ -160,20 +169,24 @@ class Competition:
         """Continue every run on these rows; return those that did not break down, best first."""
         return self._conclude(self._fit(rows, runs, options))
 
-    def finish(self, rows: Sample, runs: list[Run], options: EMOptions, keep: int) -> list[Run]:
-        """Run the finalists to their ends on these rows; return those that did not break down.
+    def finish(
+        self, stages: Sequence[Sample], runs: list[Run], options: EMOptions, keep: int
+    ) -> list[Run]:
+        """Run the finalists to their ends on some rows after others; return those that got there.
 
         The best ``keep`` all run on. Another does only if it could end above the best, or if all
         that ran on end with defects. The result is sorted, best first.
         """
-        chosen = runs[:keep]
-        spare: list[Run] = []
-        for run in runs[keep:]:
-            behind = runs[0].candidate.log_likelihood - run.candidate.log_likelihood
-            (chosen if abs(behind) > SAME and behind < HOPELESS else spare).append(run)
-        finished = self._fit_with_jumps(rows, chosen, options)
+        finished, broken, spare = runs, list[Run](), list[Run]()
+        for rows in stages:
+            chosen, trailing = _part_hopeless(finished, keep)
+            spare += trailing
+            ended = self._fit_with_jumps(rows, chosen, options)
+            broken += [run for run in ended if run.candidate.problem]
+            finished = self.sort(ended)
         if spare and not any(self._is_sound(run.candidate) for run in finished):
-            finished += self._fit_with_jumps(rows, spare, options)
+            finished = [*finished, *self._fit_with_jumps(stages[-1], spare, options)]
+        finished = [*finished, *broken]
         self.done += len(runs) - len(finished)
         return self._conclude(finished)
 

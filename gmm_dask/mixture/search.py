@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,8 +30,10 @@ from gmm_dask.mixture.threads import single_threaded
 #: A small sample has at most this many rows, components, and multiplications in a pass; see
 #: `gmm_dask.mixture.small_search`.
 SMALL_ROWS, SMALL_COMPONENTS, SMALL_PASS = 2_000, 10, 1_000_000
-#: The most rows on which finalists run.
-FINAL_ROWS = 50_000
+#: Iterations after which a run that cannot win any more is given up.
+PATIENCE = 8
+#: Rows on which finalists come to rest, first on few and then on more.
+FINAL_ROWS = (16_384, 50_000)
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,12 @@ class SearchEffort:
         The rounds in which they are thinned out.
     finalists
         Runs that remain after the rounds.
-    final_rows, final_tol, final_iterations
-        Rows, tolerance (nats per row) and largest number of iterations of the finalists.
+    final_rows
+        Rows on which the finalists come to rest, one number after the other.
+    final_tol, final_iterations
+        Their tolerance (nats per row) and largest number of iterations, each time.
     moves
-        The moves of those that come to rest; None for what suits the covariance type.
+        The moves of those that come to rest.
     rival_iterations
         Iterations of a further start before it competes.
     """
@@ -79,10 +83,10 @@ class SearchEffort:
     starts: int
     rounds: tuple[Round, ...]
     finalists: int
-    final_rows: int
+    final_rows: tuple[int, ...]
     final_tol: float
     final_iterations: int
-    moves: MoveEffort | None = None
+    moves: MoveEffort
     rival_iterations: int = 16
 
     @property
@@ -111,21 +115,42 @@ def is_small(m: int, d: int, k: int, incomplete: bool = False) -> bool:
     return small and not incomplete
 
 
-def count_runs(m: int, d: int, k: int, keep: int, whole: bool, incomplete: bool = False) -> int:
+def count_runs(
+    m: int, d: int, spec: MixtureSpec, keep: int, whole: bool, incomplete: bool = False
+) -> int:
     """Return the number of runs that a search reports as it advances."""
-    small = is_small(m, d, k, incomplete)
-    return max(STARTS, keep) if small else effort_for(m, k, d, keep).runs + whole
+    if is_small(m, d, spec.n_components, incomplete):
+        return max(STARTS, keep)
+    return effort_for(m, d, spec, keep, whole).runs + whole
 
 
-def effort_for(m: int, k: int, d: int, keep: int) -> SearchEffort:
-    """Choose the effort for a sample of m rows, k components, d features and ``keep`` mixtures.
+def effort_for(m: int, d: int, spec: MixtureSpec, keep: int, whole: bool = False) -> SearchEffort:
+    """Choose the effort for a sample of m rows, d features and ``keep`` mixtures.
 
-    With fewer than about ten rows for each coordinate of a mean, components collapse in short runs.
+    On 2,048 rows the best of many starts are among the first half; fewer tell less of mixtures
+    that overlap heavily (benchmarks/RESULTS.md). With fewer than about ten for each
+    coordinate of a mean, components collapse in short runs. Where the sample holds all rows
+    (``whole``), finalists end on all of them.
     """
-    rows = max(4_096, 10 * k * d)
-    starts, remaining = max(16, keep), max(len(TURNS), keep)
-    rounds = (Round(min(rows, m), 8, max(6, remaining)), Round(min(2 * rows, m), 8, remaining))
-    return SearchEffort(starts, rounds, max(2, keep), min(FINAL_ROWS, m), 1e-4, 200)
+    least, remaining = 10 * spec.n_components * d, max(len(TURNS), keep)
+    stages = ((2_048, max(8, remaining)), (4_096, max(5, remaining)), (8_192, remaining))
+    rounds = tuple(Round(min(max(rows, least), m), 6, kept) for rows, kept in stages)
+    return SearchEffort(
+        starts=max(16, keep),
+        rounds=rounds,
+        finalists=max(2, keep),
+        final_rows=final_rows_of(m, whole),
+        final_tol=1e-4,
+        final_iterations=200,
+        moves=replace(effort_of_moves(COVARIANCE_TYPES[spec.covariance_type]), patience=PATIENCE),
+    )
+
+
+def final_rows_of(m: int, whole: bool = False) -> tuple[int, ...]:
+    """Return the rows of a sample of m on which finalists come to rest, ascending."""
+    few, many = FINAL_ROWS
+    most = m if whole else min(m, many)
+    return (most,) if most <= 2 * few else (few, most)
 
 
 @dataclass(frozen=True)
@@ -219,7 +244,7 @@ def search(
         mixtures, summary = _search_small_sample(sample, spec, random_state, keep, began)
         advanced(summary.starts)
         return mixtures, summary
-    effort = effort or effort_for(m, spec.n_components, d, keep)
+    effort = effort or effort_for(m, d, spec, keep, whole)
     shared = shared or SharedSample(sample, random_state)
     starts = Starts(shared, effort.rounds[0].rows, spec)
     with single_threaded(), pool_of(threads) as pool:
@@ -227,7 +252,7 @@ def search(
         kinds = starts.kinds(effort.starts)
         runs = competition.begin(starts.make, kinds, starts.multiplications)
         for round_ in effort.rounds:
-            rows = shared.head(round_.rows)
+            rows = shared.draft(round_.rows)
             options = EMOptions(0.0, round_.iterations)
             runs = thin_out(competition.run(rows, runs, options), round_.keep)
         if rivals:
@@ -236,13 +261,11 @@ def search(
             runs = competition.sort([*runs, *competition.run(rows, others, options)])
         # Moves would leave parameters that the caller fixed, and components to other labels.
         if spec.start.free and not labelled:
-            moves = effort.moves or effort_of_moves(COVARIANCE_TYPES[spec.covariance_type])
-            runs = competition.settle(rows, runs, moves, keep)
-        runs = runs[: effort.finalists]
-        final_rows = sample.X.shape[0] if whole else effort.final_rows
-        rows = shared.head(final_rows)
+            runs = competition.settle(rows, runs, effort.moves, keep)
+        *fewer, most = effort.final_rows
+        stages = [*map(shared.draft, fewer), shared.head(most)]
         options = EMOptions(effort.final_tol, effort.final_iterations)
-        best = competition.finish(rows, runs, options, keep)
+        best = competition.finish(stages, runs[: effort.finalists], options, keep)
         if whole and not labelled:
             best = competition.sort([*best, *_run_by_method(competition, starts, sample, em)])
     if not best:

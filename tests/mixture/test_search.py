@@ -28,7 +28,7 @@ from gmm_dask.mixture.initialization import initial_parameters
 from gmm_dask.mixture.moves import effort_of_moves, improve_by_moves, split, split_compiled
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race
-from gmm_dask.mixture.search import count_runs, search, worth_searching
+from gmm_dask.mixture.search import count_runs, final_rows_of, search, worth_searching
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.starts import Sample, SharedSample, StartKind
 
@@ -113,7 +113,7 @@ def test_progress_counts_every_run(X, whole):
     counts = []
     run(X, 6, whole=whole, advanced=counts.append)
     assert counts == sorted(set(counts))
-    assert counts[-1] == count_runs(len(X), 4, 6, 1, whole)
+    assert counts[-1] == count_runs(len(X), 4, MixtureSpec(6), 1, whole)
 
 
 def competition_on(X):
@@ -140,12 +140,12 @@ def test_a_finalist_goes_on_only_if_it_can_win(X):
     gap = near.candidate.log_likelihood - close.candidate.log_likelihood
     runs = [near, close] if gap > 0 else [close, near]
     assert SAME < abs(gap) < HOPELESS
-    assert len(competition_on(X).finish(sample, runs, options, 1)) == 2
+    assert len(competition_on(X).finish([sample], runs, options, 1)) == 2
     for second in (poor, runs[0]):
         competition = competition_on(X)
-        assert len(competition.finish(sample, [runs[0], second], options, 1)) == 1
+        assert len(competition.finish([sample], [runs[0], second], options, 1)) == 1
         assert competition.done == 2
-        assert len(competition.finish(sample, [runs[0], second], options, 2)) == 2
+        assert len(competition.finish([sample], [runs[0], second], options, 2)) == 2
 
 
 def test_a_run_given_up_goes_on_after_all_if_the_best_collapses():
@@ -156,7 +156,7 @@ def test_a_run_given_up_goes_on_after_all_if_the_best_collapses():
     sound = run_of(X, [[-1.0, 0.0], [1.0, 0.0]], [1.0, 1.0], 3)
     assert collapsed.candidate.log_likelihood - sound.candidate.log_likelihood > HOPELESS
     options = EMOptions(1e-4, 5)
-    finished = competition_on(X).finish(Sample(X, None), [collapsed, sound], options, 1)
+    finished = competition_on(X).finish([Sample(X, None)], [collapsed, sound], options, 1)
     assert len(finished) == 2
     assert health(finished[0].candidate.parameters, None, X.var(axis=0), 1e-6).defects == 0
 
@@ -298,9 +298,42 @@ def test_what_searches_share_is_computed_once_and_freed_when_nobody_asks(X):
     assert (ask(1), ask(0)) == (1, 0)
     assert sorted(made) == [0, 0, 1]
     assert shared.head(100) is shared.head(100)
+    assert shared.head(len(X)) is shared.sample
     np.testing.assert_array_equal(
-        shared.head(100).X, Sample(X, None).head(100, np.random.RandomState(0)).X
+        shared.head(100).X, X[np.sort(np.random.RandomState(0).choice(len(X), 100, replace=False))]
     )
+
+
+def test_early_rounds_are_in_single_precision_only_where_digits_are_left(X):
+    weights = np.random.default_rng(0).uniform(0.5, 2.0, len(X))
+    singles = Sample(X, weights).in_singles()
+    assert singles.X.dtype == np.float32
+    assert singles.sample_weight is weights
+    np.testing.assert_allclose(singles.X, X, rtol=1e-7)
+    far, tiny, constant = X + 1e5, X * 1e-13, X.copy()
+    constant[:, 0] = 3.0
+    holed = X.copy()
+    holed[0, 0] = np.nan
+    for rows in (far, tiny, constant, holed, singles.X):
+        sample = Sample(rows, None)
+        assert sample.in_singles() is sample
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e7])
+def test_the_last_rows_of_a_search_are_those_of_the_caller(X, offset, monkeypatch):
+    """Finalists end on rows in the caller's precision; the rest may have less."""
+    seen = []
+    finish = Competition.finish
+
+    def spied(self, stages, *arguments):
+        seen.extend(stages)
+        return finish(self, stages, *arguments)
+
+    monkeypatch.setattr(Competition, "finish", spied)
+    rows = np.tile(X, (7, 1)) + offset  # more than twice the rows on which finalists rest first
+    run(rows, 6)
+    assert [len(stage.X) for stage in seen] == list(final_rows_of(len(rows)))
+    assert [stage.X.dtype for stage in seen] == [np.float64 if offset else np.float32, np.float64]
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])
