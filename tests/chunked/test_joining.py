@@ -110,12 +110,17 @@ def test_a_join_is_made_where_most_of_its_parts_are() -> None:
     assert joining.next_join(["b", "a"]) is None
     # It is lost with its worker, and then made by another that has some of the parts.
     assert joining.lose("a") == [task for task in range(FAN) if task % 4]
+    assert not joining.under_way
     for task in range(FAN):
         if task % 4:
             joining.keep(task, "c", task)
     join = joining.next_join(["b"])
     assert join is not None
     assert join.address == "b"
+    # A part that is lost is missed only once what it was joined to is lost too.
+    joining.add_joined(join, "joined")
+    assert joining.lose("c") == []
+    assert joining.lose("b") == list(range(FAN))
 
 
 def test_the_last_join_is_made_again_of_what_others_have() -> None:
