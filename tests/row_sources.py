@@ -131,6 +131,16 @@ def row_sums(rows: Rows, argument: float) -> FloatArray:
     return rows.values.sum(axis=0) * argument
 
 
+def wide_sums(rows: Rows, argument: float) -> FloatArray:
+    """Return many such sums, 80 kB."""
+    return np.outer(row_sums(rows, argument)[:2], np.sqrt(np.arange(5000.0))).ravel()
+
+
+def resident_keys(dask_worker: Any) -> list[str]:
+    """Names of the sums that a worker holds of scans; called by a client's ``run``."""
+    return [str(key) for key in dask_worker.data if str(key).startswith(("sum_groups", "join_"))]
+
+
 def process_ids(rows: Rows, argument: Any) -> tuple[int, ...]:
     """Return the id of the process that computes on the chunk."""
     return (os.getpid(),)

@@ -69,8 +69,8 @@ class GroupResult:
     Attributes
     ----------
     total
-        The sum over ``span`` groups from this one on; None where the sum of an earlier group holds
-        this one too, and ``span`` is 0.
+        The sum over ``span`` groups from this one on; None where ``span`` is 0, since the sum of an
+        earlier group holds this one too, or comes as a `Subtree` later.
     fingerprints
         Of the chunks of the group.
     digests

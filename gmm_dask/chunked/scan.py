@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from gmm_dask.chunked.groups import GroupResult, Lane, lanes_of
 from gmm_dask.chunked.rows import RowChunks, Rows
-from gmm_dask.chunked.subtrees import TreeSum
+from gmm_dask.chunked.subtrees import Subtree, TreeSum
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.events import Notify, Stage, StageAdvanced, StageFinished, StageStarted, silent
 from gmm_dask.mixture.transforms import Transforms
@@ -43,6 +43,8 @@ class Work:
         Whether the values could differ from one reading to the next.
     transforms
         What is done to the values before the function sees them; None: nothing.
+    sums_only
+        Whether only the sums are asked for: fingerprints and digests are known by then.
     """
 
     function: Callable[[Rows, Any], Any]
@@ -51,6 +53,7 @@ class Work:
     fingerprints: tuple[int, ...] | None
     volatile: bool
     transforms: Transforms | None = None
+    sums_only: bool = False
 
 
 class Executor(Protocol):
@@ -73,8 +76,8 @@ class Executor(Protocol):
 
     def run(
         self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, cache: bool
-    ) -> Iterator[GroupResult]:
-        """Yield the result of every group, in the order of the groups."""
+    ) -> Iterator[GroupResult | Subtree]:
+        """Yield the result of every group, in the order of the groups; and sums that they lack."""
         ...
 
     def close(self) -> None:
@@ -144,12 +147,14 @@ class Scanner:
         self.cached = dear and size <= executor.memory if cache is None else cache
         self.fingerprints: tuple[int, ...] | None = None
         self.digests: tuple[str, ...] = ()
+        self._known = False  # fingerprints and digests, as far as there are any
 
     def resume(
         self, scans: int, fingerprints: tuple[int, ...] | None, digests: tuple[str, ...] = ()
     ) -> None:
         """Continue after ``scans`` scans of the same source, the first with ``fingerprints``."""
         self.scans, self.fingerprints, self.digests = scans, fingerprints, digests
+        self._known = True
 
     def reduce(
         self,
@@ -180,7 +185,15 @@ class Scanner:
         """
         if not self.lanes:
             raise TooFewRowsError("the input has no rows")
-        work = Work(function, argument, nulls, self.fingerprints, self._volatile, self.transforms)
+        work = Work(
+            function,
+            argument,
+            nulls,
+            self.fingerprints,
+            self._volatile,
+            self.transforms,
+            self._known,
+        )
         began = time.perf_counter()
         self.notify(StageStarted(stage, self.rows, "rows"))
         tree = TreeSum()
@@ -188,6 +201,9 @@ class Scanner:
         fingerprints: list[int] = []
         digests: list[str] = []
         for result in self.executor.run(self.chunks, self.lanes, work, self.cached):
+            if isinstance(result, Subtree):
+                tree.add(result.first, result.span, result.total)
+                continue
             if result.span:
                 tree.add(result.group.index, result.span, result.total)
             fingerprints.extend(result.fingerprints)
@@ -195,6 +211,7 @@ class Scanner:
             done += result.group.rows
             self.notify(StageAdvanced(stage, done))
         self.scans += 1
+        self._known = True
         if self._volatile and self.fingerprints is None:
             self.fingerprints = tuple(fingerprints)
         if not self.digests:

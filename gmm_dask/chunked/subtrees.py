@@ -2,45 +2,54 @@
 
 The tree is binary and depends on the number of groups alone: a subtree of ``span`` groups, a power
 of two, begins at a multiple of its span. So the order of the additions, and with it every bit of
-the result, is the same for any cut of the groups into runs, on any workers.
+the result, is the same for any cut of the groups into runs, on any workers, and whichever run is
+there first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gmm_dask.chunked.groups import GroupResult
 
 
+@dataclass(frozen=True, eq=False)
+class Subtree:
+    """The sum over ``span`` groups from group ``first`` on."""
+
+    first: int
+    span: int
+    total: Any
+
+
 class TreeSum:
-    """Adds the sums of subtrees, given in the order of their groups."""
+    """Adds the sums of subtrees, given in any order."""
 
     def __init__(self) -> None:
-        self._subtrees: list[tuple[int, int, Any]] = []  # first group, span, total
+        self._subtrees: dict[int, Subtree] = {}  # by first group
 
     def add(self, first: int, span: int, total: Any) -> None:
         """Add the sum over ``span`` groups from ``first`` on, a subtree."""
-        while self._subtrees:
-            before, size, left = self._subtrees[-1]
-            if size != span or before + size != first or before % (2 * size):
-                break
-            self._subtrees.pop()
-            first, span, total = before, 2 * size, left + total
-        self._subtrees.append((first, span, total))
+        # Half of a subtree differs from the other half in one bit of its first group.
+        while (half := self._subtrees.get(first ^ span)) is not None and half.span == span:
+            del self._subtrees[half.first]
+            total = half.total + total if half.first < first else total + half.total
+            first, span = min(first, half.first), 2 * span
+        self._subtrees[first] = Subtree(first, span, total)
 
     @property
-    def subtrees(self) -> dict[int, tuple[int, Any]]:
-        """Span and sum of each subtree that is not part of a larger one, by its first group."""
-        return {first: (span, total) for first, span, total in self._subtrees}
+    def subtrees(self) -> tuple[Subtree, ...]:
+        """The subtrees that are not part of a larger one, in the order of their groups."""
+        return tuple(self._subtrees[first] for first in sorted(self._subtrees))
 
     @property
     def total(self) -> Any:
-        """The sum over all groups, of which the first must be group 0; None without any."""
+        """The sum over all groups, once they are all added; None without any."""
         total = None
-        for _, _, left in reversed(self._subtrees):
-            total = left if total is None else left + total
+        for subtree in reversed(self.subtrees):
+            total = subtree.total if total is None else subtree.total + total
         return total
 
 
@@ -49,8 +58,9 @@ def join_subtrees(results: Sequence[GroupResult]) -> list[GroupResult]:
     tree = TreeSum()
     for result in results:
         tree.add(result.group.index, result.span, result.total)
+    subtrees = {subtree.first: (subtree.span, subtree.total) for subtree in tree.subtrees}
     return [
         replace(result, span=span, total=total)
         for result in results
-        for span, total in [tree.subtrees.get(result.group.index, (0, None))]
+        for span, total in [subtrees.get(result.group.index, (0, None))]
     ]

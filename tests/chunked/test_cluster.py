@@ -16,21 +16,31 @@ import pytest
 from distributed import Client, Future
 
 from gmm_dask import GaussianMixture
-from gmm_dask.chunked.cluster import ClusterExecutor, open_executor
+from gmm_dask.chunked.cluster import ClusterExecutor, joining, open_executor, scan
+from gmm_dask.chunked.cluster.placement import cut_tasks
 from gmm_dask.chunked.cluster.worker import Source
 from gmm_dask.chunked.fit import FitOptions, FitResult, fit
 from gmm_dask.chunked.rows import MemoryChunks, Rows
 from gmm_dask.chunked.scan import Executor, Scanner, Work
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import Deadlines, InputSection, LocalProcesses
-from gmm_dask.errors import ClusterError
-from gmm_dask.events import Stage
+from gmm_dask.errors import ClusterError, ValuesChangedError
+from gmm_dask.events import Event, Stage, StageAdvanced
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.input.digests import file_digests, read_digest
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks
-from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids, row_sums
+from tests.relay import relayed
+from tests.row_sources import (
+    DrawnRows,
+    chunk_numbers,
+    drawn,
+    process_ids,
+    resident_keys,
+    row_sums,
+    wide_sums,
+)
 from tests.waiting import until
 
 OPTIONS = FitOptions(
@@ -207,6 +217,51 @@ def test_an_abandoned_scan_does_not_hinder_the_next(
     assert next(results).total[:2] == (0, 1)
     results.close()
     assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(40))
+
+
+def test_large_sums_are_joined_by_the_workers(
+    client: Client, small_groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "PASSED_ON_BYTES", 0)
+    monkeypatch.setattr(joining, "FAN", 4)
+    source = drawn(40, 600)
+    expected = Scanner(source, Threads(1)).reduce(wide_sums, 1.0, Stage.SURVEY)
+    events: list[Event] = []
+    with (
+        relayed(client.scheduler.address) as relay,
+        Client(relay.address, set_as_default=False) as relayed_client,
+    ):
+        scanner = Scanner(source, ClusterExecutor(relayed_client), events.append, cache=False)
+        brought = []
+        for _ in range(3):
+            before = relay.bytes_back
+            sums = scanner.reduce(wide_sums, 1.0, Stage.SURVEY)
+            assert sums.tobytes() == expected.tobytes()
+            brought.append(relay.bytes_back - before)
+        scanner.close()
+    # The first scan brings the sums of each task, beside their fingerprints; the others bring
+    # those of two subtrees, of 16 and of 4 groups, and what is said of the tasks.
+    tasks = cut_tasks(scanner.lanes, 2)
+    assert len(tasks) * sums.nbytes < brought[0]
+    assert 2 * sums.nbytes < max(brought[1:]) < 3 * sums.nbytes < len(tasks) * sums.nbytes
+    # Every group is told of when it is done, and nothing is left on the workers.
+    assert sum(isinstance(event, StageAdvanced) for event in events) == 3 * 20
+    until(lambda: not any(client.run(resident_keys).values()), "sums are still there")
+
+
+def test_an_error_among_sums_that_stay_on_workers_names_the_rows(
+    executor: ClusterExecutor,
+    small_groups: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scan, "PASSED_ON_BYTES", 0)
+    source = drawn(40, 600, place=str(tmp_path))
+    scanner = Scanner(source, executor, cache=False)
+    scanner.reduce(wide_sums, 1.0, Stage.SURVEY)
+    source.rule("change", 33).touch()
+    with pytest.raises(ValuesChangedError, match=r"^drawn chunk 33: the values are not those of"):
+        scanner.reduce(wide_sums, 1.0, Stage.SURVEY)
 
 
 class Unpicklable:

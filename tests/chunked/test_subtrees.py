@@ -41,6 +41,12 @@ def test_seven_groups_are_added_by_pairs_of_pairs() -> None:
     assert sum_of([]) is None
 
 
+@given(st.integers(1, 60).flatmap(lambda n: st.permutations(range(n))))
+def test_any_order_gives_the_same_tree(order: list[int]) -> None:
+    shuffled = [results(index, index + 1)[0] for index in order]
+    assert sum_of(shuffled) == sum_of(results(0, len(order)))
+
+
 @given(st.integers(1, 200), st.data())
 def test_any_cut_into_runs_gives_the_same_tree(n: int, data: st.DataObject) -> None:
     cuts = data.draw(st.sets(st.integers(1, n)))

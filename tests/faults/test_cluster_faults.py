@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from gmm_dask.chunked import groups
-from gmm_dask.chunked.cluster import ClusterExecutor, open_executor
+from gmm_dask.chunked.cluster import ClusterExecutor, joining, open_executor, scan
 from gmm_dask.chunked.fit import FitOptions, FitResult, fit
 from gmm_dask.chunked.scan import Executor, Scanner
 from gmm_dask.chunked.threads import Threads
@@ -29,7 +30,14 @@ from gmm_dask.errors import ClusterError
 from gmm_dask.events import Event, Stage, StageStarted
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from tests.dask_processes import Processes, processes
-from tests.row_sources import DrawnRows, chunk_numbers, drawn, process_ids
+from tests.row_sources import (
+    DrawnRows,
+    chunk_numbers,
+    drawn,
+    process_ids,
+    resident_keys,
+    wide_sums,
+)
 from tests.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -155,13 +163,61 @@ def kill(pid: int) -> None:
 
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_a_killed_worker_costs_no_bit(
-    executor: ClusterExecutor, source: DrawnRows, undisturbed: str, seed: int
+    executor: ClusterExecutor,
+    source: DrawnRows,
+    undisturbed: str,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chance = random.Random(seed)
+    if seed % 2:  # let all sums stay on the workers, however small they are
+        monkeypatch.setattr(scan, "PASSED_ON_BYTES", 0)
+        monkeypatch.setattr(joining, "FAN", 4)
     at = At(source, chance.randrange(SCANS), chance.randrange(CHUNKS), kill)
     result = fitted(executor, source, at)
     at.happened()
     assert result.parameters.digest == undisturbed
+
+
+def test_sums_that_a_killed_worker_had_joined_are_computed_again(
+    executor: ClusterExecutor,
+    source: DrawnRows,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, logger="gmm_dask")
+    monkeypatch.setattr(scan, "PASSED_ON_BYTES", 0)
+    monkeypatch.setattr(joining, "FAN", 4)
+    expected = Scanner(drawn(CHUNKS, 600, weighted=True), Threads(1)).reduce(
+        wide_sums, 1.0, Stage.SURVEY
+    )
+
+    def kill_who_joined(pid: int) -> None:
+        """Kill the worker that has done and joined all it can while the other reads chunk 0."""
+
+        def joined() -> list[str]:
+            resident = executor.client.run(resident_keys)
+            done = sum("sum_groups" in key for keys in resident.values() for key in keys)
+            return [
+                address
+                for address, keys in resident.items()
+                if done == 9 and any("join_sums" in key for key in keys)
+            ]
+
+        (address,) = until(joined, "nothing was joined")
+        worker = executor.client.run(os.getpid, workers=[address])[address]
+        assert worker != pid
+        kill(worker)
+
+    at = At(source, 1, 0, kill_who_joined)
+    scanner = Scanner(source, executor, at, cache=False)
+    for _ in range(2):
+        sums = scanner.reduce(wide_sums, 1.0, Stage.SURVEY)
+        assert sums.tobytes() == expected.tobytes()
+    at.happened()
+    # Of the 11 tasks the other worker held two, and may have done one or two before.
+    (lost,) = re.findall(r"(\d+) tasks go to others", caplog.text)
+    assert int(lost) >= 7
 
 
 def test_rows_kept_by_a_killed_worker_are_read_again(

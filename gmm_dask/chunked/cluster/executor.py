@@ -15,6 +15,7 @@ from gmm_dask.chunked.cluster.scan import ClusterScan
 from gmm_dask.chunked.groups import GroupResult, Lane
 from gmm_dask.chunked.rows import MemoryChunks, RowChunks
 from gmm_dask.chunked.scan import Work
+from gmm_dask.chunked.subtrees import Subtree
 from gmm_dask.config import Deadlines
 from gmm_dask.errors import ClusterError
 
@@ -75,8 +76,8 @@ class ClusterExecutor:
 
     def run(
         self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, cache: bool
-    ) -> Iterator[GroupResult]:
-        """Yield the result of every group, in the order of the groups.
+    ) -> Iterator[GroupResult | Subtree]:
+        """Yield the result of every group, in the order of the groups; and sums that they lack.
 
         Raises
         ------
@@ -97,7 +98,13 @@ class ClusterExecutor:
         if isinstance(chunks, ArrayChunks) and chunks.persisted:
             cache = False  # the rows are in the workers' memory already
         scan = ClusterScan(
-            self.roster, chunks, lanes, self._source, Parcel(self.client, work), cache
+            self.roster,
+            chunks,
+            lanes,
+            self._source,
+            Parcel(self.client, work),
+            cache=cache,
+            resident=work.sums_only,
         )
         try:
             yield from scan.results(self._owners)

@@ -6,8 +6,9 @@ from typing import Any
 
 import dask
 
-#: Bytes from which a parcel is sent to one worker and copied from there to the others.
-LARGE = 1 << 20
+#: Bytes of its copies for all workers from which a parcel is sent to one worker and copied from
+#: there to the others: of 1 MiB for four workers, of 4 KiB for a thousand.
+LARGE = 4 << 20
 
 
 class Parcel:
@@ -36,12 +37,14 @@ class Parcel:
         """Bytes of the pickled content."""
         return len(self.content)
 
-    def for_worker(self, address: str) -> Any:
+    def for_worker(self, address: str, workers: int) -> Any:
         """Return the argument to send to a worker: the bytes, or a future of them if they are many.
+
+        ``workers`` is the number of all workers.
 
         The first worker for which a large parcel is asked holds its bytes.
         """
-        if len(self.content) < LARGE:
+        if self._future is None and len(self.content) * max(workers, 4) < LARGE:
             return self.content
         if self._future is None:
             # A task and not scattered data: if that worker dies, Dask runs it again elsewhere.

@@ -9,9 +9,11 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import heapreplace
 from typing import Any
 
 from gmm_dask.chunked.groups import Group, GroupResult, Lane
+from gmm_dask.chunked.subtrees import Subtree
 
 #: Most tasks per worker thread and scan, whatever the number of groups: few enough to cost nothing.
 MOST_TASKS_PER_THREAD = 16
@@ -108,6 +110,8 @@ class Placement:
 
     Attributes
     ----------
+    tasks
+        All tasks, in the order of their groups.
     groups
         All groups by index.
     owners
@@ -120,28 +124,50 @@ class Placement:
         Chunks over which two workers died; each is tried alone.
     turn
         Index of the group whose result is yielded next.
+    held_back
+        Whether a worker got no task because its next one is too far from the turn.
     """
 
     def __init__(
         self, tasks: Sequence[Task], owners: Mapping[int, str], threads: Mapping[str, int]
     ) -> None:
+        self.tasks = tuple(tasks)
         self.groups = {group.index: group for task in tasks for group in task.groups}
         self.owners: dict[int, str] = {}
         self.queues: dict[str, deque[Task]] = {address: deque() for address in threads}
         self.again: deque[Task] = deque()
         self.suspects: deque[Task] = deque()
         self.turn = 0
+        self.held_back = False
+        self._numbers = {
+            group.index: number for number, task in enumerate(tasks) for group in task.groups
+        }
+        self._lacking = [len(task.groups) for task in tasks]  # groups that add_results lacks
         self._parts: dict[int, list[GroupResult]] = {}
+        self._results: dict[int, GroupResult] = {}
+        self._late: list[Subtree] = []
         self._ahead = self._window(tasks, sum(threads.values()))
         shares = {
             address: -(-len(tasks) * count // sum(threads.values()))
             for address, count in threads.items()
         }
+        # The least busy worker first; an entry may say less than its worker holds by now.
+        loads = [(0.0, number, address) for number, address in enumerate(threads)]
         for task in tasks:
             address = owners.get(task.start, "")
             if address not in shares or len(self.queues[address]) >= shares[address]:
-                address = min(shares, key=lambda worker: len(self.queues[worker]) / threads[worker])
+                address = self._least_busy(loads, threads)
             self.queues[address].append(task)
+        self._waiting = len(tasks)  # in all queues
+
+    def _least_busy(self, loads: list[tuple[float, int, str]], threads: Mapping[str, int]) -> str:
+        """Return the first worker that has the fewest tasks per thread; ``loads`` is a heap."""
+        while True:
+            said, number, address = loads[0]
+            load = len(self.queues[address]) / threads[address]
+            if load == said:
+                return address
+            heapreplace(loads, (load, number, address))
 
     @staticmethod
     def _window(tasks: Sequence[Task], threads: int) -> int:
@@ -152,7 +178,7 @@ class Placement:
     @property
     def done(self) -> bool:
         """Whether every result has been yielded."""
-        return self.turn == len(self.groups)
+        return self.turn == len(self.groups) and not self._late
 
     def next_for(self, address: str, threads: int, held: Sequence[Task]) -> Task | None:
         """Take the task that a worker should be given now; None if it should wait.
@@ -174,13 +200,18 @@ class Placement:
         if self.again:
             return self.again.popleft()
         queue = self.queues.setdefault(address, deque())
-        if self._near(queue):
-            return queue.popleft()
-        # Another worker may cache the rows of its tasks: take one only if a thread would idle.
-        if len(held) >= threads:
-            return None
-        longest = max(filter(self._near, self.queues.values()), key=len, default=None)
-        return None if longest is None else longest.popleft()
+        if not self._near(queue):
+            self.held_back |= bool(queue)
+            # Another worker may cache the rows of its tasks: take one only if a thread would idle.
+            if len(held) >= threads or not self._waiting:
+                return None
+            longest = max(filter(self._near, self.queues.values()), key=len, default=None)
+            if longest is None:
+                self.held_back = True
+                return None
+            queue = longest
+        self._waiting -= 1
+        return queue.popleft()
 
     def _near(self, queue: deque[Task]) -> bool:
         """Whether the first task of a queue is near enough to the turn to be begun."""
@@ -214,21 +245,54 @@ class Placement:
         struck = [task for task in (*self.again, *self.suspects) if task.strikes]
         return min(struck, key=lambda task: task.start, default=None)
 
-    def add_results(self, task: Task, address: str, results: Sequence[GroupResult]) -> None:
-        """Add the results of a task, computed by the worker at an address."""
-        self.owners[task.start] = address
-        for result in results:
-            self._parts.setdefault(result.group.index, []).append(result)
+    def number(self, task: Task) -> int:
+        """Return the number of the task in `tasks` that a task is, or is a chunk of."""
+        return self._numbers[task.groups[0].index]
 
-    def results_in_order(self) -> Iterator[GroupResult]:
-        """Yield the results whose turn has come."""
-        while (parts := self._parts.get(self.turn)) is not None:
-            group = self.groups[self.turn]
-            if sum(part.group.stop - part.group.start for part in parts) < group.stop - group.start:
-                return
-            del self._parts[self.turn]
+    def repeat(self, numbers: Sequence[int]) -> None:
+        """Let tasks be computed again by any worker: their sums were lost with another."""
+        self.again.extend(self.tasks[number] for number in numbers)
+
+    def add_results(self, task: Task, address: str, results: Sequence[GroupResult]) -> bool:
+        """Add the results of a task, computed by the worker at an address.
+
+        Return whether those of all chunks are there, if the task was tried chunk by chunk.
+        """
+        self.owners[task.start] = address
+        number = self.number(task)
+        for result in results:
+            group = self.groups[result.group.index]
+            parts = self._parts.setdefault(group.index, [])
+            parts.append(result)
+            if (
+                sum(part.group.stop - part.group.start for part in parts)
+                == group.stop - group.start
+            ):
+                del self._parts[group.index]
+                self._lacking[number] -= 1
+                self._receive(parts[0] if len(parts) == 1 else _join(group, parts))
+        return not self._lacking[number]
+
+    def add_resident(self, task: Task, address: str) -> None:
+        """Note that a task is done, and that its sums stay on the worker at an address."""
+        self.owners[task.start] = address
+        for group in task.groups:
+            self._receive(GroupResult(group, None, (), span=0))
+
+    def _receive(self, result: GroupResult) -> None:
+        index = result.group.index
+        if index >= self.turn and index not in self._results:
+            self._results[index] = result
+        elif result.span:  # computed again, since a worker was lost with the sum
+            self._late.append(Subtree(index, result.span, result.total))
+
+    def results_in_order(self) -> Iterator[GroupResult | Subtree]:
+        """Yield the results whose turn has come, and sums whose turn is over."""
+        while self._late:
+            yield self._late.pop()
+        while (result := self._results.pop(self.turn, None)) is not None:
             self.turn += 1
-            yield parts[0] if len(parts) == 1 else _join(group, parts)
+            yield result
 
 
 def _split(task: Task) -> Iterator[Task]:

@@ -20,8 +20,10 @@ from gmm_dask.errors import ClusterError
 
 logger = logging.getLogger("gmm_dask")
 
-#: Seconds between two requests for the scheduler's list of workers.
+#: Seconds between two requests for the scheduler's list of workers, at least; and for each worker,
+#: of whom the list has some 2 kB.
 POLL_SECONDS = 0.25
+POLL_SECONDS_PER_WORKER = 0.0025
 
 
 @dataclass(eq=False)
@@ -110,6 +112,11 @@ class Roster:
     def threads(self) -> int:
         """Threads of all workers."""
         return sum(worker.threads for worker in self.workers.values())
+
+    def pause(self) -> float:
+        """Return the seconds between two requests for the scheduler's list of workers."""
+        seconds = min(len(self.workers) * POLL_SECONDS_PER_WORKER, self.deadlines.worker_lost / 4)
+        return max(POLL_SECONDS, seconds)
 
     def refresh(self) -> list[Worker]:
         """Ask the scheduler for its list of workers; return those that are gone.

@@ -19,7 +19,7 @@ from gmm_dask.chunked.groups import Group, GroupResult
 from gmm_dask.chunked.reading import Reader, RowCache, sum_group
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import Work
-from gmm_dask.chunked.subtrees import join_subtrees
+from gmm_dask.chunked.subtrees import Subtree, TreeSum, join_subtrees
 from gmm_dask.mixture.threads import single_threaded
 
 
@@ -129,13 +129,32 @@ def greet(source: Source) -> Facts:
     return collect_facts()
 
 
+class ResidentSums(bytes):
+    """Sums that stay on a worker, pickled once: the client sees their type, and leaves them there.
+
+    As bytes they have a size that Dask knows, by which it moves them, and to disk if need be.
+    """
+
+
+def unpack_sums(sums: bytes) -> Sequence[Subtree]:
+    """Return the sums that were packed."""
+    return pickle.loads(sums)
+
+
 def sum_groups(
-    source: Source, work: Work, cache: bool, groups: Sequence[Group], persisted: Sequence[Any]
-) -> list[GroupResult]:
+    source: Source,
+    work: Work | bytes,
+    cache: bool,
+    groups: Sequence[Group],
+    persisted: Sequence[Any],
+    resident_from: int | None,
+) -> list[GroupResult] | ResidentSums:
     """Read and sum groups one after the other, on the calling thread; join their sums.
 
     Parameters
     ----------
+    work
+        The work of the scan, or its pickle: where workers are many, a task less for each.
     cache
         Whether to cache the rows for the next scan.
     groups
@@ -143,7 +162,12 @@ def sum_groups(
     persisted
         Results that the blocks of a dask array need, in the order of `ArrayChunks.needs`. Dask
         brings them to this worker.
+    resident_from
+        Bytes of the packed sums from which they stay here; nothing else is then returned. None:
+        they are returned, with the rest, whatever their size.
     """
+    if isinstance(work, bytes):
+        work = open_work(work)
     chunks, stop = source.chunks, groups[-1].stop
     if persisted:
         assert isinstance(chunks, ArrayChunks)
@@ -151,4 +175,23 @@ def sum_groups(
         chunks = replace(chunks, persisted=dict(zip(names, persisted, strict=True)))
     reader = Reader(chunks, work, stop, source.cache if cache else None)
     with single_threaded():
-        return join_subtrees([sum_group(reader, group) for group in groups])
+        results = join_subtrees([sum_group(reader, group) for group in groups])
+    if resident_from is not None:
+        subtrees = [
+            Subtree(result.group.index, result.span, result.total)
+            for result in results
+            if result.span
+        ]
+        sums = ResidentSums(pickle.dumps(subtrees))
+        if len(sums) >= resident_from:
+            return sums
+    return results
+
+
+def join_sums(parts: Sequence[bytes]) -> ResidentSums:
+    """Join sums of several tasks, which Dask brings to this worker, to those of larger subtrees."""
+    tree = TreeSum()
+    for part in parts:
+        for subtree in unpack_sums(part):
+            tree.add(subtree.first, subtree.span, subtree.total)
+    return ResidentSums(pickle.dumps(tree.subtrees))
