@@ -51,7 +51,7 @@ def prefect_server_process(
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
         # An hour of a schedule of seconds is a hundred runs, written again and again: on a busy
         # machine the database is locked for so long that requests fail.
-        "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "20",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "PT20S",
         "PREFECT_SERVER_UI_ENABLED": "false",
     }
     if "GMM_DASK_TEST_DATABASE" in os.environ:  # postgres.sh
