@@ -85,6 +85,12 @@ class Points:
         self.labels.append((self.step, len(self.stages)))
         return next(self.numbers) == self.chosen
 
+    def begin(self, step: str) -> None:
+        """Take the beginning of a step as a point: an evaluation that is there has no other."""
+        self.step = step
+        if self.passed():
+            die()
+
     def notify(self, event: Event) -> None:
         """Take an event of a step as a point."""
         if isinstance(event, StageStarted):
@@ -95,27 +101,27 @@ class Points:
 
 def run_all(run: RunConfig, run_id: str, points: Points) -> None:
     """A fit or selection, and a prediction, by their steps; every scan reads the files."""
-    points.step = "inspect"
+    points.begin("inspect")
     plan = steps.inspect_input(run, True, run.select is not None)
     with Scanner(parquet_chunks(plan), Threads(2, memory=0), points.notify) as scanner:
-        points.step = "fit"
+        points.begin("fit")
         if run.select is None:
             fitted = steps.fit(run, plan, scanner, points.notify)
-            points.step = "evaluate"
+            points.begin("evaluate")
             evaluation = steps.evaluate(run, plan, scanner, fitted)
         else:
             selected = steps.select(run, plan, scanner, points.notify)
-            points.step = "evaluate"
+            points.begin("evaluate")
             evaluation = steps.evaluate_selection(run, plan, scanner, selected)
-    points.step = "publish"
+    points.begin("publish")
     steps.publish(run, evaluation, run_id)
-    points.step = "predict"
+    points.begin("predict")
     model = steps.read_model(run)
     threads = ThreadsCluster(threads=2)
     with steps.open_predictions(run, plan, model, threads, points.notify, run_id) as prediction:
         predicted = steps.predict(run, prediction)
         assert steps.verify_predictions(run, prediction, predicted) == plan.rows
-        points.step = "publish_predictions"
+        points.begin("publish_predictions")
         steps.publish_predictions(run, prediction, predicted)
 
 

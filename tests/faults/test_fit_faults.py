@@ -38,7 +38,8 @@ def findings(request, tmp_path_factory):
 def test_the_runs_are_such_that_a_kill_could_show(findings):
     whole, killed = findings
     assert whole["stages"].count("polish") >= 4
-    assert set(whole["stages"]) == {"survey", "search", "polish", "evaluate", "predict"}
+    # The polish evaluates too, but cells of a selection that end with its last scan.
+    assert set(whole["stages"]) - {"evaluate"} == {"survey", "search", "polish", "predict"}
     assert whole["old"][1:] != whole["new"][1:]
     steps = {finding["step"] for finding in killed}
     assert steps == {"fit", "evaluate", "publish", "predict", "publish_predictions"}
