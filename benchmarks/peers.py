@@ -112,7 +112,7 @@ def run_quietly(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = done.stderr.strip().splitlines() or ["no message"]
-        raise UnavailableError(f"{' '.join(command[1:])} failed: {last[-1]}")
+        raise UnavailableError(f"python {' '.join(command[1:])} failed: {last[-1]}")
 
 
 @dataclass
@@ -201,6 +201,18 @@ def check_means(name: str, peer: Peer, ours: Peer, deviations: np.ndarray) -> No
         )
 
 
+@contextmanager
+def left_out(name: str, peers: dict[str, Any]) -> Iterator[None]:
+    """Go on without a library that fails, but not without ours."""
+    try:
+        yield
+    except (UnavailableError, OSError) as missing:
+        if name == OURS:
+            raise SystemExit(f"{name}: {missing}") from None
+        peers.pop(name, None)
+        print(f"{name} is left out: {missing}\n", flush=True)
+
+
 def compare(
     size: tuple[int, int], threads: int, pythons: dict[str, str], options: argparse.Namespace
 ) -> None:
@@ -213,18 +225,17 @@ def compare(
         deviations = np.load(directory / "rows.npy").std(axis=0)
         peers = {}
         for name, python in pythons.items():
-            try:
-                peer = stack.enter_context(started(name, python, directory, threads, options.avx2))
-            except UnavailableError as missing:
-                print(f"{name} is left out: {missing}\n", flush=True)
-                continue
-            peers[name] = peer
-            check_means(name, peer, peers[OURS], deviations)
-        names = list(peers)
+            with left_out(name, peers):
+                peers[name] = stack.enter_context(
+                    started(name, python, directory, threads, options.avx2)
+                )
+                check_means(name, peers[name], peers[OURS], deviations)
         for turn in range(options.repetitions):
+            names = list(peers)
             first = turn % len(names)
             for name in (*names[first:], *names[:first]):
-                peers[name].take_turn()
+                with left_out(name, peers):
+                    peers[name].take_turn()
     cores = "one thread" if threads == 1 else f"{threads} threads"
     print_table(
         f"({d}, {k}), {n:,} rows, {cores}: ns per row and pass",
@@ -260,10 +271,8 @@ def main() -> None:
           f"{', and ruled out' if options.avx2 else ''}\n")  # fmt: skip
     pythons = {}
     for name in dict.fromkeys((OURS, *options.libraries)):
-        try:
+        with left_out(name, pythons):
             pythons[name] = interpreter(name, options.environments)
-        except UnavailableError as missing:
-            print(f"{name} is left out: {missing}\n", flush=True)
     for threads in options.threads:
         for size in options.sizes:
             d, k = map(int, size.split(","))

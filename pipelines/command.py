@@ -51,7 +51,7 @@ def main() -> None:
     # still searched.
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, 100)
-    # The interpreter searches all of them three more times before it ends, for another fifth of a
+    # The interpreter searches all of them three more times before it ends, for another seventh of a
     # short fit. Registered first, this runs last: handlers of libraries still find their objects.
     atexit.register(gc.freeze)
     app()
