@@ -19,7 +19,13 @@ from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.neighbours import converted, with_a_merge, with_a_split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race
-from gmm_dask.mixture.search import SearchEffort, SearchSummary, effort_for, final_rows_of
+from gmm_dask.mixture.search import (
+    PATIENCE,
+    SearchEffort,
+    SearchSummary,
+    effort_for,
+    final_rows_of,
+)
 from gmm_dask.mixture.spec import Cell, EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import SharedSample, StartKind, Starts
 from gmm_dask.mixture.threads import single_threaded
@@ -47,7 +53,8 @@ def cell_effort(m: int, d: int, spec: MixtureSpec, keep: int) -> SearchEffort:
     rounds = tuple(
         replace(round_, keep=kept) for round_, kept in zip(full.rounds, remaining, strict=True)
     )
-    return replace(full, starts=max(9, keep), rounds=rounds, rival_iterations=8)
+    moves = replace(full.moves, runs=min(full.moves.runs, 2), patience=PATIENCE)
+    return replace(full, starts=max(9, keep), rounds=rounds, moves=moves, rival_iterations=8)
 
 
 def label_starts(shared: SharedSample, spec: MixtureSpec, effort: SearchEffort) -> None:

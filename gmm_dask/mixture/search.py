@@ -134,6 +134,10 @@ def effort_for(m: int, d: int, spec: MixtureSpec, keep: int, whole: bool = False
     """
     least, remaining = 10 * spec.n_components * d, max(len(TURNS), keep)
     stages = ((2_048, max(8, remaining)), (4_096, max(5, remaining)), (8_192, remaining))
+    covariance = COVARIANCE_TYPES[spec.covariance_type]
+    moves = effort_of_moves(covariance)
+    if covariance.by_component:  # a shared covariance is mended slowly, and promises little
+        moves = replace(moves, patience=PATIENCE)
     rounds = tuple(Round(min(max(rows, least), m), 6, kept) for rows, kept in stages)
     return SearchEffort(
         starts=max(16, keep),
@@ -142,7 +146,7 @@ def effort_for(m: int, d: int, spec: MixtureSpec, keep: int, whole: bool = False
         final_rows=final_rows_of(m, whole),
         final_tol=1e-4,
         final_iterations=200,
-        moves=replace(effort_of_moves(COVARIANCE_TYPES[spec.covariance_type]), patience=PATIENCE),
+        moves=moves,
     )
 
 
