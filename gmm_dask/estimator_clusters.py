@@ -82,7 +82,7 @@ class ClustersMixin:
         >>> gm.merge_tree_.n_clusters
         2
         >>> gm.predict_clusters([[-5.0, 0.0], [0.0, 5.0], [0.0, 25.0]])
-        array([1, 1, 0])
+        array([0, 0, 1])
         """
         parameters = self._parameters()
         rows = rows_to_merge(parameters.n_components)

@@ -22,8 +22,9 @@ from scipy.stats import norm
 
 from gmm_dask import GaussianMixture
 from gmm_dask.mixture.assignment import assign
-from gmm_dask.mixture.em import EMOptions, em_steps, maximize, start_em
+from gmm_dask.mixture.em import EMOptions, em_steps, start_em
 from gmm_dask.mixture.expectation import ExpectationOn
+from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec
 from gmm_dask.mixture.statistics import sum_statistics

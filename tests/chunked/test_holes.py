@@ -20,7 +20,7 @@ from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.mixture.assignment import assign
-from gmm_dask.mixture.patterns import find_patterns
+from gmm_dask.mixture.patterns import count_patterns
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, make_cells
 from gmm_dask.nulls import NullPolicy
 from tests.row_sources import drawn
@@ -191,6 +191,6 @@ def test_a_fit_says_what_its_holes_cost_and_cannot_tell(X: np.ndarray) -> None:
     wide[:1_000, 0], wide[1_000:, 1] = np.nan, np.nan
     options = replace(FIT, spec=MixtureSpec(1, "diag"), search_rows=None)
     cost, unknown = fit(scanner_of(wide), options).warnings
-    patterns = len(find_patterns(wide[~np.isnan(wide).all(axis=1)]))
-    assert f"have {patterns:,} patterns of missing values; each is a pass" in cost
+    patterns = count_patterns(wide[~np.isnan(wide).all(axis=1)])
+    assert f"have {patterns:,} patterns of missing values; rows of rare patterns take" in cost
     assert unknown.startswith("columns 'c0' and 'c1' are never there in the same row")
