@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gmm_dask.mixture import engine
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.kernels.tiles import ROWS
 from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -148,6 +149,19 @@ def test_a_tile_with_a_row_far_out_is_left_to_float64(covariance_type):
         assert statistics.finite
     X[200, 1] = np.nan
     assert np.isnan(sum_statistics(parameters, X).log_likelihood)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+def test_components_of_very_different_sizes(covariance_type):
+    """|y|² of the narrow one overflows at the wide one, where its responsibility is 0."""
+    covariances = COVARIANCE_TYPES[covariance_type].from_matrices(
+        np.array([1e12, 1e-16])[:, None, None] * np.eye(2), np.ones(2)
+    )
+    parameters = MixtureParameters.from_covariances(
+        covariance_type, np.array([0.5, 0.5]), np.array([[1e12, 1e12], [0.0, 0.0]]), covariances
+    )
+    X = rows_of(parameters, N, np.random.default_rng(6)).astype(np.float32)
+    assert assert_as_in_doubles(parameters, X).finite
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

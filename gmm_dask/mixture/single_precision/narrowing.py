@@ -16,7 +16,8 @@ What a pass computes, and with which error. u = 2⁻²⁴ is the rounding of flo
   and errs by the square of this only.
 - log π p is rounded at its own size, less the largest constant. A tile with a row farther than
   `FARTHEST` nats below is left to float64, and so rounding moves no log π p that matters by more
-  than 2⁻¹⁴ nats. Nor does anything overflow: a row that is near some mean is within 2⁶¹ of all.
+  than 2⁻¹⁴ nats. Nor does x − ν overflow: a row that is near some mean is within 2⁶¹ of all. |y|²
+  may, and log π p is then −∞; the pass that sums |y|² itself asks for more (`spherical`).
 - A sum over the 128 rows of a tile is one of at most 32 terms in each lane, and a tree: it errs by
   at most 34·u of the sum of magnitudes, and typically by u. Tiles are added in float64.
 
