@@ -254,6 +254,21 @@ def test_rows_are_assigned_by_what_they_have(covariance_type, n, common_rows):
         np.testing.assert_array_equal(getattr(known, name), getattr(assigned, name))
 
 
+@pytest.mark.parametrize("far", [1e30, 1e200, np.finfo(np.float64).max])
+@pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)
+def test_a_scattered_row_far_out_has_a_density(covariance_type, far):
+    """A number that stands for a missing value is an outlier in a row with holes, too."""
+    parameters = random_mixture(covariance_type)
+    X = np.array([[far, 0.0, np.nan, 0.0], [0.0, -far, 0.0, 0.0], [0.0, np.nan, 0.0, 0.0]])
+    scattered = assign(parameters, X, responsibilities=True)
+    common = assign(parameters, np.repeat(X, COMMON_ROWS, axis=0))
+    assert np.isfinite(scattered.log_densities).all()
+    assert scattered.responsibilities.sum(axis=1) == pytest.approx(1.0)
+    sizes = common.log_densities[::COMMON_ROWS] / scattered.log_densities
+    assert np.abs(np.log10(sizes)).max() < 2.0  # clipped a little elsewhere
+    assert sum_statistics(parameters, X, None, find_patterns(X)).finite
+
+
 @pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)
 def test_holes_are_filled_with_conditional_means(covariance_type):
     parameters, X = random_mixture(covariance_type), rows_with_holes(4)
