@@ -185,6 +185,16 @@ def test_weights_that_float32_cannot_hold_are_left_to_float64(covariance_type, w
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
+def test_equal_weights_do_not_move_the_likelihood(covariance_type):
+    """float32 rounds 0.1 up by 1.5e-8 of itself, and so in every row."""
+    rng = np.random.default_rng(7)
+    parameters = mixture(covariance_type, 3, 60, rng, scale=1e-9)
+    X = rows_of(parameters, N, rng).astype(np.float32)
+    light, plain = (sum_statistics(parameters, X, w) for w in (np.full(N, 0.1), None))
+    assert light.mean_log_likelihood == pytest.approx(plain.mean_log_likelihood, rel=1e-12)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
 def test_a_component_of_weight_0_gets_nothing(covariance_type):
     rng = np.random.default_rng(5)
     template = mixture(covariance_type, 3, 3, rng)
