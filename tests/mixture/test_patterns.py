@@ -15,7 +15,11 @@ from gmm_dask.mixture.assignment import LOOK_ROWS, assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.imputation import Filled, fit_pooled, impute
-from gmm_dask.mixture.initialization import initial_parameters, start_from_responsibilities
+from gmm_dask.mixture.initialization import (
+    initial_parameters,
+    labelled_start,
+    start_from_responsibilities,
+)
 from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.moves import split
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -323,6 +327,17 @@ def test_every_start_takes_rows_with_holes(covariance_type, method):
     again = initial_parameters(X, None, fixed, np.random.RandomState(0), filled)
     np.testing.assert_array_equal(again.means, means)
     np.testing.assert_array_equal(again.weights, start.weights)
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)
+def test_a_cluster_without_rows_is_no_warning(covariance_type):
+    """k-means leaves some where rows repeat themselves."""
+    X = rows_with_holes(3, 300, D, 0.2)
+    spec = MixtureSpec(2, covariance_type)
+    filled = Filled.of(X, fit_pooled(X, None, spec))
+    start = labelled_start(X, np.zeros(len(X), np.int32), None, spec, filled)
+    assert np.isfinite(start.means).all()
+    assert start.weights[0] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)
