@@ -195,6 +195,22 @@ def test_equal_weights_do_not_move_the_likelihood(covariance_type):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
+def test_constants_are_not_rounded_in_all_rows_alike(covariance_type):
+    """A constant 0.45 steps of ½|y|² below the largest moved the likelihood by as much."""
+    k, d, rng = 8, 100, np.random.default_rng(8)
+    covariances = COVARIANCE_TYPES[covariance_type].from_matrices(
+        np.tile(np.eye(d), (k, 1, 1)), np.ones(k)
+    )
+    weights = np.exp(np.r_[0.0, np.full(k - 1, -0.45 * 2.0**-18)])
+    parameters = MixtureParameters.from_covariances(
+        covariance_type, weights / weights.sum(), 8.0 * rng.normal(size=(k, d)), covariances
+    )
+    X = rows_of(parameters, N, rng).astype(np.float32)
+    error = sum_statistics(parameters, X).log_likelihood - in_doubles(parameters, X).log_likelihood
+    assert abs(error) / N < 7e-7
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
 def test_a_component_of_weight_0_gets_nothing(covariance_type):
     rng = np.random.default_rng(5)
     template = mixture(covariance_type, 3, 3, rng)
