@@ -51,7 +51,8 @@ MANY_FEATURES = {"full": 128, "diag": 256}
 #: Fewer float32 rows are computed in float64: that is soon done, and compiles no other kernel.
 LEAST_SINGLE_ROWS = 1_024
 #: EM that shall stop at a smaller change of the mean log-likelihood, nats, computes in float64: in
-#: float32 rounding alone changes it by about 1e-8 from one iteration to the next.
+#: float32 rounding alone changes it by about 1e-8 from one iteration to the next, with a hundred
+#: features by 1e-7.
 LEAST_SINGLE_TOL = 1e-6
 #: From this many components on, rows are divided among them (benchmarks/RESULTS.md).
 MANY_COMPONENTS = {"full": 32, "tied": 64, "diag": 64, "spherical": 64}

@@ -140,6 +140,7 @@ def expected_gains(
 ) -> list[float]:
     """Return by how much M-steps raised the expected log-likelihood, nats per unit of weight.
 
+    Infinity where there is no weight, as in the first M-step of a cluster without rows.
     Under the new parameters the squares of the whitened residuals sum up to d per row, but for
     ``reg_covar``; under the old ones, to the trace of S.
     """
@@ -150,10 +151,10 @@ def expected_gains(
     squares = before[0].covariance.sum_squares(
         _stack([statistics.residual_products for statistics in sums])
     )
-    weights = [statistics.weight for statistics in sums]
-    expected: list[float] = (
-        (gains + 0.5 * squares) / weights - 0.5 * before[0].n_features
-    ).tolist()
+    weights = np.array([statistics.weight for statistics in sums])
+    totals = gains + 0.5 * squares
+    per_weight = np.divide(totals, weights, out=np.full_like(totals, np.inf), where=weights > 0.0)
+    expected: list[float] = (per_weight - 0.5 * before[0].n_features).tolist()
     return expected
 
 

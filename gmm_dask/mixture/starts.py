@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from threading import Lock
@@ -127,6 +127,12 @@ class Sample:
         if self.X.dtype == np.float32 or not keeps.all():
             return self
         return Sample(self.X.astype(np.float32), self.sample_weight, self.labelling)
+
+    def in_doubles(self) -> Sample:
+        """Return the rows in float64, in which passes over them then compute."""
+        if self.X.dtype == np.float64:
+            return self
+        return replace(self, X=self.X.astype(np.float64))
 
     def take(self, chosen: IndexArray) -> Sample:
         """Return some of the rows, feature-major."""

@@ -15,7 +15,11 @@ from gmm_dask.mixture.assignment import LOOK_ROWS, assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.imputation import Filled, fit_pooled, impute
-from gmm_dask.mixture.initialization import initial_parameters, start_from_responsibilities
+from gmm_dask.mixture.initialization import (
+    initial_parameters,
+    labelled_start,
+    start_from_responsibilities,
+)
 from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.moves import split
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -254,6 +258,21 @@ def test_rows_are_assigned_by_what_they_have(covariance_type, n, common_rows):
         np.testing.assert_array_equal(getattr(known, name), getattr(assigned, name))
 
 
+@pytest.mark.parametrize("far", [1e30, 1e200, np.finfo(np.float64).max])
+@pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)
+def test_a_scattered_row_far_out_has_a_density(covariance_type, far):
+    """A number that stands for a missing value is an outlier in a row with holes, too."""
+    parameters = random_mixture(covariance_type)
+    X = np.array([[far, 0.0, np.nan, 0.0], [0.0, -far, 0.0, 0.0], [0.0, np.nan, 0.0, 0.0]])
+    scattered = assign(parameters, X, responsibilities=True)
+    common = assign(parameters, np.repeat(X, COMMON_ROWS, axis=0))
+    assert np.isfinite(scattered.log_densities).all()
+    assert scattered.responsibilities.sum(axis=1) == pytest.approx(1.0)
+    sizes = common.log_densities[::COMMON_ROWS] / scattered.log_densities
+    assert np.abs(np.log10(sizes)).max() < 2.0  # clipped a little elsewhere
+    assert sum_statistics(parameters, X, None, find_patterns(X)).finite
+
+
 @pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)
 def test_holes_are_filled_with_conditional_means(covariance_type):
     parameters, X = random_mixture(covariance_type), rows_with_holes(4)
@@ -308,6 +327,17 @@ def test_every_start_takes_rows_with_holes(covariance_type, method):
     again = initial_parameters(X, None, fixed, np.random.RandomState(0), filled)
     np.testing.assert_array_equal(again.means, means)
     np.testing.assert_array_equal(again.weights, start.weights)
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)
+def test_a_cluster_without_rows_is_no_warning(covariance_type):
+    """k-means leaves some where rows repeat themselves."""
+    X = rows_with_holes(3, 300, D, 0.2)
+    spec = MixtureSpec(2, covariance_type)
+    filled = Filled.of(X, fit_pooled(X, None, spec))
+    start = labelled_start(X, np.zeros(len(X), np.int32), None, spec, filled)
+    assert np.isfinite(start.means).all()
+    assert start.weights[0] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_NAMES)

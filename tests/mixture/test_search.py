@@ -336,6 +336,22 @@ def test_the_last_rows_of_a_search_are_those_of_the_caller(X, offset, monkeypatc
     assert [stage.X.dtype for stage in seen] == [np.float64 if offset else np.float32, np.float64]
 
 
+def test_to_a_tolerance_below_the_noise_of_float32_rows_run_in_float64(X, monkeypatch):
+    """The start of scikit-learn runs to the tolerance of the polish, which float32 cannot reach."""
+    seen = []
+    ended = Competition.run
+
+    def spied(self, rows, runs, options):
+        seen.append((options.tol, rows.X.dtype))
+        return ended(self, rows, runs, options)
+
+    monkeypatch.setattr(Competition, "run", spied)
+    sample, spec = Sample(X[:3_000].astype(np.float32), None), MixtureSpec(2, "diag")
+    for tol, dtype in ((1e-6, np.float32), (1e-7, np.float64)):
+        search(sample, spec, EMOptions(tol, 3), random_state=0, keep=1, threads=1, whole=True)
+        assert seen[-1] == (tol, dtype)
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("covariance_type", TYPES)

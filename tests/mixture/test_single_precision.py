@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gmm_dask.mixture import engine
+from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.kernels.tiles import ROWS
 from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -150,6 +151,19 @@ def test_a_tile_with_a_row_far_out_is_left_to_float64(covariance_type):
     assert np.isnan(sum_statistics(parameters, X).log_likelihood)
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+def test_components_of_very_different_sizes(covariance_type):
+    """|y|² of the narrow one overflows at the wide one, where its responsibility is 0."""
+    covariances = COVARIANCE_TYPES[covariance_type].from_matrices(
+        np.array([1e12, 1e-16])[:, None, None] * np.eye(2), np.ones(2)
+    )
+    parameters = MixtureParameters.from_covariances(
+        covariance_type, np.array([0.5, 0.5]), np.array([[1e12, 1e12], [0.0, 0.0]]), covariances
+    )
+    X = rows_of(parameters, N, np.random.default_rng(6)).astype(np.float32)
+    assert assert_as_in_doubles(parameters, X).finite
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_where_most_tiles_would_be_left_out_the_rest_is_not_tried(covariance_type):
     rng = np.random.default_rng(3)
@@ -168,6 +182,32 @@ def test_weights_that_float32_cannot_hold_are_left_to_float64(covariance_type, w
     w = np.ones(N)
     w[ROWS : 2 * ROWS] = weight
     assert_in_singles(parameters, X, w, left_out=ROWS)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_equal_weights_do_not_move_the_likelihood(covariance_type):
+    """float32 rounds 0.1 up by 1.5e-8 of itself, and so in every row."""
+    rng = np.random.default_rng(7)
+    parameters = mixture(covariance_type, 3, 60, rng, scale=1e-9)
+    X = rows_of(parameters, N, rng).astype(np.float32)
+    light, plain = (sum_statistics(parameters, X, w) for w in (np.full(N, 0.1), None))
+    assert light.mean_log_likelihood == pytest.approx(plain.mean_log_likelihood, rel=1e-12)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_constants_are_not_rounded_in_all_rows_alike(covariance_type):
+    """A constant 0.45 steps of ½|y|² below the largest moved the likelihood by as much."""
+    k, d, rng = 8, 100, np.random.default_rng(8)
+    covariances = COVARIANCE_TYPES[covariance_type].from_matrices(
+        np.tile(np.eye(d), (k, 1, 1)), np.ones(k)
+    )
+    weights = np.exp(np.r_[0.0, np.full(k - 1, -0.45 * 2.0**-18)])
+    parameters = MixtureParameters.from_covariances(
+        covariance_type, weights / weights.sum(), 8.0 * rng.normal(size=(k, d)), covariances
+    )
+    X = rows_of(parameters, N, rng).astype(np.float32)
+    error = sum_statistics(parameters, X).log_likelihood - in_doubles(parameters, X).log_likelihood
+    assert abs(error) / N < 7e-7
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

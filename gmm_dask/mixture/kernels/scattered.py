@@ -17,15 +17,27 @@ import numpy as np
 
 from gmm_dask.mixture.kernels.addresses import doubles, integers, singles
 from gmm_dask.mixture.kernels.compile import inlined, kernel
-from gmm_dask.mixture.kernels.tiles import prefer_wide_vectors
+from gmm_dask.mixture.kernels.tiles import largest, prefer_wide_vectors
 from gmm_dask.mixture.kernels.whitening import mirror
 
 _HALF_LOG_2PI = 0.5 * log(2.0 * pi)
 
 
 @inlined
-def _load_row(source, i, x, holes):  # type: ignore[no-untyped-def]
-    """Read a row, with 0 in its holes, whose features are listed; return how many."""
+def _limit(factors, d):  # type: ignore[no-untyped-def]
+    """Return the largest value of which squares do not overflow, as `kernels.tiles.clip_far` does.
+
+    Nothing changes within 1e145 standard deviations of the means.
+    """
+    return 1e150 / (d * max(1.0, largest(factors)))
+
+
+@inlined
+def _load_row(source, i, limit, x, holes):  # type: ignore[no-untyped-def]
+    """Read a row, with 0 in its holes, whose features are listed; return how many.
+
+    Values beyond the limit are clipped.
+    """
     address = source.address + i * source.row_stride
     m = 0
     for j in range(x.size):
@@ -33,7 +45,7 @@ def _load_row(source, i, x, holes):  # type: ignore[no-untyped-def]
             value = float(singles(address + j * source.column_stride)[0])
         else:
             value = doubles(address + j * source.column_stride)[0]
-        x[j] = value
+        x[j] = min(max(value, -limit), limit)
         if np.isnan(value):
             x[j] = 0.0
             holes[m] = j
@@ -172,11 +184,12 @@ def matrix_statistics(  # type: ignore[no-untyped-def]
     x, z, y, joint = np.empty(d), np.empty(d), np.empty((k, d)), np.empty(k)
     holes, before = np.zeros(d, np.int64), np.zeros(d, np.int64)
     Q, rest, held = np.empty((parts, d, d)), np.empty(parts), np.zeros(parts)
+    limit = _limit(factors, d)
     count = -1
     log_likelihood = 0.0
     for i in range(source.n + 1):
         # After the last row there is a pattern of no holes, so that the code stands here once.
-        m = _load_row(source, i, x, holes) if i < source.n else 0
+        m = _load_row(source, i, limit, x, holes) if i < source.n else 0
         changed = not _same(holes, m, before, count)
         if changed:
             for p in range(parts):
@@ -215,9 +228,10 @@ def matrix_assign(  # type: ignore[no-untyped-def]
     x, z, y, joint = np.empty(d), np.empty(d), np.empty((k, d)), np.empty(k)
     holes, before = np.zeros(d, np.int64), np.zeros(d, np.int64)
     Q, rest = np.empty((parts, d, d)), np.empty(parts)
+    limit = _limit(factors, d)
     count = -1
     for i in range(source.n):
-        m = _load_row(source, i, x, holes)
+        m = _load_row(source, i, limit, x, holes)
         changed = not _same(holes, m, before, count)
         count = m
         _matrix_densities(x, holes, m, changed, constants, means, factors, Q, rest, z, y, joint)
@@ -249,9 +263,10 @@ def scaled_statistics(  # type: ignore[no-untyped-def]
     prefer_wide_vectors()
     k, d = means.shape
     x, y, joint, holes = np.empty(d), np.empty((k, d)), np.empty(k), np.zeros(d, np.int64)
+    limit = _limit(factors, d)
     log_likelihood = 0.0
     for i in range(source.n):
-        m = _load_row(source, i, x, holes)
+        m = _load_row(source, i, limit, x, holes)
         _scaled_densities(x, holes, m, constants, means, factors, logs, y, joint)
         weight = _weight(sample_weight, i)
         density, _ = _normalise(joint)
@@ -276,8 +291,9 @@ def scaled_assign(  # type: ignore[no-untyped-def]
     prefer_wide_vectors()
     k, d = means.shape
     x, y, joint, holes = np.empty(d), np.empty((k, d)), np.empty(k), np.zeros(d, np.int64)
+    limit = _limit(factors, d)
     for i in range(source.n):
-        m = _load_row(source, i, x, holes)
+        m = _load_row(source, i, limit, x, holes)
         _scaled_densities(x, holes, m, constants, means, factors, logs, y, joint)
         density, label = _normalise(joint)
         _store(i, label, density, joint, labels, densities, certainties, responsibilities)

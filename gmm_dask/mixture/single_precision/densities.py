@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gmm_dask.mixture.kernels.addresses import doubles
 from gmm_dask.mixture.kernels.compile import exact, inlined
 from gmm_dask.mixture.kernels.tiles import (
     ROWS,
@@ -97,21 +98,29 @@ def _normalise(log_joint, weights, top, total):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _sums(weights, top):  # type: ignore[no-untyped-def]
-    """Return Σ w log p(x) and Σ w of a tile, added as doubles."""
+def _sums(top, sample_weight, start, rows):  # type: ignore[no-untyped-def]
+    """Return Σ w log p(x) and Σ w of a tile, added as doubles.
+
+    Weights that float32 rounds alike would move the likelihood by up to 2⁻²⁵ of itself.
+    """
     prefer_wide_vectors()
     log_likelihood, weight = 0.0, 0.0
-    for i in range(ROWS):
-        log_likelihood += np.float64(weights[i]) * np.float64(top[i])
-        weight += np.float64(weights[i])
+    if sample_weight.address == 0:
+        for i in range(rows):
+            log_likelihood += np.float64(top[i])
+        return log_likelihood, float(rows)
+    for i in range(rows):
+        w = doubles(sample_weight.address + (start + i) * sample_weight.stride)[0]
+        log_likelihood += w * np.float64(top[i])
+        weight += w
     return log_likelihood, weight
 
 
 @inlined
-def normalise_tile(walk):  # type: ignore[no-untyped-def]
+def normalise_tile(walk, source, sample_weight, start):  # type: ignore[no-untyped-def]
     """Turn log π p into responsibilities times weights; return Σ w log p(x) and Σ w.
 
-    Both log π p and log p(x) are less the largest constant.
+    Both log π p and log p(x) are less the largest constant. The tile begins at row start.
     """
     _normalise(walk.log_joint, walk.weights, walk.top, walk.scratch)
-    return _sums(walk.weights, walk.top)
+    return _sums(walk.top, sample_weight, start, min(ROWS, source.n - start))

@@ -16,7 +16,10 @@ What a pass computes, and with which error. u = 2⁻²⁴ is the rounding of flo
   and errs by the square of this only.
 - log π p is rounded at its own size, less the largest constant. A tile with a row farther than
   `FARTHEST` nats below is left to float64, and so rounding moves no log π p that matters by more
-  than 2⁻¹⁴ nats. Nor does anything overflow: a row that is near some mean is within 2⁶¹ of all.
+  than 2⁻¹⁴ nats. Nor does x − ν overflow: a row that is near some mean is within 2⁶¹ of all. |y|²
+  may, and log π p is then −∞; the pass that sums |y|² itself asks for more (`spherical`).
+- ½|y|² has steps of 2⁻²³ of a power of two, and d/2 as its mean. A constant between two steps would
+  be rounded in all rows alike, by 1e-6 nats at 100 features; so constants are whole steps.
 - A sum over the 128 rows of a tile is one of at most 32 terms in each lane, and a tree: it errs by
   at most 34·u of the sum of magnitudes, and typically by u. Tiles are added in float64.
 
@@ -127,14 +130,17 @@ def _condition(V, scales, total):  # type: ignore[no-untyped-def]
 
 
 @exact
-def _narrow_constants(constants, gains, narrowed, roundings):  # type: ignore[no-untyped-def]
-    """Write the constants of the mixture with the factors V; return the largest."""
-    base = -np.inf
+def _narrow_constants(constants, gains, d, narrowed, roundings):  # type: ignore[no-untyped-def]
+    """Write the constants of the mixture with the factors V; return the largest.
+
+    They are multiples of the steps that ½|y|² of most rows has.
+    """
+    base, step = -np.inf, 2.0 ** (np.floor(np.log2(d)) - 23.0)
     for c in range(constants.size):
         base = max(base, constants[c] + gains[c])
     for c in range(constants.size):
         exact_value = constants[c] + gains[c] - base
-        narrowed[c] = exact_value
+        narrowed[c] = np.floor(exact_value / step + 0.5) * step
         roundings[c] = narrowed[c] - exact_value if exact_value > -np.inf else 0.0
     return base
 
@@ -180,7 +186,7 @@ def narrow_matrices(constants, means, factors, covariances):  # type: ignore[no-
             gains[c] = gains[0]
         safe = _narrow_mean(means[c], scales, narrowed.means[c]) and safe
         _shift(V, means[c], narrowed.means[c], narrowed.shifts[c], scratch)
-    base = _narrow_constants(constants, gains, narrowed.constants, narrowed.roundings)
+    base = _narrow_constants(constants, gains, d, narrowed.constants, narrowed.roundings)
     return _complete(narrowed, base, safe)
 
 
@@ -200,7 +206,7 @@ def narrow_axes(constants, means, factors, covariances):  # type: ignore[no-unty
             narrowed.factors[c, j] = u
             gains[c] += (narrowed.factors[c, j] - u) / u
             narrowed.shifts[c, j] = (narrowed.means[c, j] - means[c, j]) * u
-    base = _narrow_constants(constants, gains, narrowed.constants, narrowed.roundings)
+    base = _narrow_constants(constants, gains, d, narrowed.constants, narrowed.roundings)
     return _complete(narrowed, base, safe)
 
 

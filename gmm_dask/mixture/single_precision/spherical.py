@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 from gmm_dask.mixture.kernels.compile import exact, kernel
 from gmm_dask.mixture.kernels.densities import dot, sum_of
 from gmm_dask.mixture.kernels.distances import add_residuals
@@ -9,11 +11,27 @@ from gmm_dask.mixture.kernels.tiles import ROWS, prefer_wide_vectors
 from gmm_dask.mixture.single_precision.densities import is_near, normalise_tile
 from gmm_dask.mixture.single_precision.diag import log_joint
 from gmm_dask.mixture.single_precision.narrowing import (
+    FARTHEST,
     narrow_axes,
     repeat_features,
     total_likelihood,
 )
 from gmm_dask.mixture.single_precision.tiles import begin_walk, hopeless, load_tile
+
+#: Up to this |y| of a feature, |y|² does not overflow: it is multiplied by responsibilities of 0.
+_MOST_WHITENED = 2.0**56
+
+
+@exact
+def _keeps_squares(means, factors, covariances):  # type: ignore[no-untyped-def]
+    """Whether |y|² of each component is finite for every row that is near some component."""
+    magnitude, scale, factor = 0.0, 0.0, 0.0
+    for c in range(factors.size):
+        scale, factor = max(scale, sqrt(covariances[c])), max(factor, factors[c])
+        for j in range(means.shape[1]):
+            magnitude = max(magnitude, abs(means[c, j]))
+    reach = 2.0 * magnitude + sqrt(2.0 * FARTHEST) * scale
+    return reach * factor <= _MOST_WHITENED
 
 
 @exact
@@ -44,7 +62,7 @@ def statistics(  # type: ignore[no-untyped-def]
     narrowed = narrow_axes(
         constants, means, repeat_features(factors, d), repeat_features(covariances, d)
     )
-    if not narrowed.safe:
+    if not (narrowed.safe and _keeps_squares(means, factors, covariances)):
         return 0.0, -1
     walk = begin_walk(k, d)
     log_likelihood, weight, m = 0.0, 0.0, 0
@@ -57,7 +75,7 @@ def statistics(  # type: ignore[no-untyped-def]
             left_out[m] = start
             m += 1
             continue
-        of_tile, weight_of_tile = normalise_tile(walk)
+        of_tile, weight_of_tile = normalise_tile(walk, source, sample_weight, start)
         log_likelihood += of_tile
         weight += weight_of_tile
         for c in range(k):

@@ -94,7 +94,7 @@ def statistics(  # type: ignore[no-untyped-def]
             left_out[m] = start
             m += 1
             continue
-        of_tile, weight_of_tile = normalise_tile(walk)
+        of_tile, weight_of_tile = normalise_tile(walk, source, sample_weight, start)
         log_likelihood += of_tile
         weight += weight_of_tile
         if near:
