@@ -126,11 +126,14 @@ def plan_night(
     assert current is not None
     waiting = _waiting(run, current)
     if waiting:
+        many = len(waiting) > 1
         logger.warning(
-            "fit.%s has changed since version %s, and only a search goes by it: it waits for the "
+            "%s %s changed since version %s, and only a search goes by %s for the "
             "next full fit, at the latest in %d night(s), or for --force",
-            waiting[0],
+            " and ".join(f"fit.{name}" for name in waiting),
+            "have" if many else "has",
             current.version,
+            "them: they wait" if many else "it: it waits",
             run.retrain.full_every - night.number + 1,
         )
     return night

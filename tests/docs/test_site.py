@@ -71,6 +71,14 @@ def test_the_two_commands_of_the_first_page_are_what_ci_runs() -> None:
     assert set(commands.splitlines()) <= commands_of_ci()
 
 
+def test_a_decision_that_design_refers_to_is_there() -> None:
+    text = (ROOT / "gmm_dask/DESIGN.md").read_text()
+    numbers = re.findall(r"^(\w+)\. \*\*", text, re.MULTILINE)
+    meant = re.findall(r"\(decision (\w+)\)", text)
+    assert meant
+    assert set(meant) <= set(numbers)
+
+
 def test_the_loop_that_design_shows_runs() -> None:
     (loop,) = (block.text for block in blocks_of(ROOT / "gmm_dask/DESIGN.md") if block.language)
     X = np.random.default_rng(0).normal(size=(100, 1))

@@ -597,6 +597,17 @@ def test_a_key_that_only_a_search_goes_by_waits_and_the_run_says_so_once(root, c
     )
 
 
+def test_keys_that_only_a_search_goes_by_are_all_named(root, caplog):
+    run = incremental(root, fit__random_state=7, fit__n_init=2)
+    with caplog.at_level(logging.WARNING, "gmm_dask"):
+        assert retrain(run, "changed").published.version == 2
+    (line,) = caplog.messages
+    assert line.startswith(
+        "fit.random_state and fit.n_init have changed since version 1, and only a search goes by "
+        "them: they wait for the next full fit, at the latest in 30 night(s)"
+    )
+
+
 def test_nights_work_on_an_object_store(root, bucket):
     write_day(root, 9)
     run = incremental(root, output__models=bucket)
