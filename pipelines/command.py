@@ -286,7 +286,9 @@ def _run_as_flow(
             with starting_embedded_server():
                 flow = kind.flow()
                 kind.prepare()  # now there is time
-        state = flow(run, cluster, return_state=True, **options)
+        # A flow that is interrupted returns no state, so its id is noted when it begins.
+        follow = flow.with_options(on_running=[begun.note_id])
+        state = follow(run, cluster, return_state=True, **options)
         begun.run_id = str(state.state_details.flow_run_id)
         outcome = state.result(raise_on_failure=False)
     if isinstance(outcome, BaseException):

@@ -41,6 +41,10 @@ class Begun:
         """Take one event."""
         self.value = self.value or event.stage is not Stage.SURVEY
 
+    def note_id(self, flow: Any, flow_run: Any, state: Any) -> None:
+        """Note the id of a flow's run: Prefect calls it when the run begins."""
+        self.run_id = str(flow_run.id)
+
 
 class Terminated(SystemExit):
     """SIGTERM ended the command."""

@@ -54,7 +54,7 @@ class Kind(Generic[OutcomeT]):
 
     name: str
     steps: Callable[[], Steps[OutcomeT]]
-    flow: Callable[[], Callable[..., Any]]
+    flow: Callable[[], Any]
     resumed: str
     prepare: Callable[[], None] = lambda: None
 

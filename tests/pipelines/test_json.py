@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gmm_dask import steps
-from gmm_dask.pipelines import run_record
+from gmm_dask.pipelines import run_record, sequences
 from gmm_dask.pipelines.command import app
 from gmm_dask.pipelines.exits import Terminated
 from tests.pipelines.runs import write_part, write_run
@@ -123,6 +123,13 @@ def test_an_interrupted_run_says_so_and_what_the_next_one_does(
     message = words.format("run the same command again")
     assert interrupted["message"] == message
     assert interrupted["error"] == {"type": type(error).__name__, "message": message}
+
+
+def test_an_interrupted_flow_says_which_run_it_was(run_file, monkeypatch, prefect_server, client):
+    monkeypatch.setattr(sequences, "predict", raising(KeyboardInterrupt()))
+    interrupted = call("predict", run_file)
+    assert interrupted["state"] == "Interrupted"
+    assert client.read_flow_run(interrupted["run_id"]).name
 
 
 def test_versions_are_listed_compared_and_pruned_for_other_programs(
