@@ -170,6 +170,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000_000)
     parser.add_argument("--directory", type=Path, help="where there is room; default: TMPDIR")
     options = parser.parse_args()
+    if options.rows < 1:
+        parser.error("--rows: at least one")
     print_machine()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         root = Path(directory)

@@ -259,7 +259,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", default=[f"{d},{k}" for d, k in SIZES])
+    parser.add_argument("--sizes", nargs="+", type=size_of, default=SIZES, metavar="D,K")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, cores}))
     parser.add_argument("--libraries", nargs="+", choices=list(LIBRARIES), default=list(LIBRARIES))
     parser.add_argument("--repetitions", type=int, default=3)
@@ -275,8 +275,13 @@ def main() -> None:
             pythons[name] = interpreter(name, options.environments)
     for threads in options.threads:
         for size in options.sizes:
-            d, k = map(int, size.split(","))
-            compare((d, k), threads, pythons, options)
+            compare(size, threads, pythons, options)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Return the features and components of ``D,K``."""
+    d, k = map(int, text.split(","))
+    return d, k
 
 
 def has_avx512() -> bool:

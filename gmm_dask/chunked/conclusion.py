@@ -111,8 +111,9 @@ def _tell_precision(scanner: Scanner, parameters: MixtureParameters, tol: float)
     if scanner.chunks.dtype != np.float32 or scanner.rows < engine.LEAST_SINGLE_ROWS:
         return
     reason = None
-    if tol < engine.LEAST_SINGLE_TOL:
-        reason = f"tol is below {engine.LEAST_SINGLE_TOL:g}"
+    least = engine.least_single_tol(parameters.n_features)
+    if tol < least:
+        reason = f"tol is below {least:g}"
     elif not engine.takes_singles(parameters):
         reason = (
             "a component is too narrow for float32, beside its mean or its correlations, or the "

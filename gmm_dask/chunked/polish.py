@@ -19,7 +19,7 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import available_cores
 from gmm_dask.events import IterationFinished, Notify
 from gmm_dask.mixture.em import EMState, em_steps, start_em
-from gmm_dask.mixture.engine import LEAST_SINGLE_TOL
+from gmm_dask.mixture.engine import least_single_tol
 from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.replacing import Replacement
@@ -131,7 +131,7 @@ def _expectation(
 ) -> ScannedExpectation | ExpectationOn:
     """Choose how an E-step is computed: by a scan, or on the sample where it holds all rows."""
     survey, ownership = state.survey, state.ownership
-    in_doubles = tol < LEAST_SINGLE_TOL
+    in_doubles = tol < least_single_tol(len(scanner.chunks.columns))
     if not survey.in_memory:
         given = survey.nulls_left, ownership, state.evaluated, in_doubles
         return ScannedExpectation(scanner, *given)

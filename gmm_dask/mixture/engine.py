@@ -50,10 +50,6 @@ _ROW_MAJOR = {
 MANY_FEATURES = {"full": 128, "diag": 256}
 #: Fewer float32 rows are computed in float64: that is soon done, and compiles no other kernel.
 LEAST_SINGLE_ROWS = 1_024
-#: EM that shall stop at a smaller change of the mean log-likelihood, nats, computes in float64: in
-#: float32 rounding alone changes it by about 1e-8 from one iteration to the next, with a hundred
-#: features by 1e-7.
-LEAST_SINGLE_TOL = 1e-6
 #: From this many components on, rows are divided among them (benchmarks/RESULTS.md).
 MANY_COMPONENTS = {"full": 32, "tied": 64, "diag": 64, "spherical": 64}
 #: Up to so many, since a guide has tables of k² numbers, and up to so many features.
@@ -121,6 +117,15 @@ def statistics(
     sample_weight = None if sample_weight is None else sample_weight[left_out]
     rest = _statistics_in_doubles(parameters, X, sample_weight)
     return sums[0] + rest[0], sums[1] + rest[1], sums[2] + rest[2], sums[3] + rest[3]
+
+
+def least_single_tol(d: int) -> float:
+    """Return the smallest ``tol``, nats, of EM that computes rows of d features in float32.
+
+    Rounding alone changes their mean log-likelihood by about 1e-8 from one iteration to the next,
+    with a hundred features by 1e-7 and with six hundred by 2e-6: EM might never stop.
+    """
+    return 1e-6 * max(1.0, d / 100)
 
 
 def takes_singles(parameters: MixtureParameters) -> bool:

@@ -19,7 +19,7 @@ from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.competition import Competition, Run, pool_of, thin_out
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.covariance.matrices import ill_conditioned_error
-from gmm_dask.mixture.engine import LEAST_SINGLE_TOL
+from gmm_dask.mixture.engine import least_single_tol
 from gmm_dask.mixture.moves import MoveEffort, effort_of_moves
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.small_search.climbers import SmallSample
@@ -292,8 +292,8 @@ def _run_by_method(
 ) -> list[Run]:
     """Run the start that scikit-learn would make from the sample to the end of a polish."""
     runs = competition.begin(lambda number, kind: starts.make_by_method(sample), [StartKind.METHOD])
-    rows = sample.in_doubles() if em.tol < LEAST_SINGLE_TOL else sample
-    return competition.run(rows, runs, em)
+    exact = em.tol < least_single_tol(sample.X.shape[1])
+    return competition.run(sample.in_doubles() if exact else sample, runs, em)
 
 
 def _search_small_sample(

@@ -274,3 +274,8 @@ def test_log_errs_by_less_than_four_roundings(x):
 
 def test_log_of_nan_is_nan():
     assert np.isnan(_log(np.float32(np.nan)))
+
+
+def test_many_features_need_a_larger_tol():
+    # Rounding moves the mean log-likelihood by more, the more features there are.
+    assert [engine.least_single_tol(d) for d in (1, 100, 600)] == [1e-6, 1e-6, pytest.approx(6e-6)]
