@@ -139,8 +139,8 @@ def _warnings_of_holes(columns: tuple[str, ...], survey: Survey) -> list[str]:
     if patterns > MANY_PATTERNS:
         sentences.append(
             f"{len(X):,} sampled rows have {patterns:,} patterns of missing values; rows of rare "
-            "patterns take three to forty times as long as complete ones; leave out columns that "
-            "are rarely there"
+            "patterns take three to forty times as long as complete ones, with tied covariances "
+            "and many components more; leave out columns that are rarely there"
         )
     observed = (~np.isnan(X)).astype(np.float64)
     together = observed.T @ observed  # (d, d)
