@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gmm_dask.mixture import assignment, engine
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.kernels.densities import _exp, _log
+from gmm_dask.mixture.kernels.densities import _log, exp_of_small, reduce
 from gmm_dask.mixture.kernels.tiles import ROWS
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec
@@ -417,11 +417,50 @@ def test_small_responsibilities_are_flushed_and_never_denormal():
     assert tiny[tiny > 0.0].min() > 1e-101
 
 
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_weights_of_one_are_no_weights(covariance_type):
+    rng = np.random.default_rng(8)
+    parameters = mixture(covariance_type, 3, 2, rng)
+    X = rows_of(parameters, 3 * ROWS + 5, rng)
+    without = engine.statistics(parameters, X, None)
+    for part, other in zip(without, engine.statistics(parameters, X, np.ones(len(X))), strict=True):
+        np.testing.assert_array_equal(part, other)
+
+
+@pytest.mark.parametrize("k", [1, 2, 1000])
+def test_the_likelihood_of_many_equal_components_is_that_of_one(k):
+    # Of such rows the sum over components is largest, and the product of eight of them.
+    rng = np.random.default_rng(9)
+    same = MixtureParameters.from_covariances(
+        "diag", np.full(k, 1.0 / k), np.zeros((k, 2)), np.ones((k, 2))
+    )
+    X = rng.normal(size=(2 * ROWS, 2))
+    expected = (-0.5 * np.square(X).sum(axis=1) - np.log(2.0 * np.pi)).sum()
+    assert engine.statistics(same, X, None)[3] == pytest.approx(expected, rel=1e-13)
+
+
+def test_two_features_are_read_alike_in_every_layout():
+    rng = np.random.default_rng(10)
+    parameters = mixture("full", 2, 2, rng)
+    rows = rows_of(parameters, ROWS + 3, rng).astype(np.float32).astype(np.float64)
+    expected = engine.statistics(parameters, rows, None)
+    wide = np.repeat(rows.astype(np.float32), 2, axis=1)  # strides of two doubles and of one
+    for X in (np.asfortranarray(rows), np.repeat(rows, 2, axis=1)[:, ::2], wide[:, ::2]):
+        for part, other in zip(engine.statistics(parameters, X, None), expected, strict=True):
+            np.testing.assert_array_equal(part, other)
+
+
 # The functions that replace those of libm.
 
 
 def ulps(actual, expected):
     return np.abs(actual - expected) / np.spacing(np.abs(expected))
+
+
+def _exp(x):
+    """Exp in the two steps of the passes."""
+    t, power = reduce(x)
+    return exp_of_small(t) * power
 
 
 @settings(max_examples=300, derandomize=True)

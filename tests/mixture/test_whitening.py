@@ -49,3 +49,12 @@ def test_whitening_from_a_shift_adds_it(d):
     y = U.T @ (tile.reshape(d, ROWS) - mean[:, None]) + shift[:, None]
     np.testing.assert_allclose(whitened.reshape(d, ROWS), y, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(squares, (y * y).sum(axis=0), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(np.float64, 1e-15), (np.float32, 1e-6)])
+def test_rows_of_a_tile_are_summed_wherever_they_lie(dtype, error):
+    numbers = np.random.default_rng(0).normal(size=ROWS + 8).astype(dtype)
+    for start in range(8):
+        rows = numbers[start : start + ROWS]
+        size = np.abs(rows).sum(dtype=float)
+        assert abs(whitening.sum_rows(rows) - rows.sum(dtype=float)) <= error * size

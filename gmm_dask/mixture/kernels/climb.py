@@ -304,7 +304,7 @@ def climb(  # type: ignore[no-untyped-def]
     for t in range(tiles.shape[0]):
         _copy(tiles[t], rows[t])
     residuals, whitened = aligned(d * ROWS), aligned(d * ROWS)
-    first, second, third = aligned(ROWS), aligned(ROWS), aligned(ROWS)
+    first, second, third = aligned(ROWS), aligned(ROWS), aligned(2 * ROWS)
     buffers = (
         np.zeros((k, d, d)),
         np.empty((d, d)),

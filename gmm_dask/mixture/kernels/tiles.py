@@ -117,9 +117,28 @@ def fill(values, value, start):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def _load_pairs(tile, pairs, rows):  # type: ignore[no-untyped-def]
+    """Copy rows of two doubles that lie one after the other, as numpy has them."""
+    prefer_wide_vectors()
+    first, second = tile[:ROWS], tile[ROWS : 2 * ROWS]
+    for i in range(rows):
+        first[i] = pairs[2 * i]
+        second[i] = pairs[2 * i + 1]
+    fill(first, first[0], rows)
+    fill(second, second[0], rows)
+    magnitude = 0.0
+    for i in range(2 * ROWS):
+        magnitude += abs(tile[i])
+    return magnitude
+
+
+@inlined
 def load_tile(tile, source, start, rows):  # type: ignore[no-untyped-def]
     """Copy rows into a tile, feature-major; return Σ|x|, which is finite only if every x is."""
     prefer_wide_vectors()
+    in_pairs = source.itemsize == 8 and source.column_stride == 8 and source.row_stride == 16
+    if tile.size == 2 * ROWS and in_pairs:
+        return _load_pairs(tile, doubles(source.address + start * 16), rows)
     magnitude = 0.0
     for j in range(tile.size // ROWS):
         feature = tile[j * ROWS : (j + 1) * ROWS]
@@ -233,7 +252,7 @@ class Walk(NamedTuple):
     top
         The largest log π p of each row, then log p(x), (ROWS,).
     scratch
-        Numbers of one component or one step, (ROWS,).
+        Numbers of one component or one step, (2 · ROWS,).
     largest_mean, largest_factor
         Largest magnitudes in means and factors, by which `clip_far` finds values too far out.
     """
@@ -258,7 +277,7 @@ def begin_walk(means, factors):  # type: ignore[no-untyped-def]
         aligned_rows(k, ROWS),
         aligned_rows(k, ROWS),
         aligned(ROWS),
-        aligned(ROWS),
+        aligned(2 * ROWS),
         largest(means),
         largest(factors),
     )

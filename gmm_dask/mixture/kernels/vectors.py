@@ -64,7 +64,14 @@ class Vectors:
 
     def load(self, builder: Builder, pointer: Value) -> Value:
         """Load an aligned vector."""
-        return builder.load(builder.bitcast(pointer, self._vector.as_pointer()), align=WIDTH)
+        return self._load(builder, pointer, WIDTH)
+
+    def load_anywhere(self, builder: Builder, pointer: Value) -> Value:
+        """Load a vector that need not be aligned."""
+        return self._load(builder, pointer, WIDTH // self.lanes)
+
+    def _load(self, builder: Builder, pointer: Value, align: int) -> Value:
+        return builder.load(builder.bitcast(pointer, self._vector.as_pointer()), align=align)
 
     def store(self, builder: Builder, vector: Value, pointer: Value) -> None:
         """Store an aligned vector."""
@@ -82,6 +89,10 @@ class Vectors:
         for variable in variables:
             builder.store(ir.Constant(self._vector, [0.0] * self.lanes), variable)
         return variables
+
+    def add(self, builder: Builder, variable: Value, vector: Value) -> None:
+        """Add a vector to an accumulator."""
+        builder.store(builder.fadd(builder.load(variable), vector), variable)
 
     def accumulate(self, builder: Builder, variable: Value, a: Value, b: Value) -> None:
         """Add a·b to an accumulator."""

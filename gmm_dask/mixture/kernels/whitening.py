@@ -53,6 +53,12 @@ def add_products(whitened, responsibilities, weighted, F, S):  # type: ignore[no
     _add_products(whitened, responsibilities, weighted, F, S)
 
 
+@inlined
+def sum_rows(numbers):  # type: ignore[no-untyped-def]
+    """Return the sum of (ROWS,) numbers, one of each row of a tile; they need not be aligned."""
+    return _sum_rows(numbers)
+
+
 def _vectors_of(array: Any) -> v.Vectors:
     """Return the vectors for the numbers of an array, of which numba's type is given."""
     return v.SINGLES if array.dtype == types.float32 else v.DOUBLES
@@ -213,7 +219,7 @@ def _add_group(
             for a in chosen:
                 p = builder.fmul(r, y[a])
                 vectors.store(builder, p, at(weighted, j, a, i))
-                builder.store(builder.fadd(builder.load(first[a]), p), first[a])
+                vectors.add(builder, first[a], p)
                 for b in range(a + 1):
                     vectors.accumulate(builder, sums[a][b], p, y[b])
         for a in chosen:
@@ -231,6 +237,24 @@ def _add_group(
                         vectors.accumulate(builder, sums[a][b], p, y[b])
             for a in chosen:
                 add_to(S, builder.add(row_of(a), m), sums[a])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _sum_rows(typingctx: Any, numbers: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vectors = _vectors_of(signature.args[0])
+        (pointer,) = _pointers(context, builder, signature, arguments)
+        sums = vectors.zeros(builder, _GROUP)  # which do not wait for each other
+        with _steps(builder, v.index(ROWS), _GROUP * vectors.lanes) as i:
+            for a, total in enumerate(sums):
+                place = v.element(builder, pointer, builder.add(i, v.index(a * vectors.lanes)))
+                vectors.add(builder, total, vectors.load_anywhere(builder, place))
+        first, *others = vectors.sum_lanes(builder, sums)
+        for other in others:
+            first = builder.fadd(first, other)
+        return first
+
+    return numbers.dtype(numbers), generate
 
 
 @inlined

@@ -89,7 +89,7 @@ def begin_block(means, factors, most):  # type: ignore[no-untyped-def]
         aligned_rows(k, size),
         np.empty(size, np.int64),
         aligned(size),
-        aligned(ROWS),
+        aligned(2 * ROWS),
         largest(means),
         largest(factors),
     )
