@@ -148,18 +148,18 @@ def resolved(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def resolved_files(paths: Iterable[str]) -> list[Path]:
-    """Resolve files as `resolved` does; each directory is resolved once."""
+def resolved_files(paths: Iterable[str]) -> list[str]:
+    """Resolve files as `resolved` does, of thousands of paths; each directory is resolved once."""
     directories: dict[str, str] = {}
     files = []
     for path in paths:
         directory, name = os.path.split(path)
-        if name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114 - of thousands of files
-            files.append(resolved(path))
+        if name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114
+            files.append(os.path.realpath(path))
             continue
         if directory not in directories:
             directories[directory] = os.path.realpath(directory)
-        files.append(Path(directories[directory], name))
+        files.append(os.path.join(directories[directory], name))  # noqa: PTH118
     return files
 
 

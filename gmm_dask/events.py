@@ -85,7 +85,13 @@ class IterationFinished:
     seconds: float
 
 
-Event = StageStarted | StageAdvanced | StageFinished | IterationFinished
+@dataclass(frozen=True)
+class CheckpointKept:
+    """The state of a fit lies in its checkpoint: if it is interrupted, the same run goes on."""
+
+
+Progress = StageStarted | StageAdvanced | StageFinished | IterationFinished
+Event = Progress | CheckpointKept
 Notify = Callable[[Event], None]
 
 

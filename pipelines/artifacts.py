@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,22 @@ def emit(what: str, model: str, payload: dict[str, Any], **labels: str) -> None:
         },
         payload=payload,
     )
+
+
+@contextmanager
+def showing() -> Iterator[None]:
+    """Show on the server what a run did; a server that does not take it fails no run.
+
+    After the first refusal the rest is left out: each may take minutes, for Prefect asks again.
+    """
+    try:
+        yield
+    except Exception as error:  # the run has done what was asked
+        logger.warning(
+            "the server does not show all that this run did (%s: %s); the run is not affected",
+            type(error).__name__,
+            " ".join(str(error).split()),
+        )
 
 
 def report(summary: Summary) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gmm_dask.events import Event, Stage
+from gmm_dask.events import CheckpointKept, Event, Stage
 from gmm_dask.printable import printable
 
 if TYPE_CHECKING:
@@ -28,18 +28,27 @@ class Begun:
     ----------
     value
         Whether it has.
+    checkpoint
+        Whether a fit that is interrupted now goes on from a checkpoint.
     run, run_id
         The run file, once it is read, and the id of the run, once it has one.
     """
 
     def __init__(self) -> None:
         self.value = False
+        self.checkpoint = False
         self.run: RunConfig | None = None
         self.run_id: str | None = None
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
+        if isinstance(event, CheckpointKept):
+            self.checkpoint = True
+            return
         self.value = self.value or event.stage is not Stage.SURVEY
+        # A survey begins a fit, and what is predicted has a model that is published.
+        if event.stage in (Stage.SURVEY, Stage.PREDICT):
+            self.checkpoint = False
 
     def note_id(self, flow: Any, flow_run: Any, state: Any) -> None:
         """Note the id of a flow's run: Prefect calls it when the run begins."""
@@ -66,7 +75,8 @@ def exit_codes(debug: bool, report: Report | None = None, resumed: str = "") -> 
     report
         Says it to other programs too.
     resumed
-        What the same command does after it was interrupted; empty: it begins again.
+        What the same command does after it was interrupted, where no checkpoint was kept; empty:
+        it begins again.
 
     Yields
     ------
@@ -102,6 +112,8 @@ def _ending(error: BaseException, begun: Begun, resumed: str) -> tuple[int, str 
     """Return the exit code after an error, and the line that says it; None: not a word."""
     from gmm_dask.errors import GmmDaskError
 
+    if begun.checkpoint:
+        resumed = "the fit goes on from its checkpoint"
     again = f"{AGAIN}: {resumed}" if resumed else AGAIN
     if isinstance(error, Terminated):
         return TERMINATED, f"terminated; {again}"

@@ -47,7 +47,7 @@ class Kind(Generic[OutcomeT]):
     flow
         Imports its flow, and with it Prefect.
     resumed
-        What the same run does after it was interrupted.
+        What the same run does after it was interrupted without a checkpoint.
     prepare
         Imports what the run needs later, while Prefect's embedded server starts.
     """
@@ -116,15 +116,9 @@ def _prepare_a_fit() -> None:
     import gmm_dask.report.pictures  # noqa: F401
 
 
-_CHECKPOINT = "a fit goes on from its last checkpoint"
+_FROM_THE_START = "it begins from the start"
 
-FIT = Kind("fit", _fit, _fit_flow, _CHECKPOINT, _prepare_a_fit)
-SELECT = Kind("select", _select, _select_flow, _CHECKPOINT, _prepare_a_fit)
-PREDICT = Kind("predict", _predict, _predict_flow, "a prediction begins from the start")
-RETRAIN = Kind(
-    "retrain",
-    _retrain,
-    _retrain_flow,
-    f"{_CHECKPOINT}, an incremental night begins from the start",
-    _prepare_a_fit,
-)
+FIT = Kind("fit", _fit, _fit_flow, _FROM_THE_START, _prepare_a_fit)
+SELECT = Kind("select", _select, _select_flow, _FROM_THE_START, _prepare_a_fit)
+PREDICT = Kind("predict", _predict, _predict_flow, _FROM_THE_START)
+RETRAIN = Kind("retrain", _retrain, _retrain_flow, _FROM_THE_START, _prepare_a_fit)

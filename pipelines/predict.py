@@ -11,7 +11,7 @@ from pydantic import Field
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import final_state, link_page, name_place, report
+from gmm_dask.pipelines.artifacts import final_state, link_page, name_place, report, showing
 from gmm_dask.pipelines.naming import add_version, run_name
 from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import predict_summary
@@ -47,7 +47,8 @@ def predict(
             lambda: sequences.predict(run, cluster, as_task, notify, run_id, model_version),
         )
     add_version(outcome.model.version)
-    report(predict_summary(outcome))
-    name_place("predictions", outcome.path)
-    link_page(report_path(outcome.path))
+    with showing():
+        report(predict_summary(outcome))
+        name_place("predictions", outcome.path)
+        link_page(report_path(outcome.path))
     return final_state(run, outcome)

@@ -17,6 +17,7 @@ from gmm_dask.pipelines.artifacts import (
     report,
     report_decision,
     show_model,
+    showing,
 )
 from gmm_dask.pipelines.naming import add_version, run_name
 from gmm_dask.pipelines.recording import recorded
@@ -57,16 +58,17 @@ def retrain(
             lambda: sequences.retrain(run, cluster, as_task, notify, run_id, force),
         )
     add_version(None if outcome.published is None else outcome.published.version)
-    report(retrain_summary(outcome))
-    if outcome.published is not None:
-        name_place("model", outcome.published.path)
-        show_model(outcome.published.path)
-    if outcome.refusal is not None:
-        show_model(outcome.refusal.path)
-    if outcome.predictions is not None:
-        name_place("predictions", outcome.predictions.path)
-    if outcome.decision is not None:
-        report_decision(outcome.decision)
+    with showing():
+        report(retrain_summary(outcome))
+        if outcome.published is not None:
+            name_place("model", outcome.published.path)
+            show_model(outcome.published.path)
+        if outcome.refusal is not None:
+            show_model(outcome.refusal.path)
+        if outcome.predictions is not None:
+            name_place("predictions", outcome.predictions.path)
+        if outcome.decision is not None:
+            report_decision(outcome.decision)
     if outcome.published is not None:
         announce(run, "retrain", outcome.published)
     return final_state(run, outcome)

@@ -13,7 +13,14 @@ from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import announce, final_state, name_place, report, show_model
+from gmm_dask.pipelines.artifacts import (
+    announce,
+    final_state,
+    name_place,
+    report,
+    show_model,
+    showing,
+)
 from gmm_dask.pipelines.naming import add_version, run_name
 from gmm_dask.pipelines.recording import recorded
 from gmm_dask.pipelines.summary import fit_summary
@@ -41,8 +48,9 @@ def select(
             "select", run, run_id, lambda: sequences.select(run, cluster, as_task, notify, run_id)
         )
     add_version(outcome.published.version)
-    report(fit_summary(outcome))
-    name_place("model", outcome.published.path)
-    show_model(outcome.published.path)
+    with showing():
+        report(fit_summary(outcome))
+        name_place("model", outcome.published.path)
+        show_model(outcome.published.path)
     announce(run, "fit", outcome.published)
     return final_state(run, outcome)

@@ -21,22 +21,20 @@ if TYPE_CHECKING:
     from gmm_dask.storage.files.retention import Keep, Pruned
     from gmm_dask.storage.models.registry import Registry
 
-ModelName = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="models/NAME.")]
 VersionNumber = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Its version.")]
-ModelsDirectory = Annotated[str, typer.Option(help="Directory of the model registry.")]
 
 
 def use(
-    name: ModelName,
+    model: Model,
     version: VersionNumber,
-    models: ModelsDirectory = "models",
     debug: Debug = False,
 ) -> None:
     """Make a version of a model the current one: an earlier one rolls back."""
     with exit_codes(debug):
-        from gmm_dask.storage.models.registry import Registry
+        from gmm_dask.storage.models.listing import registry_at
 
-        registry = Registry(models, name)
+        registry = registry_at(model)
         registry.use(version)
         typer.echo(f"{registry.directory}: version {version} is current")
 
@@ -107,33 +105,31 @@ def _print_pruned(pruned: Pruned) -> None:
 
 
 def pin(
-    name: ModelName,
+    model: Model,
     version: VersionNumber,
-    models: ModelsDirectory = "models",
     debug: Debug = False,
 ) -> None:
     """Keep a version of a model from being pruned, until it is unpinned."""
     with exit_codes(debug):
+        from gmm_dask.storage.models.listing import registry_at
         from gmm_dask.storage.models.pruning import pin as pin_version
-        from gmm_dask.storage.models.registry import Registry
 
-        registry = Registry(models, name)
+        registry = registry_at(model)
         pin_version(registry, version)
         typer.echo(f"{registry.directory}: version {version} is pinned")
 
 
 def unpin(
-    name: ModelName,
+    model: Model,
     version: VersionNumber,
-    models: ModelsDirectory = "models",
     debug: Debug = False,
 ) -> None:
     """Let a version of a model be pruned again."""
     with exit_codes(debug):
+        from gmm_dask.storage.models.listing import registry_at
         from gmm_dask.storage.models.pruning import unpin as unpin_version
-        from gmm_dask.storage.models.registry import Registry
 
-        registry = Registry(models, name)
+        registry = registry_at(model)
         unpin_version(registry, version)
         typer.echo(f"{registry.directory}: version {version} is no longer pinned")
 

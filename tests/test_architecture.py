@@ -64,7 +64,6 @@ ONLY = {
     "typer": ("gmm_dask.pipelines",),
     "rich": ("gmm_dask.pipelines",),
     "matplotlib": ("gmm_dask.report",),
-    "PIL": ("gmm_dask.report",),
     "pyarrow": ("gmm_dask.storage",),
     "narwhals": ("gmm_dask.frames",),
     "obstore": ("gmm_dask.storage.files.stores", "gmm_dask.storage.files.store_errors"),

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.fit_records import FitOptions, FitResult, FitState
+from gmm_dask.chunked.precision import tell_change
 from gmm_dask.chunked.replay import replay_of
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.errors import NumericalError
-from gmm_dask.mixture import engine
 from gmm_dask.mixture.criteria import Health, health, rank
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -59,7 +59,7 @@ def conclude(scanner: Scanner, state: FitState, options: FitOptions) -> FitResul
         initial = initial.reordered(places)
         first = first and first.reordered(places)
         best = _reordered(best, places)
-    _tell_precision(scanner, best.parameters, options.em.tol)
+    tell_change(scanner, initial, best.parameters, options.em.tol)
     slope = state.survey.log_slope
     best = replace(
         best,
@@ -104,23 +104,6 @@ def _reordered(candidate: Candidate, places: npt.NDArray[np.intp]) -> Candidate:
             for iteration in candidate.history
         ),
     )
-
-
-def _tell_precision(scanner: Scanner, parameters: MixtureParameters, tol: float) -> None:
-    """Log that float32 rows were computed in float64, which takes about twice as long."""
-    if scanner.chunks.dtype != np.float32 or scanner.rows < engine.LEAST_SINGLE_ROWS:
-        return
-    reason = None
-    least = engine.least_single_tol(parameters.n_features)
-    if tol < least:
-        reason = f"tol is below {least:g}"
-    elif not engine.takes_singles(parameters):
-        reason = (
-            "a component is too narrow for float32, beside its mean or its correlations, or the "
-            "features are too many"
-        )
-    if reason is not None:
-        logger.info("statistics of the float32 rows were computed in float64: %s", reason)
 
 
 def _in_natural_units(search: SearchSummary | None, survey: Survey) -> SearchSummary | None:

@@ -13,6 +13,7 @@ import numpy as np
 from gmm_dask.chunked.expectation import ScannedExpectation
 from gmm_dask.chunked.fit_records import FitOptions, FitState
 from gmm_dask.chunked.foreseen import drop_wrong, foresee
+from gmm_dask.chunked.precision import tell_precision
 from gmm_dask.chunked.replacing import is_lost, lowest_finder, mend_starts
 from gmm_dask.chunked.replay import add_frame
 from gmm_dask.chunked.scan import Scanner
@@ -47,6 +48,7 @@ def polish(
     """
     if state.em is None:
         state = _mended(state, options)
+        tell_precision(scanner, state.starts, options.em.tol)
     slope = state.survey.log_slope
     first = state.em or start_em(
         state.starts, options.em, before - slope, _ends_measured(state, options)

@@ -83,7 +83,7 @@ def statistics(
     ----------
     X
         (n, d) float32 or float64, any order and strides; summed in float64. float32 rows are
-        computed in float32 where that is safe (`takes_singles`).
+        computed in float32 where that is safe (`why_doubles`).
     sample_weight
         (n,), ≥ 0, or None.
     divided
@@ -128,9 +128,15 @@ def least_single_tol(d: int) -> float:
     return 1e-6 * max(1.0, d / 100)
 
 
-def takes_singles(parameters: MixtureParameters) -> bool:
-    """Whether the statistics of float32 rows under a mixture are computed in float32."""
-    return not _takes_blocks(parameters) and single_precision.is_safe(parameters)
+def why_doubles(parameters: MixtureParameters, n: int) -> str:
+    """Say why the statistics of n float32 rows are computed in float64; empty if they are not."""
+    if divides(parameters, n) and guide_for(parameters) is not None:
+        return "rows are divided among many components that lie apart"
+    if _takes_blocks(parameters):
+        return "the features are many"
+    if not single_precision.is_safe(parameters):
+        return "a component is too narrow for float32, beside its mean or its correlations"
+    return ""
 
 
 def _statistics_in_doubles(

@@ -152,7 +152,7 @@ def kmeans_labels(
 
     kmeans = KMeans(n_clusters=k, n_init=1, random_state=random_state)
     with single_threaded(), config_context(**_SKIPPED_CHECKS):
-        return kmeans.fit(X, sample_weight=sample_weight).labels_
+        return kmeans.fit(X, sample_weight=_summable(X, sample_weight)).labels_
 
 
 def _seeds(
@@ -166,7 +166,7 @@ def _seeds(
 
     with single_threaded(), config_context(**_SKIPPED_CHECKS):
         values, indices = kmeans_plusplus(
-            X, k, sample_weight=sample_weight, random_state=random_state
+            X, k, sample_weight=_summable(X, sample_weight), random_state=random_state
         )
     return values, indices
 
@@ -176,6 +176,16 @@ def _squarable(X: RowsArray) -> RowsArray:
     if X.dtype == np.float32 and np.abs(X).max() > 1e15:
         return X.astype(np.float64)
     return X
+
+
+def _summable(X: RowsArray, sample_weight: FloatArray | None) -> FloatArray | None:
+    """Return weights whose sums stay in the range of the rows' type, which k-means gives them too.
+
+    They are scaled by a power of two, which changes no label.
+    """
+    if sample_weight is None or X.dtype != np.float32 or not sample_weight.max() > 1e15:
+        return sample_weight
+    return np.ldexp(sample_weight, -int(np.frexp(sample_weight.max())[1]))
 
 
 def scale_weights(sample_weight: FloatArray | None) -> FloatArray | None:

@@ -228,12 +228,16 @@ def measure_noise(
         shares = shares * sample_weight
     deviations = np.sqrt(np.diagonal(parameters.matrices, axis1=1, axis2=2))
     scatter = np.zeros((k, columns or d))
+    whole = np.empty(X.shape)  # in place of a new array for each step
     for component in range(k):
         with np.errstate(over="ignore", invalid="ignore"):  # values near the largest number
-            squares = np.square((X - parameters.means[component]) / deviations[component])
+            squares = np.subtract(X, parameters.means[component], out=whole)
+            squares /= deviations[component]
+            np.square(squares, out=squares)
             if columns == 1:
                 squares = squares.mean(axis=1, keepdims=True)
-            scatter[component] = shares[component] @ np.square(squares - 1.0)
+            squares -= 1.0
+            scatter[component] = shares[component] @ np.square(squares, out=squares)
     counts = shares.sum(axis=1, keepdims=True)
     if rows == 1:
         scatter, counts = scatter.sum(axis=0, keepdims=True), counts.sum(axis=0, keepdims=True)

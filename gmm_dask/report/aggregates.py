@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic_core import to_json
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.assignment import assign
@@ -97,8 +98,10 @@ class Aggregates:
     def encode(self) -> bytes:
         """Return the content of ``report.json``; the same aggregates give the same bytes."""
         document = {"format": FORMAT, **vars(self)}
-        text = json.dumps(document, allow_nan=False, separators=(",", ":"), sort_keys=True)
-        return text.encode()
+        # The pairs are tens of thousands of whole numbers, for which pydantic's writer takes a
+        # third of the time. Of what is no number it would make null.
+        json.dumps({**document, "pairs": ()}, allow_nan=False)
+        return to_json(dict(sorted(document.items())))
 
     @classmethod
     def decode(cls, content: bytes) -> Aggregates:

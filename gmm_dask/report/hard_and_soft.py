@@ -58,8 +58,9 @@ def nearest_centres(sample: FloatArray, mixture: MixtureParameters) -> HardClust
     kmeans = KMeans(n_clusters=k, init=start, n_init=1, max_iter=100)
     with single_threaded(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer distinct rows than clusters: then some are empty
-        kmeans.fit(rows)
-        labels = kmeans.predict((sample - middle) / deviations)
+        labels = kmeans.fit_predict(rows)
+        if len(rows) < len(sample):
+            labels = kmeans.predict((sample - middle) / deviations)
     return HardClusters(labels.astype(np.int32), kmeans.cluster_centers_ * deviations + middle)
 
 

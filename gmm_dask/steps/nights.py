@@ -18,8 +18,11 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import ModelError
+from gmm_dask.mixture.selection import cell_of
 from gmm_dask.steps.identities import same_features
+from gmm_dask.steps.manifest import fit_key
 from gmm_dask.steps.new_rows import input_content
+from gmm_dask.steps.selecting import with_cell
 from gmm_dask.steps.unit_keeping import cut_of, cut_runs, keeps_units, store_settings
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.input.content import Contents, unchanged_files
@@ -124,19 +127,46 @@ def plan_night(
         night.again,
     )
     assert current is not None
-    waiting = _waiting(run, current)
-    if waiting:
-        many = len(waiting) > 1
-        logger.warning(
-            "%s %s changed since version %s, and only a search goes by %s for the "
-            "next full fit, at the latest in %d night(s), or for --force",
-            " and ".join(f"fit.{name}" for name in waiting),
-            "have" if many else "has",
-            current.version,
-            "them: they wait" if many else "it: it waits",
-            run.retrain.full_every - night.number + 1,
-        )
+    words = _words_of_waiting(run, current, night.number)
+    if words:
+        logger.warning("%s", words)
     return night
+
+
+def left_to_full_fit(run: RunConfig, plan: InputPlan, current: StoredModel) -> str:
+    """Name the keys that wait for the next full fit, if nothing else changed since the model.
+
+    Only a search goes by them, and a night without a new file would publish the same model again.
+    Empty where something else in the run file or the snapshot changed too, and where everything is
+    to be read, so that they are used.
+    """
+    waiting = _waiting(run, current)
+    if not keeps_units(run) or not waiting:
+        return ""
+    before = current.manifest.configuration["fit"]
+    fit = run.fit.model_dump() | {name: before[name] for name in waiting}
+    as_before = run.model_copy(update={"fit": type(run.fit).model_validate(fit)})
+    if fit_key(as_before, plan) != current.manifest.fit_key:
+        return ""
+    store = _read_store(current)
+    if run.select is not None:
+        run = with_cell(run, cell_of(current.parameters))
+    if isinstance(store, str) or _hindrance(run, plan, current, store):
+        return ""
+    return _words_of_waiting(run, current, store.night + 1)
+
+
+def _words_of_waiting(run: RunConfig, current: StoredModel, night: int) -> str:
+    """Say which keys wait for the next full fit; empty if none does."""
+    waiting = _waiting(run, current)
+    if not waiting:
+        return ""
+    has, they = ("have", "them: they wait") if len(waiting) > 1 else ("has", "it: it waits")
+    return (
+        f"{' and '.join(f'fit.{name}' for name in waiting)} {has} changed since version "
+        f"{current.version}, and only a search goes by {they} for the next full fit, at the latest "
+        f"in {run.retrain.full_every - night + 1} night(s), or for --force"
+    )
 
 
 def _waiting(run: RunConfig, current: StoredModel) -> list[str]:

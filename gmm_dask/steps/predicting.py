@@ -152,19 +152,7 @@ def open_predictions(
     """
     if run.output.predictions is None:
         raise ConfigError("output.predictions is missing: say where predictions are to be written")
-    if model.columns != plan.names:
-        raise ModelError(
-            f"model {run.output.name} was fitted to columns {', '.join(model.columns)}, but "
-            f"input.columns are {', '.join(plan.names)}; name the same columns in the same order"
-        )
-    if not same_features(plan, model):
-        logger.warning(
-            "the transforms of model %s, version %s, are applied (%s), not those of the run file; "
-            "fit again to change them",
-            run.output.name,
-            model.version,
-            model.transforms.words(model.columns) if model.transforms else "none",
-        )
+    _check_features(run, plan, model)
     cluster_ids = choose_clusters(run, model)
     if PredictionPlaces.of(run.output.predictions).current_run() == run_id:
         published = read_predictions(run.output.predictions)
@@ -199,6 +187,23 @@ def open_predictions(
         ):
             new_files = frozenset() if backfill else new_to_predictions(run, staged, model)
             yield Prediction(staged, scanner, model, new_files)
+
+
+def _check_features(run: RunConfig, plan: InputPlan, model: StoredModel) -> None:
+    """Refuse a model of other columns; warn of one with other transforms, which are applied."""
+    if model.columns != plan.names:
+        raise ModelError(
+            f"model {run.output.name} was fitted to columns {', '.join(model.columns)}, but "
+            f"input.columns are {', '.join(plan.names)}; name the same columns in the same order"
+        )
+    if not same_features(plan, model):
+        logger.warning(
+            "the transforms of model %s, version %s, are applied (%s), not those of the run file; "
+            "fit again to change them",
+            run.output.name,
+            model.version,
+            model.transforms.words(model.columns) if model.transforms else "none",
+        )
 
 
 def choose_clusters(run: RunConfig, model: StoredModel) -> tuple[int, ...] | None:

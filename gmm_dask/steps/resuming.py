@@ -12,6 +12,7 @@ from gmm_dask.chunked.fit_records import FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import NumericalError, ValuesChangedError
+from gmm_dask.events import CheckpointKept, Notify
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.steps.manifest import fit_key
 from gmm_dask.steps.unit_keeping import keeps_units
@@ -64,8 +65,10 @@ def with_checkpoint(
     """
     with open_checkpoint(registry_of(run), key) as checkpoint:
         resume = _load_state(checkpoint, plan)
+        if resume is not None:
+            scanner.notify(CheckpointKept())
         try:
-            return work(resume, _Saver(checkpoint, _input_meta(run, plan)))
+            return work(resume, _Saver(checkpoint, _input_meta(run, plan), scanner.notify))
         except ValuesChangedError:
             # Met by the first scan after the interruption: no later run could go on either.
             if resume is not None and scanner.scans == resume.scans:
@@ -122,9 +125,12 @@ def _input_meta(run: RunConfig, plan: InputPlan) -> dict[str, Any]:
 class _Saver:
     """Saves a state of a fit if losing it would cost more than saving it."""
 
-    def __init__(self, checkpoint: Checkpoint, input_meta: Mapping[str, Any]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, input_meta: Mapping[str, Any], notify: Notify
+    ) -> None:
         self.checkpoint = checkpoint
         self.input_meta = input_meta
+        self.notify = notify
         self.last_end = time.monotonic()
         self.seconds = 0.0  # that the last save took
 
@@ -134,6 +140,7 @@ class _Saver:
         if began - self.last_end >= SAVE_SECONDS * max(1.0, 10.0 * self.seconds):
             arrays, meta = encode(state)
             self.checkpoint.save(arrays, {**meta, **self.input_meta})
+            self.notify(CheckpointKept())
             self.last_end = time.monotonic()
             self.seconds = self.last_end - began
 

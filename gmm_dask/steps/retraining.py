@@ -17,6 +17,7 @@ from gmm_dask.steps.evaluating import Evaluation
 from gmm_dask.steps.identities import same_features
 from gmm_dask.steps.manifest import fit_key
 from gmm_dask.steps.new_rows import input_content
+from gmm_dask.steps.nights import left_to_full_fit
 from gmm_dask.steps.predicting import choose_clusters
 from gmm_dask.steps.pruning import prune_after_storing
 from gmm_dask.steps.publishing import clear_checkpoint
@@ -94,17 +95,24 @@ def read_current(run: RunConfig) -> StoredModel | None:
 def is_up_to_date(run: RunConfig, plan: InputPlan, current: StoredModel | None) -> bool:
     """Whether the current model was fitted to these very values with this configuration.
 
-    Input files that may have been written since are read again. A model that does not say what
-    its input files held is not up to date.
+    Where nights are incremental, keys that wait for the next full fit do not count. Input files
+    that may have been written since are read again. A model that does not say what its input files
+    held is not up to date.
 
     Raises
     ------
     InputError
         Such a file cannot be read.
     """
-    if current is None or current.manifest.fit_key != fit_key(run, plan):
+    if current is None:
         return False
-    if is_selection_due(run, plan, current) and last_selection(run, current) is None:
+    due = is_selection_due(run, plan, current)
+    left = ""
+    if current.manifest.fit_key != fit_key(run, plan):
+        left = "" if due else left_to_full_fit(run, plan, current)
+        if not left:
+            return False
+    if due and last_selection(run, current) is None:
         return False
     known = input_content(current)
     changed = {file.path for file in plan.files} - unchanged_files(plan, known).keys()
@@ -115,6 +123,8 @@ def is_up_to_date(run: RunConfig, plan: InputPlan, current: StoredModel | None) 
             len(changed),
             min(changed),
         )
+    if left and not changed:
+        logger.warning("%s", left)
     return not changed
 
 

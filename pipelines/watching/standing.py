@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gmm_dask.events import (
+    CheckpointKept,
     Event,
     IterationFinished,
     Notify,
+    Progress,
     StageAdvanced,
     StageFinished,
     StageStarted,
@@ -33,13 +35,13 @@ class Standing:
         How much of the stage is done, from 0 to 1; 0 where its total is not known.
     """
 
-    event: Event | None = None
+    event: Progress | None = None
     stage: StageStarted | None = None
     since: float = 0.0
     now: float = 0.0
     share: float = 0.0
 
-    def after(self, event: Event, now: float) -> Standing:
+    def after(self, event: Progress, now: float) -> Standing:
         """Return where the run stands after one more event."""
         match event:
             case StageStarted():
@@ -86,6 +88,8 @@ def track(*faces: Face, clock: Callable[[], float] = time.monotonic) -> Notify:
 
     def notify(event: Event) -> None:
         nonlocal standing
+        if isinstance(event, CheckpointKept):  # the run goes on as it did
+            return
         standing = standing.after(event, clock())
         for face in faces:
             face(standing)

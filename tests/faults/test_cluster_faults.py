@@ -87,6 +87,16 @@ def executor() -> Iterator[ClusterExecutor]:
 
 
 @pytest.fixture
+def patient_executor() -> Iterator[ClusterExecutor]:
+    """One that waits for workers to start again, of which a busy machine may have none for long."""
+    with two_workers() as client:
+        deadlines = Deadlines(connect=60, no_progress=120, worker_lost=120)
+        executor = ClusterExecutor(client, deadlines)
+        yield executor
+        executor.close()
+
+
+@pytest.fixture
 def started(tmp_path: Path) -> Iterator[Processes]:
     """A scheduler and two workers that stay dead when they die."""
     with processes(tmp_path, 2) as started:
@@ -269,25 +279,25 @@ def test_a_stopped_worker_is_given_up_in_time_and_used_again_when_it_goes_on(
 
 
 def test_a_chunk_that_kills_its_workers_is_named(
-    executor: ClusterExecutor, source: DrawnRows
+    patient_executor: ClusterExecutor, source: DrawnRows
 ) -> None:
     source.rule("kill", 17).touch()
     message = r"^drawn chunk 17: 3 workers died while they worked on these rows; do the rows fit in"
     with pytest.raises(ClusterError, match=message):
-        Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY)
+        Scanner(source, patient_executor).reduce(chunk_numbers, None, Stage.SURVEY)
     assert len(set(source.readings(17))) == 3
     source.rule("kill", 17).unlink()
-    assert Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY) == tuple(
+    assert Scanner(source, patient_executor).reduce(chunk_numbers, None, Stage.SURVEY) == tuple(
         range(CHUNKS)
     )
 
 
 def test_a_chunk_that_does_not_fit_in_memory_is_named(
-    executor: ClusterExecutor, source: DrawnRows
+    patient_executor: ClusterExecutor, source: DrawnRows
 ) -> None:
     source.rule("hog", 23).touch()
     with pytest.raises(ClusterError, match=r"^drawn chunk 23: 3 workers died while they worked on"):
-        Scanner(source, executor).reduce(chunk_numbers, None, Stage.SURVEY)
+        Scanner(source, patient_executor).reduce(chunk_numbers, None, Stage.SURVEY)
 
 
 def test_no_worker_left_is_an_error_in_time(started: Processes, source: DrawnRows) -> None:

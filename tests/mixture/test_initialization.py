@@ -97,6 +97,19 @@ def test_given_means_replace_those_of_the_rows():
         np.testing.assert_array_equal(start.means, means)
 
 
+@pytest.mark.parametrize("method", ["kmeans", "k-means++"])
+@pytest.mark.parametrize("scale", [2.0**60, 2.0**130, 2.0**1000])
+def test_weights_beyond_float32_start_where_others_do(method, scale):
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(500, 2)) + 5.0 * rng.integers(0, 3, (500, 1))).astype(np.float32)
+    weights = rng.uniform(0.5, 2.0, 500)
+    spec = MixtureSpec(3, start=Start(method))
+    start, large = (
+        initial_parameters(X, w, spec, np.random.RandomState(0)) for w in (weights, scale * weights)
+    )
+    np.testing.assert_array_equal(large.means, start.means)
+
+
 def test_weights_go_into_responsibilities():
     shares = one_hot(np.array([1, 0]), 2, np.array([0.25, 3.0]))
     np.testing.assert_array_equal(shares, [[0.0, 0.25], [3.0, 0.0]])

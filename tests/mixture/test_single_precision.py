@@ -98,6 +98,21 @@ def correlated(correlation, offset=0.0):
     return MixtureParameters.from_covariances("full", [1.0], np.full((1, 2), offset), matrix)
 
 
+def test_rows_that_are_divided_among_components_are_in_float64():
+    k, n = 64, 60_000
+    means = 20.0 * np.stack(np.divmod(np.arange(k), 8), axis=1)
+    covariances = np.tile(np.eye(2), (k, 1, 1))
+    parameters = MixtureParameters.from_covariances("full", np.full(k, 1 / k), means, covariances)
+    rng = np.random.default_rng(0)
+    X = (means[rng.integers(0, k, n)] + rng.normal(size=(n, 2))).astype(np.float32)
+    for rows, words in ((X, "rows are divided among many components"), (X[:N], "")):
+        assert engine.why_doubles(parameters, len(rows)).startswith(words)
+        *sums, likelihood = engine.statistics(parameters, rows, None)
+        *exact, exact_likelihood = engine.statistics(parameters, rows.astype(np.float64), None)
+        assert (likelihood == exact_likelihood) == bool(words)
+        assert all(map(np.array_equal, sums, exact)) == bool(words)
+
+
 @pytest.mark.parametrize(
     ("parameters", "safe"),
     [
@@ -112,7 +127,7 @@ def correlated(correlation, offset=0.0):
     ],
 )
 def test_where_float32_is_not_safe_float64_is_used(parameters, safe):
-    assert engine.takes_singles(parameters) == safe
+    assert (engine.why_doubles(parameters, N) == "") == safe
     rng = np.random.default_rng(1)
     noise = rng.normal(size=(N, parameters.n_features))
     L = np.linalg.cholesky(parameters.matrices[0])

@@ -82,7 +82,7 @@ def test_fit_through_prefect_and_directly_leave_the_same_model(run_file, tmp_pat
 def test_predict_inspect_and_use(run_file, tmp_path):
     for _ in range(2):
         assert gmm_dask("fit", run_file, "--direct").returncode == 0
-    used = gmm_dask("use", "boxes", 1, "--models", tmp_path / "models")
+    used = gmm_dask("use", tmp_path / "models/boxes", 1)
     assert used.stdout == f"{tmp_path}/models/boxes: version 1 is current\n"
     assert Registry(tmp_path / "models", "boxes").current_version() == 1
     shown = gmm_dask("inspect", tmp_path / "models" / "boxes")
@@ -199,7 +199,7 @@ def test_models_elsewhere_are_refused_by_name(run_file, tmp_path, monkeypatch):
     before = sorted(tmp_path.iterdir())
     said = "hdfs://host/x: hdfs:// is no place for models or predictions; give a path of this"
     assert refused(gmm_dask("inspect", "hdfs://host/x")).startswith(said)
-    assert refused(gmm_dask("use", "boxes", 1, "--models", "hdfs://host/x")).startswith(said)
+    assert refused(gmm_dask("use", "hdfs://host/x", 1)).startswith(said)
     for key in ("models", "predictions"):
         run = gmm_dask("fit", run_file, "--direct", "--set", f"output.{key}=hdfs://host/x")
         assert refused(run).startswith(f"{run_file}: output.{key} = {said}")

@@ -9,6 +9,7 @@ import yaml
 from prefect.automations import Automation
 from prefect.events import DeploymentEventTrigger
 from prefect.schedules import Cron, Interval
+from prefect.settings import Settings
 
 from gmm_dask.config import ClusterConfig, RunConfig, read_config
 from gmm_dask.pipelines import alarms
@@ -52,6 +53,17 @@ def test_the_parameters_of_every_deployment_are_a_run():
     assert set(runs) == {"fit", "select", "retrain", "predict"}
     assert len(runs["select"].select.cells) == 48
     assert runs["fit"].select is None
+
+
+def test_prefect_takes_its_settings_from_the_environment_of_a_deployment(monkeypatch):
+    definitions = yaml.safe_load((CONFIGS / "prefect.yaml").read_text())["definitions"]
+    environment = definitions["work_pool"]["job_variables"]["env"]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.client.max_retries == 7
+    taken = {name for name in environment if name.startswith("PREFECT_")}
+    assert taken <= settings.to_environment_variables(exclude_unset=True).keys()
 
 
 def triggers_of(flow):

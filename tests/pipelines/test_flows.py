@@ -20,7 +20,7 @@ from gmm_dask import steps
 from gmm_dask.config import ThreadsCluster
 from gmm_dask.errors import InputError, StorageError
 from gmm_dask.events import silent
-from gmm_dask.pipelines import sequences
+from gmm_dask.pipelines import artifacts, sequences
 from gmm_dask.pipelines.fit import fit
 from gmm_dask.pipelines.predict import predict
 from gmm_dask.pipelines.selecting import select
@@ -48,6 +48,20 @@ def test_a_flow_and_a_direct_run_write_the_same_model(run, prefect_server):
     assert (outcome.published.version, plain.published.version) == (1, 2)
     assert model_files(outcome.published.path) == model_files(plain.published.path)
     assert load_model_at(outcome.published.path).manifest.rows == ROWS - 30
+
+
+def test_a_server_that_is_too_busy_to_show_a_run_does_not_fail_it(
+    run, prefect_server, monkeypatch, caplog
+):
+    def too_busy(*arguments, **options):
+        raise RuntimeError("503 Service Unavailable")
+
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", too_busy)
+    assert fit(run).published.version == 1
+    assert [line for line in caplog.messages if "503" in line] == [
+        "the server does not show all that this run did (RuntimeError: 503 Service Unavailable); "
+        "the run is not affected"
+    ]
 
 
 @pytest.fixture

@@ -102,22 +102,26 @@ def raising(error):
 
 
 @pytest.mark.parametrize(
-    ("kind", "error", "code", "words"),
+    ("kind", "step", "error", "code", "words"),
     [
+        # Before anything is worth a checkpoint, and after it.
+        ("fit", "fit", KeyboardInterrupt(), 130, "interrupted; {}: it begins from the start"),
         (
             "fit",
+            "evaluate",
             KeyboardInterrupt(),
             130,
-            "interrupted; {}: a fit goes on from its last checkpoint",
+            "interrupted; {}: the fit goes on from its checkpoint",
         ),
-        ("predict", Terminated(143), 143, "terminated; {}: a prediction begins from the start"),
+        ("predict", "predict", Terminated(143), 143, "terminated; {}: it begins from the start"),
     ],
 )
 def test_an_interrupted_run_says_so_and_what_the_next_one_does(
-    run_file, monkeypatch, kind, error, code, words
+    run_file, monkeypatch, kind, step, error, code, words
 ):
     assert call("fit", run_file, "--direct")["published"] == 1
-    monkeypatch.setattr(steps, kind, raising(error))
+    monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(steps, step, raising(error))
     interrupted = run(kind, run_file)
     assert (interrupted["state"], interrupted["exit_code"]) == ("Interrupted", code)
     message = words.format("run the same command again")

@@ -1,11 +1,14 @@
 """``[output] metrics``: what Prometheus' own parser reads of the file after each run."""
 
+import gc
+
 import pytest
 from typer.testing import CliRunner
 
-from gmm_dask.errors import ConfigError, ModelError
+from gmm_dask.errors import ConfigError, InputError, ModelError
 from gmm_dask.pipelines.command import app
 from gmm_dask.pipelines.fit import fit
+from gmm_dask.pipelines.recording import recorded
 from tests.pipelines.runs import read_metrics, read_run, write_part, write_run
 
 COLLECTED = "collected/gmm.prom"
@@ -111,3 +114,16 @@ def test_what_is_no_metrics_file_stays_and_the_run_goes_on(run_file, tmp_path):
 def test_a_place_that_no_collector_reads_is_refused(run_file, address):
     with pytest.raises(ConfigError, match=r"output.metrics.*the collector reads"):
         read_run(run_file, f"output.metrics={address}")
+
+
+def test_a_run_sets_aside_what_was_imported(run_file):
+    """A search for garbage, of which a deployed run has several, need not pass over it."""
+    frozen = []
+
+    def execute():
+        frozen.append(gc.get_freeze_count())
+        raise InputError("nothing to do")
+
+    with pytest.raises(InputError):
+        recorded("fit", read_run(run_file), "run", execute)
+    assert frozen[0] > 10_000

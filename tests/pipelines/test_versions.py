@@ -43,7 +43,7 @@ def lines(run):
 
 
 def test_list_shows_every_version_and_what_is_current_pinned_rejected_or_damaged(models):
-    assert gmm_dask("pin", "stars", 1, "--models", models).returncode == 0
+    assert gmm_dask("pin", models / "stars", 1).returncode == 0
     (models / "stars/v000003/manifest.json").write_text("{}")
     header, _, moons, first, second, third, candidate = lines(gmm_dask("list", models))
     assert header == ["model", "version", "stored", "rows", "components", "nats", "per", "row",
@@ -113,10 +113,10 @@ def test_prune_says_why_a_version_on_a_store_stays(bucket):
 
 
 def test_a_pinned_version_stays_until_it_is_unpinned(models):
-    pinned = gmm_dask("pin", "stars", 1, "--models", models)
+    pinned = gmm_dask("pin", models / "stars", 1)
     assert pinned.stdout == f"{models}/stars: version 1 is pinned\n"
     assert gmm_dask("prune", models, "--keep-versions", 1).stdout == "nothing is to be removed\n"
-    unpinned = gmm_dask("unpin", "stars", 1, "--models", models)
+    unpinned = gmm_dask("unpin", models / "stars", 1)
     assert unpinned.stdout == f"{models}/stars: version 1 is no longer pinned\n"
     gmm_dask("prune", models, "--keep-versions", 1)
     assert Registry(models, "stars").versions() == (2, 3)
@@ -185,8 +185,20 @@ def test_what_was_removed_before_an_error_is_said(models):
             "{models}/stars/rejected; fit one first, or give another path",
         ),
         (
-            ["pin", "stars", "9", "--models", "{models}"],
+            ["pin", "{models}/stars", "9"],
             "{models}/stars: has no version 9; there are versions 1, 2, 3",
+        ),
+        (
+            ["use", "{models}", "1"],
+            "{models}: holds no model; models in {models}: moons, stars",
+        ),
+        (
+            ["unpin", "{models}/star", "1"],
+            "{models}/star: holds no model; models in {models}: moons, stars",
+        ),
+        (
+            ["use", "{models}/stars/v000001", "1"],
+            "{models}/stars/v000001: is in a model; name {models}/stars, and the version after it",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
 from dataclasses import replace
@@ -10,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gmm_dask.report.axes import ticks, write_alike
 from gmm_dask.report.differences import compare
@@ -17,6 +19,7 @@ from gmm_dask.report.page.cards import contrast
 from gmm_dask.report.page.document import _json, report_page
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.plot import Plot
+from gmm_dask.report.page.png import picture_address
 from gmm_dask.report.page.subject import Batch, Subject
 from gmm_dask.report.page.tree import heights_of, leaves_of
 from gmm_dask.report.page.verdict import judge
@@ -380,6 +383,18 @@ def test_a_version_without_selection_clusters_or_batches_has_no_such_sections():
     text = page_of(subject_of(clusters=None)).text
     assert "Which mixture" not in text
     assert "Clusters made of" not in text
+
+
+def test_a_picture_has_the_points_and_opacities_it_was_given():
+    levels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 23
+    head, _, content = picture_address(levels, (196, 110, 0)).partition(",")
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+        picture.verify()  # checksums
+    with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+        points = np.asarray(picture.convert("RGBA"))
+    np.testing.assert_array_equal(points[..., 3], levels)
+    assert (points[..., :3] == (196, 110, 0)).all()
 
 
 def test_markup_escapes_all_but_markup():

@@ -582,25 +582,37 @@ def test_a_night_has_a_report_and_is_predicted_by(root, caplog):
     assert "None" not in both
 
 
-def test_a_key_that_only_a_search_goes_by_waits_and_the_run_says_so_once(root, caplog):
-    run = incremental(root, fit__random_state=7, retrain__full_every=5)
-    with caplog.at_level(logging.WARNING, "gmm_dask"):
-        assert retrain(run, "changed").published.version == 2
-        (line,) = caplog.messages
-        assert retrain(run, "unchanged").published is None
-        write_day(root, 9)
-        assert retrain(run, "next").published.version == 3
-    assert caplog.messages == [line]
-    assert line == (
+def test_a_key_that_only_a_search_goes_by_waits_and_publishes_nothing_by_itself(root, caplog):
+    run = incremental(root, fit__random_state=7, retrain__full_every=2)
+    line = (
         "fit.random_state has changed since version 1, and only a search goes by it: it waits for "
-        "the next full fit, at the latest in 5 night(s), or for --force"
+        "the next full fit, at the latest in 2 night(s), or for --force"
     )
+    with caplog.at_level(logging.WARNING, "gmm_dask"):
+        outcome = retrain(run, "nothing-new")
+        assert (outcome.published, outcome.evaluation) == (None, None)
+        write_day(root, 9)
+        assert retrain(run, "a-night").published.version == 2
+        assert caplog.messages == [line, line]
+        assert retrain(run, "said").published is None
+        write_day(root, 10)
+        assert retrain(run, "next").published.version == 3
+    assert caplog.messages == [line, line]
+    # The next fit reads everything, and goes by the key: there is something to do.
+    other = incremental(root, fit__random_state=8, retrain__full_every=2)
+    full = retrain(other, "full")
+    assert (full.published.version, full.evaluation.model.manifest.refit) == (4, None)
+
+
+def test_a_key_that_a_night_goes_by_is_used_without_a_new_file(root):
+    run = incremental(root, fit__random_state=7, model__reg_covar=1e-3)
+    assert retrain(run, "changed").published.version == 2
 
 
 def test_keys_that_only_a_search_goes_by_are_all_named(root, caplog):
     run = incremental(root, fit__random_state=7, fit__n_init=2)
     with caplog.at_level(logging.WARNING, "gmm_dask"):
-        assert retrain(run, "changed").published.version == 2
+        assert retrain(run, "changed").published is None
     (line,) = caplog.messages
     assert line.startswith(
         "fit.random_state and fit.n_init have changed since version 1, and only a search goes by "

@@ -154,7 +154,8 @@ def test_an_interrupted_publish_does_not_come_back_after_a_later_one(tmp_path):
 def test_the_very_first_publish_interrupted_says_what_to_do(tmp_path):
     interrupted(tmp_path, "unlucky")
     with pytest.raises(
-        ModelError, match=r"no version is in use; there are versions 1; .*`gmm-dask use stars"
+        ModelError,
+        match=r"no version is in use; there are versions 1; .*`gmm-dask use .*/stars VERSION`",
     ):
         Registry(tmp_path, "stars").load()
     Registry(tmp_path, "stars").use(1)

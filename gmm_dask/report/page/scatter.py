@@ -6,21 +6,19 @@ picture, and the replay changes the matrix. The script computes the same from th
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.report.aggregates import Aggregates, Json, pairs_of
 from gmm_dask.report.axes import FeatureAxis
-from gmm_dask.report.page.markup import Markup, element
+from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.plot import TOP, Plot
+from gmm_dask.report.page.png import picture_address
 
 SIGMAS = (1, 2, 3)
 #: Backgrounds of a pair of features: name, colour, and what it shows.
@@ -31,6 +29,8 @@ LAYERS = (
 )
 #: Least deviation that is drawn, as a share of an axis: a matrix without an inverse draws nothing.
 LEAST = 1e-4
+#: The circles of a component, which its matrix turns into ellipses: the largest lies below.
+_CIRCLES = join(*(element("circle", class_=f"s{sigma}", r=sigma) for sigma in reversed(SIGMAS)))
 
 
 def pair_panels(
@@ -107,12 +107,7 @@ def heat_map(
     """
     levels = np.zeros((bins, bins), dtype=np.uint8)
     levels[bins - 1 - cells % bins, cells // bins] = np.rint(255 * strengths)
-    # A palette of one colour in 256 opacities: a byte for each point instead of four.
-    picture = Image.fromarray(levels)
-    picture.putpalette(256 * color)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="png", transparency=bytes(range(256)))
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return picture_address(levels, color)
 
 
 def ellipse_matrix(frame: Json, component: int, pair: int, x: int, y: int) -> FloatArray:
@@ -145,10 +140,9 @@ def _ellipses(
     for place, component in enumerate(aggregates.components):
         across, along, upright, at_x, at_y = ellipse_matrix(final, place, pair, x, y).tolist()
         left, top = width * at_x, height * (1.0 - at_y)
-        circles = [element("circle", class_=f"s{sigma}", r=sigma) for sigma in reversed(SIGMAS)]
         groups.append(
             element(
-                "g", *circles, class_="ellipse", data_id=ids[component],
+                "g", _CIRCLES, class_="ellipse", data_id=ids[component],
                 data_move=f"{place} {pair} {x} {y}",
                 transform=(
                     f"matrix({width * across:.2f} {-height * along:.2f} 0 "

@@ -146,7 +146,6 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 def each_once(paths: Iterable[str]) -> list[str]:
     """Return one path for each real file, its real path rather than a link to it."""
     paths = list(paths)
-    files = resolved_files(paths)
-    real = {path: file.as_posix() for path, file in zip(paths, files, strict=True)}
+    real = dict(zip(paths, resolved_files(paths), strict=True))
     real_first = sorted(real, key=lambda path: (path != real[path], path))
     return list({real[path]: path for path in reversed(real_first)}.values())

@@ -24,7 +24,7 @@ import os
 import stat
 from collections.abc import Iterable
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -97,13 +97,18 @@ def find_files(address: str) -> tuple[str, tuple[str, ...]]:
 def open_filesystem(root: str) -> tuple[fs.FileSystem, str]:
     """Return the filesystem of an address, and the path in it.
 
-    A remote filesystem is made once per process and never sent to another.
+    A filesystem is made once per process and never sent to another.
     """
     if not root.startswith("s3://"):
-        return fs.LocalFileSystem(), root
+        return _local(), root
     location, mark, options = root.removeprefix("s3://").partition("?")
     bucket = location.partition("/")[0]
     return _s3(f"s3://{bucket}{mark}{options}"), location
+
+
+@cache
+def _local() -> fs.FileSystem:
+    return fs.LocalFileSystem()
 
 
 @lru_cache(maxsize=16)

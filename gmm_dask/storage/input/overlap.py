@@ -52,7 +52,9 @@ def refuse_overlap(output: str | Place, address: str, plan: InputPlan | None = N
     if plan is not None:
         real = {*resolved_files(os.path.join(plan.root, file.path) for file in plan.files)}  # noqa: PTH118 - of thousands of files
         # Directories instead of files: ten thousand files lie in few directories.
-        sources |= {file if file in taken else file.parent for file in real}
+        outputs = {*map(str, taken)}
+        used = {file if file in outputs else os.path.dirname(file) for file in real}  # noqa: PTH120
+        sources |= {*map(Path, used)}
     if any(_is_inside(source, place) for source in sources for place in taken):
         _refuse(output, address, "the input lies in it")
     if not is_glob:

@@ -324,15 +324,20 @@ def plan_input(
         tuple(listed),
         usable.unsettled,
     )
-    if not plan.rows and any(sum(file_schema.file.row_groups) for file_schema in file_schemas):
-        assert input_filter is not None
-        raise nothing_left(section.path, len(listed), input_filter.text)
     if not plan.rows:
-        raise TooFewRowsError(
-            f"{section.path}: {len(file_schemas):,} file(s), but not one row; is the writer "
-            "finished?"
-        )
+        raise _without_rows(section, plan, [file_schema.file for file_schema in file_schemas])
     return plan
+
+
+def _without_rows(
+    section: InputSection, plan: InputPlan, files: Sequence[InputFile]
+) -> TooFewRowsError:
+    """Make the error for files that hold no row, or of which the filter leaves none."""
+    if plan.filter is not None and any(sum(file.row_groups) for file in files):
+        return nothing_left(section.path, plan.listed, plan.filter.text)
+    return TooFewRowsError(
+        f"{section.path}: {len(files):,} file(s), but not one row; is the writer finished?"
+    )
 
 
 def _check_names(section: InputSection, wanted: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gmm_dask.addresses import ObjectAddress, Place
+from gmm_dask.addresses import Place
 from gmm_dask.errors import ModelError
 from gmm_dask.storage.files.sealed import seal, unseal
 
@@ -36,6 +36,4 @@ class Current:
 
 def use_command(directory: Place) -> str:
     """Return the command that chooses a version of the model in a directory."""
-    if isinstance(directory, ObjectAddress):
-        return f"gmm-dask use {directory.name} VERSION --models {directory.parent}"
-    return f"gmm-dask use {directory.absolute().name} VERSION"
+    return f"gmm-dask use {directory} VERSION"

@@ -64,6 +64,27 @@ class ListedModel:
     problem: str | None = None
 
 
+def registry_at(path: str | Place) -> Registry:
+    """Return the versions of the model at a path, ``models/NAME``.
+
+    Raises
+    ------
+    ModelError
+        The path holds no model; the message lists those that are near.
+    ConfigError
+        The path is on no storage that holds models.
+    """
+    directory = place_of(path)
+    registry = Registry(directory.parent, directory.name)
+    if registry.versions():
+        return registry
+    above = Registry(directory.parent.parent, directory.parent.name)
+    if above.versions():
+        raise ModelError(f"{path}: is in a model; name {above.directory}, and the version after it")
+    root = directory if models_in(directory) else directory.parent
+    raise ModelError(f"{path}: holds no model; {describe_models(root)}")
+
+
 def registries_at(path: str | Place, name: str | None = None) -> tuple[Registry, ...]:
     """Return the models in a directory, by name.
 
