@@ -5,7 +5,7 @@ import pytest
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from benchmarks.sets import LADDER
-from gmm_dask.mixture.kernels.kmeans import label_by_kmeans
+from gmm_dask.mixture.kernels.kmeans import cluster_from, label_by_kmeans
 
 
 def inertia(X, labels, weights):
@@ -46,6 +46,20 @@ def test_at_rest_clusters_are_as_tight_as_those_of_scikit_learn(kind, weighted):
     )
     squares = np.square(X[:, None, :] - centres).sum(axis=2)
     np.testing.assert_array_equal(labels, squares.argmin(axis=1))
+
+
+def test_from_given_centres_it_comes_to_rest_where_scikit_learn_does(kind):
+    X = kind.draw(1_000)
+    start = X[: kind.k].copy()
+    labels, centres = cluster_from(X, start, 300)
+    theirs = KMeans(kind.k, init=start, n_init=1, tol=0.0).fit(X)
+    np.testing.assert_array_equal(labels, theirs.labels_)
+    np.testing.assert_allclose(centres, theirs.cluster_centers_)
+    np.testing.assert_array_equal(start, X[: kind.k])
+    np.testing.assert_array_equal(cluster_from(X, centres, 0)[0], labels)
+    # Far from all rows, a cluster stays what it was.
+    _, centres = cluster_from(X, np.vstack([start, np.full(X.shape[1], 1e3)]), 10)
+    assert (centres[-1] == 1e3).all()
 
 
 def test_weights_count_as_rows_far_from_the_origin_too():
