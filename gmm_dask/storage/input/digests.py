@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 from pyarrow import types
 
@@ -173,7 +172,7 @@ def _serialized(array: pa.Array) -> Buffer:
 
 
 def _bits(array: pa.BooleanArray) -> Buffer:
-    return np.asarray(pc.cast(array, pa.uint8())).data
+    return np.asarray(array.cast(pa.uint8())).data
 
 
 def _text_blocks(array: pa.Array, width: type[np.int32 | np.int64]) -> Iterator[Buffer]:
