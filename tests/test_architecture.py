@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,22 @@ def test_imports_point_down_and_the_file_says_what_it_is_for(path):
         allowed = ONLY.get(name.partition(".")[0])
         assert allowed is None or module.startswith(allowed), f"{module} imports {name}"
         assert not name.startswith(VECTORS) or module == WHITENING, f"{module} imports {name}"
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    modules = {module_name(path): path for path in SOURCES}
+    imports = {}
+    for module, path in modules.items():
+        # Of `from gmm_dask.errors import BadInput` the last part is no module.
+        names = (
+            name if name in modules else name.rpartition(".")[0]
+            for name in imported(ast.parse(path.read_text()))
+        )
+        imports[module] = {name for name in names if name in modules}
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as circle:
+        pytest.fail(" imports ".join(reversed(circle.args[1])))
 
 
 HEAVY = {

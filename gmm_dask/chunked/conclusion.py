@@ -20,8 +20,8 @@ from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import count_patterns
 from gmm_dask.mixture.replacing import count_replacements
+from gmm_dask.mixture.sample import sample_slope
 from gmm_dask.mixture.search import SearchSummary
-from gmm_dask.mixture.transforms import sample_slope
 
 #: Patterns of missing values from which a fit says what they cost (benchmarks/RESULTS.md).
 MANY_PATTERNS = 100

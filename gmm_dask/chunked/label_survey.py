@@ -24,7 +24,7 @@ from gmm_dask.mixture.labels import (
     count_limited,
     group_rows_by_label,
 )
-from gmm_dask.mixture.starts import Sample
+from gmm_dask.mixture.sample import Sample
 
 #: Most rows of a label that its sample holds.
 LABEL_ROWS = 256

@@ -31,9 +31,9 @@ from gmm_dask.mixture.replacing import (
     count_replacements,
     find_lowest,
 )
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.search import search, worth_searching
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import Sample
 
 #: Most iterations on the sample, where the search has left a component lost.
 MOST_ITERATIONS = 200

@@ -9,10 +9,10 @@ from gmm_dask.mixture.em import EMState, em_steps, start_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.sample import Sample, sample_slope
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.threads import single_threaded
-from gmm_dask.mixture.transforms import Transforms, sample_slope
+from gmm_dask.mixture.transforms import Transforms
 
 #: Most iterations that are kept.
 MOST_FRAMES = 60

@@ -13,6 +13,7 @@ from gmm_dask.events import Notify, Stage, StageAdvanced, StageFinished, StageSt
 from gmm_dask.mixture.initialization import initial_parameters, seeded, wide_start
 from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.sample import Sample, sample_slope
 from gmm_dask.mixture.search import (
     SearchEffort,
     SearchSummary,
@@ -20,8 +21,7 @@ from gmm_dask.mixture.search import (
     search,
     worth_searching,
 )
-from gmm_dask.mixture.starts import Sample, SharedSample, Starts
-from gmm_dask.mixture.transforms import sample_slope
+from gmm_dask.mixture.starts import SharedSample, Starts
 
 
 def make_starts(

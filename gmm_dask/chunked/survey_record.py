@@ -18,7 +18,7 @@ from gmm_dask.chunked.label_survey import (
 from gmm_dask.chunked.moments import Moments
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.labels import Ownership
-from gmm_dask.mixture.starts import Sample
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 

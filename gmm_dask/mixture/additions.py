@@ -14,8 +14,8 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.moves import split_each
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import MixtureSpec
-from gmm_dask.mixture.starts import Sample
 
 #: Rows by which places are compared; the gain of the best place is of all rows.
 _COMPARED = 4_096

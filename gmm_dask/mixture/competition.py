@@ -18,8 +18,9 @@ from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.moves import MoveEffort, improve_by_moves
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race, race_for
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import Sample, StartKind
+from gmm_dask.mixture.starts import StartKind
 from gmm_dask.mixture.threads import WORTH_THREADS, single_threaded
 
 #: A finalist that trails the best by this many nats per row cannot win: no winner of 210 searches

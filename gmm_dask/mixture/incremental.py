@@ -24,8 +24,8 @@ from gmm_dask.mixture.em import Status
 from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.placing import Placement, least_gain, place_component
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import MixtureSpec
-from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.units import UnitStatistics, UnitTotals, carry
 
 #: E-steps on the rows that are read: the first is under the model before.

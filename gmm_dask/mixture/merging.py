@@ -32,7 +32,7 @@ from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.starts import Sample
+from gmm_dask.mixture.sample import Sample
 
 #: Overlap of two equal Gaussians whose means are 2 σ apart, nats: up to here they have one mode.
 ONE_HUMP = 0.3563

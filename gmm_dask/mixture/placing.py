@@ -27,8 +27,8 @@ from gmm_dask.mixture.additions import best_addition
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.initialization import seeded
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import MixtureSpec
-from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.threads import single_threaded
 from gmm_dask.mixture.units import UnitStatistics, carry
 

@@ -22,7 +22,7 @@ from gmm_dask.mixture.criteria import deviations, find_collapsed, health
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import count_observed, has_holes
-from gmm_dask.mixture.starts import Sample
+from gmm_dask.mixture.sample import Sample
 
 #: How often a component is placed again.
 MOST_REPLACEMENTS = 3

@@ -22,10 +22,11 @@ from gmm_dask.mixture.covariance.matrices import ill_conditioned_error
 from gmm_dask.mixture.engine import least_single_tol
 from gmm_dask.mixture.moves import MoveEffort, effort_of_moves
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.small_search.climbers import SmallSample
 from gmm_dask.mixture.small_search.rounds import STARTS, climb_rounds
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import TURNS, Sample, SharedSample, StartKind, Starts
+from gmm_dask.mixture.starts import TURNS, SharedSample, StartKind, Starts
 from gmm_dask.mixture.threads import single_threaded
 
 #: A small sample has at most this many rows, components, and multiplications in a pass; see

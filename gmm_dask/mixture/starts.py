@@ -1,20 +1,19 @@
-"""The starts of a search: a sample of rows, and first parameters of several kinds from it."""
+"""The starts of a search: first parameters of several kinds from a sample of rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from gmm_dask.arrays import FloatArray, IndexArray, LabelsArray, RowsArray
+from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
 from gmm_dask.mixture.criteria import deviations
-from gmm_dask.mixture.imputation import Filled, fit_pooled, observed_moments
+from gmm_dask.mixture.imputation import Filled
 from gmm_dask.mixture.initialization import (
     initial_parameters,
     labelled_start,
@@ -22,10 +21,9 @@ from gmm_dask.mixture.initialization import (
     wide_start,
 )
 from gmm_dask.mixture.kernels.kmeans import label_by_kmeans
-from gmm_dask.mixture.labels import UNLABELLED, Labelling, group_rows_by_label
 from gmm_dask.mixture.owned_starts import owned_start
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.patterns import has_holes
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import MixtureSpec
 
 
@@ -43,102 +41,11 @@ class StartKind(StrEnum):
 
 #: Iterations of k-means at the most: EM goes on from where it is by then.
 KMEANS_ITERATIONS = 10
-#: In float32, numbers keep 24 bits. Of a value up to this many standard deviations of its feature
-#: from 0, steps are then 1e-4 of one or less, and so they are in narrow components too.
-NEAR = 1_024.0
-#: Standard deviations lie between 1 over this and this.
-_MOST_SCALE = 1e12
-#: Rows of each label that are among those drawn from a sample.
-KEPT_OF_LABEL = 64
 
 #: The kinds that take turns where the caller asks for k-means.
 TURNS = (StartKind.KMEANS, StartKind.SEEDS, StartKind.WIDE)
 #: Those of a fit with labels.
 OWNED_TURNS = (StartKind.OWNED, StartKind.OWNED_WIDE)
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """The rows in memory on which a search runs.
-
-    Attributes
-    ----------
-    X
-        (m, d) float32 or float64, preferably feature-major; finite but for holes.
-    sample_weight
-        (m,) or None.
-    labelling
-        Labels of the rows and what they own, in a fit with labels; else None.
-    """
-
-    X: RowsArray
-    sample_weight: FloatArray | None
-    labelling: Labelling | None = None
-
-    @cached_property
-    def incomplete(self) -> bool:
-        """Whether a row has a hole; one pass, once."""
-        return has_holes(self.X)
-
-    @cached_property
-    def variances(self) -> FloatArray:
-        """Of what each feature has, (d,)."""
-        if self.incomplete:
-            return observed_moments(self.X)[1]
-        return np.asarray(self.X.var(axis=0, dtype=np.float64))
-
-    def filled(self, spec: MixtureSpec) -> Filled | None:
-        """Fill the holes by a Gaussian that is fitted to the rows; None where there are none.
-
-        Raises
-        ------
-        NumericalError
-            The Gaussian is singular.
-        """
-        if not self.incomplete:
-            return None
-        return Filled.of(self.X, fit_pooled(self.X, self.sample_weight, spec))
-
-    def head(self, rows: int, random_state: np.random.RandomState) -> Sample:
-        """Draw that many rows at random; return the sample itself if it has no more.
-
-        In a fit with labels a few rows of each label are drawn in any case.
-        """
-        m = self.X.shape[0]
-        return self if rows >= m else self.take_first(rows, random_state.permutation(m))
-
-    def take_first(self, rows: int, order: IndexArray) -> Sample:
-        """Return the rows that come first in an order, as `head` does."""
-        chosen = np.sort(order[:rows])
-        if self.labelling is not None:
-            groups = group_rows_by_label(self.labelling.codes)
-            kept = [of_label[:KEPT_OF_LABEL] for code, of_label in groups if code != UNLABELLED]
-            chosen = np.unique(np.concatenate([chosen, *kept]))
-        return self.take(chosen)
-
-    def in_singles(self) -> Sample:
-        """Return the rows in float32, or as they are where that would cost digits that matter.
-
-        Passes over float32 rows take about half of the time (`gmm_dask.mixture.engine`).
-        """
-        scale = np.sqrt(self.variances)  # (d,)
-        magnitude = np.abs(self.X).max(axis=0)  # (d,), NaN with holes
-        keeps = (magnitude <= NEAR * scale) & (scale > 1 / _MOST_SCALE) & (scale < _MOST_SCALE)
-        if self.X.dtype == np.float32 or not keeps.all():
-            return self
-        return Sample(self.X.astype(np.float32), self.sample_weight, self.labelling)
-
-    def in_doubles(self) -> Sample:
-        """Return the rows in float64, in which passes over them then compute."""
-        if self.X.dtype == np.float64:
-            return self
-        return replace(self, X=self.X.astype(np.float64))
-
-    def take(self, chosen: IndexArray) -> Sample:
-        """Return some of the rows, feature-major."""
-        X = np.ascontiguousarray(self.X.T[:, chosen]).T  # (rows, d), feature-major
-        weight = None if self.sample_weight is None else self.sample_weight[chosen]
-        return Sample(X, weight, self.labelling and self.labelling.take(chosen))
 
 
 class SharedSample:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,6 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import TRANSFORM_NAMES
 from gmm_dask.printable import spread
-
-if TYPE_CHECKING:
-    from gmm_dask.mixture.starts import Sample
 
 #: The open interval of the values that a transform is defined for.
 _DOMAINS = {
@@ -323,13 +320,6 @@ def _three_digits(value: float) -> str:
     if 1e3 <= abs(value) < 1e6:
         return f"{float(f'{value:.3g}'):,.0f}"
     return f"{value:.3g}"
-
-
-def sample_slope(sample: Sample, transforms: Transforms | None) -> float:
-    """Return the mean of log dy/dx over a sample, nats: what its log-likelihood lacks in y."""
-    if transforms is None:
-        return 0.0
-    return float(np.average(transforms.log_slopes(sample.X), weights=sample.sample_weight))
 
 
 def convert_units(

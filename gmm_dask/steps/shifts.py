@@ -12,8 +12,8 @@ from gmm_dask.arrays import FloatArray, MaskArray
 from gmm_dask.chunked.batches import BatchSums
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import count_observed
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.shifts import Estimates, Shifts, measure_noise, measure_shifts
-from gmm_dask.mixture.starts import Sample
 from gmm_dask.printable import spread
 from gmm_dask.storage.models.drift_history import (
     MOST_ESTIMATES,

@@ -16,7 +16,7 @@ from gmm_dask.chunked.survey_record import Survey, frequent_values
 from gmm_dask.chunked.threads import Threads
 from gmm_dask.errors import InputError, NonFiniteError, TooFewRowsError
 from gmm_dask.mixture.kernels.sampling import rows_below
-from gmm_dask.mixture.starts import Sample
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.nulls import NullPolicy
 from tests.row_sources import DrawnRows, drawn
 

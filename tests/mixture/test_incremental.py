@@ -12,8 +12,8 @@ from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import find_patterns
 from gmm_dask.mixture.placing import cheapest_merge
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import COVARIANCE_NAMES, EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.mixture.units import UnitStatistics, carry
 from tests.mixture import textbook_incremental as textbook

@@ -10,9 +10,10 @@ from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters
 from gmm_dask.mixture.neighbours import converted, with_a_merge, with_a_split
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.search import SearchSummary
 from gmm_dask.mixture.spec import Cell, MixtureSpec, make_cells
-from gmm_dask.mixture.starts import Sample, SharedSample
+from gmm_dask.mixture.starts import SharedSample
 from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.test_covariance import TYPES, property_test, random_mixture, seeds, sizes
 

@@ -34,6 +34,7 @@ from gmm_dask.mixture.patterns import (
     has_holes,
     marginal,
 )
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.search import search
 from gmm_dask.mixture.spec import (
     COVARIANCE_NAMES,
@@ -42,7 +43,6 @@ from gmm_dask.mixture.spec import (
     MixtureSpec,
     Start,
 )
-from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.textbook import textbook_incomplete_em
 

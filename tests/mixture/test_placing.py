@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.placing import cheapest_merge, merge_pair, merge_units, place_component
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import COVARIANCE_NAMES, MixtureSpec
-from gmm_dask.mixture.starts import Sample
 from gmm_dask.mixture.statistics import sum_statistics
 from gmm_dask.mixture.units import carry
 from tests.mixture import oracle

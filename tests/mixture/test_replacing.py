@@ -22,8 +22,8 @@ from gmm_dask.mixture.replacing import (
     count_replacements,
     find_lowest,
 )
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import COVARIANCE_NAMES, EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import Sample
 
 OPTIONS = EMOptions(1e-6, 300, "replace")
 

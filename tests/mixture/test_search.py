@@ -28,9 +28,10 @@ from gmm_dask.mixture.initialization import initial_parameters
 from gmm_dask.mixture.moves import effort_of_moves, improve_by_moves, split, split_compiled
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.search import count_runs, final_rows_of, search, worth_searching
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
-from gmm_dask.mixture.starts import Sample, SharedSample, StartKind
+from gmm_dask.mixture.starts import SharedSample, StartKind
 
 TYPES = tuple(COVARIANCE_TYPES)
 

@@ -14,13 +14,13 @@ from gmm_dask.mixture.em import fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import start_from_responsibilities
 from gmm_dask.mixture.kernels.climb import BROKEN, CONVERGED, STOPPED
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.search import is_small, search
 from gmm_dask.mixture.small_search.climbers import SmallSample
 from gmm_dask.mixture.small_search.moves import make_moves
 from gmm_dask.mixture.small_search.rounds import FINALISTS, climb_rounds
 from gmm_dask.mixture.small_search.seeds import climb_starts
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
-from gmm_dask.mixture.starts import Sample
 
 TYPES = tuple(COVARIANCE_TYPES)
 property_test = settings(max_examples=40, derandomize=True)

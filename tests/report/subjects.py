@@ -13,8 +13,8 @@ from gmm_dask.mixture.em import em_steps, start_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.merging import merge_on_sample
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import Sample
 from gmm_dask.report.aggregates import Json, aggregate
 from gmm_dask.report.page.subject import Batch, Subject
 from gmm_dask.storage.models.clusters import Clusters

@@ -18,8 +18,8 @@ from gmm_dask.mixture.criteria import find_collapsed
 from gmm_dask.mixture.kernels.climb import BROKEN, FORMS, climb
 from gmm_dask.mixture.kernels.tiles import ROWS
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import Sample
 
 
 @dataclass(frozen=True, eq=False)
