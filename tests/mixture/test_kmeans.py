@@ -5,6 +5,7 @@ import pytest
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from benchmarks.sets import LADDER
+from gmm_dask.mixture.initialization import INITIALIZATIONS, SEARCH_INITIALIZATIONS
 from gmm_dask.mixture.kernels.kmeans import cluster_from, label_by_kmeans
 
 
@@ -46,6 +47,18 @@ def test_at_rest_clusters_are_as_tight_as_those_of_scikit_learn(kind, weighted):
     )
     squares = np.square(X[:, None, :] - centres).sum(axis=2)
     np.testing.assert_array_equal(labels, squares.argmin(axis=1))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_labels_of_a_single_start_are_those_of_scikit_learn(kind, weighted):
+    X = kind.draw(1_000)
+    weights = np.random.default_rng(0).uniform(0.1, 5.0, len(X)) if weighted else None
+    for seed in range(5):
+        theirs, ours = (
+            methods["kmeans"](X, weights, kind.k, np.random.RandomState(seed))
+            for methods in (INITIALIZATIONS, SEARCH_INITIALIZATIONS)
+        )
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_from_given_centres_it_comes_to_rest_where_scikit_learn_does(kind):

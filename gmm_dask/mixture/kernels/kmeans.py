@@ -20,6 +20,7 @@ def label_by_kmeans(
     k: int,
     random_state: np.random.RandomState,
     iterations: int,
+    tol: float | None = None,
 ) -> LabelsArray:
     """Label rows by the nearest of k centres of k-means, (n,).
 
@@ -34,6 +35,9 @@ def label_by_kmeans(
         (n,) or None.
     iterations
         Of Lloyd's algorithm at the most; with none, rows have the label of the nearest seed.
+    tol
+        It ends too where all squared steps of the centres together are at most this times the mean
+        variance of the features, as in scikit-learn. None: where no label changes.
     """
     n = len(X)
     labels = np.zeros(n, np.int32)
@@ -44,7 +48,9 @@ def label_by_kmeans(
     uniforms = random_state.uniform(size=(k - 1, 2 + int(np.log(k))))
     columns = np.require(X.T, np.float64, ["C", "W"])
     weight = np.require(weight, np.float64, ["C", "W"])
-    _label(columns, weight, first, uniforms, np.empty((k, X.shape[1])), iterations, labels)
+    least = -1.0 if tol is None else tol * float(columns.var(axis=1).mean())
+    given = np.empty((k, X.shape[1]))
+    _label(columns, weight, first, uniforms, given, iterations, least, labels)
     return labels
 
 
@@ -68,7 +74,7 @@ def cluster_from(
     labels, columns = np.zeros(len(X), np.int32), np.require(X.T, np.float64, ["C", "W"])
     centres = np.array(centres, np.float64, order="C")
     draws = np.empty((len(centres) - 1, 0))
-    _label(columns, np.ones(len(X)), 0, draws, centres, iterations, labels)
+    _label(columns, np.ones(len(X)), 0, draws, centres, iterations, -1.0, labels)
     return labels, centres
 
 
@@ -181,7 +187,7 @@ def _label_tile(tile, centres, squares, nearest):  # type: ignore[no-untyped-def
 
 
 @kernel("k-means")
-def _label(X, weight, first, uniforms, given, iterations, labels):  # type: ignore[no-untyped-def]
+def _label(X, weight, first, uniforms, given, iterations, least, labels):  # type: ignore[no-untyped-def]
     """Label the columns of X (d, n) by the nearest of k centres.
 
     Parameters
@@ -197,6 +203,8 @@ def _label(X, weight, first, uniforms, given, iterations, labels):  # type: igno
         First centres (k, d); the last ones are written in their place.
     iterations
         Of Lloyd's algorithm.
+    least
+        The sum of squared steps of the centres at which it ends.
     labels
         Filled, (n,).
     """
@@ -214,6 +222,7 @@ def _label(X, weight, first, uniforms, given, iterations, labels):  # type: igno
     nearest, members = aligned_rows(count, ROWS), aligned_rows(k, ROWS)
     fill(nearest.reshape(nearest.size), -1.0, 0)
     sums, sizes = np.empty((k, d)), np.empty(k)
+    ending = False
     for iteration in range(iterations + 1):
         changed = False
         fill(sums.reshape(k * d), 0.0, 0)
@@ -225,12 +234,16 @@ def _label(X, weight, first, uniforms, given, iterations, labels):  # type: igno
                     members[c, i] = weights[t, i] if nearest[t, i] == float(c) else 0.0
                     sizes[c] += members[c, i]
             add_residuals(tiles[t], centres, members, sums)
-        if not changed or iteration == iterations:
+        if not changed or ending or iteration == iterations:
             break
+        steps = 0.0
         for c in range(k):
             if sizes[c] > 0.0:
                 for j in range(d):
-                    centres[c, j] += sums[c, j] / sizes[c]
+                    step = sums[c, j] / sizes[c]
+                    centres[c, j] += step
+                    steps += step * step
+        ending = steps <= least
     for i in range(n):
         labels[i] = int(nearest[i // ROWS, i % ROWS])
     _copy(centres, given)

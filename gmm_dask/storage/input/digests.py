@@ -172,7 +172,10 @@ def _serialized(array: pa.Array) -> Buffer:
 
 
 def _bits(array: pa.BooleanArray) -> Buffer:
-    return np.asarray(array.cast(pa.uint8())).data
+    """Return a byte for each value, which must not be null."""
+    whole = array.cast(pa.uint8())
+    bits = whole.buffers()[1]  # pyarrow's conversion to numpy imports pandas, where it is installed
+    return b"" if bits is None else memoryview(bits)[whole.offset : whole.offset + len(whole)]
 
 
 def _text_blocks(array: pa.Array, width: type[np.int32 | np.int64]) -> Iterator[Buffer]:
