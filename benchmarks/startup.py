@@ -4,8 +4,8 @@ The fit of a thousand rows, as a new process each time, in turns:
 
 - `gmm-dask --help`, and `python -c pass` for comparison;
 - `gmm-dask list`, and `predict --direct` of a model that is new each time;
-- `fit --direct`: the same steps without Prefect. The steps alone take the seconds given in the title
-  (measured in this process, imports and compiled kernels loaded); the rest is start-up;
+- `fit --direct`: the same steps without Prefect. The steps alone take the seconds given in the
+  title (measured in this process, imports and compiled kernels loaded); the rest is start-up;
 - an embedded Prefect server with its database in a new directory, and again in the same one;
 - a Prefect server that runs already, on loopback.
 """
