@@ -10,7 +10,7 @@
 #   make test-lowest    most fast tests with the oldest versions allowed
 #   make test-all       everything that must hold before a change lands, 30 minutes on two cores
 #   make docs           the documentation site, docs/_build/html, 1 minute
-#   make bench          the benchmarks, half an hour on two idle cores
+#   make bench          the benchmarks, most of an hour on two idle cores
 #   make peers          oneDAL, scikit-learn, pomegranate and Spark beside ours, 15 minutes
 #   make billion        a billion rows written, fitted and predicted: 43 GB of disk
 #   make lint           formatting, style, types and the architecture
@@ -32,7 +32,7 @@ TEST := .venv/installed-test
 SPREAD ?= -n logical --maxprocesses 4 --dist worksteal
 RUN ?= configs/hipparcos.toml
 ROWS ?= 1_000_000_000
-BENCHMARKS ?= kernel fit pipeline overhead memory startup
+BENCHMARKS ?= kernel fit pipeline overhead memory startup scale many
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage test-slow test-faults test-browser test-postgres test-lowest \

@@ -1,10 +1,11 @@
 """How long the command takes before and around the work: ``python benchmarks/startup.py``.
 
-The fit of ten thousand rows, as a new process each time, in turns:
+The fit of a thousand rows, as a new process each time, in turns:
 
 - `gmm-dask --help`, and `python -c pass` for comparison;
-- `--direct`: the same steps without Prefect. The steps alone take the seconds given in the title
-  (measured in this process, imports and compiled kernels loaded); the rest is start-up;
+- `gmm-dask list`, and `predict --direct` of a model that is new each time;
+- `fit --direct`: the same steps without Prefect. The steps alone take the seconds given in the
+  title (measured in this process, imports and compiled kernels loaded); the rest is start-up;
 - an embedded Prefect server with its database in a new directory, and again in the same one;
 - a Prefect server that runs already, on loopback.
 """
@@ -29,12 +30,19 @@ from measuring import in_turns, print_machine, print_table, spread, write_parque
 from pipeline import fit_ours, run_file
 
 BIN = Path(sys.executable).parent
-ROWS = 10_000
+ROWS = 1_000
 
 
 def call(command: Sequence[str], **environment: str) -> None:
-    """Run a command to its end; what it prints is shown only when it fails."""
-    inherited = {key: value for key, value in os.environ.items() if "PREFECT" not in key}
+    """Run a command to its end; what it prints is shown only when it fails.
+
+    Bytecode is kept, as where the package is installed.
+    """
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if "PREFECT" not in key and key != "PYTHONDONTWRITEBYTECODE"
+    }
     done = subprocess.run(command, env=inherited | environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
@@ -48,6 +56,7 @@ def write_run_file(root: Path) -> Path:
         f"[input]\npath = {run.input.path!r}\ncolumns = {run.input.columns!r}\n"
         f"[model]\nn_components = {run.model.n_components}\n"
         f"[output]\nmodels = {run.output.models!r}\nname = {run.output.name!r}\n"
+        f"predictions = {str(root / 'predictions')!r}\n"
     )
     return path
 
@@ -89,7 +98,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         write_parquet(root / "rows", ROWS)
-        command = [str(BIN / "gmm-dask"), "fit", str(write_run_file(root))]
+        path = str(write_run_file(root))
+        command = [str(BIN / "gmm-dask"), "fit", path]
         fit_ours(run_file(root))
         steps = in_turns(options.repetitions, {"steps": lambda: fit_ours(run_file(root))})
         work, cpu = (float(np.median(one)) for one in (steps["steps"].wall, steps["steps"].cpu))
@@ -103,7 +113,9 @@ def main() -> None:
                 {
                     "python -c pass": lambda: call([sys.executable, "-c", "pass"]),
                     "gmm-dask --help": lambda: call([str(BIN / "gmm-dask"), "--help"]),
+                    "gmm-dask list": lambda: call([command[0], "list", f"{root}/models"]),
                     "fit --direct": lambda: call([*command, "--direct"]),
+                    "predict --direct": lambda: call([command[0], "predict", path, "--direct"]),
                     "fit, a running server": lambda: call(
                         command, PREFECT_HOME=str(served), PREFECT_API_URL=address
                     ),
@@ -117,9 +129,9 @@ def main() -> None:
         (
             name,
             spread(one.wall),
-            f"{np.median(one.wall) - work:.2f}" if "fit" in name else "",
+            f"{np.median(one.wall) - work:.2f}" if name.startswith("fit") else "",
             f"{np.median(one.cpu):.2f}",
-            f"{np.median(one.cpu) - cpu:.2f}" if "fit" in name else "",
+            f"{np.median(one.cpu) - cpu:.2f}" if name.startswith("fit") else "",
         )
         for name, one in times.items()
     ]

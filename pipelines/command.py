@@ -5,8 +5,6 @@ What runs no flow stands in `gmm_dask.pipelines.model_commands` and `version_com
 
 from __future__ import annotations
 
-import atexit
-import gc
 import sys
 import time
 import uuid
@@ -26,6 +24,7 @@ from gmm_dask.pipelines.arguments import (
     read_run,
 )
 from gmm_dask.pipelines.exits import FAILED, Begun, exit_codes, print_error
+from gmm_dask.pipelines.garbage import importing, spare_searches
 from gmm_dask.pipelines.kinds import FIT, PREDICT, RETRAIN, SELECT, Kind, OutcomeT
 from gmm_dask.pipelines.label_commands import label
 from gmm_dask.pipelines.model_commands import diff, drift, inspect, list_, report
@@ -46,14 +45,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command."""
-    # A short command spends most of its time on imports. They fill the memory with objects that
-    # stay, and a tenth of the time goes into searching all of them for garbage. Young objects are
-    # still searched.
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, 100)
-    # The interpreter searches all of them three more times before it ends, for another seventh of a
-    # short fit. Registered first, this runs last: handlers of libraries still find their objects.
-    atexit.register(gc.freeze)
+    spare_searches()
     app()
 
 
@@ -202,8 +194,9 @@ def _run(
             print_json(record.to_json())
 
     with exit_codes(debug, report_failure, kind.resumed) as begun:
-        begun.run = run = read_run(run_file, overrides)
-        cluster = read_cluster(cluster_file)
+        with importing():
+            begun.run = run = read_run(run_file, overrides)
+            cluster = read_cluster(cluster_file)
         how = _run_directly if direct else _run_as_flow
         outcome = how(kind, run, cluster, begun, debug, options)
         if as_json:
@@ -241,12 +234,13 @@ def _run_directly(
     debug: bool,
     options: dict[str, int],
 ) -> OutcomeT:
-    from gmm_dask.pipelines.recording import recorded
-    from gmm_dask.pipelines.sequences import directly
-    from gmm_dask.pipelines.watching.listening import fan_out
-    from gmm_dask.pipelines.watching.terminal import watch
+    with importing():
+        from gmm_dask.pipelines.recording import recorded
+        from gmm_dask.pipelines.sequences import directly
+        from gmm_dask.pipelines.watching.listening import fan_out
+        from gmm_dask.pipelines.watching.terminal import watch
 
-    sequence = kind.steps().sequence
+        sequence = kind.steps().sequence
     begun.run_id = run_id = str(uuid.uuid4())
     with watch() as notify:
         listener = fan_out(begun, notify)
@@ -280,10 +274,11 @@ def _run_as_flow(
     # With --debug Prefect writes the library's lines among its own.
     with watch(lines=not debug) as notify, listening(fan_out(begun, notify)):
         if require_server():
-            flow = kind.flow()
+            with importing():
+                flow = kind.flow()
         else:
             log.info("starting Prefect's embedded server, which takes some seconds")
-            with starting_embedded_server():
+            with starting_embedded_server(), importing():
                 flow = kind.flow()
                 kind.prepare()  # now there is time
         # A flow that is interrupted returns no state, so its id is noted when it begins.

@@ -22,7 +22,12 @@ LAYERS = [
         "gmm_dask.nulls",
         "gmm_dask.printable",
     },
-    {"gmm_dask.mixture.kernels", "gmm_dask.mixture.spec", "gmm_dask.mixture.threads"},
+    {
+        "gmm_dask.mixture.kernels",
+        "gmm_dask.mixture.linked_blas",
+        "gmm_dask.mixture.spec",
+        "gmm_dask.mixture.threads",
+    },
     {"gmm_dask.mixture.covariance"},
     {
         "gmm_dask.mixture.parameters",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,16 +13,19 @@ from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
 from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.imputation import Filled, first_maximization
+from gmm_dask.mixture.kernels.kmeans import label_by_kmeans
 from gmm_dask.mixture.maximization import COUNT_FLOOR, TINY_WEIGHT
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec, Start
 from gmm_dask.mixture.threads import single_threaded
 
+#: Most iterations of k-means, and when it ends earlier, as in scikit-learn.
+MOST_KMEANS_ITERATIONS, KMEANS_TOL = 300, 1e-4
 #: Checks that scikit-learn can skip, because the survey has made them.
 _SKIPPED_CHECKS = {"assume_finite": True, "skip_parameter_validation": True}
 
-# scikit-learn's clustering is imported where it is used: it takes a second and 90 MiB, which
-# predictions, warm starts and the workers of a cluster do not need.
+# scikit-learn's clustering is imported where it is used: it takes a second and 90 MiB, which only
+# starts asked for by method and searches with labels need.
 
 
 class _ThreadGenerator(threading.local):
@@ -210,6 +213,13 @@ def _kmeans(
     return one_hot(kmeans_labels(X, sample_weight, k, random_state), k, sample_weight)
 
 
+def _compiled_kmeans(
+    X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
+) -> FloatArray:
+    labels = label_by_kmeans(X, sample_weight, k, random_state, MOST_KMEANS_ITERATIONS, KMEANS_TOL)
+    return one_hot(labels, k, sample_weight)
+
+
 def _kmeans_plusplus(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
 ) -> FloatArray:
@@ -248,6 +258,12 @@ INITIALIZATIONS: dict[str, Initialization] = {
     "random": _random,
     "random_from_data": _random_from_data,
 }
+#: The same for a search, where k-means is a kernel: the same labels but for rounding,
+#: and no import of scikit-learn, which takes a second.
+SEARCH_INITIALIZATIONS: dict[str, Initialization] = {
+    **INITIALIZATIONS,
+    "kmeans": _compiled_kmeans,
+}
 
 
 def initial_parameters(
@@ -256,6 +272,7 @@ def initial_parameters(
     spec: MixtureSpec,
     random_state: np.random.RandomState,
     filled: Filled | None = None,
+    methods: Mapping[str, Initialization] = INITIALIZATIONS,
 ) -> MixtureParameters:
     """Make the start that scikit-learn makes for the same random state.
 
@@ -267,9 +284,11 @@ def initial_parameters(
         (n,) or None.
     filled
         Where rows have holes: the rows without.
+    methods
+        `INITIALIZATIONS`, or those of a search.
     """
     sample_weight = scale_weights(sample_weight)
-    initialize = INITIALIZATIONS[spec.start.init_params]
+    initialize = methods[spec.start.init_params]
     values = X if filled is None else filled.values
     responsibilities = initialize(values, sample_weight, spec.n_components, random_state)
     return start_from_responsibilities(X, responsibilities, spec, filled)

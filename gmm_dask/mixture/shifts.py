@@ -5,6 +5,8 @@ are bounds: a row's responsibility is at most 1, so Var(Σ r t) ≤ n E[r t²] =
 a shift less uncertain than that, never more. Both sides are uncertain: the later rows, and the
 parameters, by the rows of their fit. To first order an error of fitted parameters enters as the
 mean deviation of the rows of the fit would, so its variance is the same with their number.
+
+`scipy.special` is imported where it is called: it takes 0.1 s, and most runs measure no drift.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betainc, erfc, fdtr, fdtrc
 
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture.assignment import assign
@@ -121,6 +122,8 @@ def measure_shifts(
 
 
 def _means(sums: DeviationSums, counted: FloatArray, fitted: FloatArray) -> Estimates:
+    from scipy.special import erfc
+
     with np.errstate(divide="ignore", invalid="ignore"):
         values = sums.sums / sums.held
         # Rows that lie far out make a mean less certain than Gaussian rows would.
@@ -137,6 +140,8 @@ def _means(sums: DeviationSums, counted: FloatArray, fitted: FloatArray) -> Esti
 
 def _spreads(ratios: FloatArray, counted: FloatArray, fitted: FloatArray) -> Estimates:
     """Judge ratios of variances by Fisher's F; the values are of standard deviations."""
+    from scipy.special import fdtr, fdtrc
+
     judged = (counted >= LEAST_ROWS) & (fitted >= LEAST_ROWS) & np.isfinite(ratios)
     first, second = np.where(judged, counted, 1.0), np.where(judged, fitted, 1.0)
     held = np.where(judged, np.fmax(ratios, 0.0), 1.0)
@@ -184,6 +189,8 @@ def chances_of_more(
 
     Parameters as of `count_chances`.
     """
+    from scipy.special import betainc
+
     counts, fitted_counts = np.asarray(counts, float), np.asarray(fitted_counts, float)
     tails = betainc(np.maximum(counts, 1e-12), fitted_counts + 1.0, rows / (rows + fitted_rows))
     return np.where(counts > 0.0, tails, 1.0)

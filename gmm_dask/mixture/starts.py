@@ -15,6 +15,7 @@ from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
 from gmm_dask.mixture.criteria import deviations
 from gmm_dask.mixture.imputation import Filled
 from gmm_dask.mixture.initialization import (
+    SEARCH_INITIALIZATIONS,
     initial_parameters,
     labelled_start,
     seeded,
@@ -188,7 +189,9 @@ class Starts:
         """Make a start from these rows as scikit-learn would, by the method asked for."""
         filled = self._filled if rows is self.shared.head(self.rows) else rows.filled(self.spec)
         random_state = self._seeded(number)
-        return initial_parameters(rows.X, rows.sample_weight, self.spec, random_state, filled)
+        return initial_parameters(
+            rows.X, rows.sample_weight, self.spec, random_state, filled, SEARCH_INITIALIZATIONS
+        )
 
     def make(self, number: int, kind: StartKind) -> MixtureParameters:
         """Make a start; number 0 is made as by scikit-learn, whatever its kind."""

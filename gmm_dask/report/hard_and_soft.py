@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray
+from gmm_dask.arrays import FloatArray, LabelsArray
+from gmm_dask.mixture.kernels.kmeans import cluster_from
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.threads import single_threaded
 
 #: Bounds of the largest responsibility between torn, uncertain, fairly sure and sure rows.
 BANDS = (0.5, 0.9, 0.99)
 #: Most rows, components and pairs of components of a comparison with k-means.
 MOST_KMEANS_ROWS, MOST_KMEANS_COMPONENTS, MOST_FLOWS = 20_000, 100, 12
-
-Labels = npt.NDArray[np.int32]
+#: Most iterations of that k-means.
+KMEANS_ITERATIONS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +32,7 @@ class HardClusters:
         In the data's units, (k, d).
     """
 
-    labels: Labels
+    labels: LabelsArray
     centres: FloatArray
 
 
@@ -47,26 +45,19 @@ def nearest_centres(sample: FloatArray, mixture: MixtureParameters) -> HardClust
     k = mixture.n_components
     if not 1 < k <= min(MOST_KMEANS_COMPONENTS, len(sample)):
         return None
-    # Imported here: it takes a second where no search has imported it.
-    from sklearn.cluster import KMeans
-
     deviations = sample.std(axis=0)
     deviations[~(deviations > 0.0)] = 1.0
     middle = sample.mean(axis=0)
     rows = (sample[:MOST_KMEANS_ROWS] - middle) / deviations
     start = (mixture.means - middle) / deviations
-    kmeans = KMeans(n_clusters=k, init=start, n_init=1, max_iter=100)
-    with single_threaded(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fewer distinct rows than clusters: then some are empty
-        labels = kmeans.fit_predict(rows)
-        if len(rows) < len(sample):
-            labels = kmeans.predict((sample - middle) / deviations)
-    return HardClusters(labels.astype(np.int32), kmeans.cluster_centers_ * deviations + middle)
+    _, centres = cluster_from(rows, start, KMEANS_ITERATIONS)
+    labels, _ = cluster_from((sample - middle) / deviations, centres, 0)
+    return HardClusters(labels, centres * deviations + middle)
 
 
 def compare_with_kmeans(
     clusters: HardClusters,
-    labels: Labels,
+    labels: LabelsArray,
     features: Sequence[int],
     limits: Sequence[tuple[float, float]],
 ) -> dict[str, Any]:
@@ -100,7 +91,7 @@ def compare_with_kmeans(
     }
 
 
-def certainty_bands(shares: FloatArray, labels: Labels) -> tuple[tuple[float, ...], ...]:
+def certainty_bands(shares: FloatArray, labels: LabelsArray) -> tuple[tuple[float, ...], ...]:
     """Divide the rows of each component by their largest responsibility.
 
     Parameters

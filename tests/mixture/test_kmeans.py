@@ -5,7 +5,8 @@ import pytest
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from benchmarks.sets import LADDER
-from gmm_dask.mixture.kernels.kmeans import label_by_kmeans
+from gmm_dask.mixture.initialization import INITIALIZATIONS, SEARCH_INITIALIZATIONS
+from gmm_dask.mixture.kernels.kmeans import cluster_from, label_by_kmeans
 
 
 def inertia(X, labels, weights):
@@ -46,6 +47,32 @@ def test_at_rest_clusters_are_as_tight_as_those_of_scikit_learn(kind, weighted):
     )
     squares = np.square(X[:, None, :] - centres).sum(axis=2)
     np.testing.assert_array_equal(labels, squares.argmin(axis=1))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_labels_of_a_single_start_are_those_of_scikit_learn(kind, weighted):
+    X = kind.draw(1_000)
+    weights = np.random.default_rng(0).uniform(0.1, 5.0, len(X)) if weighted else None
+    for seed in range(5):
+        theirs, ours = (
+            methods["kmeans"](X, weights, kind.k, np.random.RandomState(seed))
+            for methods in (INITIALIZATIONS, SEARCH_INITIALIZATIONS)
+        )
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_from_given_centres_it_comes_to_rest_where_scikit_learn_does(kind):
+    X = kind.draw(1_000)
+    start = X[: kind.k].copy()
+    labels, centres = cluster_from(X, start, 300)
+    theirs = KMeans(kind.k, init=start, n_init=1, tol=0.0).fit(X)
+    np.testing.assert_array_equal(labels, theirs.labels_)
+    np.testing.assert_allclose(centres, theirs.cluster_centers_)
+    np.testing.assert_array_equal(start, X[: kind.k])
+    np.testing.assert_array_equal(cluster_from(X, centres, 0)[0], labels)
+    # Far from all rows, a cluster stays what it was.
+    _, centres = cluster_from(X, np.vstack([start, np.full(X.shape[1], 1e3)]), 10)
+    assert (centres[-1] == 1e3).all()
 
 
 def test_weights_count_as_rows_far_from_the_origin_too():

@@ -24,7 +24,7 @@ from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.initialization import initial_parameters
+from gmm_dask.mixture.initialization import initial_parameters, kmeans_labels
 from gmm_dask.mixture.moves import effort_of_moves, improve_by_moves, split, split_compiled
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race
@@ -66,7 +66,6 @@ def test_the_outcome_does_not_depend_on_the_number_of_threads(X):
         assert summary.log_likelihoods == expected_summary.log_likelihoods
 
 
-@pytest.mark.usefixtures("eager")
 def test_the_k_means_of_scikit_learn_runs_on_one_thread(X, monkeypatch):
     """Its bits depend on the number of OpenMP threads, which each thread limits for itself."""
     limits = []
@@ -81,7 +80,7 @@ def test_the_k_means_of_scikit_learn_runs_on_one_thread(X, monkeypatch):
         return fit(*arguments, **keywords)
 
     monkeypatch.setattr(KMeans, "fit", spied)
-    run(X, 6, whole=True)
+    kmeans_labels(X, None, 6, np.random.RandomState(0))
     assert set(limits) == {1}
 
 

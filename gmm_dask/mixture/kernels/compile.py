@@ -23,6 +23,7 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
+from numba.core.runtime.nrt import rtsys
 
 KernelFunction = Callable[..., Any]
 
@@ -111,7 +112,8 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         """Return the compiled code; None, and a message in the log, if none can be read."""
         code = None
         try:
-            code = super().load_overload(signature, target_context)
+            rtsys.initialize(target_context)
+            code = self._load_overload(signature, target_context)
         except Exception as error:  # whatever unpickling a damaged file raises
             reason = str(error) or type(error).__name__
             _logger.warning("compiled code in %s cannot be read: %s", self._cache_path, reason)

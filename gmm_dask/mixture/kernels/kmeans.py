@@ -1,4 +1,4 @@
-"""k-means of the rows of a search: seeds, and iterations from them, in one compiled call.
+"""k-means of a few thousand rows: seeds or given centres, and iterations, in one compiled call.
 
 A search labels a few thousand rows a dozen times. scikit-learn's calls check and copy for longer
 than that takes, and its import takes a second.
@@ -20,6 +20,7 @@ def label_by_kmeans(
     k: int,
     random_state: np.random.RandomState,
     iterations: int,
+    tol: float | None = None,
 ) -> LabelsArray:
     """Label rows by the nearest of k centres of k-means, (n,).
 
@@ -34,6 +35,9 @@ def label_by_kmeans(
         (n,) or None.
     iterations
         Of Lloyd's algorithm at the most; with none, rows have the label of the nearest seed.
+    tol
+        It ends too where all squared steps of the centres together are at most this times the mean
+        variance of the features, as in scikit-learn. None: where no label changes.
     """
     n = len(X)
     labels = np.zeros(n, np.int32)
@@ -43,8 +47,35 @@ def label_by_kmeans(
     first = int(random_state.choice(n, p=weight / n))
     uniforms = random_state.uniform(size=(k - 1, 2 + int(np.log(k))))
     columns = np.require(X.T, np.float64, ["C", "W"])
-    _label(columns, np.require(weight, np.float64, ["C", "W"]), first, uniforms, iterations, labels)
+    weight = np.require(weight, np.float64, ["C", "W"])
+    least = -1.0 if tol is None else tol * float(columns.var(axis=1).mean())
+    given = np.empty((k, X.shape[1]))
+    _label(columns, weight, first, uniforms, given, iterations, least, labels)
     return labels
+
+
+def cluster_from(
+    X: RowsArray, centres: FloatArray, iterations: int
+) -> tuple[LabelsArray, FloatArray]:
+    """Run k-means from given centres; return the labels (n,) and the centres (k, d).
+
+    A row has the label of the centre that is nearest to it. A cluster that no row is nearest to
+    keeps its centre.
+
+    Parameters
+    ----------
+    X
+        (n, d), finite.
+    centres
+        (k, d).
+    iterations
+        Of Lloyd's algorithm at the most.
+    """
+    labels, columns = np.zeros(len(X), np.int32), np.require(X.T, np.float64, ["C", "W"])
+    centres = np.array(centres, np.float64, order="C")
+    draws = np.empty((len(centres) - 1, 0))
+    _label(columns, np.ones(len(X)), 0, draws, centres, iterations, -1.0, labels)
+    return labels, centres
 
 
 @inlined
@@ -127,6 +158,15 @@ def _choose_seeds(X, tiles, weights, first, uniforms, centres):  # type: ignore[
 
 
 @inlined
+def _copy(source, target):  # type: ignore[no-untyped-def]
+    """Write a matrix over another: as a loop, since an assignment compiles to a megabyte."""
+    rows, columns = source.shape
+    for i in range(rows):
+        for j in range(columns):
+            target[i, j] = source[i, j]
+
+
+@inlined
 def _label_tile(tile, centres, squares, nearest):  # type: ignore[no-untyped-def]
     """Write the number of the nearest centre of each row; return whether one has changed."""
     prefer_wide_vectors()
@@ -146,8 +186,8 @@ def _label_tile(tile, centres, squares, nearest):  # type: ignore[no-untyped-def
     return changes > 0.0
 
 
-@kernel("k-means of the search")
-def _label(X, weight, first, uniforms, iterations, labels):  # type: ignore[no-untyped-def]
+@kernel("k-means")
+def _label(X, weight, first, uniforms, given, iterations, least, labels):  # type: ignore[no-untyped-def]
     """Label the columns of X (d, n) by the nearest of k centres.
 
     Parameters
@@ -157,9 +197,14 @@ def _label(X, weight, first, uniforms, iterations, labels):  # type: ignore[no-u
     first
         The row that is the first seed.
     uniforms
-        Numbers in [0, 1) by which the others are drawn, (k − 1, draws).
+        Numbers in [0, 1) by which the others are drawn, (k − 1, draws); without draws, the given
+        centres are the first ones.
+    given
+        First centres (k, d); the last ones are written in their place.
     iterations
         Of Lloyd's algorithm.
+    least
+        The sum of squared steps of the centres at which it ends.
     labels
         Filled, (n,).
     """
@@ -170,10 +215,14 @@ def _label(X, weight, first, uniforms, iterations, labels):  # type: ignore[no-u
     tiles, weights = aligned_rows(count, d * ROWS), aligned_rows(count, ROWS)
     _lay_in_tiles(X, weight, tiles, weights)
     centres, squares = np.empty((k, d)), aligned_rows(k, ROWS)
-    _choose_seeds(X, tiles, weights, first, uniforms, centres)
+    if uniforms.shape[1] > 0:
+        _choose_seeds(X, tiles, weights, first, uniforms, centres)
+    else:
+        _copy(given, centres)
     nearest, members = aligned_rows(count, ROWS), aligned_rows(k, ROWS)
     fill(nearest.reshape(nearest.size), -1.0, 0)
     sums, sizes = np.empty((k, d)), np.empty(k)
+    ending = False
     for iteration in range(iterations + 1):
         changed = False
         fill(sums.reshape(k * d), 0.0, 0)
@@ -185,11 +234,16 @@ def _label(X, weight, first, uniforms, iterations, labels):  # type: ignore[no-u
                     members[c, i] = weights[t, i] if nearest[t, i] == float(c) else 0.0
                     sizes[c] += members[c, i]
             add_residuals(tiles[t], centres, members, sums)
-        if not changed or iteration == iterations:
+        if not changed or ending or iteration == iterations:
             break
+        steps = 0.0
         for c in range(k):
             if sizes[c] > 0.0:
                 for j in range(d):
-                    centres[c, j] += sums[c, j] / sizes[c]
+                    step = sums[c, j] / sizes[c]
+                    centres[c, j] += step
+                    steps += step * step
+        ending = steps <= least
     for i in range(n):
         labels[i] = int(nearest[i // ROWS, i % ROWS])
+    _copy(centres, given)

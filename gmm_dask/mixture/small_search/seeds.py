@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.criteria import deviations
-from gmm_dask.mixture.initialization import INITIALIZATIONS
+from gmm_dask.mixture.initialization import SEARCH_INITIALIZATIONS
 from gmm_dask.mixture.small_search.climbers import Climbers, SmallSample
 from gmm_dask.mixture.spec import EMOptions
 
@@ -63,7 +63,7 @@ def _climb_by_method(
     sample: SmallSample, starts: int, options: EMOptions, random_state: np.random.RandomState
 ) -> Climbers:
     """Make starts by the method asked for, one after another, and run them."""
-    initialize = INITIALIZATIONS[sample.spec.start.init_params]
+    initialize = SEARCH_INITIALIZATIONS[sample.spec.start.init_params]
     rows, weights, k = sample.rows, sample.row_weights, sample.spec.n_components
     responsibilities = [initialize(rows, weights, k, random_state).T for _ in range(starts)]
     return sample.start_from(sample.in_tiles(np.stack(responsibilities)), options)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 from pyarrow import types
 
@@ -173,7 +172,10 @@ def _serialized(array: pa.Array) -> Buffer:
 
 
 def _bits(array: pa.BooleanArray) -> Buffer:
-    return np.asarray(pc.cast(array, pa.uint8())).data
+    """Return a byte for each value, which must not be null."""
+    whole = array.cast(pa.uint8())
+    bits = whole.buffers()[1]  # pyarrow's conversion to numpy imports pandas, where it is installed
+    return b"" if bits is None else memoryview(bits)[whole.offset : whole.offset + len(whole)]
 
 
 def _text_blocks(array: pa.Array, width: type[np.int32 | np.int64]) -> Iterator[Buffer]:

@@ -23,7 +23,6 @@ from gmm_dask.storage.input.columns import write_values
 from gmm_dask.storage.input.decay import Decay
 from gmm_dask.storage.input.decode import OpenFile, check_files
 from gmm_dask.storage.input.digests import RowGroupDigest, batch_rows, columns_of
-from gmm_dask.storage.input.filters.mask import mask_of
 from gmm_dask.storage.input.filters.predicate import Predicate
 from gmm_dask.storage.input.label_columns import decode_labels, repeat_label
 from gmm_dask.storage.input.layout import Layout, RowGroup, lay_out
@@ -218,6 +217,9 @@ class ParquetChunks:
                             return
 
     def _mask(self, residual: Predicate, batch: pa.RecordBatch, file: OpenFile) -> MaskArray:
+        # Imported here: pyarrow makes a function for each of its kernels, in 30 ms.
+        from gmm_dask.storage.input.filters.mask import mask_of
+
         try:
             return mask_of(residual, batch)
         except pa.ArrowException as error:
