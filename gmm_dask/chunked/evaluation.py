@@ -314,6 +314,7 @@ def evaluate_rows(
                 threads=threads,
                 patterns=patterns,
                 transforms=rows.transforms,
+                repeated=True,
             ),
             rows.sample_weight,
             mixture.n_components,

@@ -71,6 +71,7 @@ def assign(
     transforms: Transforms | None = None,
     threads: int = 1,
     patterns: Patterns = (),
+    repeated: bool = False,
 ) -> Assignment:
     """Evaluate a mixture on rows in memory.
 
@@ -86,13 +87,15 @@ def assign(
         Threads that share the rows; the result does not depend on their number.
     patterns
         Of the rows, if they are known to have holes: a pass is saved.
+    repeated
+        Whether the rows are a part of many more, as the chunks of a scan are.
     """
     n = X.shape[0]
     assigned = _unassigned(parameters, n, responsibilities, certainties)
     if not patterns and n > LOOK_ROWS and has_holes(X[:LOOK_ROWS]):
         patterns = find_patterns(X)
     if not patterns:
-        divided = engine.divides(parameters, n)
+        divided = engine.divides(parameters, n, repeated)
         block = ASSIGN_ROWS if divided else BLOCK_ROWS
         step = max(-(-n // (threads * block)) * block, LEAST_SLICE_ROWS)
         pieces = [slice(start, start + step) for start in range(0, n, step)]

@@ -62,12 +62,15 @@ def _takes_blocks(parameters: MixtureParameters) -> bool:
     return least is not None and parameters.n_features >= least
 
 
-def divides(parameters: MixtureParameters, n: int) -> bool:
-    """Whether n rows are many enough to be divided among the components, unless these overlap."""
+def divides(parameters: MixtureParameters, n: int, repeated: bool = False) -> bool:
+    """Whether n rows are many enough to be divided among the components, unless these overlap.
+
+    With ``repeated``, they are a part of many more, as the chunks of a scan are.
+    """
     many = MANY_COMPONENTS[parameters.covariance.factor_form]
     if not many <= parameters.n_components <= _MOST_COMPONENTS:
         return False
-    return parameters.n_features <= _MOST_FEATURES and is_worth(parameters, n)
+    return parameters.n_features <= _MOST_FEATURES and is_worth(parameters, n, repeated)
 
 
 def statistics(
@@ -87,7 +90,8 @@ def statistics(
     sample_weight
         (n,), ≥ 0, or None.
     divided
-        Whether the rows may be divided among the components; None: if `divides` says so.
+        Whether the rows may be divided among the components; None: if `divides` says so of rows
+        that are a part of many more.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def statistics(
     X = native_rows(X)
     if sample_weight is not None:
         sample_weight = np.asarray(sample_weight, dtype=np.float64)
-    if divides(parameters, len(X)) if divided is None else divided:
+    if divides(parameters, len(X), repeated=True) if divided is None else divided:
         guide = guide_for(parameters)
         if guide is not None:
             whole = partial(statistics, parameters, divided=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from operator import add
 from typing import Any
 
 from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
+from gmm_dask.mixture import engine
 from gmm_dask.mixture.labels import Labelling, group_rows_by_label, scatter, take_rows
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import Pattern, Scattered, find_patterns
@@ -18,6 +19,8 @@ from gmm_dask.mixture.threads import WORTH_THREADS
 
 #: Rows of a piece. Fixed, so that sums do not depend on the number of threads.
 PIECE_ROWS = 8_192
+#: The same where rows are divided among many components, which have few rows each.
+DIVIDED_PIECE_ROWS = 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +42,16 @@ class _Piece:
     pattern: Pattern | Scattered | None = None
     components: IndexArray | None = None
 
-    def sum(self, parameters: MixtureParameters) -> SufficientStatistics:
-        """Take its statistics."""
+    def sum(self, parameters: MixtureParameters, divided: bool) -> SufficientStatistics:
+        """Take its statistics; ``divided`` is as in `sum_statistics`."""
         if self.components is not None:
             of_label = parameters.reordered(self.components)
-            return scatter(self._sum(of_label), parameters, self.components)
-        return self._sum(parameters)
+            return scatter(self._sum(of_label, False), parameters, self.components)
+        return self._sum(parameters, divided)
 
-    def _sum(self, parameters: MixtureParameters) -> SufficientStatistics:
+    def _sum(self, parameters: MixtureParameters, divided: bool) -> SufficientStatistics:
         if self.pattern is None:
-            return sum_statistics(parameters, self.X, self.sample_weight)
+            return sum_statistics(parameters, self.X, self.sample_weight, divided=divided)
         return sum_pattern(parameters, self.pattern, self.X, self.sample_weight)
 
 
@@ -73,13 +76,16 @@ class ExpectationOn:
     pool: ThreadPoolExecutor | None = None
     threads: int = 1
     labelling: Labelling | None = None
+    _cuts: dict[int, list[_Piece]] = field(default_factory=dict, init=False)
 
     def __call__(self, batch: Sequence[MixtureParameters]) -> list[SufficientStatistics]:
         """Take the statistics of each mixture."""
-        pieces = self._pieces
+        # A mixture shares its guide among the pieces, so all rows decide.
+        divided = engine.divides(batch[0], len(self.X))
+        pieces = self._cut_pieces(DIVIDED_PIECE_ROWS if divided else PIECE_ROWS)
         if self.pool is None and len(pieces) == 1:
-            return [pieces[0].sum(parameters) for parameters in batch]
-        works = [(parameters, piece) for parameters in batch for piece in pieces]
+            return [pieces[0].sum(parameters, divided) for parameters in batch]
+        works = [(parameters, piece, divided) for parameters in batch for piece in pieces]
         sizes = (parameters.means.size + parameters.covariances.size for parameters in batch)
         multiplications = self.X.shape[0] * sum(sizes)
         sums: list[Any] = [None] * len(works)
@@ -94,33 +100,37 @@ class ExpectationOn:
             for first in range(0, len(sums), len(pieces))
         ]
 
-    @cached_property
-    def _pieces(self) -> list[_Piece]:
-        """The rows in pieces; those with labels by these, those with holes by their patterns."""
+    def _cut_pieces(self, most: int) -> list[_Piece]:
+        """Cut the rows into pieces; those with labels by these, those with holes by patterns."""
+        if most not in self._cuts:
+            self._cuts[most] = self._cut(most)
+        return self._cuts[most]
+
+    def _cut(self, most: int) -> list[_Piece]:
         if self.labelling is None:
-            return _cut(self.X, self.sample_weight)
+            return _cut(self.X, self.sample_weight, most)
         labelling, pieces = self.labelling, list[_Piece]()
         for code, rows in group_rows_by_label(labelling.codes):
             weights = None if self.sample_weight is None else self.sample_weight[rows]
             components = labelling.components(code)
             pieces += [
                 replace(piece, components=components)
-                for piece in _cut(take_rows(self.X, rows), weights)
+                for piece in _cut(take_rows(self.X, rows), weights, most)
             ]
         return pieces
 
 
-def _cut(X: RowsArray, weights: FloatArray | None) -> list[_Piece]:
-    """Cut rows into pieces; those with holes by their patterns."""
+def _cut(X: RowsArray, weights: FloatArray | None, most: int) -> list[_Piece]:
+    """Cut rows into pieces of at most so many; those with holes by their patterns."""
     patterns = find_patterns(X)
     if not patterns:
-        slices = [slice(start, start + PIECE_ROWS) for start in range(0, len(X), PIECE_ROWS)]
+        slices = [slice(start, start + most) for start in range(0, len(X), most)]
         return [_Piece(X[rows], None if weights is None else weights[rows]) for rows in slices]
     parts = [
-        pattern.part(start, start + PIECE_ROWS)
+        pattern.part(start, start + most)
         for pattern in patterns
         if isinstance(pattern, Scattered) or len(pattern.observed)
-        for start in range(0, len(pattern.rows), PIECE_ROWS)
+        for start in range(0, len(pattern.rows), most)
     ]
     return [
         _Piece(part.take(X), None if weights is None else weights[part.rows], part)
@@ -129,6 +139,6 @@ def _cut(X: RowsArray, weights: FloatArray | None) -> list[_Piece]:
 
 
 def _sum_each(
-    works: Sequence[tuple[MixtureParameters, _Piece]],
+    works: Sequence[tuple[MixtureParameters, _Piece, bool]],
 ) -> list[SufficientStatistics]:
-    return [piece.sum(parameters) for parameters, piece in works]
+    return [piece.sum(parameters, divided) for parameters, piece, divided in works]

@@ -23,6 +23,8 @@ from gmm_dask.mixture.threads import single_threaded
 MOST_KMEANS_ITERATIONS, KMEANS_TOL = 300, 1e-4
 #: Checks that scikit-learn can skip, because the survey has made them.
 _SKIPPED_CHECKS = {"assume_finite": True, "skip_parameter_validation": True}
+#: Components of which a start is computed at a time, where there are many.
+_TOGETHER = 16
 
 # scikit-learn's clustering is imported where it is used: it takes a second and 90 MiB, which only
 # starts asked for by method and searches with labels need.
@@ -110,21 +112,29 @@ def start_from_responsibilities(
     Parameters that the caller fixed replace those computed from the rows. Where rows have holes,
     ``filled`` says what may be missing.
     """
+    if filled is None:
+        origin = X[0].astype(np.float64)  # near the rows, so that no digits are lost far from zero
+        return _start_from_moments(spec, *_moments(X, responsibilities, spec, origin))
     counts = responsibilities.sum(axis=0) + COUNT_FLOOR  # (k,)
-    if filled is not None:
-        means, covariances = first_maximization(X, responsibilities, filled.pooled, spec)
-        given = spec.start.precisions
-        return _apply_given(
-            spec, counts / counts.sum(), means, covariances if given is None else given
-        )
-    origin = X[0].astype(np.float64)  # near the rows, so that no digits are lost far from zero
+    means, covariances = first_maximization(X, responsibilities, filled.pooled, spec)
+    return _start_from_moments(spec, counts, means, covariances)
+
+
+def _moments(
+    X: RowsArray, responsibilities: FloatArray, spec: MixtureSpec, origin: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return N, means and covariances of components; the mean of one without rows is the origin."""
+    counts = responsibilities.sum(axis=0) + COUNT_FLOOR  # (k,)
     means = responsibilities.T @ (X - origin) / counts[:, None] + origin  # (k, d)
-    if spec.start.precisions is not None:
-        return _apply_given(spec, counts / counts.sum(), means, spec.start.precisions)
-    covariances = COVARIANCE_TYPES[spec.covariance_type].estimate(
-        X, responsibilities, counts, means, spec
-    )
-    return _apply_given(spec, counts / counts.sum(), means, covariances)
+    covariance = COVARIANCE_TYPES[spec.covariance_type]
+    return counts, means, covariance.estimate(X, responsibilities, counts, means, spec)
+
+
+def _start_from_moments(
+    spec: MixtureSpec, counts: FloatArray, means: FloatArray, covariances: FloatArray
+) -> MixtureParameters:
+    given = spec.start.precisions
+    return _apply_given(spec, counts / counts.sum(), means, covariances if given is None else given)
 
 
 def _apply_given(
@@ -302,8 +312,32 @@ def labelled_start(
     filled: Filled | None = None,
 ) -> MixtureParameters:
     """Make a start from a label for each row of X (n, d)."""
+    by_component = COVARIANCE_TYPES[spec.covariance_type].by_component
+    if filled is None and by_component and spec.n_components >= 2 * _TOGETHER:
+        return _start_in_parts(X, labels, scale_weights(sample_weight), spec)
     responsibilities = one_hot(labels, spec.n_components, scale_weights(sample_weight))
     return start_from_responsibilities(X, responsibilities, spec, filled)
+
+
+def _start_in_parts(
+    X: RowsArray, labels: LabelsArray, sample_weight: FloatArray | None, spec: MixtureSpec
+) -> MixtureParameters:
+    """Make a start of many components, of which a few are computed from their own rows at a time.
+
+    Responsibilities of all rows for all components would be k times as large as the labels.
+    """
+    origin, order = X[0].astype(np.float64), np.argsort(labels, kind="stable")
+    X, labels = X.T.take(order, axis=1).T, labels[order]  # (n, d), feature-major
+    weight = None if sample_weight is None else sample_weight[order]
+    parts = []
+    for first in range(0, spec.n_components, _TOGETHER):
+        last = min(first + _TOGETHER, spec.n_components)
+        rows = slice(*np.searchsorted(labels, [first, last]))
+        shares = one_hot(
+            labels[rows] - first, last - first, None if weight is None else weight[rows]
+        )
+        parts.append(_moments(X[rows], shares, spec, origin))
+    return _start_from_moments(spec, *map(np.concatenate, zip(*parts, strict=True)))
 
 
 def wide_start(

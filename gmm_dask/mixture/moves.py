@@ -6,10 +6,12 @@ two clusters, no iteration helps, but a move does (Ueda and others, 2000: split 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import reduce
+from itertools import islice, takewhile
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from gmm_dask.mixture.patterns import find_patterns, has_holes
 from gmm_dask.mixture.race import race_for
 from gmm_dask.mixture.small_search.halves import climb_halves
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
+from gmm_dask.mixture.starts import MANY
 from gmm_dask.mixture.statistics import sum_statistics
 
 #: Iterations for the halves of a split component.
@@ -58,6 +61,18 @@ class MoveEffort:
     tries: int
     iterations: int
     patience: int | None = None
+
+
+class _Swap(NamedTuple):
+    """A move: component c is split into its halves, of which one takes the place of another.
+
+    ``promise`` is the gain of log-likelihood that it promises, nats per unit of weight.
+    """
+
+    promise: float
+    dropped: int
+    c: int
+    halves: MixtureParameters
 
 
 #: Moves of more runs took a third of the search and gained nothing (benchmarks/RESULTS.md).
@@ -132,23 +147,43 @@ def _moves(
     # The loss of likelihood when a component is dropped, as if no other component filled the gap.
     losses = -(weight @ np.log(np.maximum(1.0 - shares, 1e-12))) / weight.sum()  # (k,)
     splits = split_each(X, shares * weight[:, None], parameters, spec)
-    pairs = [
-        (gain / weight.sum() - losses[dropped], dropped, c, halves)
-        for c, (gain, halves) in enumerate(splits)
-        for dropped in range(k)
-        if halves is not None and dropped != c
-    ]
-    for _, dropped, c, halves in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
-        assert halves is not None
+    gains = np.array([gain for gain, _ in splits]) / weight.sum()  # (k,)
+    promises = gains - losses[:, None]  # (dropped, split)
+    np.fill_diagonal(promises, -np.inf)
+    # Among many components several are misplaced at once.
+    together = _disjoint(_swaps(promises, splits)) if k >= MANY else []
+    if len(together) > 1:
         with suppress(NumericalError):
-            yield _replace_components(parameters, c, dropped, halves)
+            yield reduce(_replace_components, together, parameters)
+    for swap in _swaps(promises, splits):
+        with suppress(NumericalError):
+            yield _replace_components(parameters, swap)
 
 
-def _replace_components(
-    parameters: MixtureParameters, c: int, dropped: int, halves: MixtureParameters
-) -> MixtureParameters:
-    """Put the two halves of component c in its place and in that of a dropped component."""
-    indices = [c, dropped]
+def _swaps(
+    promises: FloatArray, splits: Sequence[tuple[float, MixtureParameters | None]]
+) -> Iterator[_Swap]:
+    """Yield the swaps by what they promise, (k dropped, k split), the best first."""
+    for place in np.argsort(-promises, axis=None, kind="stable").tolist():
+        dropped, c = divmod(place, len(splits))
+        halves = splits[c][1]
+        if halves is not None and dropped != c:
+            yield _Swap(float(promises[dropped, c]), dropped, c, halves)
+
+
+def _disjoint(swaps: Iterator[_Swap]) -> list[_Swap]:
+    """Choose swaps that promise a gain and have no component in common, the best first."""
+    chosen, used = list[_Swap](), set[int]()
+    for swap in takewhile(lambda swap: swap.promise > 0.0, swaps):
+        if used.isdisjoint((swap.dropped, swap.c)):
+            used |= {swap.dropped, swap.c}
+            chosen.append(swap)
+    return chosen
+
+
+def _replace_components(parameters: MixtureParameters, swap: _Swap) -> MixtureParameters:
+    """Put the two halves of a component in its place and in that of a dropped component."""
+    c, halves, indices = swap.c, swap.halves, [swap.c, swap.dropped]
     weights, means = parameters.weights.copy(), parameters.means.copy()
     covariances = parameters.covariances
     weights[indices] = weights[c] * halves.weights

@@ -26,7 +26,7 @@ from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.small_search.climbers import SmallSample
 from gmm_dask.mixture.small_search.rounds import STARTS, climb_rounds
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import TURNS, SharedSample, StartKind, Starts
+from gmm_dask.mixture.starts import MANY, TURNS, SharedSample, StartKind, Starts
 from gmm_dask.mixture.threads import single_threaded
 
 #: A small sample has at most this many rows, components, and multiplications in a pass; see
@@ -34,6 +34,8 @@ from gmm_dask.mixture.threads import single_threaded
 SMALL_ROWS, SMALL_COMPONENTS, SMALL_PASS = 2_000, 10, 1_000_000
 #: Iterations after which a run that cannot win any more is given up.
 PATIENCE = 8
+#: A run that gains less than this in an iteration, nats per row, waits for the next round.
+AT_REST = 1e-5
 #: Rows on which finalists come to rest, first on few and then on more.
 FINAL_ROWS = (16_384, 50_000)
 
@@ -129,6 +131,7 @@ def count_runs(
 def effort_for(m: int, d: int, spec: MixtureSpec, keep: int, whole: bool = False) -> SearchEffort:
     """Choose the effort for a sample of m rows, d features and ``keep`` mixtures.
 
+    Of many components most starts miss some, so that further moves gain more than further starts.
     On 2,048 rows the best of many starts are among the first half; fewer tell less of mixtures
     that overlap heavily (benchmarks/RESULTS.md). With fewer than about ten for each
     coordinate of a mean, components collapse in short runs. Where the sample holds all rows
@@ -140,9 +143,12 @@ def effort_for(m: int, d: int, spec: MixtureSpec, keep: int, whole: bool = False
     moves = effort_of_moves(covariance)
     if covariance.by_component:  # a shared covariance is mended slowly, and promises little
         moves = replace(moves, patience=PATIENCE)
+    many = spec.n_components >= MANY
+    if many:
+        moves = replace(moves, moves=2 * moves.moves)
     rounds = tuple(Round(min(max(rows, least), m), 6, kept) for rows, kept in stages)
     return SearchEffort(
-        starts=max(16, keep),
+        starts=max(12 if many else 16, keep),
         rounds=rounds,
         finalists=max(2, keep),
         final_rows=final_rows_of(m, whole),
@@ -259,11 +265,11 @@ def search(
         runs = competition.begin(starts.make, kinds, starts.multiplications)
         for round_ in effort.rounds:
             rows = shared.draft(round_.rows)
-            options = EMOptions(0.0, round_.iterations)
+            options = EMOptions(AT_REST, round_.iterations)
             runs = thin_out(competition.run(rows, runs, options), round_.keep)
         if rivals:
             others = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
-            options = EMOptions(0.0, effort.rival_iterations)
+            options = EMOptions(AT_REST, effort.rival_iterations)
             runs = competition.sort([*runs, *competition.run(rows, others, options)])
         # Moves would leave parameters that the caller fixed, and components to other labels.
         if spec.start.free and not labelled:

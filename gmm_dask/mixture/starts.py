@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import cycle, islice
 from threading import Lock
 from typing import Any
 
@@ -45,6 +46,9 @@ KMEANS_ITERATIONS = 10
 
 #: The kinds that take turns where the caller asks for k-means.
 TURNS = (StartKind.KMEANS, StartKind.SEEDS, StartKind.WIDE)
+#: So many components are many to a search. Then a single start is wide: in five sets of 32 to 128
+#: components none ended near the best (benchmarks/RESULTS.md).
+MANY = 32
 #: Those of a fit with labels.
 OWNED_TURNS = (StartKind.OWNED, StartKind.OWNED_WIDE)
 
@@ -183,6 +187,9 @@ class Starts:
             return [OWNED_TURNS[number % len(OWNED_TURNS)] for number in range(starts)]
         if self.spec.start.init_params != "kmeans":
             return [StartKind.METHOD] * starts
+        if self.spec.n_components >= MANY:
+            others = islice(cycle((StartKind.KMEANS, StartKind.SEEDS)), starts)
+            return [*TURNS, *others][:starts]
         return [TURNS[number % len(TURNS)] for number in range(starts)]
 
     def make_by_method(self, rows: Sample, number: int = 0) -> MixtureParameters:

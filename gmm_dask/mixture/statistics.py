@@ -124,6 +124,7 @@ def sum_statistics(
     X: RowsArray,
     sample_weight: FloatArray | None = None,
     patterns: Patterns = (),
+    divided: bool | None = None,
 ) -> SufficientStatistics:
     """Take the statistics of an E-step in one pass over rows in memory.
 
@@ -138,6 +139,8 @@ def sum_statistics(
         (n,), ≥ 0, or None.
     patterns
         Of the rows, if some have holes (`find_patterns`). Rows without any value are not counted.
+    divided
+        As in `gmm_dask.mixture.engine.statistics`, for complete rows.
     """
     if patterns:
         return reduce(
@@ -154,7 +157,7 @@ def sum_statistics(
             ),
             empty_statistics(parameters),
         )
-    sums = engine.statistics(parameters, X, sample_weight)
+    sums = engine.statistics(parameters, X, sample_weight, divided=divided)
     return _statistics(parameters, X, sample_weight, sums)
 
 

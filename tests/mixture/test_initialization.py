@@ -17,8 +17,10 @@ from gmm_dask.mixture.initialization import (
     check_start,
     given_start,
     initial_parameters,
+    labelled_start,
     one_hot,
     seeded,
+    start_from_responsibilities,
     wide_start,
 )
 from gmm_dask.mixture.spec import MixtureSpec, Start
@@ -113,6 +115,21 @@ def test_weights_beyond_float32_start_where_others_do(method, scale):
 def test_weights_go_into_responsibilities():
     shares = one_hot(np.array([1, 0]), 2, np.array([0.25, 3.0]))
     np.testing.assert_array_equal(shares, [[0.0, 0.25], [3.0, 0.0]])
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_start_of_many_components_is_that_of_their_rows(covariance_type, weighted):
+    """It is made of a few components at a time; some, as here, may have no rows."""
+    random, k = np.random.default_rng(0), 50
+    X = random.normal(size=(3_000, 4)) + 1e3
+    labels = random.integers(0, k - 20, len(X)).astype(np.int32) + 10
+    weights = random.uniform(0.5, 1.5, len(X)) if weighted else None
+    spec = MixtureSpec(k, covariance_type, 1e-3)
+    ours = labelled_start(X, labels, weights, spec)
+    plain = start_from_responsibilities(X, one_hot(labels, k, weights), spec)
+    for name in ("weights", "means", "covariances"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(plain, name), rtol=1e-9)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans, kmeans_plusplus
 
-from benchmarks.sets import LADDER
+from benchmarks.sets import LADDER, MixtureKind
 from gmm_dask.mixture.initialization import INITIALIZATIONS, SEARCH_INITIALIZATIONS
 from gmm_dask.mixture.kernels.kmeans import cluster_from, label_by_kmeans
 
@@ -18,9 +18,13 @@ def inertia(X, labels, weights):
     )
 
 
-@pytest.fixture(params=["overlapping 2x3", "separated 8x10"])
+#: The last has so many clusters that rows are added to their sums one by one.
+KINDS = LADDER["overlapping 2x3"], LADDER["separated 8x10"], MixtureKind(3, 30, 4.0)
+
+
+@pytest.fixture(params=KINDS, ids=str)
 def kind(request):
-    return LADDER[request.param]
+    return request.param
 
 
 def test_seeds_are_those_of_scikit_learn(kind):

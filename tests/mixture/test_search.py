@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_info
 from benchmarks.sets import LADDER, iris
 from gmm_dask import GaussianMixture
 from gmm_dask.errors import NumericalError
+from gmm_dask.mixture import search as search_module
 from gmm_dask.mixture.competition import (
     HOPELESS,
     REPEATED,
@@ -31,7 +32,7 @@ from gmm_dask.mixture.race import Race
 from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.search import count_runs, final_rows_of, search, worth_searching
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
-from gmm_dask.mixture.starts import SharedSample, StartKind
+from gmm_dask.mixture.starts import SharedSample, StartKind, Starts
 
 TYPES = tuple(COVARIANCE_TYPES)
 
@@ -261,6 +262,44 @@ def test_a_cut_without_covariance_does_not_spoil_the_other_cut(splitter):
     gain, halves = splitter(X, np.ones(len(X)), gaussian, MixtureSpec(reg_covar=0.0), 0)
     assert gain > 100
     assert halves.n_components == 2
+
+
+def test_of_many_components_all_that_are_misplaced_are_moved_at_once():
+    random, k = np.random.default_rng(0), 36
+    centres = 20.0 * np.stack(np.meshgrid(np.arange(6), np.arange(6)), axis=-1).reshape(-1, 2)
+    truth = np.repeat(np.arange(k), 150)
+    X = np.asfortranarray(centres[truth] + random.normal(size=(len(truth), 2)))
+    wrong = truth.copy()
+    for shared, halved in ((0, 20), (5, 30), (10, 35)):
+        wrong[truth == shared + 1] = shared  # one component for two clusters,
+        second = np.flatnonzero(truth == halved)[::2]
+        wrong[second] = shared + 1  # and two components for one
+    effort = replace(effort_of_moves(COVARIANCE_TYPES["full"]), moves=1)
+    start, best = resting(X, wrong, "full"), resting(X, truth, "full")
+    variances = X.var(axis=0)
+    moved, _ = improve_by_moves(ExpectationOn(X, None), start, MixtureSpec(k), variances, effort)
+    assert best.log_likelihood - start.log_likelihood > 0.1
+    assert moved.log_likelihood == pytest.approx(best.log_likelihood, abs=1e-3)
+
+
+def test_most_starts_of_many_components_are_by_k_means_or_its_seeds(X):
+    shared = SharedSample(Sample(X, None), 0)
+    few, many = (Starts(shared, len(X), MixtureSpec(k)).kinds(12) for k in (8, 32))
+    assert few.count(StartKind.WIDE) == 4
+    assert many.count(StartKind.WIDE) == 1
+    assert len(many) == 12
+    assert set(many[:3]) == set(few[:3])
+    assert len(Starts(shared, len(X), MixtureSpec(32)).kinds(1)) == 1
+
+
+def test_a_run_at_rest_waits_for_the_next_round(monkeypatch):
+    """Of clusters far apart the first iteration is all there is to do."""
+    X = np.asfortranarray(LADDER["separated 8x10"].draw(20_000))
+    _, summary = run(X, 10)
+    monkeypatch.setattr(search_module, "AT_REST", 0.0)
+    _, untiring = run(X, 10)
+    assert summary.iterations < 0.8 * untiring.iterations
+    assert summary.log_likelihoods == pytest.approx(untiring.log_likelihoods, abs=1e-6)
 
 
 def test_a_good_mixture_is_left_as_it_is():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gmm_dask.mixture import assignment, engine
 from gmm_dask.mixture.assignment import assign
+from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.sparse import blocks
 from gmm_dask.mixture.sparse.pairs import SPAN
@@ -38,6 +39,8 @@ def every_block_is_divided(monkeypatch):
     """Small blocks, divided whatever it costs."""
     monkeypatch.setattr(blocks, "_WORTH_ROWS", 0)
     monkeypatch.setattr(blocks, "_WORTH", 0)
+    monkeypatch.setattr(blocks, "_WORTH_ROWS_SHARED", 0)
+    monkeypatch.setattr(blocks, "_WORTH_SHARED", 0)
     monkeypatch.setattr(blocks, "LEAST_ROWS", 0)
     monkeypatch.setattr(blocks, "_CROWDED", np.inf)
     monkeypatch.setattr(blocks, "STATISTICS_ROWS", 150)
@@ -210,3 +213,24 @@ def test_few_components_or_rows_are_not_divided(monkeypatch):
     few, _ = components_apart("full", k=4)
     assert not engine.divides(few, 10**9)
     assert not engine.divides(parameters, 100)
+
+
+def test_parts_of_many_rows_are_divided_where_they_alone_would_not_be(monkeypatch):
+    """Chunks of a scan and pieces of a search are small, but all of them share a guide."""
+    monkeypatch.undo()
+    parameters, X = components_apart("full", n=24_000)
+    assert not engine.divides(parameters, 6_000)
+    assert engine.divides(parameters, 6_000, repeated=True)
+    divided = []
+
+    def count(parameters, guide, X, *others):
+        divided.append(len(X))
+        return sum_blocks(parameters, guide, X, *others)
+
+    sum_blocks = blocks.sum_blocks
+    monkeypatch.setattr(engine, "sum_blocks", count)
+    sum_statistics(parameters, X[:6_000])
+    (searched,) = ExpectationOn(X, None)([parameters])
+    assert divided == [6_000, 16_384, 24_000 - 16_384]
+    plain = engine.statistics(parameters, X, None, divided=False)
+    np.testing.assert_allclose(searched.counts, plain[0], rtol=1e-12)

@@ -13,6 +13,9 @@ from gmm_dask.mixture.kernels.compile import inlined, kernel
 from gmm_dask.mixture.kernels.distances import add_residuals, distances
 from gmm_dask.mixture.kernels.tiles import ROWS, aligned_rows, fill, prefer_wide_vectors
 
+#: From so many clusters on, rows are added to the sums of their own cluster, one by one.
+_MANY = 24
+
 
 def label_by_kmeans(
     X: RowsArray,
@@ -186,6 +189,25 @@ def _label_tile(tile, centres, squares, nearest):  # type: ignore[no-untyped-def
     return changes > 0.0
 
 
+@inlined
+def _add_members(tile, weights, centres, nearest, members, sums, sizes):  # type: ignore[no-untyped-def]
+    """Add the rows of a tile, less their centres, to the sums of their clusters, and weights."""
+    prefer_wide_vectors()
+    k, d = centres.shape
+    if k < _MANY:
+        for c in range(k):
+            for i in range(ROWS):
+                members[c, i] = weights[i] if nearest[i] == float(c) else 0.0
+                sizes[c] += members[c, i]
+        add_residuals(tile, centres, members, sums)
+        return
+    for i in range(ROWS):
+        c, weight = int(nearest[i]), weights[i]
+        sizes[c] += weight
+        for j in range(d):
+            sums[c, j] += weight * (tile[j * ROWS + i] - centres[c, j])
+
+
 @kernel("k-means")
 def _label(X, weight, first, uniforms, given, iterations, least, labels):  # type: ignore[no-untyped-def]
     """Label the columns of X (d, n) by the nearest of k centres.
@@ -229,11 +251,7 @@ def _label(X, weight, first, uniforms, given, iterations, least, labels):  # typ
         fill(sizes, 0.0, 0)
         for t in range(count):
             changed |= _label_tile(tiles[t], centres, squares, nearest[t])
-            for c in range(k):
-                for i in range(ROWS):
-                    members[c, i] = weights[t, i] if nearest[t, i] == float(c) else 0.0
-                    sizes[c] += members[c, i]
-            add_residuals(tiles[t], centres, members, sums)
+            _add_members(tiles[t], weights[t], centres, nearest[t], members, sums, sizes)
         if not changed or ending or iteration == iterations:
             break
         steps = 0.0

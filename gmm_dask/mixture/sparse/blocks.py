@@ -36,8 +36,10 @@ _LEAST_TRIED = 512
 #: A block is crowded where bundles have more than this share of all pairs.
 _CROWDED = 0.6
 #: A guide is worth its cost from so many rows on, and so many multiplications, roughly, of a plain
-#: pass: where components overlap, to find that out takes less than 5 % of the pass.
-_WORTH_ROWS, _WORTH = 16_384, 2**24
+#: pass: where components overlap, to find that out takes less than 10 % of the pass.
+_WORTH_ROWS, _WORTH = 8_192, 2**23
+#: The same where many calls share the guide, as those of a scan do.
+_WORTH_ROWS_SHARED, _WORTH_SHARED = 2_048, 2**21
 
 
 class Division(NamedTuple):
@@ -65,9 +67,13 @@ _guides: WeakKeyDictionary[MixtureParameters, Guide | None] = WeakKeyDictionary(
 _keeping = Lock()
 
 
-def is_worth(parameters: MixtureParameters, n: int) -> bool:
-    """Tell whether so many rows are worth the guide of a mixture."""
-    return n >= _WORTH_ROWS and n * parameters.n_components * (parameters.n_features + 4) >= _WORTH
+def is_worth(parameters: MixtureParameters, n: int, repeated: bool = False) -> bool:
+    """Tell whether so many rows are worth the guide of a mixture.
+
+    With ``repeated``, they are a part of many more, with which they share it.
+    """
+    rows, least = (_WORTH_ROWS_SHARED, _WORTH_SHARED) if repeated else (_WORTH_ROWS, _WORTH)
+    return n >= rows and n * parameters.n_components * (parameters.n_features + 4) >= least
 
 
 def guide_for(parameters: MixtureParameters) -> Guide | None:
