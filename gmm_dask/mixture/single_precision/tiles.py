@@ -9,11 +9,14 @@ import numpy as np
 from gmm_dask.mixture.kernels.addresses import doubles, singles
 from gmm_dask.mixture.kernels.compile import exact, inlined
 from gmm_dask.mixture.kernels.tiles import (
+    BAND,
     ROWS,
     aligned_rows_of_singles,
     aligned_singles,
     fill,
     prefer_wide_vectors,
+    sum_of_magnitudes,
+    takes_whole_rows,
 )
 
 # Weights of other sizes, times a responsibility, would leave the range of normal numbers.
@@ -54,7 +57,51 @@ def begin_walk(k, d):  # type: ignore[no-untyped-def]
 
 @inlined
 def _load_rows(tile, source, start, rows):  # type: ignore[no-untyped-def]
-    """Copy float32 rows into a tile, feature-major."""
+    """Copy float32 rows into a tile, feature-major; return whether those at hand are finite.
+
+    Of rows that do not lie in one piece this is not told; their densities will.
+    """
+    prefer_wide_vectors()
+    magnitude = 0.0
+    if takes_whole_rows(source, tile.size // ROWS):
+        magnitude = _load_whole_rows(tile, source, start, rows)
+    else:
+        _load_columns(tile, source, start, rows)
+    for j in range(tile.size // ROWS):
+        feature = tile[j * ROWS : (j + 1) * ROWS]
+        fill(feature, feature[0], rows)
+    return magnitude < np.inf
+
+
+@inlined
+def _load_whole_rows(tile, source, start, rows):  # type: ignore[no-untyped-def]
+    """Load rows of which each lies in one piece; return Σ|x|.
+
+    The sum is taken first, as in `gmm_dask.mixture.kernels.tiles`.
+    """
+    prefer_wide_vectors()
+    d, step, target = tile.size // ROWS, source.row_stride, tile.ctypes.data
+    magnitude = 0.0
+    whole = rows // BAND * BAND
+    for i in range(0, whole, BAND):
+        row = source.address + (start + i) * step
+        for a in range(BAND):
+            magnitude += sum_of_magnitudes(row + a * step, 4, d)
+        for j in range(d):
+            feature = singles(target + 4 * (j * ROWS + i))
+            for a in range(BAND):
+                feature[a] = singles(row + a * step)[j]
+    for i in range(whole, rows):
+        row = source.address + (start + i) * step
+        magnitude += sum_of_magnitudes(row, 4, d)
+        for j in range(d):
+            tile[j * ROWS + i] = singles(row)[j]
+    return magnitude
+
+
+@inlined
+def _load_columns(tile, source, start, rows):  # type: ignore[no-untyped-def]
+    """Load rows feature by feature."""
     prefer_wide_vectors()
     for j in range(tile.size // ROWS):
         feature = tile[j * ROWS : (j + 1) * ROWS]
@@ -66,7 +113,6 @@ def _load_rows(tile, source, start, rows):  # type: ignore[no-untyped-def]
         else:
             for i in range(rows):
                 feature[i] = singles(column + i * source.row_stride)[0]
-        fill(feature, feature[0], rows)
 
 
 @exact
@@ -86,10 +132,13 @@ def _load_weights(weights, source, start, rows):  # type: ignore[no-untyped-def]
 
 @inlined
 def load_tile(walk, source, sample_weight, start):  # type: ignore[no-untyped-def]
-    """Load the tile that begins at row start; return whether float32 can hold its weights."""
+    """Load the tile that begins at row start; return whether float32 may do for it.
+
+    That is where it can hold the weights, and no value is known that is not finite.
+    """
     rows = min(ROWS, source.n - start)
-    _load_rows(walk.tile, source, start, rows)
-    return _load_weights(walk.weights, sample_weight, start, rows)
+    finite = _load_rows(walk.tile, source, start, rows)
+    return _load_weights(walk.weights, sample_weight, start, rows) and finite
 
 
 @inlined
