@@ -274,8 +274,7 @@ def search(
         # Moves would leave parameters that the caller fixed, and components to other labels.
         if spec.start.free and not labelled:
             runs = competition.settle(rows, runs, effort.moves, keep)
-        *fewer, most = effort.final_rows
-        stages = [*map(shared.draft, fewer), shared.head(most)]
+        stages = [shared.draft(rows) for rows in effort.final_rows]
         options = EMOptions(effort.final_tol, effort.final_iterations)
         best = competition.finish(stages, runs[: effort.finalists], options, keep)
         if whole and not labelled:

@@ -359,8 +359,8 @@ def test_early_rounds_are_in_single_precision_only_where_digits_are_left(X):
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e7])
-def test_the_last_rows_of_a_search_are_those_of_the_caller(X, offset, monkeypatch):
-    """Finalists end on rows in the caller's precision; the rest may have less."""
+def test_finalists_run_on_float32_rows_unless_that_costs_digits(X, offset, monkeypatch):
+    """They come to rest to 1e-4 nats; the polish computes in the caller's precision."""
     seen = []
     finish = Competition.finish
 
@@ -372,7 +372,7 @@ def test_the_last_rows_of_a_search_are_those_of_the_caller(X, offset, monkeypatc
     rows = np.tile(X, (7, 1)) + offset  # more than twice the rows on which finalists rest first
     run(rows, 6)
     assert [len(stage.X) for stage in seen] == list(final_rows_of(len(rows)))
-    assert [stage.X.dtype for stage in seen] == [np.float64 if offset else np.float32, np.float64]
+    assert [stage.X.dtype for stage in seen] == 2 * [np.float64 if offset else np.float32]
 
 
 def test_to_a_tolerance_below_the_noise_of_float32_rows_run_in_float64(X, monkeypatch):
