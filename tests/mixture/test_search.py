@@ -13,6 +13,7 @@ from benchmarks.sets import LADDER, iris
 from gmm_dask import GaussianMixture
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture import search as search_module
+from gmm_dask.mixture.cell_search import cell_effort
 from gmm_dask.mixture.competition import (
     HOPELESS,
     REPEATED,
@@ -30,7 +31,13 @@ from gmm_dask.mixture.moves import effort_of_moves, improve_by_moves, split, spl
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race
 from gmm_dask.mixture.sample import Sample
-from gmm_dask.mixture.search import count_runs, final_rows_of, search, worth_searching
+from gmm_dask.mixture.search import (
+    count_runs,
+    effort_for,
+    final_rows_of,
+    search,
+    worth_searching,
+)
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.starts import SharedSample, StartKind, Starts
 
@@ -187,6 +194,18 @@ def test_weights_count_as_rows(X):
     weights = np.concatenate([np.ones(len(X)), np.full(len(far), 1e-12)])
     (mixture,), _ = run(np.concatenate([X, far]), 6, sample_weight=weights)
     assert (np.abs(mixture.means) < 20).all()
+
+
+@pytest.mark.parametrize("effort", [effort_for, cell_effort])
+def test_with_hundreds_of_features_fewer_runs_begin(effort):
+    few, many = (effort(100_000, d, MixtureSpec(8), 1) for d in (64, 384))
+    assert few.starts > 8
+    assert len(few.rounds) == 3
+    assert many.starts == 3  # one of each kind, of which none is to be given up
+    assert [round_.keep for round_ in many.rounds] == [3]
+    kept = effort(100_000, 384, MixtureSpec(8), 5)
+    assert kept.starts == kept.rounds[-1].keep == 5
+    assert effort(100_000, 384, MixtureSpec(8, "diag"), 1).starts == few.starts
 
 
 def test_what_leaves_no_choice_is_not_searched():
