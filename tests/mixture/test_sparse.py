@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gmm_dask.mixture import assignment, engine
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.sparse import blocks
+from gmm_dask.mixture.sparse import blocks, guide
 from gmm_dask.mixture.sparse.pairs import SPAN
 from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.oracle import expectation
@@ -39,7 +39,7 @@ def every_block_is_divided(monkeypatch):
     monkeypatch.setattr(blocks, "_WORTH_ROWS", 0)
     monkeypatch.setattr(blocks, "_WORTH", 0)
     monkeypatch.setattr(blocks, "LEAST_ROWS", 0)
-    monkeypatch.setattr(blocks, "_CROWDED", np.inf)
+    monkeypatch.setattr(guide, "worth_of", lambda _: np.inf)
     monkeypatch.setattr(blocks, "STATISTICS_ROWS", 150)
     monkeypatch.setattr(blocks, "ASSIGN_ROWS", 150)
     for name in TYPES:
@@ -146,7 +146,7 @@ def test_what_is_left_out_is_far_behind(covariance_type):
     X[::40] += 30.0 * np.random.default_rng(2).normal(size=X[::40].shape)  # strays
     behind = expectation(parameters, X).log_joint
     behind = behind.max(axis=1, keepdims=True) - behind
-    division = blocks._divide(blocks.guide_for(parameters), X)
+    division, *_ = blocks._divide(blocks.guide_for(parameters), X)
     left_out = np.empty(behind.shape, bool)
     for b in range(division.bundles):
         rows = division.order[division.bounds[b] : division.bounds[b + 1]]
@@ -210,3 +210,15 @@ def test_few_components_or_rows_are_not_divided(monkeypatch):
     few, _ = components_apart("full", k=4)
     assert not engine.divides(few, 10**9)
     assert not engine.divides(parameters, 100)
+
+
+def test_dividing_gains_where_pairs_cost_more_than_finding_them(monkeypatch):
+    monkeypatch.undo()
+
+    def worth(covariance_type, k, d):
+        return guide.worth_of(mixture(covariance_type, k, d, np.random.default_rng(3)))
+
+    assert worth("full", 16, 1) < worth("full", 32, 2) < worth("full", 64, 2) < worth("full", 64, 8)
+    assert worth("spherical", 64, 2) < worth("full", 64, 2)
+    assert worth("diag", 20, 2) < 0.0
+    assert worth("full", 256, 16) == guide._MOST_PAIRS
