@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import islice
 from operator import add
 from typing import Any
 
@@ -55,6 +56,10 @@ class _Piece:
         return sum_pattern(parameters, self.pattern, self.X, self.sample_weight)
 
 
+#: A mixture, rows for it, and whether these may be divided among its components.
+_Work = tuple[MixtureParameters, _Piece, bool]
+
+
 @dataclass(frozen=True, eq=False)
 class ExpectationOn:
     """A function from a batch of parameters to their statistics over the same rows.
@@ -80,12 +85,8 @@ class ExpectationOn:
 
     def __call__(self, batch: Sequence[MixtureParameters]) -> list[SufficientStatistics]:
         """Take the statistics of each mixture."""
-        # A mixture shares its guide among the pieces, so all rows decide.
-        divided = engine.divides(batch[0], len(self.X))
-        pieces = self._cut_pieces(DIVIDED_PIECE_ROWS if divided else PIECE_ROWS)
-        if self.pool is None and len(pieces) == 1:
-            return [pieces[0].sum(parameters, divided) for parameters in batch]
-        works = [(parameters, piece, divided) for parameters in batch for piece in pieces]
+        cuts = [self._cut_for(parameters) for parameters in batch]
+        works = [work for cut in cuts for work in cut]
         sizes = (parameters.means.size + parameters.covariances.size for parameters in batch)
         multiplications = self.X.shape[0] * sum(sizes)
         sums: list[Any] = [None] * len(works)
@@ -95,10 +96,15 @@ class ExpectationOn:
             portions = [works[first :: self.threads] for first in range(self.threads)]
             for first, portion in enumerate(self.pool.map(_sum_each, portions)):
                 sums[first :: self.threads] = portion
-        return [
-            reduce(add, sums[first : first + len(pieces)])
-            for first in range(0, len(sums), len(pieces))
-        ]
+        ordered = iter(sums)
+        return [reduce(add, islice(ordered, len(cut))) for cut in cuts]
+
+    def _cut_for(self, parameters: MixtureParameters) -> list[_Work]:
+        """Cut the rows as a mixture needs them, whatever others are in the batch."""
+        # A mixture shares its guide among the pieces, so all rows decide.
+        divided = engine.divides(parameters, len(self.X))
+        pieces = self._cut_pieces(DIVIDED_PIECE_ROWS if divided else PIECE_ROWS)
+        return [(parameters, piece, divided) for piece in pieces]
 
     def _cut_pieces(self, most: int) -> list[_Piece]:
         """Cut the rows into pieces; those with labels by these, those with holes by patterns."""
@@ -138,7 +144,5 @@ def _cut(X: RowsArray, weights: FloatArray | None, most: int) -> list[_Piece]:
     ]
 
 
-def _sum_each(
-    works: Sequence[tuple[MixtureParameters, _Piece, bool]],
-) -> list[SufficientStatistics]:
+def _sum_each(works: Sequence[_Work]) -> list[SufficientStatistics]:
     return [piece.sum(parameters, divided) for parameters, piece, divided in works]

@@ -7,6 +7,7 @@ import pytest
 
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.em import EMState, Status, em_steps, fit_em, start_em
+from gmm_dask.mixture.engine import divides
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -41,6 +42,26 @@ def test_a_candidate_ends_with_the_same_bits_alone_and_in_any_company(X):
     for (k, kind), begun, candidate in zip(CELLS, starts, together, strict=True):
         (alone,) = fit_em(expectation, [begun], MixtureSpec(k, kind), OPTIONS)
         assert bits(candidate) == bits(alone), (k, kind)
+
+
+def test_many_components_have_their_bits_beside_few():
+    """Rows of the first are divided among its components, in larger pieces; those of others not."""
+    random = np.random.default_rng(0)
+    means = 30.0 * random.normal(size=(40, 8))
+    X = means[random.integers(40, size=18_000)] + random.normal(size=(18_000, 8))
+    many, few = (
+        MixtureParameters.from_covariances(
+            "full", np.full(k, 1 / k), means[:k], np.stack([np.eye(8)] * k)
+        )
+        for k in (40, 5)
+    )
+    assert divides(many, len(X))
+    expectation = ExpectationOn(X, None)
+    for batch in ([many, few], [few, many]):
+        for sums, parameters in zip(expectation(batch), batch, strict=True):
+            (alone,) = expectation([parameters])
+            assert sums.residual_products.tobytes() == alone.residual_products.tobytes()
+            assert sums.log_likelihood == alone.log_likelihood
 
 
 def test_one_that_breaks_down_takes_no_other_with_it(X):
