@@ -46,7 +46,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
-from gmm_dask.mixture.engine import takes_singles
+from gmm_dask.mixture.engine import why_doubles
 from gmm_dask.mixture.kernels import whitening
 from gmm_dask.mixture.kernels.tiles import ROWS, aligned
 from gmm_dask.mixture.maximization import maximize
@@ -190,7 +190,7 @@ def compare_precisions(covariance_type, d, k, order, repetitions) -> tuple[float
     X, start = overlapping_mixture(d, k, VALUES // (4 * d), covariance_type)
     single = np.asarray(X, dtype=np.float32, order=order)
     double = np.asarray(single, dtype=np.float64, order=order)
-    assert takes_singles(start)
+    assert not why_doubles(start, len(single))
     exact, rounded = sum_statistics(start, double), sum_statistics(start, single)
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(4 * repetitions):

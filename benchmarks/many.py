@@ -11,6 +11,10 @@ in turns in one process, in its processor's time; the best of several repetition
 - Divided: what a fit does, with a guide made each time, as for each iteration.
 
 Narrow it down with ``--types full --sizes 16,256 --apart 20``.
+
+``--losses`` says instead what is lost where components overlap: in each turn the plain pass, the
+same again, and the pass that the engine chooses, in changing order, in the thread's time; printed
+are medians of their ratios to the first, over 15 turns.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from gmm_dask.mixture.sparse import blocks
 
 SIZES = [(d, k) for k in (32, 64, 256) for d in (2, 8, 16, 32)]
 ROWS = 3 * blocks.STATISTICS_ROWS
+TURNS = 15  # of the losses
 
 
 def mixture_apart(
@@ -74,6 +79,22 @@ def measure(parameters, X, predict: bool, divided: bool) -> float:
     return (time.process_time() - begin) / n * 1e9
 
 
+def compare_losses(parameters, X) -> tuple[float, float, float]:
+    """Nanoseconds per row of the plain pass, and ratios of the engine's and of the same again."""
+    turns = []
+    for turn in range(TURNS + 1):  # the first compiles
+        seconds = [0.0, 0.0, 0.0]
+        for place in range(3):
+            which = (turn + place) % 3
+            blocks._guides.clear()
+            begin = time.thread_time()
+            engine.statistics(parameters, X, None, divided=None if which == 2 else False)
+            seconds[which] = time.thread_time() - begin
+        turns.append(seconds)
+    plain, again, chosen = np.transpose(turns[1:])
+    return np.median(plain) / len(X) * 1e9, np.median(chosen / plain), np.median(again / plain)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--types", nargs="+", default=list(COVARIANCE_TYPES))
@@ -81,7 +102,20 @@ def main() -> None:
     parser.add_argument("--apart", nargs="+", type=float, default=[20.0, 8.0, 1.0])
     parser.add_argument("--sorted", action="store_true")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--losses", action="store_true")
     options = parser.parse_args()
+    if options.losses:
+        print("type        d   k apart   plain ns/row   chosen over plain   plain again")
+        for covariance_type, size, apart in product(options.types, options.sizes, options.apart):
+            d, k = map(int, size.split(","))
+            X, parameters = mixture_apart(covariance_type, d, k, apart, options.sorted)
+            plain, chosen, again = compare_losses(parameters, X)
+            print(
+                f"{covariance_type:9s} {d:3d} {k:3d} {apart:5.0f} {plain:14.0f} {chosen:19.3f} "
+                f"{again:13.3f}",
+                flush=True,
+            )
+        return
     print("type        d   k apart   statistics: plain, divided, ratio   predictions: the same")
     for covariance_type, size, apart in product(options.types, options.sizes, options.apart):
         d, k = map(int, size.split(","))

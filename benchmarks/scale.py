@@ -276,7 +276,7 @@ def measure_sums() -> dict[str, float]:
     megabytes = len(parts[0]) / 1e6
     return {
         "pack": cpu_of_call(lambda: pickle.dumps((Subtree(0, 1, sums),))) / megabytes,
-        "join": cpu_of_call(lambda: join_sums(parts), 5) / (FAN * megabytes),
+        "join": cpu_of_call(lambda: join_sums(*parts), 5) / (FAN * megabytes),
     }
 
 

@@ -171,12 +171,15 @@ def _warnings(
     variances: FloatArray = survey.variances
     reg_covar, transforms = options.spec.reg_covar, survey.transforms
     labels = columns if transforms is None else transforms.labels(columns)
-    for column, variance in zip(labels, variances.tolist(), strict=True):
-        if variance > 0 and reg_covar > 1e-3 * variance:
-            sentences.append(
-                f"reg_covar {reg_covar:g} is {reg_covar / variance:.2g} times the variance of "
-                f"column {column!r} and flattens it; try {variance * 1e-6:.1g}"
-            )
+    flat = np.flatnonzero((variances > 0) & (reg_covar > 1e-3 * variances))
+    if len(flat):  # of hundreds of columns, embeddings say, one sentence is read
+        narrowest = flat[variances[flat].argmin()]
+        variance = float(variances[narrowest])
+        others = f" and {len(flat) - 1} more" if len(flat) > 1 else ""
+        sentences.append(
+            f"reg_covar {reg_covar:g} is {reg_covar / variance:.2g} times the variance of "
+            f"column {labels[narrowest]!r} and flattens it{others}; try {variance * 1e-6:.1g}"
+        )
     for feature, value, share in survey.frequent_values:
         column = columns[feature]
         transform = None if transforms is None else transforms.by_feature[feature]

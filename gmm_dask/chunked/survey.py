@@ -18,6 +18,7 @@ from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.errors import InputError, TooFewRowsError
 from gmm_dask.events import Stage
 from gmm_dask.mixture.kernels.sampling import rows_below
+from gmm_dask.mixture.labels import take_rows
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 
@@ -181,7 +182,7 @@ def survey_rows(rows: Rows, request: SurveyRequest) -> Survey:
         request.sample_rows,
         priorities,
         numbers,
-        used.values.T.take(places, axis=1).T,  # (m, d), feature-major
+        take_rows(used.values, places),
         np.empty(0) if weights is None else weights[places],
         np.empty(0, np.int64) if used.labels is None else used.labels.codes[places],
     )

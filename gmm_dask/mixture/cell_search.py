@@ -49,12 +49,13 @@ def cell_effort(m: int, d: int, spec: MixtureSpec, keep: int) -> SearchEffort:
     """
     full = effort_for(m, d, spec, keep)
     least = max(3, keep)
-    remaining = (max(5, least), max(4, least), least)
+    remaining = (max(5, least), max(4, least), least)[-len(full.rounds) :]
     rounds = tuple(
         replace(round_, keep=kept) for round_, kept in zip(full.rounds, remaining, strict=True)
     )
     moves = replace(full.moves, runs=min(full.moves.runs, 2), patience=PATIENCE)
-    return replace(full, starts=max(9, keep), rounds=rounds, moves=moves, rival_iterations=8)
+    starts = min(max(9, keep), full.starts)
+    return replace(full, starts=starts, rounds=rounds, moves=moves, rival_iterations=8)
 
 
 def label_starts(shared: SharedSample, spec: MixtureSpec, effort: SearchEffort) -> None:

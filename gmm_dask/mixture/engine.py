@@ -47,7 +47,9 @@ _ROW_MAJOR = {
 }
 #: From this many features on, row-major blocks are faster (benchmarks/RESULTS.md). The number of
 #: rows does not matter: neither kind of pass has costs that a few hundred rows would not cover.
-MANY_FEATURES = {"full": 128, "diag": 256}
+MANY_FEATURES = {"full": 128, "diag": 128}
+#: The same for float32 rows, of which tiles are computed in float32 and blocks in float64.
+MANY_SINGLE_FEATURES = {"full": 128, "diag": 512}
 #: Fewer float32 rows are computed in float64: that is soon done, and compiles no other kernel.
 LEAST_SINGLE_ROWS = 1_024
 #: From this many components on, rows are divided among them (benchmarks/RESULTS.md).
@@ -60,6 +62,12 @@ def _takes_blocks(parameters: MixtureParameters) -> bool:
     """Whether the pass for a mixture is one over row-major blocks."""
     least = MANY_FEATURES.get(parameters.covariance.factor_form)
     return least is not None and parameters.n_features >= least
+
+
+def _few_enough_for_singles(parameters: MixtureParameters) -> bool:
+    """Whether float32 rows are computed faster over tiles in float32 than over blocks."""
+    many = MANY_SINGLE_FEATURES.get(parameters.covariance.factor_form)
+    return many is None or parameters.n_features < many
 
 
 def divides(parameters: MixtureParameters, n: int, repeated: bool = False) -> bool:
@@ -109,7 +117,8 @@ def statistics(
         if guide is not None:
             whole = partial(statistics, parameters, divided=False)
             return sum_blocks(parameters, guide, X, sample_weight, whole)
-    if X.dtype != np.float32 or len(X) < LEAST_SINGLE_ROWS or _takes_blocks(parameters):
+    in_singles = X.dtype == np.float32 and _few_enough_for_singles(parameters)
+    if not in_singles or len(X) < LEAST_SINGLE_ROWS:
         return _statistics_in_doubles(parameters, X, sample_weight)
     computed = single_precision.statistics(parameters, X, sample_weight)
     if computed is None or len(computed[1]) == len(X):
@@ -136,7 +145,7 @@ def why_doubles(parameters: MixtureParameters, n: int) -> str:
     """Say why the statistics of n float32 rows are computed in float64; empty if they are not."""
     if divides(parameters, n) and guide_for(parameters) is not None:
         return "rows are divided among many components that lie apart"
-    if _takes_blocks(parameters):
+    if not _few_enough_for_singles(parameters):
         return "the features are many"
     if not single_precision.is_safe(parameters):
         return "a component is too narrow for float32, beside its mean or its correlations"

@@ -193,8 +193,11 @@ def group_rows_by_label(codes: Codes) -> Iterator[tuple[int, IndexArray]]:
 
 def take_rows(X: RowsArray, rows: IndexArray) -> RowsArray:
     """Copy some rows of X (n, d), feature-major."""
-    taken: RowsArray = X.T.take(rows, axis=1).T
-    return taken
+    if X.strides[0] == X.itemsize:
+        taken: RowsArray = X.T.take(rows, axis=1).T
+        return taken
+    # Of rows that are not feature-major, `take` would copy all.
+    return np.ascontiguousarray(X.T[:, rows]).T
 
 
 def scatter(

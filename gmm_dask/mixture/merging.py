@@ -200,7 +200,11 @@ def assign_clusters(responsibilities: FloatArray, clusters: npt.ArrayLike) -> In
 
 def _entropy_terms(shares: FloatArray) -> FloatArray:
     """Return −t log t of each share t, 0 for 0."""
-    return np.asarray(-shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0.0))
+    # In place, and without a mask, with which logarithms take six times as long.
+    terms = np.maximum(shares, np.finfo(np.float64).tiny)
+    np.log(terms, out=terms)
+    terms *= shares
+    return np.negative(terms, out=terms)
 
 
 def _gains(

@@ -75,7 +75,9 @@ class Sample:
 
     def take_first(self, rows: int, order: IndexArray) -> Sample:
         """Return the rows that come first in an order, as `head` does."""
-        chosen = np.sort(order[:rows])
+        among = np.zeros(len(order), np.bool_)
+        among[order[:rows]] = True
+        chosen = np.flatnonzero(among)  # in order, in less time than a sort
         if self.labelling is not None:
             groups = group_rows_by_label(self.labelling.codes)
             kept = [of_label[:KEPT_OF_LABEL] for code, of_label in groups if code != UNLABELLED]

@@ -36,6 +36,9 @@ SMALL_ROWS, SMALL_COMPONENTS, SMALL_PASS = 2_000, 10, 1_000_000
 PATIENCE = 8
 #: A run that gains less than this in an iteration, nats per row, waits for the next round.
 AT_REST = 1e-5
+#: Multiplications of the first round at the most, about ten seconds of a core: with hundreds of
+#: features fewer runs begin, rather than on fewer rows than they have coordinates for.
+MOST_MULTIPLICATIONS = 200_000_000_000
 #: Rows on which finalists come to rest, first on few and then on more.
 FINAL_ROWS = (16_384, 50_000)
 
@@ -147,8 +150,11 @@ def effort_for(m: int, d: int, spec: MixtureSpec, keep: int, whole: bool = False
     if many:
         moves = replace(moves, moves=2 * moves.moves)
     rounds = tuple(Round(min(max(rows, least), m), 6, kept) for rows, kept in stages)
+    starts = _affordable_starts(rounds[0], d, spec, remaining)
+    if starts == remaining:  # nothing is to be thinned out
+        rounds = rounds[-1:]
     return SearchEffort(
-        starts=max(12 if many else 16, keep),
+        starts=min(max(12 if many else 16, keep), starts),
         rounds=rounds,
         finalists=max(2, keep),
         final_rows=final_rows_of(m, whole),
@@ -156,6 +162,13 @@ def effort_for(m: int, d: int, spec: MixtureSpec, keep: int, whole: bool = False
         final_iterations=200,
         moves=moves,
     )
+
+
+def _affordable_starts(round_: Round, d: int, spec: MixtureSpec, least: int) -> int:
+    """Return how many runs can begin with a round, no fewer than ``least``."""
+    k = spec.n_components
+    by_row = {"full": k * d * d, "tied": d * d + k * d}.get(spec.covariance_type, k * d)
+    return max(least, MOST_MULTIPLICATIONS // (round_.rows * by_row * round_.iterations))
 
 
 def final_rows_of(m: int, whole: bool = False) -> tuple[int, ...]:
@@ -274,8 +287,7 @@ def search(
         # Moves would leave parameters that the caller fixed, and components to other labels.
         if spec.start.free and not labelled:
             runs = competition.settle(rows, runs, effort.moves, keep)
-        *fewer, most = effort.final_rows
-        stages = [*map(shared.draft, fewer), shared.head(most)]
+        stages = [shared.draft(rows) for rows in effort.final_rows]
         options = EMOptions(effort.final_tol, effort.final_iterations)
         best = competition.finish(stages, runs[: effort.finalists], options, keep)
         if whole and not labelled:

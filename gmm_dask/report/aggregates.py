@@ -25,6 +25,7 @@ from gmm_dask.report.hard_and_soft import (
     certainty_bands,
     compare_with_kmeans,
     confusions,
+    largest_shares,
     nearest_centres,
 )
 
@@ -186,7 +187,7 @@ def aggregate(
             _histogram(sample[:, feature], limit)
             for feature, limit in zip(features, limits, strict=True)
         ),
-        pairs=_pairs(sample[:, features], limits, bins, 1.0 - shares.max(axis=1), moved),
+        pairs=_pairs(sample[:, features], limits, bins, 1.0 - largest_shares(shares), moved),
         certainty=certainty_bands(shares, assigned.labels),
         confused_with=confusions(shares),
         kmeans=None

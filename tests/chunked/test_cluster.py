@@ -16,7 +16,14 @@ import pytest
 from distributed import Client, Future
 
 from gmm_dask import GaussianMixture
-from gmm_dask.chunked.cluster import ClusterExecutor, joining, open_executor, scan
+from gmm_dask.chunked.cluster import (
+    ClusterExecutor,
+    flights,
+    joining,
+    open_executor,
+    placement,
+    scan,
+)
 from gmm_dask.chunked.cluster.placement import cut_tasks
 from gmm_dask.chunked.cluster.worker import Source
 from gmm_dask.chunked.fit import FitOptions, FitResult, fit
@@ -217,6 +224,28 @@ def test_an_abandoned_scan_does_not_hinder_the_next(
     assert next(results).total[:2] == (0, 1)
     results.close()
     assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(40))
+
+
+def test_tasks_are_asked_for_together(
+    executor: ClusterExecutor, small_groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one they take twice as much of the scheduler's time (docs/scale.md)."""
+    monkeypatch.setattr(placement, "DEPTH", 100)  # so that all are given at once
+    monkeypatch.setattr(flights, "MOST_TOGETHER", 8)
+    together: list[int] = []
+    ask = executor.client.map
+
+    def spied(function: Any, *columns: Any, **options: Any) -> Any:
+        futures = ask(function, *columns, **options)
+        together.append(len(futures))
+        return futures
+
+    monkeypatch.setattr(executor.client, "map", spied)
+    scanner = Scanner(drawn(40, 600), executor, cache=False)
+    assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(40))
+    tasks = len(cut_tasks(scanner.lanes, 2))
+    assert tasks > 8
+    assert together == [8] * (tasks // 8) + [tasks % 8] * (tasks % 8 > 0)
 
 
 def test_large_sums_are_joined_by_the_workers(

@@ -72,21 +72,38 @@ def test_tasks_are_few_and_shorter_towards_the_end() -> None:
     assert len(tasks) <= 2 * MOST_TASKS_PER_THREAD
 
 
-@pytest.mark.parametrize("workers", [2, 3, 7, 16, 50, 100, 177, 256])
-@pytest.mark.parametrize("d", [8, 64])
-def test_workers_are_busy_to_the_end(workers: int, d: int) -> None:
-    # 10⁹ rows in row groups of a million, with what (d, k = 8) was measured to cost: seconds a row,
-    # 0.1 ms beside it for a group and 1 ms for a task.
+def billion_rows(workers: int, d: int, k: int) -> tuple[float, float, int]:
+    """Seconds of the rows alone and of the busiest worker, and the tasks, of a simulated pass.
+
+    10⁹ rows in row groups of a million, with what (d, k) was measured to cost: seconds a row,
+    0.1 ms beside it for a group and 1 ms for a task.
+    """
     most = group_rows(10**9, d)
     slices = -(-(10**6) // min(most, CHUNK_BYTES // (8 * d)))
     source = DrawnRows((10**6 // slices,) * slices * 1000, tuple(range(0, 1000 * slices, slices)))
     source = replace(source, d=d)
-    row_seconds = 8 * (2.5 + 0.3 * d + 0.033 * d * d) * 1e-9
+    row_seconds = k * (2.5 + 0.3 * d + 0.033 * d * d) * 1e-9
     ends = [0.0] * workers
-    for task in cut_tasks(lanes_of(source), workers):
+    tasks = cut_tasks(lanes_of(source), workers)
+    for task in tasks:
         seconds = sum(group.rows * row_seconds + 1e-4 for group in task.groups) + 1e-3
         heapq.heappush(ends, heapq.heappop(ends) + seconds)
-    assert sum(source.rows) * row_seconds >= 0.9 * workers * max(ends)
+    return sum(source.rows) * row_seconds, max(ends), len(tasks)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 7, 16, 50, 100, 177, 256])
+@pytest.mark.parametrize("d", [8, 64])
+def test_workers_are_busy_to_the_end(workers: int, d: int) -> None:
+    work, busiest, _ = billion_rows(workers, d, 8)
+    assert work >= 0.9 * workers * busiest
+
+
+@pytest.mark.parametrize(("workers", "least"), [(64, 0.95), (256, 0.9), (512, 0.9), (1000, 0.7)])
+def test_the_scheduler_keeps_up_with_many_workers(workers: int, least: float) -> None:
+    # A task of 64 features and 16 components takes 1.1 ms of its time, a pass begins and ends in
+    # 0.2 s (docs/scale.md).
+    work, busiest, tasks = billion_rows(workers, 64, 16)
+    assert work >= least * workers * (max(busiest, 1.1e-3 * tasks) + 0.2)
 
 
 def test_tasks_of_many_rows_are_short_enough_to_show_progress() -> None:

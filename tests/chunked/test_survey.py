@@ -226,3 +226,12 @@ def test_a_value_that_many_rows_share_is_found() -> None:
     assert frequent_values(Sample(just_below, None)) == []
     just_below[20] = 7.5
     assert [value for _, value, _ in frequent_values(Sample(just_below, None))] == [7.5]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_values_of_other_bits_are_one_frequent_value(dtype: type) -> None:
+    X = np.random.default_rng(0).normal(size=(4_000, 3)).astype(dtype)
+    X[:30, 0], X[30:60, 0] = 0.0, -0.0
+    X[:2_000, 1] = np.nan  # a hole is no value
+    assert frequent_values(Sample(X, None)) == [(0, 0.0, 0.015)]
+    assert frequent_values(Sample(X[:0], None)) == []

@@ -14,6 +14,7 @@ from gmm_dask.mixture.labels import (
     count_labels,
     count_limited,
     sum_labelled,
+    take_rows,
 )
 from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -172,3 +173,13 @@ def test_labels_are_few_and_none_is_called_unknown():
         count_limited(dict.fromkeys(map(str, range(MOST_LABELS + 1))))
     with pytest.raises(InputError, match="what a component without a label is called"):
         count_limited({"unknown": 1})
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
+def test_rows_are_taken_feature_major_from_any_layout(layout):
+    X = layout(np.arange(60.0).reshape(20, 3))
+    for rows in (X, X[3:17], X[::2]):
+        chosen = np.array([0, 2, 5])
+        taken = take_rows(rows, chosen)
+        np.testing.assert_array_equal(taken, rows[chosen])
+        assert taken.flags.f_contiguous

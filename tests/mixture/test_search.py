@@ -13,6 +13,7 @@ from benchmarks.sets import LADDER, iris
 from gmm_dask import GaussianMixture
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture import search as search_module
+from gmm_dask.mixture.cell_search import cell_effort
 from gmm_dask.mixture.competition import (
     HOPELESS,
     REPEATED,
@@ -30,7 +31,13 @@ from gmm_dask.mixture.moves import effort_of_moves, improve_by_moves, split, spl
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race
 from gmm_dask.mixture.sample import Sample
-from gmm_dask.mixture.search import count_runs, final_rows_of, search, worth_searching
+from gmm_dask.mixture.search import (
+    count_runs,
+    effort_for,
+    final_rows_of,
+    search,
+    worth_searching,
+)
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.starts import SharedSample, StartKind, Starts
 
@@ -187,6 +194,18 @@ def test_weights_count_as_rows(X):
     weights = np.concatenate([np.ones(len(X)), np.full(len(far), 1e-12)])
     (mixture,), _ = run(np.concatenate([X, far]), 6, sample_weight=weights)
     assert (np.abs(mixture.means) < 20).all()
+
+
+@pytest.mark.parametrize("effort", [effort_for, cell_effort])
+def test_with_hundreds_of_features_fewer_runs_begin(effort):
+    few, many = (effort(100_000, d, MixtureSpec(8), 1) for d in (64, 384))
+    assert few.starts > 8
+    assert len(few.rounds) == 3
+    assert many.starts == 3  # one of each kind, of which none is to be given up
+    assert [round_.keep for round_ in many.rounds] == [3]
+    kept = effort(100_000, 384, MixtureSpec(8), 5)
+    assert kept.starts == kept.rounds[-1].keep == 5
+    assert effort(100_000, 384, MixtureSpec(8, "diag"), 1).starts == few.starts
 
 
 def test_what_leaves_no_choice_is_not_searched():
@@ -359,8 +378,8 @@ def test_early_rounds_are_in_single_precision_only_where_digits_are_left(X):
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e7])
-def test_the_last_rows_of_a_search_are_those_of_the_caller(X, offset, monkeypatch):
-    """Finalists end on rows in the caller's precision; the rest may have less."""
+def test_finalists_run_on_float32_rows_unless_that_costs_digits(X, offset, monkeypatch):
+    """They come to rest to 1e-4 nats; the polish computes in the caller's precision."""
     seen = []
     finish = Competition.finish
 
@@ -372,7 +391,7 @@ def test_the_last_rows_of_a_search_are_those_of_the_caller(X, offset, monkeypatc
     rows = np.tile(X, (7, 1)) + offset  # more than twice the rows on which finalists rest first
     run(rows, 6)
     assert [len(stage.X) for stage in seen] == list(final_rows_of(len(rows)))
-    assert [stage.X.dtype for stage in seen] == [np.float64 if offset else np.float32, np.float64]
+    assert [stage.X.dtype for stage in seen] == 2 * [np.float64 if offset else np.float32]
 
 
 def test_to_a_tolerance_below_the_noise_of_float32_rows_run_in_float64(X, monkeypatch):

@@ -71,10 +71,23 @@ def test_statistics_are_those_in_float64(
     assert_in_singles(parameters, X, w)
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
-def test_every_layout_gives_the_same_bits(covariance_type):
+def test_float32_rows_stay_in_float32_up_to_more_features_than_float64_rows_in_tiles():
     rng = np.random.default_rng(0)
-    parameters = mixture(covariance_type, 3, 6, rng)
+    d = engine.MANY_SINGLE_FEATURES["diag"] - 1
+    assert d >= engine.MANY_FEATURES["diag"]
+    parameters = mixture("diag", 3, d, rng, separation=0.3)
+    X = rows_of(parameters, N, rng).astype(np.float32)
+    assert (assert_in_singles(parameters, X).counts > 0.0).all()
+    X[3, 7], X[500, 8] = np.nan, np.inf  # of two tiles
+    for layout in ("C", "F"):
+        assert len(passes.statistics(parameters, np.asarray(X, order=layout), None)[1]) == 2 * ROWS
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("d", [6, 37])  # from 32 on, rows in one piece are loaded as they lie
+def test_every_layout_gives_the_same_bits(covariance_type, d):
+    rng = np.random.default_rng(0)
+    parameters = mixture(covariance_type, 3, d, rng)
     X = rows_of(parameters, N, rng).astype(np.float32)
     w = rng.random(N)
     reference = sum_statistics(parameters, X, w)
@@ -123,7 +136,8 @@ def test_rows_that_are_divided_among_components_are_in_float64():
         (correlated(0.0, offset=9e6), False),
         (mixture("full", 3, 2, np.random.default_rng(0), scale=1e13), False),
         (mixture("full", 3, 2, np.random.default_rng(0), scale=1e-13), False),
-        (mixture("full", 2, engine.MANY_FEATURES["full"], np.random.default_rng(0)), False),
+        (mixture("full", 2, engine.MANY_SINGLE_FEATURES["full"], np.random.default_rng(0)), False),
+        (mixture("diag", 2, engine.MANY_SINGLE_FEATURES["diag"], np.random.default_rng(0)), False),
     ],
 )
 def test_where_float32_is_not_safe_float64_is_used(parameters, safe):

@@ -11,7 +11,7 @@ from gmm_dask.mixture import assignment, engine
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.sparse import blocks
+from gmm_dask.mixture.sparse import blocks, guide
 from gmm_dask.mixture.sparse.pairs import SPAN
 from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.oracle import expectation
@@ -42,7 +42,7 @@ def every_block_is_divided(monkeypatch):
     monkeypatch.setattr(blocks, "_WORTH_ROWS_SHARED", 0)
     monkeypatch.setattr(blocks, "_WORTH_SHARED", 0)
     monkeypatch.setattr(blocks, "LEAST_ROWS", 0)
-    monkeypatch.setattr(blocks, "_CROWDED", np.inf)
+    monkeypatch.setattr(guide, "worth_of", lambda _: np.inf)
     monkeypatch.setattr(blocks, "STATISTICS_ROWS", 150)
     monkeypatch.setattr(blocks, "ASSIGN_ROWS", 150)
     for name in TYPES:
@@ -149,7 +149,7 @@ def test_what_is_left_out_is_far_behind(covariance_type):
     X[::40] += 30.0 * np.random.default_rng(2).normal(size=X[::40].shape)  # strays
     behind = expectation(parameters, X).log_joint
     behind = behind.max(axis=1, keepdims=True) - behind
-    division = blocks._divide(blocks.guide_for(parameters), X)
+    division, *_ = blocks._divide(blocks.guide_for(parameters), X)
     left_out = np.empty(behind.shape, bool)
     for b in range(division.bundles):
         rows = division.order[division.bounds[b] : division.bounds[b + 1]]
@@ -234,3 +234,15 @@ def test_parts_of_many_rows_are_divided_where_they_alone_would_not_be(monkeypatc
     assert divided == [6_000, 16_384, 24_000 - 16_384]
     plain = engine.statistics(parameters, X, None, divided=False)
     np.testing.assert_allclose(searched.counts, plain[0], rtol=1e-12)
+
+
+def test_dividing_gains_where_pairs_cost_more_than_finding_them(monkeypatch):
+    monkeypatch.undo()
+
+    def worth(covariance_type, k, d):
+        return guide.worth_of(mixture(covariance_type, k, d, np.random.default_rng(3)))
+
+    assert worth("full", 16, 1) < worth("full", 32, 2) < worth("full", 64, 2) < worth("full", 64, 8)
+    assert worth("spherical", 64, 2) < worth("full", 64, 2)
+    assert worth("diag", 20, 2) < 0.0
+    assert worth("full", 256, 16) == guide._MOST_PAIRS

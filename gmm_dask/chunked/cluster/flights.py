@@ -9,14 +9,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import queue
-from collections.abc import Callable
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import dask
 
 from gmm_dask.chunked.cluster.joining import Join
 from gmm_dask.chunked.cluster.placement import Task
 from gmm_dask.chunked.cluster.roster import Worker
 from gmm_dask.chunked.cluster.worker import ResidentSums
+
+#: Most requests of one message: with more the first workers would wait for the last.
+MOST_TOGETHER = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +96,40 @@ class Flights:
         return self.client.submit(
             function, *arguments, workers=[worker.address], pure=False, priority=priority
         )
+
+    def submit_all(
+        self,
+        function: Any,
+        requests: Sequence[tuple[Worker, tuple[Any, ...]]],
+        priority: int = 0,
+    ) -> list[Any]:
+        """Return the futures of a function's values, each on one worker, and on no other.
+
+        Together they cost the scheduler and the client half of what they cost one by one
+        (docs/scale.md). Futures among the arguments must not lie in a list.
+
+        Parameters
+        ----------
+        requests
+            Worker and arguments of each.
+        """
+        futures: dict[int, Any] = {}
+        alike: defaultdict[int, list[int]] = defaultdict(list)
+        for number, (_, arguments) in enumerate(requests):
+            alike[len(arguments)].append(number)
+        for numbers in alike.values():
+            for start in range(0, len(numbers), MOST_TOGETHER):
+                some = numbers[start : start + MOST_TOGETHER]
+                keys = [f"{function.__name__}-{uuid.uuid4()}" for _ in some]
+                addresses = [[requests[number][0].address] for number in some]
+                # A method of a dict, so that the scheduler needs none of our code.
+                with dask.annotate(workers=dict(zip(keys, addresses, strict=True)).get):
+                    columns = zip(*(requests[number][1] for number in some), strict=True)
+                    values = self.client.map(
+                        function, *columns, key=keys, pure=False, priority=priority
+                    )
+                futures.update(zip(some, values, strict=True))
+        return [futures[number] for number in range(len(requests))]
 
     def follow(self, flight: Flight) -> None:
         """Have the answer to a request put in the inbox."""

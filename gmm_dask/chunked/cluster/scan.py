@@ -157,24 +157,32 @@ class ClusterScan:
 
     def _dispatch(self, placement: Placement) -> None:
         """Give tasks to the workers that may be in want of one."""
+        given: list[tuple[Worker, Task]] = []
         while self._hungry:
             worker = self._hungry.pop()
             if not self._is_usable(worker):
                 continue
             held = self._held.setdefault(worker, [])
             while (task := placement.next_for(worker.address, worker.threads, held)) is not None:
-                future = self.flights.submit(
-                    worker,
-                    sum_groups,
+                given.append((worker, task))
+                held.append(task)
+        requests = [
+            (
+                worker,
+                (
                     worker.source,
                     self._work_on(worker),
                     self.cache,
                     task.groups,
-                    self._persisted(task),
                     self._resident_from(placement, task),
-                )
-                self.flights.follow(Flight(worker, future, task))
-                held.append(task)
+                    *self._persisted(task),
+                ),
+            )
+            for worker, task in given
+        ]
+        futures = self.flights.submit_all(sum_groups, requests)
+        for (worker, task), future in zip(given, futures, strict=True):
+            self.flights.follow(Flight(worker, future, task))
 
     def _resident_from(self, placement: Placement, task: Task) -> int | None:
         """Bytes from which the sums of a task stay on its worker; None for the chunk of a group."""
@@ -201,11 +209,13 @@ class ClusterScan:
     def _join(self, joining: Joining) -> None:
         """Have workers join what can be joined, and ask for the last sums."""
         usable = {worker.address: worker for worker in self._usable()} if joining.ready else {}
+        joins = []
         while (join := joining.next_join(usable)) is not None:
-            worker = usable[join.address]
-            parts = [part.future for part in join.parts]
-            # Before the tasks that wait there: joins are short, and the end of the scan needs them.
-            future = self.flights.submit(worker, join_sums, parts, priority=1)
+            joins.append((usable[join.address], join))
+        requests = [(worker, tuple(part.future for part in join.parts)) for worker, join in joins]
+        # Before the tasks that wait there: joins are short, and the end of the scan needs them.
+        futures = self.flights.submit_all(join_sums, requests, priority=1)
+        for (worker, join), future in zip(joins, futures, strict=True):
             self.flights.follow(Flight(worker, future, join=join))
         if joining.done and not self._has_all(joining) and not self._asked_for_last():
             assert joining.last is not None

@@ -146,8 +146,8 @@ def sum_groups(
     work: Work | bytes,
     cache: bool,
     groups: Sequence[Group],
-    persisted: Sequence[Any],
     resident_from: int | None,
+    *persisted: Any,
 ) -> list[GroupResult] | ResidentSums:
     """Read and sum groups one after the other, on the calling thread; join their sums.
 
@@ -159,12 +159,12 @@ def sum_groups(
         Whether to cache the rows for the next scan.
     groups
         Consecutive groups.
-    persisted
-        Results that the blocks of a dask array need, in the order of `ArrayChunks.needs`. Dask
-        brings them to this worker.
     resident_from
         Bytes of the packed sums from which they stay here; nothing else is then returned. None:
         they are returned, with the rest, whatever their size.
+    persisted
+        Results that the blocks of a dask array need, in the order of `ArrayChunks.needs`. Dask
+        brings them to this worker.
     """
     if isinstance(work, bytes):
         work = open_work(work)
@@ -188,7 +188,7 @@ def sum_groups(
     return results
 
 
-def join_sums(parts: Sequence[bytes]) -> ResidentSums:
+def join_sums(*parts: bytes) -> ResidentSums:
     """Join sums of several tasks, which Dask brings to this worker, to those of larger subtrees."""
     tree = TreeSum()
     for part in parts:

@@ -227,16 +227,14 @@ def select_pairs(block, c, turn, constant, rows, pairs):  # type: ignore[no-unty
     In turn 0, those that are guessed to belong to it; in turn 1, of the others those for which it
     may matter. The comparison is such that rows with NaN are selected.
     """
-    m = 0
-    for i in range(rows):
+    squares, m = block.squares[c], 0
+    for i in range(rows):  # without branches, whose outcome no processor could foresee
+        pairs[m] = i
         if turn == 0:
-            chosen = block.guess[i] == c
+            m += 1 if block.guess[i] == c else 0
         else:
-            hopeless = constant - 0.5 * block.squares[c, i] < block.least[i] - SPAN
-            chosen = block.guess[i] != c and not hopeless
-        if chosen:
-            pairs[m] = i
-            m += 1
+            hopeless = constant - 0.5 * squares[i] < block.least[i] - SPAN
+            m += 0 if hopeless or block.guess[i] == c else 1
     return m
 
 

@@ -24,6 +24,15 @@ from gmm_dask.mixture.row_major.blocks import (
 _BLOCK = 65_536
 
 
+@inlined
+def _first_features(d):  # type: ignore[no-untyped-def]
+    """Return how many features the first stage takes: a third, and of many a quarter.
+
+    It needs no lists of rows, so more of them cost little, and the guess is a better one.
+    """
+    return max(32, 3 * first_features(d)) if d < 256 else 2 * first_features(d)
+
+
 # A row of an array would be counted as a reference, which takes longer than a stage: addresses.
 
 
@@ -39,6 +48,54 @@ def _square(x_at, mean_at, factor_at, p, q):  # type: ignore[no-untyped-def]
     return total
 
 
+@inlined
+def _four_squares(x_at, stride, rows, mean_at, factor_at, p, q):  # type: ignore[no-untyped-def]
+    """Return the same of four rows: each mean and factor is loaded once for them."""
+    prefer_wide_vectors()
+    x0, x1 = doubles(x_at + rows[0] * stride + 8 * p), doubles(x_at + rows[1] * stride + 8 * p)
+    x2, x3 = doubles(x_at + rows[2] * stride + 8 * p), doubles(x_at + rows[3] * stride + 8 * p)
+    mean, factor = doubles(mean_at + 8 * p), doubles(factor_at + 8 * p)
+    s0 = s1 = s2 = s3 = 0.0
+    for j in range(q - p):
+        mu, u = mean[j], factor[j]
+        y0 = (x0[j] - mu) * u
+        y1 = (x1[j] - mu) * u
+        y2 = (x2[j] - mu) * u
+        y3 = (x3[j] - mu) * u
+        s0 += y0 * y0
+        s1 += y1 * y1
+        s2 += y2 * y2
+        s3 += y3 * y3
+    return s0, s1, s2, s3
+
+
+@exact
+def _add_squares(block, mean, factor, p, q, numbers, squares, m):  # type: ignore[no-untyped-def]
+    """Add Σ ((x − μ)/σ)² of the features p … q − 1 of the rows with these numbers."""
+    X, stride = block.rows.ctypes.data, 8 * block.rows.shape[1]
+    whole = m // 4 * 4
+    for a in range(0, whole, 4):
+        rows = numbers[a], numbers[a + 1], numbers[a + 2], numbers[a + 3]
+        s0, s1, s2, s3 = _four_squares(X, stride, rows, mean, factor, p, q)
+        squares[a] += s0
+        squares[a + 1] += s1
+        squares[a + 2] += s2
+        squares[a + 3] += s3
+    for a in range(whole, m):
+        squares[a] += _square(X + numbers[a] * stride, mean, factor, p, q)
+
+
+@exact
+def _drop(block, constant, numbers, squares, m):  # type: ignore[no-untyped-def]
+    """Drop the pairs that have no chance; return how many remain."""
+    b = 0
+    for a in range(m):
+        i, square = numbers[a], squares[a]
+        numbers[b], squares[b] = i, square
+        b += 0 if constant - 0.5 * square < block.least[i] - SPAN else 1
+    return b
+
+
 @exact
 def _log_joint(block, numbers, squares, constants, means, factors, rows):  # type: ignore[no-untyped-def]
     """Write log π p of all pairs that matter; return whether components overlap.
@@ -46,32 +103,35 @@ def _log_joint(block, numbers, squares, constants, means, factors, rows):  # typ
     That is where most pairs of a row with a component that was not guessed came through.
     """
     k, d = means.shape
-    w = first_features(d)
-    X, stride = block.rows.ctypes.data, 8 * block.rows.shape[1]
+    w = _first_features(d)
     for c in range(k):
-        mean, factor = means[c].ctypes.data, factors[c].ctypes.data
         for i in range(rows):
-            block.squares[c, i] = _square(X + i * stride, mean, factor, 0, w)
+            numbers[i], squares[i] = i, 0.0
+        mean, factor = means[c].ctypes.data, factors[c].ctypes.data
+        _add_squares(block, mean, factor, 0, w, numbers, squares, rows)
+        for i in range(rows):
+            block.squares[c, i] = squares[i]
         guess_component(block, c, constants[c], d, w, rows)
     begin_joint(block, rows)
-    remaining = 0
+    remaining = done = most = 0
     for turn in range(2):
         for c in range(k):
             mean, factor = means[c].ctypes.data, factors[c].ctypes.data
-            constant, m = constants[c], 0
-            pairs = select_pairs(block, c, turn, constant, rows, numbers)
-            for a in range(pairs):
-                i = numbers[a]
-                square, p = block.squares[c, i], w
-                step = w if turn == 1 else d
-                while p < d and (turn == 0 or not constant - 0.5 * square < block.least[i] - SPAN):
-                    q = min(p + step, d)
-                    square += _square(X + i * stride, mean, factor, p, q)
-                    p = q
-                if p == d:
-                    numbers[m], squares[m] = i, square
-                    m += 1
-            take_joint(block, c, turn, constant, squares, numbers, m)
+            m = select_pairs(block, c, turn, constants[c], rows, numbers)
+            for a in range(m):
+                squares[a] = block.squares[c, numbers[a]]
+            # Where most features are computed all the same, stages cost more than they save.
+            staged = turn == 1 and 2 * done <= most
+            most += m * (d - w) if staged else 0
+            p, step = w, first_features(d) if staged else d
+            while m > 0 and p < d:
+                q = min(p + step, d)
+                done += m * (q - p) if staged else 0
+                _add_squares(block, mean, factor, p, q, numbers, squares, m)
+                if q < d:
+                    m = _drop(block, constants[c], numbers, squares, m)
+                p = q
+            take_joint(block, c, turn, constants[c], squares, numbers, m)
             remaining += m if turn == 1 else 0
     return k > 1 and 2 * remaining > rows * (k - 1)
 

@@ -15,7 +15,7 @@ from gmm_dask.mixture.kernels.addresses import rows_at, vector_at, writable
 from gmm_dask.mixture.kernels.compile import KernelFunction
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.sparse import diag, full, spherical, tied
-from gmm_dask.mixture.sparse.guide import Guide, guide_of
+from gmm_dask.mixture.sparse.guide import Guide, guide_of, plain_time
 from gmm_dask.mixture.sparse.regions import divide
 
 Statistics = tuple[FloatArray, FloatArray, FloatArray, float]
@@ -31,15 +31,15 @@ ASSIGN_ROWS = 16_384
 #: A block with fewer rows is left whole.
 LEAST_ROWS = 1_024
 #: The share of a block that is divided first, to see whether it is crowded.
-_TRIED = 16
+_TRIED = 32
 _LEAST_TRIED = 512
-#: A block is crowded where bundles have more than this share of all pairs.
-_CROWDED = 0.6
-#: A guide is worth its cost from so many rows on, and so many multiplications, roughly, of a plain
-#: pass: where components overlap, to find that out takes less than 10 % of the pass.
-_WORTH_ROWS, _WORTH = 8_192, 2**23
+#: Of more rows, more components may matter: usually so many times the pairs of the rows tried.
+_MORE_PAIRS = 1.5
+#: A guide is worth its cost from so many rows on, and so many ns of a plain pass: where components
+#: overlap, to find that out takes less than 5 % of the pass.
+_WORTH_ROWS, _WORTH = 16_384, 1e7
 #: The same where many calls share the guide, as those of a scan do.
-_WORTH_ROWS_SHARED, _WORTH_SHARED = 2_048, 2**21
+_WORTH_ROWS_SHARED, _WORTH_SHARED = 2_048, 1e6
 
 
 class Division(NamedTuple):
@@ -73,7 +73,7 @@ def is_worth(parameters: MixtureParameters, n: int, repeated: bool = False) -> b
     With ``repeated``, they are a part of many more, with which they share it.
     """
     rows, least = (_WORTH_ROWS_SHARED, _WORTH_SHARED) if repeated else (_WORTH_ROWS, _WORTH)
-    return n >= rows and n * parameters.n_components * (parameters.n_features + 4) >= least
+    return n >= rows and n * plain_time(parameters) >= least
 
 
 def guide_for(parameters: MixtureParameters) -> Guide | None:
@@ -86,14 +86,15 @@ def guide_for(parameters: MixtureParameters) -> Guide | None:
         return _guides.setdefault(parameters, guide)
 
 
-def _divide(guide: Guide, X: RowsArray) -> Division | None:
-    """Divide rows; None if they are crowded."""
+def _divide(guide: Guide, X: RowsArray) -> tuple[Division, float, float]:
+    """Divide rows; return also the cost of it, and the pairs that may matter, as shares of all."""
     n, k = len(X), len(guide.means)
     order, bounds = np.empty(n, np.int64), np.empty(2 * k + 1, np.int64)
     active = np.empty((2 * k, k), np.bool_)
     keys, least = np.empty(n, np.int32), np.empty(n)
-    bundles, cost = divide(rows_at(X), guide, keys, least, order, bounds, active)
-    return None if cost > _CROWDED * n * k else Division(order, bounds, bundles, active)
+    bundles, cost, pairs = divide(rows_at(X), guide, keys, least, order, bounds, active)
+    every = max(n * k, 1)
+    return Division(order, bounds, bundles, active), cost / every, pairs / every
 
 
 def _divide_block(guide: Guide, X: RowsArray) -> Division | None:
@@ -104,8 +105,11 @@ def _divide_block(guide: Guide, X: RowsArray) -> Division | None:
     """
     if len(X) < LEAST_ROWS:
         return None
-    some = X[: max(len(X) // _TRIED, _LEAST_TRIED)]
-    return None if _divide(guide, some) is None else _divide(guide, X)
+    _, _, pairs = _divide(guide, X[: max(len(X) // _TRIED, _LEAST_TRIED)])
+    if pairs * _MORE_PAIRS > guide.worth:
+        return None
+    division, cost, _ = _divide(guide, X)
+    return None if cost > guide.worth else division
 
 
 def _blocks(n: int, size: int) -> Iterator[slice]:

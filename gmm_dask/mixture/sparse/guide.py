@@ -11,11 +11,18 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.covariance.factors import inverse_of_lower
 from gmm_dask.mixture.kernels.addresses import writable
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.sparse.pairs import bound_pairs
+from gmm_dask.mixture.sparse.pairs import LOOKED, MOST, SPAN, USUAL, bound_pairs, furthest
 from gmm_dask.mixture.sparse.regions import GUESSED
 from gmm_dask.mixture.threads import single_threaded
 
 _EPS = float(np.finfo(np.float64).eps)
+#: What passes take, roughly, in ns on the processor of benchmarks/RESULTS.md; proportions count.
+#: Of a row and a component, with matrices and without: a constant, times d, times d².
+_PLAIN = {True: (1.5, 0.2, 0.045), False: (1.25, 0.13, 0.0)}
+#: To divide a row: a constant, times k, times d.
+_DIVIDING = 30.0, 0.3, 4.0
+#: Of the time of a plain pass, what a divided one should take at the most; of its pairs likewise.
+_GAIN, _MOST_PAIRS = 0.9, 0.6
 #: The most axes in which directions between components are sought.
 _AXES = 32
 #: Least eigenvalue of the pooled correlations, beside the largest. Axes need not be exact.
@@ -50,6 +57,8 @@ class Guide(NamedTuple):
         (k, d).
     factors
         U, (k or 1, d, d), or their diagonals, (k, 1, d).
+    worth
+        The share of all pairs of a row and a component up to which dividing gains time.
     """
 
     centre: FloatArray
@@ -66,6 +75,22 @@ class Guide(NamedTuple):
     constants: FloatArray
     means: FloatArray
     factors: FloatArray
+    worth: float
+
+
+def plain_time(parameters: MixtureParameters) -> float:
+    """Return what a plain pass takes, roughly, in ns per row."""
+    k, d = parameters.means.shape
+    constant, by_d, by_square = _PLAIN[parameters.covariance.factor_form == "full"]
+    return k * (constant + by_d * d + by_square * d * d)
+
+
+def worth_of(parameters: MixtureParameters) -> float:
+    """Return the share of all pairs up to which dividing gains time; below 0 it never does."""
+    k, d = parameters.means.shape
+    constant, by_k, by_d = _DIVIDING
+    dividing = constant + by_k * k + by_d * d
+    return min(_GAIN - dividing / plain_time(parameters), _MOST_PAIRS)
 
 
 def guide_of(parameters: MixtureParameters) -> Guide | None:
@@ -74,11 +99,15 @@ def guide_of(parameters: MixtureParameters) -> Guide | None:
     Returns
     -------
     Guide or None
-        None where components overlap, or their numbers are too far apart to calculate with.
+        None where components overlap so much that dividing gains nothing, or their numbers are too
+        far apart to calculate with.
     """
     k, d = parameters.means.shape
+    worth = worth_of(parameters)
     by_feature = parameters.covariance.factor_form in ("diag", "spherical")
     with np.errstate(all="ignore"), single_threaded():
+        if _is_crowded(parameters, worth):
+            return None
         centre = parameters.weights @ parameters.means
         apart = parameters.means - centre
         axes = (_feature_axes if by_feature else _axes)(parameters, apart)
@@ -96,7 +125,16 @@ def guide_of(parameters: MixtureParameters) -> Guide | None:
         constants = parameters.log_constants
         variances = np.ascontiguousarray(variances)
         if not bound_pairs(
-            d, constants, places, slack, columns, variances, added, apart_pairs, lengths
+            d,
+            min(worth, MOST),
+            constants,
+            places,
+            slack,
+            columns,
+            variances,
+            added,
+            apart_pairs,
+            lengths,
         ):
             return None
     return Guide(
@@ -114,7 +152,31 @@ def guide_of(parameters: MixtureParameters) -> Guide | None:
         constants,
         writable(parameters.means),
         writable(_factors(parameters)),
+        worth,
     )
+
+
+def _is_crowded(parameters: MixtureParameters, worth: float) -> bool:
+    """Whether components overlap at first sight, which takes a tenth of a guide's time.
+
+    Of a few components a usual row is looked at on the way to each other one: three deviations
+    from its mean. What `bound_pairs` says of pairs is proved and says the same more often.
+    """
+    k, d = parameters.means.shape
+    factors = _factors(parameters)
+    chosen = np.arange(0, k, max(k // LOOKED, 1))
+    apart = parameters.means[chosen] - parameters.means[:, None]  # (k, m, d)
+    of_chosen = factors[chosen] if len(factors) > 1 else factors
+    if factors.shape[1] == 1 < d:
+        there, here = apart * factors, apart * of_chosen[:, 0]
+    else:
+        there, here = apart @ factors, (apart.swapaxes(0, 1) @ of_chosen).swapaxes(0, 1)
+    squares, reach = np.square(there).sum(axis=2), np.sqrt(np.square(here).sum(axis=2))
+    squares *= np.square(1.0 - np.minimum(USUAL / reach, 1.0))  # (k, m)
+    constants = parameters.log_constants
+    least = constants[chosen] - 0.5 * furthest(d) - SPAN - np.log(k)
+    far = (constants[:, None] - 0.5 * squares < least).mean()
+    return not far > 1.0 - min(worth, MOST)
 
 
 def _padded(array: FloatArray, value: float) -> FloatArray:

@@ -17,6 +17,8 @@ remain are below `_ROUNDING`.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gmm_dask.mixture.kernels.compile import exact, inlined, kernel
@@ -25,17 +27,19 @@ from gmm_dask.mixture.kernels.tiles import fill, prefer_wide_vectors
 #: A component is left out where its log π p is this far below another one, and log k; in nats.
 SPAN = 37.0
 _ROUNDING = 1e-9
-#: Components that are looked at first: where most others may matter to them, all overlap.
-_LOOKED = 8
-_MOST = 0.5
+#: Components that are looked at first: where this share of others may matter, all overlap.
+LOOKED = 8
+MOST = 0.5
 #: How far rows of a component usually reach in one direction, in standard deviations.
-_USUAL = 3.0
+USUAL = 3.0
 
 
-@inlined
-def furthest(d):  # type: ignore[no-untyped-def]
+def furthest(d: int) -> float:
     """Return |y|² above which a row is a stray: hardly any row of a Gaussian has so much."""
-    return d + 4.0 * np.sqrt(2.0 * d)
+    return d + 4.0 * math.sqrt(2.0 * d)
+
+
+stray_square = inlined(furthest)
 
 
 @exact
@@ -88,26 +92,27 @@ def _bound(g, c, places, slack, columns, variances, added, a, squares):  # type:
 
 @kernel("bounds for pairs of components")
 def bound_pairs(  # type: ignore[no-untyped-def]
-    d, constants, places, slack, columns, variances, added, apart, lengths
+    d, most, constants, places, slack, columns, variances, added, apart, lengths
 ):
     """Write vᵀ(μ' − μ) of all pairs, (k, k), and s of component c at [g, c].
 
-    Returns whether components lie apart, as far as the parameters tell; if not, nothing is written.
+    Returns whether components lie apart, as far as the parameters tell: whether less than the share
+    ``most`` of the pairs that are looked at may matter to each other. If not, nothing is written.
     """
     prefer_wide_vectors()
     k, p = places.shape
     a, squares = np.empty(p), np.empty(columns.shape[2])
     looked, near = 0, 0
-    for g in range(0, k, max(k // _LOOKED, 1)):
-        least = constants[g] - 0.5 * furthest(d) - SPAN - np.log(k)
+    for g in range(0, k, max(k // LOOKED, 1)):
+        least = constants[g] - 0.5 * stray_square(d) - SPAN - np.log(k)
         looked += k
         for c in range(k):
             near += 1
             if c != g:
                 gap, at_g, at_c = _bound(g, c, places, slack, columns, variances, added, a, squares)
-                distance = max((gap - _USUAL * at_g) / at_c, 0.0)
+                distance = max((gap - USUAL * at_g) / at_c, 0.0)
                 near -= constants[c] - 0.5 * distance * distance < least
-    if not near < _MOST * looked:
+    if not near < most * looked:
         return False
     for g in range(k):
         apart[g, g], lengths[g, g] = 0.0, 1.0

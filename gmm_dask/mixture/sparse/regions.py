@@ -36,7 +36,7 @@ from gmm_dask.mixture.kernels.tiles import (
     load_tile,
     prefer_wide_vectors,
 )
-from gmm_dask.mixture.sparse.pairs import SPAN, find_direction, furthest
+from gmm_dask.mixture.sparse.pairs import SPAN, find_direction, stray_square
 
 #: Axes by which the component of a row is guessed.
 GUESSED = 8
@@ -218,7 +218,7 @@ def _find_strays(desk, guide, source, places, order, keys, least, squares, count
     ``squares`` (2k,) receives the largest |y'|² of each region, ``counts`` (2k,) its rows.
     """
     k, d = guide.means.shape
-    most = furthest(d)
+    most = stray_square(d)
     for c in range(k):
         rank, constant = guide.ranks[c], guide.constants[c]
         U = guide.factors[c if guide.factors.shape[0] > 1 else 0]
@@ -315,13 +315,13 @@ def _cost(rows, components):  # type: ignore[no-untyped-def]
 
 @exact
 def _bundle(desk, guide, source, squares, places, order, least, bounds, active):  # type: ignore[no-untyped-def]
-    """Put neighbouring regions together where that is cheaper; return how many, and the cost."""
+    """Put neighbouring regions together where that is cheaper; return how many, cost and pairs."""
     k = guide.means.shape[0]
     marked, near = np.empty(k, np.bool_), np.empty(k, np.bool_)
     component = np.empty(k, np.int64)
     for c in range(k):
         component[guide.ranks[c]] = c
-    bundles, total = 0, 0
+    bundles, total, pairs = 0, 0, 0
     rows, count = 0, 0  # of the last bundle
     bounds[0] = 0
     for region in range(2 * k):
@@ -334,6 +334,7 @@ def _bundle(desk, guide, source, squares, places, order, least, bounds, active):
         if square < _FAR and _count(marked) > 1:
             _look_at_rows(desk, guide, source, g, square, numbers, least, near, marked)
         fresh = _count(marked)
+        pairs += more * fresh
         joint = fresh
         last = active[max(bundles - 1, 0)]
         if bundles > 0:
@@ -353,7 +354,7 @@ def _bundle(desk, guide, source, squares, places, order, least, bounds, active):
             rows, count = more, fresh
             total += _cost(rows, count)
         bounds[bundles] = places[region + 1]
-    return bundles, total
+    return bundles, total, pairs
 
 
 @exact
@@ -391,10 +392,9 @@ def divide(source, guide, keys, least, order, bounds, active):  # type: ignore[n
 
     Returns
     -------
-    bundles
-        How many there are.
-    cost
-        Of passes over them, in pairs of a row and a component.
+    bundles, cost, pairs
+        How many bundles there are; what passes over them cost, in pairs of a row and a component;
+        and the pairs that may matter: what more rows, in fuller tiles, would cost.
     """
     prefer_wide_vectors()
     k, d = guide.means.shape
