@@ -24,8 +24,27 @@ def spare_searches() -> None:
 @contextmanager
 def importing() -> Iterator[None]:
     """Search nothing while the context is open."""
+    searched = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if searched:
+            gc.enable()
+
+
+@contextmanager
+def imports_set_aside() -> Iterator[None]:
+    """Let no search pass over what was imported, while the context is open.
+
+    Afterwards all is searched as before: whoever calls a flow from a process of theirs has garbage
+    of their own among it.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

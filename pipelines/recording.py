@@ -5,13 +5,13 @@ None of it may end or fail a run: what cannot be written is a warning in the log
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable
 
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import GmmDaskError
+from gmm_dask.pipelines.garbage import imports_set_aside
 from gmm_dask.pipelines.lineage_post import post_end, post_start
 from gmm_dask.pipelines.run_record import RunRecord, RunStart, record_failure, record_outcome
 from gmm_dask.pipelines.sequences import OutcomeT
@@ -29,14 +29,13 @@ def recorded(kind: str, run: RunConfig, run_id: str, execute: Callable[[], Outco
     execute
         Does it.
     """
-    if not gc.get_freeze_count():
-        # What is imported stays. A search for garbage that passes over all of it, of which a
-        # deployed run has several, takes a tenth of a second each time.
-        gc.freeze()
     start = RunStart(kind, run, run_id, time.time())
     post_start(run, kind, run_id)
     try:
-        outcome = execute()
+        # A search for garbage that passes over all imports, of which a deployed run has several,
+        # takes a tenth of a second each time.
+        with imports_set_aside():
+            outcome = execute()
     except BaseException as error:
         record = record_failure(start, error)
         leave_metrics(run, record)

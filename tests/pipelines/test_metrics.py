@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from gmm_dask.errors import ConfigError, InputError, ModelError
 from gmm_dask.pipelines.command import app
 from gmm_dask.pipelines.fit import fit
+from gmm_dask.pipelines.garbage import importing
 from gmm_dask.pipelines.recording import recorded
 from tests.pipelines.runs import read_metrics, read_run, write_part, write_run
 
@@ -127,3 +128,17 @@ def test_a_run_sets_aside_what_was_imported(run_file):
     with pytest.raises(InputError):
         recorded("fit", read_run(run_file), "run", execute)
     assert frozen[0] > 10_000
+    assert gc.get_freeze_count() == 0  # whoever calls a flow has garbage of their own among it
+
+
+def test_whoever_searches_for_no_garbage_is_left_to_it():
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with importing():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
