@@ -218,7 +218,7 @@ def test_few_components_or_rows_are_not_divided(monkeypatch):
 def test_parts_of_many_rows_are_divided_where_they_alone_would_not_be(monkeypatch):
     """Chunks of a scan and pieces of a search are small, but all of them share a guide."""
     monkeypatch.undo()
-    parameters, X = components_apart("full", n=24_000)
+    parameters, X = components_apart("full", n=60_000)
     assert not engine.divides(parameters, 6_000)
     assert engine.divides(parameters, 6_000, repeated=True)
     divided = []
@@ -231,7 +231,7 @@ def test_parts_of_many_rows_are_divided_where_they_alone_would_not_be(monkeypatc
     monkeypatch.setattr(engine, "sum_blocks", count)
     sum_statistics(parameters, X[:6_000])
     (searched,) = ExpectationOn(X, None)([parameters])
-    assert divided == [6_000, 16_384, 24_000 - 16_384]
+    assert divided == [6_000, 16_384, 16_384, 16_384, 60_000 - 3 * 16_384]
     plain = engine.statistics(parameters, X, None, divided=False)
     np.testing.assert_allclose(searched.counts, plain[0], rtol=1e-12)
 

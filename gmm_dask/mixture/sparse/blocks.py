@@ -37,7 +37,7 @@ _LEAST_TRIED = 512
 _MORE_PAIRS = 1.5
 #: A guide is worth its cost from so many rows on, and so many ns of a plain pass: where components
 #: overlap, to find that out takes less than 5 % of the pass.
-_WORTH_ROWS, _WORTH = 16_384, 1e7
+_WORTH_ROWS, _WORTH = 8_192, 1e7
 #: The same where many calls share the guide, as those of a scan do.
 _WORTH_ROWS_SHARED, _WORTH_SHARED = 2_048, 1e6
 
