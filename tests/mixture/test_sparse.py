@@ -1,6 +1,7 @@
 """Rows divided among many components: the same as the plain pass, whatever rows and parameters."""
 
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -246,3 +247,18 @@ def test_dividing_gains_where_pairs_cost_more_than_finding_them(monkeypatch):
     assert worth("spherical", 64, 2) < worth("full", 64, 2)
     assert worth("diag", 20, 2) < 0.0
     assert worth("full", 256, 16) == guide._MOST_PAIRS
+
+
+def test_the_guides_that_are_kept_are_bounded(monkeypatch):
+    monkeypatch.setattr(blocks, "_guides", WeakKeyDictionary())
+    mixtures = [components_apart("full")[0] for _ in range(4)]
+    first = blocks.guide_for(mixtures[0])
+    monkeypatch.setattr(blocks, "_MOST_KEPT", 2 * blocks._bytes_of(first))
+    for parameters in mixtures:
+        assert blocks.guide_for(parameters) is not None
+    assert set(blocks._guides) == set(mixtures[2:])
+    monkeypatch.setattr(blocks, "_MOST_KEPT", 0)
+    again = blocks.guide_for(mixtures[0])  # the one in use stays
+    assert list(blocks._guides) == mixtures[:1]
+    for part, other in zip(again, first, strict=True):
+        np.testing.assert_array_equal(part, other)
