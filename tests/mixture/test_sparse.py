@@ -1,6 +1,7 @@
 """Rows divided among many components: the same as the plain pass, whatever rows and parameters."""
 
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -218,7 +219,7 @@ def test_few_components_or_rows_are_not_divided(monkeypatch):
 def test_parts_of_many_rows_are_divided_where_they_alone_would_not_be(monkeypatch):
     """Chunks of a scan and pieces of a search are small, but all of them share a guide."""
     monkeypatch.undo()
-    parameters, X = components_apart("full", n=24_000)
+    parameters, X = components_apart("full", n=60_000)
     assert not engine.divides(parameters, 6_000)
     assert engine.divides(parameters, 6_000, repeated=True)
     divided = []
@@ -231,7 +232,7 @@ def test_parts_of_many_rows_are_divided_where_they_alone_would_not_be(monkeypatc
     monkeypatch.setattr(engine, "sum_blocks", count)
     sum_statistics(parameters, X[:6_000])
     (searched,) = ExpectationOn(X, None)([parameters])
-    assert divided == [6_000, 16_384, 24_000 - 16_384]
+    assert divided == [6_000, 16_384, 16_384, 16_384, 60_000 - 3 * 16_384]
     plain = engine.statistics(parameters, X, None, divided=False)
     np.testing.assert_allclose(searched.counts, plain[0], rtol=1e-12)
 
@@ -246,3 +247,18 @@ def test_dividing_gains_where_pairs_cost_more_than_finding_them(monkeypatch):
     assert worth("spherical", 64, 2) < worth("full", 64, 2)
     assert worth("diag", 20, 2) < 0.0
     assert worth("full", 256, 16) == guide._MOST_PAIRS
+
+
+def test_the_guides_that_are_kept_are_bounded(monkeypatch):
+    monkeypatch.setattr(blocks, "_guides", WeakKeyDictionary())
+    mixtures = [components_apart("full")[0] for _ in range(4)]
+    first = blocks.guide_for(mixtures[0])
+    monkeypatch.setattr(blocks, "_MOST_KEPT", 2 * blocks._bytes_of(first))
+    for parameters in mixtures:
+        assert blocks.guide_for(parameters) is not None
+    assert set(blocks._guides) == set(mixtures[2:])
+    monkeypatch.setattr(blocks, "_MOST_KEPT", 0)
+    again = blocks.guide_for(mixtures[0])  # the one in use stays
+    assert list(blocks._guides) == mixtures[:1]
+    for part, other in zip(again, first, strict=True):
+        np.testing.assert_array_equal(part, other)

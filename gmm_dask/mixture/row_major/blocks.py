@@ -55,7 +55,7 @@ class Block(NamedTuple):
     least
         What the best log π p is at least, (B,).
     scratch
-        Numbers of the rows of a tile, (ROWS,).
+        Two numbers for each row of a tile, (2 · ROWS,).
     largest_mean, largest_factor
         Largest magnitudes in means and factors, by which values too far out are found.
     """

@@ -37,7 +37,7 @@ _LEAST_TRIED = 512
 _MORE_PAIRS = 1.5
 #: A guide is worth its cost from so many rows on, and so many ns of a plain pass: where components
 #: overlap, to find that out takes less than 5 % of the pass.
-_WORTH_ROWS, _WORTH = 16_384, 1e7
+_WORTH_ROWS, _WORTH = 8_192, 1e7
 #: The same where many calls share the guide, as those of a scan do.
 _WORTH_ROWS_SHARED, _WORTH_SHARED = 2_048, 1e6
 
@@ -63,6 +63,9 @@ class Division(NamedTuple):
     active: npt.NDArray[np.bool_]
 
 
+#: Bytes of the guides that are kept; beyond, the oldest is made again when it is needed. One has
+#: three tables of k² doubles: 24 MB for 1,000 components.
+_MOST_KEPT = 2**28
 _guides: WeakKeyDictionary[MixtureParameters, Guide | None] = WeakKeyDictionary()
 _keeping = Lock()
 
@@ -83,7 +86,17 @@ def guide_for(parameters: MixtureParameters) -> Guide | None:
             return _guides[parameters]
     guide = guide_of(parameters)  # two threads may make the same, bit for bit
     with _keeping:
-        return _guides.setdefault(parameters, guide)
+        guide = _guides.setdefault(parameters, guide)
+        kept = sum(_bytes_of(other) for other in _guides.values())
+        for oldest in list(_guides):
+            if kept <= _MOST_KEPT or oldest is parameters:
+                break
+            kept -= _bytes_of(_guides.pop(oldest))
+    return guide
+
+
+def _bytes_of(guide: Guide | None) -> int:
+    return 0 if guide is None else sum(np.asarray(part).nbytes for part in guide)
 
 
 def _divide(guide: Guide, X: RowsArray) -> tuple[Division, float, float]:
