@@ -90,8 +90,13 @@ class CheckpointKept:
     """The state of a fit lies in its checkpoint: if it is interrupted, the same run goes on."""
 
 
+@dataclass(frozen=True)
+class CheckpointRemoved:
+    """What a fit found is stored, so that nothing is left to go on from."""
+
+
 Progress = StageStarted | StageAdvanced | StageFinished | IterationFinished
-Event = Progress | CheckpointKept
+Event = Progress | CheckpointKept | CheckpointRemoved
 Notify = Callable[[Event], None]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gmm_dask.events import CheckpointKept, Event, Stage
+from gmm_dask.events import CheckpointKept, CheckpointRemoved, Event, Stage
 from gmm_dask.printable import printable
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class Begun:
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
-        if isinstance(event, CheckpointKept):
-            self.checkpoint = True
+        if isinstance(event, CheckpointKept | CheckpointRemoved):
+            self.checkpoint = isinstance(event, CheckpointKept)
             return
         self.value = self.value or event.stage is not Stage.SURVEY
         # A survey begins a fit, and what is predicted has a model that is published.
@@ -75,7 +75,7 @@ def exit_codes(debug: bool, report: Report | None = None, resumed: str = "") -> 
     report
         Says it to other programs too.
     resumed
-        What the same command does after it was interrupted, where no checkpoint was kept; empty:
+        What the same command does after it was interrupted, where there is no checkpoint; empty:
         it begins again.
 
     Yields

@@ -16,7 +16,7 @@ from gmm_dask import steps
 from gmm_dask.addresses import Place
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.errors import GmmDaskError
-from gmm_dask.events import Notify
+from gmm_dask.events import CheckpointRemoved, Notify
 from gmm_dask.pipelines.attempts import attempt
 from gmm_dask.storage.input.bad_files import BadFile
 from gmm_dask.storage.input.plan import InputPlan
@@ -156,6 +156,7 @@ def fit(
             fitted = call(steps.fit, run, plan, scanner, notify)
             evaluation = call(steps.evaluate, run, plan, scanner, fitted)
         published = call(steps.publish, run, evaluation, run_id)
+        notify(CheckpointRemoved())
         return FitOutcome(published, evaluation, **_left_out(plan))
 
     return attempt(run, once)
@@ -172,6 +173,7 @@ def select(
             selected = call(steps.select, run, plan, scanner, notify)
             evaluation = call(steps.evaluate_selection, run, plan, scanner, selected)
         published = call(steps.publish, run, evaluation, run_id, kind="select")
+        notify(CheckpointRemoved())
         return FitOutcome(published, evaluation, **_left_out(plan))
 
     return attempt(run, once)
@@ -263,6 +265,7 @@ def retrain(
             )
             evaluation = steps.keep_drift(run, evaluation, current, drift)
             outcome = _pass_gate(run, call, current, evaluation, run_id, drift)
+            notify(CheckpointRemoved())
         return present, replace(outcome, **_left_out(plan))
 
     present, outcome = attempt(run, once)

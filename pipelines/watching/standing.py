@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from gmm_dask.events import (
     CheckpointKept,
+    CheckpointRemoved,
     Event,
     IterationFinished,
     Notify,
@@ -88,7 +89,7 @@ def track(*faces: Face, clock: Callable[[], float] = time.monotonic) -> Notify:
 
     def notify(event: Event) -> None:
         nonlocal standing
-        if isinstance(event, CheckpointKept):  # the run goes on as it did
+        if isinstance(event, CheckpointKept | CheckpointRemoved):  # the run goes on as it did
             return
         standing = standing.after(event, clock())
         for face in faces:

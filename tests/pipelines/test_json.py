@@ -129,6 +129,17 @@ def test_an_interrupted_run_says_so_and_what_the_next_one_does(
     assert interrupted["error"] == {"type": type(error).__name__, "message": message}
 
 
+def test_a_run_that_is_interrupted_once_its_model_is_stored_has_no_checkpoint(
+    run_file, monkeypatch
+):
+    monkeypatch.setattr(steps.resuming, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(steps, "read_model", raising(KeyboardInterrupt()))  # to predict with
+    interrupted = run("retrain", run_file)
+    assert len(call("list", run_file.parent / "models")) == 1
+    words = "interrupted; run the same command again: it begins from the start"
+    assert interrupted["message"] == words
+
+
 def test_an_interrupted_flow_says_which_run_it_was(run_file, monkeypatch, prefect_server, client):
     monkeypatch.setattr(sequences, "predict", raising(KeyboardInterrupt()))
     interrupted = call("predict", run_file)
