@@ -24,7 +24,6 @@ LAYERS = [
     },
     {
         "gmm_dask.mixture.kernels",
-        "gmm_dask.mixture.linked_blas",
         "gmm_dask.mixture.spec",
         "gmm_dask.mixture.threads",
     },

@@ -14,8 +14,6 @@ from contextlib import AbstractContextManager
 
 from threadpoolctl import LibController, ThreadpoolController
 
-from gmm_dask.mixture.linked_blas import import_linked
-
 #: Below this number of multiplications (about 3 ms), waking other threads costs more than it saves.
 WORTH_THREADS = 30_000_000
 
@@ -79,7 +77,8 @@ def _libraries(k_means: bool) -> tuple[tuple[LibController, ...], tuple[LibContr
 
     The latter are OpenMP, which is loaded with k-means, and a BLAS that runs on OpenMP.
     """
-    import_linked("cython_blas")  # scipy's BLAS is loaded by then, and limited with the others
+    import scipy.linalg  # noqa: F401
+
     by_process: list[LibController] = []
     by_thread: list[LibController] = []
     for library in ThreadpoolController().lib_controllers:

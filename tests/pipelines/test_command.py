@@ -280,7 +280,7 @@ def test_a_direct_run_imports_only_what_it_needs(run_file):
     )
     heavy = {
         "prefect", "sklearn", "pandas", "dask", "distributed", "narwhals", "sqlglot", "obstore",
-        "scipy.linalg", "scipy.special", "scipy.optimize", "pyarrow.dataset",
+        "scipy.special", "scipy.optimize", "pyarrow.dataset",
     }  # fmt: skip
     for command in ("fit", "predict"):  # what compiles a kernel imports more
         assert gmm_dask(command, run_file, "--direct").returncode == 0

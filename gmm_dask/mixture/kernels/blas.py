@@ -16,10 +16,9 @@ from typing import Any
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import get_cython_function_address, intrinsic
 
 from gmm_dask.mixture.kernels.compile import KernelFunction, exact
-from gmm_dask.mixture.linked_blas import address_of
 
 _DOUBLE, _INT, _CHAR = ir.DoubleType(), ir.IntType(32), ir.IntType(8)
 
@@ -35,7 +34,7 @@ def _library_function(name: str, library: str, pattern: str) -> KernelFunction:
     """
     # Compiled code that is read from the cache finds the function by this name.
     symbol = f"gmm_dask_{name}"
-    binding.add_symbol(symbol, address_of(library, name))
+    binding.add_symbol(symbol, get_cython_function_address(f"scipy.linalg.{library}", name))
     given = [kind for kind in pattern if kind != "o"]
     kinds = {"c": types.int64, "i": types.int64, "d": types.float64, "p": types.int64}
 
