@@ -143,7 +143,7 @@ def least_single_tol(d: int) -> float:
 
 def why_doubles(parameters: MixtureParameters, n: int) -> str:
     """Say why the statistics of n float32 rows are computed in float64; empty if they are not."""
-    if divides(parameters, n) and guide_for(parameters) is not None:
+    if divides(parameters, n, repeated=True) and guide_for(parameters) is not None:
         return "rows are divided among many components that lie apart"
     if not _few_enough_for_singles(parameters):
         return "the features are many"

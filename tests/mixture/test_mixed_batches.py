@@ -48,7 +48,7 @@ def test_many_components_have_their_bits_beside_few():
     """Rows of the first are divided among its components, in larger pieces; those of others not."""
     random = np.random.default_rng(0)
     means = 30.0 * random.normal(size=(40, 8))
-    X = means[random.integers(40, size=18_000)] + random.normal(size=(18_000, 8))
+    X = means[random.integers(40, size=60_000)] + random.normal(size=(60_000, 8))
     many, few = (
         MixtureParameters.from_covariances(
             "full", np.full(k, 1 / k), means[:k], np.stack([np.eye(8)] * k)
