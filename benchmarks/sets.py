@@ -92,12 +92,15 @@ class EmbeddingKind:
         Length of a centre in units of the noise's, before rows are scaled to unit length.
     lightest
         As in `MixtureKind`.
+    common
+        Width of a direction that all features of a row share, which correlates them.
     """
 
     d: int
     k: int
     separation: float = 1.0
     lightest: float = 0.1
+    common: float = 0.5
 
     def draw(self, n: int, seed: int = 0) -> tuple[Array, npt.NDArray[np.int64]]:
         """``n`` rows, (n, d), and the cluster of each."""
@@ -112,7 +115,7 @@ class EmbeddingKind:
             width = scale * np.exp(random.uniform(-0.3, 0.3, self.d))
             noise = random.standard_normal((len(chosen), self.d)) * width
             shared = random.standard_normal((len(chosen), 1)) * width[::-1]  # a common direction
-            X[chosen] = centres[cluster] + noise + 0.5 * shared
+            X[chosen] = centres[cluster] + noise + self.common * shared
         return X / np.linalg.norm(X, axis=1, keepdims=True), labels
 
 
