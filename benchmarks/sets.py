@@ -82,6 +82,43 @@ class MixtureKind:
         return factor
 
 
+@dataclass(frozen=True)
+class EmbeddingKind:
+    """Drawn embeddings: rows of unit length about k directions, with correlated noise.
+
+    Attributes
+    ----------
+    separation
+        Length of a centre in units of the noise's, before rows are scaled to unit length.
+    lightest
+        As in `MixtureKind`.
+    common
+        Width of a direction that all features of a row share, which correlates them.
+    """
+
+    d: int
+    k: int
+    separation: float = 1.0
+    lightest: float = 0.1
+    common: float = 0.5
+
+    def draw(self, n: int, seed: int = 0) -> tuple[Array, npt.NDArray[np.int64]]:
+        """``n`` rows, (n, d), and the cluster of each."""
+        random = np.random.default_rng(seed)
+        weights = np.geomspace(1.0, self.lightest, self.k)
+        labels = random.choice(self.k, size=n, p=weights / weights.sum())
+        scale = 1.0 / np.sqrt(1.0 + np.arange(self.d) / 16.0)  # variances fall, as of embeddings
+        centres = random.standard_normal((self.k, self.d)) * scale * self.separation
+        X = np.empty((n, self.d))
+        for cluster in range(self.k):
+            chosen = np.flatnonzero(labels == cluster)
+            width = scale * np.exp(random.uniform(-0.3, 0.3, self.d))
+            noise = random.standard_normal((len(chosen), self.d)) * width
+            shared = random.standard_normal((len(chosen), 1)) * width[::-1]  # a common direction
+            X[chosen] = centres[cluster] + noise + self.common * shared
+        return X / np.linalg.norm(X, axis=1, keepdims=True), labels
+
+
 #: From plain to hard: what a search for the best mixture has to cope with.
 LADDER = {
     "overlapping 2x3": MixtureKind(2, 3, 1.0),

@@ -10,12 +10,12 @@ from gmm_dask.chunked.fit_records import FitOptions
 from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.errors import NumericalError, TooFewRowsError
 from gmm_dask.events import Notify, Stage, StageAdvanced, StageFinished, StageStarted
+from gmm_dask.mixture.effort import SearchEffort
 from gmm_dask.mixture.initialization import initial_parameters, seeded, wide_start
 from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.sample import Sample, sample_slope
 from gmm_dask.mixture.search import (
-    SearchEffort,
     SearchSummary,
     count_runs,
     search,

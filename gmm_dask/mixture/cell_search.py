@@ -14,18 +14,13 @@ from itertools import islice
 
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.competition import Competition, Run, pool_of
+from gmm_dask.mixture.effort import PATIENCE, SearchEffort, effort_for, final_rows_of
 from gmm_dask.mixture.em import Candidate
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.neighbours import converted, with_a_merge, with_a_split
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race
-from gmm_dask.mixture.search import (
-    PATIENCE,
-    SearchEffort,
-    SearchSummary,
-    effort_for,
-    final_rows_of,
-)
+from gmm_dask.mixture.search import SearchSummary
 from gmm_dask.mixture.spec import Cell, EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import SharedSample, StartKind, Starts
 from gmm_dask.mixture.threads import single_threaded

@@ -212,6 +212,11 @@ class Competition:
         self.advanced(self.done)
         return self.sort(runs)
 
+    def skip(self, runs: int) -> None:
+        """Report runs as done that need not begin."""
+        self.done += runs
+        self.advanced(self.done)
+
     def race(self, rows: Sample, runs: list[Run], options: EMOptions, race: Race) -> list[Run]:
         """Continue runs on these rows, but give up those that cannot win the race.
 

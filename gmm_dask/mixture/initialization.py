@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
 from gmm_dask.errors import ConfigError
+from gmm_dask.mixture.clustering import MANY_FEATURES, label_rows
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.imputation import Filled, first_maximization
-from gmm_dask.mixture.kernels.kmeans import label_by_kmeans
 from gmm_dask.mixture.maximization import COUNT_FLOOR, TINY_WEIGHT
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec, Start
@@ -226,7 +226,7 @@ def _kmeans(
 def _compiled_kmeans(
     X: RowsArray, sample_weight: FloatArray | None, k: int, random_state: np.random.RandomState
 ) -> FloatArray:
-    labels = label_by_kmeans(X, sample_weight, k, random_state, MOST_KMEANS_ITERATIONS, KMEANS_TOL)
+    labels = label_rows(X, sample_weight, k, random_state, MOST_KMEANS_ITERATIONS, KMEANS_TOL)
     return one_hot(labels, k, sample_weight)
 
 
@@ -313,10 +313,26 @@ def labelled_start(
 ) -> MixtureParameters:
     """Make a start from a label for each row of X (n, d)."""
     by_component = COVARIANCE_TYPES[spec.covariance_type].by_component
+    if filled is None and by_component and spec.n_components > 1 and X.shape[1] >= MANY_FEATURES:
+        return _start_by_component(X, labels, scale_weights(sample_weight), spec)
     if filled is None and by_component and spec.n_components >= 2 * _TOGETHER:
         return _start_in_parts(X, labels, scale_weights(sample_weight), spec)
     responsibilities = one_hot(labels, spec.n_components, scale_weights(sample_weight))
     return start_from_responsibilities(X, responsibilities, spec, filled)
+
+
+def _start_by_component(
+    X: RowsArray, labels: LabelsArray, sample_weight: FloatArray | None, spec: MixtureSpec
+) -> MixtureParameters:
+    """Make a start of many features: each component from its own rows, without responsibilities."""
+    origin, order = X[0].astype(np.float64), np.argsort(labels, kind="stable")
+    parts = []
+    bounds = np.searchsorted(labels[order], np.arange(1, spec.n_components))
+    for numbers in np.split(order, bounds):
+        members = X.T.take(numbers, axis=1).T if X.flags.f_contiguous else X[numbers]  # (m, d)
+        shares = np.ones(len(numbers)) if sample_weight is None else sample_weight[numbers]
+        parts.append(_moments(members, shares[:, None], spec, origin))
+    return _start_from_moments(spec, *map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _start_in_parts(

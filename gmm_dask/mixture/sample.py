@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
+from gmm_dask.mixture.clustering import MANY_FEATURES
 from gmm_dask.mixture.imputation import Filled, fit_pooled, observed_moments
 from gmm_dask.mixture.labels import UNLABELLED, Labelling, group_rows_by_label
 from gmm_dask.mixture.patterns import has_holes
@@ -51,7 +52,10 @@ class Sample:
         """Of what each feature has, (d,)."""
         if self.incomplete:
             return observed_moments(self.X)[1]
-        return np.asarray(self.X.var(axis=0, dtype=np.float64))
+        d = self.X.shape[1]
+        step = d if d < MANY_FEATURES else 4  # of so few features, what is computed stays in cache
+        parts = [self.X[:, j : j + step].var(axis=0, dtype=np.float64) for j in range(0, d, step)]
+        return np.concatenate(parts)
 
     def filled(self, spec: MixtureSpec) -> Filled | None:
         """Fill the holes by a Gaussian that is fitted to the rows; None where there are none.
@@ -90,7 +94,7 @@ class Sample:
         Passes over float32 rows take about half of the time (`gmm_dask.mixture.engine`).
         """
         scale = np.sqrt(self.variances)  # (d,)
-        magnitude = np.abs(self.X).max(axis=0)  # (d,), NaN with holes
+        magnitude = np.maximum(self.X.max(axis=0), -self.X.min(axis=0))  # (d,), NaN with holes
         keeps = (magnitude <= NEAR * scale) & (scale > 1 / _MOST_SCALE) & (scale < _MOST_SCALE)
         if self.X.dtype == np.float32 or not keeps.all():
             return self

@@ -15,91 +15,28 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gmm_dask.arrays import LabelsArray
 from gmm_dask.errors import NumericalError
+from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.competition import Competition, Run, pool_of, thin_out
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.covariance.matrices import ill_conditioned_error
+from gmm_dask.mixture.effort import SearchEffort, effort_for
 from gmm_dask.mixture.engine import least_single_tol
-from gmm_dask.mixture.moves import MoveEffort, effort_of_moves
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.sample import Sample
+from gmm_dask.mixture.scouting import follow_scouts, project, run_by_labels
 from gmm_dask.mixture.small_search.climbers import SmallSample
 from gmm_dask.mixture.small_search.rounds import STARTS, climb_rounds
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
-from gmm_dask.mixture.starts import MANY, TURNS, SharedSample, StartKind, Starts
+from gmm_dask.mixture.starts import SharedSample, StartKind, Starts
 from gmm_dask.mixture.threads import single_threaded
 
 #: A small sample has at most this many rows, components, and multiplications in a pass; see
 #: `gmm_dask.mixture.small_search`.
 SMALL_ROWS, SMALL_COMPONENTS, SMALL_PASS = 2_000, 10, 1_000_000
-#: Iterations after which a run that cannot win any more is given up.
-PATIENCE = 8
 #: A run that gains less than this in an iteration, nats per row, waits for the next round.
 AT_REST = 1e-5
-#: Multiplications of the first round at the most, about ten seconds of a core: with hundreds of
-#: features fewer runs begin, rather than on fewer rows than they have coordinates for.
-MOST_MULTIPLICATIONS = 200_000_000_000
-#: Rows on which finalists come to rest, first on few and then on more.
-FINAL_ROWS = (16_384, 50_000)
-
-
-@dataclass(frozen=True)
-class Round:
-    """A round of the search: some iterations on some rows, after which the best runs remain.
-
-    The best run of each kind of start is among them, because a run that ends higher can lag behind
-    at first.
-
-    Attributes
-    ----------
-    rows
-        Rows of the sample that it uses.
-    iterations
-        EM iterations of each run.
-    keep
-        Runs that remain.
-    """
-
-    rows: int
-    iterations: int
-    keep: int
-
-
-@dataclass(frozen=True)
-class SearchEffort:
-    """The extent of a search.
-
-    Attributes
-    ----------
-    starts
-        EM runs that begin.
-    rounds
-        The rounds in which they are thinned out.
-    finalists
-        Runs that remain after the rounds.
-    final_rows
-        Rows on which the finalists come to rest, one number after the other.
-    final_tol, final_iterations
-        Their tolerance (nats per row) and largest number of iterations, each time.
-    moves
-        The moves of those that come to rest.
-    rival_iterations
-        Iterations of a further start before it competes.
-    """
-
-    starts: int
-    rounds: tuple[Round, ...]
-    finalists: int
-    final_rows: tuple[int, ...]
-    final_tol: float
-    final_iterations: int
-    moves: MoveEffort
-    rival_iterations: int = 16
-
-    @property
-    def runs(self) -> int:
-        """The number of EM runs of all rounds and of the finalists together."""
-        return self.starts + sum(round_.keep for round_ in self.rounds[:-1]) + self.finalists
 
 
 def worth_searching(m: int, d: int, spec: MixtureSpec) -> bool:
@@ -128,54 +65,9 @@ def count_runs(
     """Return the number of runs that a search reports as it advances."""
     if is_small(m, d, spec.n_components, incomplete):
         return max(STARTS, keep)
-    return effort_for(m, d, spec, keep, whole).runs + whole
-
-
-def effort_for(m: int, d: int, spec: MixtureSpec, keep: int, whole: bool = False) -> SearchEffort:
-    """Choose the effort for a sample of m rows, d features and ``keep`` mixtures.
-
-    Of many components most starts miss some, so that further moves gain more than further starts.
-    On 2,048 rows the best of many starts are among the first half; fewer tell less of mixtures
-    that overlap heavily (benchmarks/RESULTS.md). With fewer than about ten for each
-    coordinate of a mean, components collapse in short runs. Where the sample holds all rows
-    (``whole``), finalists end on all of them.
-    """
-    least, remaining = 10 * spec.n_components * d, max(len(TURNS), keep)
-    stages = ((2_048, max(8, remaining)), (4_096, max(5, remaining)), (8_192, remaining))
-    covariance = COVARIANCE_TYPES[spec.covariance_type]
-    moves = effort_of_moves(covariance)
-    if covariance.by_component:  # a shared covariance is mended slowly, and promises little
-        moves = replace(moves, patience=PATIENCE)
-    many = spec.n_components >= MANY
-    if many:
-        moves = replace(moves, moves=2 * moves.moves)
-    rounds = tuple(Round(min(max(rows, least), m), 6, kept) for rows, kept in stages)
-    starts = _affordable_starts(rounds[0], d, spec, remaining)
-    if starts == remaining:  # nothing is to be thinned out
-        rounds = rounds[-1:]
-    return SearchEffort(
-        starts=min(max(12 if many else 16, keep), starts),
-        rounds=rounds,
-        finalists=max(2, keep),
-        final_rows=final_rows_of(m, whole),
-        final_tol=1e-4,
-        final_iterations=200,
-        moves=moves,
-    )
-
-
-def _affordable_starts(round_: Round, d: int, spec: MixtureSpec, least: int) -> int:
-    """Return how many runs can begin with a round, no fewer than ``least``."""
-    k = spec.n_components
-    by_row = {"full": k * d * d, "tied": d * d + k * d}.get(spec.covariance_type, k * d)
-    return max(least, MOST_MULTIPLICATIONS // (round_.rows * by_row * round_.iterations))
-
-
-def final_rows_of(m: int, whole: bool = False) -> tuple[int, ...]:
-    """Return the rows of a sample of m on which finalists come to rest, ascending."""
-    few, many = FINAL_ROWS
-    most = m if whole else min(m, many)
-    return (most,) if most <= 2 * few else (few, most)
+    effort = effort_for(m, d, spec, keep, whole)
+    effort = replace(effort, scouted=effort.scouted and not incomplete)
+    return effort.runs + (whole and not effort.scouted)
 
 
 @dataclass(frozen=True)
@@ -228,7 +120,9 @@ def search(
     With ``init_params="kmeans"``, the starts take turns between k-means on standardised features,
     seeds of k-means++, and random rows with wide covariances; the first is made as by scikit-learn.
     With another method, all starts are made by that method. On a small sample, more seeds take the
-    place of k-means (`gmm_dask.mixture.small_search`). In a fit with labels, starts are made from
+    place of k-means (`gmm_dask.mixture.small_search`). Of many features, a search on principal
+    components finds where to begin with matrices (`gmm_dask.mixture.scouting`), and starts come
+    from the clusters of it and of k-means. In a fit with labels, starts are made from
     the labelled rows (`gmm_dask.mixture.owned_starts`).
 
     Parameters
@@ -246,6 +140,8 @@ def search(
     whole
         Whether the sample holds all rows. Then the start that scikit-learn would make from them is
         among the finalists and runs to ``em.tol``, so that the search ends no lower than that.
+        Of many features it has the first iterations of k-means, and is given up where its
+        clusters are those of the best mixture or it promises too little to reach that.
     effort
         The extent of the search; by default `effort_for` chooses it.
     rivals
@@ -272,46 +168,97 @@ def search(
     effort = effort or effort_for(m, d, spec, keep, whole)
     shared = shared or SharedSample(sample, random_state)
     starts = Starts(shared, effort.rounds[0].rows, spec)
+    clusterings, scouting = _scout(shared, effort, spec, em, keep, threads)
     with single_threaded(), pool_of(threads) as pool:
         competition = Competition(pool, threads, shared.variances, spec, advanced)
-        kinds = starts.kinds(effort.starts)
-        runs = competition.begin(starts.make, kinds, starts.multiplications)
-        for round_ in effort.rounds:
-            rows = shared.draft(round_.rows)
-            options = EMOptions(AT_REST, round_.iterations)
-            runs = thin_out(competition.run(rows, runs, options), round_.keep)
-        if rivals:
-            others = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
-            options = EMOptions(AT_REST, effort.rival_iterations)
-            runs = competition.sort([*runs, *competition.run(rows, others, options)])
-        # Moves would leave parameters that the caller fixed, and components to other labels.
-        if spec.start.free and not labelled:
-            runs = competition.settle(rows, runs, effort.moves, keep)
-        stages = [shared.draft(rows) for rows in effort.final_rows]
+        neighbours = [Run.begin(StartKind.NEIGHBOUR, parameters) for parameters in rivals]
         options = EMOptions(effort.final_tol, effort.final_iterations)
-        best = competition.finish(stages, runs[: effort.finalists], options, keep)
-        if whole and not labelled:
-            best = competition.sort([*best, *_run_by_method(competition, starts, sample, em)])
+        best = list[Run]()
+        if clusterings:
+            best = follow_scouts(
+                competition,
+                starts,
+                clusterings,
+                neighbours,
+                shared.draft(effort.final_rows[-1]),
+                options,
+                keep,
+                whole,
+            )
+        if not best:
+            best = _compete(competition, starts, effort, neighbours, keep)
+            if whole and not labelled:
+                best = competition.sort([*best, *_run_by_method(competition, starts, best, em)])
     if not best:
         raise NumericalError(f"every start of the search broke down: {competition.problem}")
     summary = SearchSummary(
         rows=sample.X.shape[0],
-        starts=effort.starts + len(rivals),
-        failed=competition.failed,
+        starts=(scouting.starts + 1 if scouting else effort.starts) + len(rivals),
+        failed=competition.failed + (scouting.failed if scouting else 0),
         log_likelihoods=tuple(run.candidate.log_likelihood for run in best),
-        iterations=competition.iterations,
+        iterations=competition.iterations + (scouting.iterations if scouting else 0),
         seconds=time.perf_counter() - began,
         firsts=tuple(run.first for run in best[:keep]),
     )
     return tuple(run.candidate.parameters for run in best[:keep]), summary
 
 
+def _scout(
+    shared: SharedSample,
+    effort: SearchEffort,
+    spec: MixtureSpec,
+    em: EMOptions,
+    keep: int,
+    threads: int,
+) -> tuple[list[LabelsArray], SearchSummary | None]:
+    """Cluster rows by a search on few features, where the effort says so and they are complete."""
+    sample = shared.sample
+    if not effort.scouted or sample.labelling is not None or sample.incomplete:
+        return [], None
+    few = project(shared.draft(effort.final_rows[-1]))
+    seed = shared.random_state
+    try:
+        scouts, summary = search(few, spec, em, random_state=seed, keep=keep, threads=threads)
+    except NumericalError:  # the rounds on all features go on without
+        return [], None
+    return [assign(scout, few.X).labels for scout in scouts], summary
+
+
+def _compete(
+    competition: Competition,
+    starts: Starts,
+    effort: SearchEffort,
+    neighbours: Sequence[Run],
+    keep: int,
+) -> list[Run]:
+    """Let starts of all kinds compete in rounds; return the finalists at rest, best first."""
+    shared, spec = starts.shared, starts.spec
+    runs = competition.begin(starts.make, starts.kinds(effort.starts), starts.multiplications)
+    for round_ in effort.rounds:
+        rows = shared.draft(round_.rows)
+        options = EMOptions(AT_REST, round_.iterations)
+        runs = thin_out(competition.run(rows, runs, options), round_.keep)
+    if neighbours:
+        options = EMOptions(AT_REST, effort.rival_iterations)
+        runs = competition.sort([*runs, *competition.run(rows, [*neighbours], options)])
+    # Moves would leave parameters that the caller fixed, and components to other labels.
+    if spec.start.free and shared.sample.labelling is None:
+        runs = competition.settle(rows, runs, effort.moves, keep)
+    stages = [shared.draft(rows) for rows in effort.final_rows]
+    options = EMOptions(effort.final_tol, effort.final_iterations)
+    return competition.finish(stages, runs[: effort.finalists], options, keep)
+
+
 def _run_by_method(
-    competition: Competition, starts: Starts, sample: Sample, em: EMOptions
+    competition: Competition, starts: Starts, best: Sequence[Run], em: EMOptions
 ) -> list[Run]:
     """Run the start that scikit-learn would make from the sample to the end of a polish."""
-    runs = competition.begin(lambda number, kind: starts.make_by_method(sample), [StartKind.METHOD])
+    sample = starts.shared.sample
     exact = em.tol < least_single_tol(sample.X.shape[1])
+    if best and starts.labels_by_method:
+        draft = sample.in_doubles() if exact else starts.shared.draft(len(sample.X))
+        return run_by_labels(competition, starts, draft, best, em)
+    runs = competition.begin(lambda number, kind: starts.make_by_method(sample), [StartKind.METHOD])
     return competition.run(sample.in_doubles() if exact else sample, runs, em)
 
 

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 
 from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
+from gmm_dask.mixture.clustering import MANY_FEATURES, label_rows
 from gmm_dask.mixture.criteria import deviations
 from gmm_dask.mixture.imputation import Filled
 from gmm_dask.mixture.initialization import (
     SEARCH_INITIALIZATIONS,
     initial_parameters,
     labelled_start,
+    scale_weights,
     seeded,
     wide_start,
 )
-from gmm_dask.mixture.kernels.kmeans import label_by_kmeans
 from gmm_dask.mixture.owned_starts import owned_start
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.sample import Sample
@@ -38,6 +39,7 @@ class StartKind(StrEnum):
     WIDE = "random rows with wide covariances"
     OWNED = "rows of the labels, and the others by the nearest of their centres"
     OWNED_WIDE = "centres of the labels with wide covariances"
+    SCOUTED = "the clusters of a search on principal components"
     NEIGHBOUR = "a mixture of another cell of the selection, changed"
 
 
@@ -123,14 +125,19 @@ class SharedSample:
         def compute() -> RowsArray:
             filled = self.filled(rows, spec)
             X = self.head(rows).X if filled is None else filled.values
-            return (X - X.mean(axis=0, dtype=np.float64)) / deviations(self.variances)
+            standardised = (X - X.mean(axis=0, dtype=np.float64)) / deviations(self.variances)
+            if X.shape[1] < MANY_FEATURES:
+                return standardised
+            return np.ascontiguousarray(standardised, np.float32)  # enough for labels
 
         X: RowsArray = self._once(("standardised", rows), compute)
         return X
 
-    def labels(self, k: int, number: int, make: Callable[[], LabelsArray]) -> LabelsArray:
-        """Return the labels of a start of k components, made by the first that asks."""
-        labels: LabelsArray = self._once((k, number), make)
+    def labels(
+        self, rows: int, k: int, number: int, make: Callable[[], LabelsArray]
+    ) -> LabelsArray:
+        """Return labels of the rows of `head` for k components, made by the first that asks."""
+        labels: LabelsArray = self._once((rows, k, number), make)
         return labels
 
     def forget_unused(self) -> None:
@@ -194,11 +201,26 @@ class Starts:
 
     def make_by_method(self, rows: Sample, number: int = 0) -> MixtureParameters:
         """Make a start from these rows as scikit-learn would, by the method asked for."""
+        if self.labels_by_method:
+            labels = self.label_by_method(rows, number)
+            return labelled_start(rows.X, labels, rows.sample_weight, self.spec)
         filled = self._filled if rows is self.shared.head(self.rows) else rows.filled(self.spec)
         random_state = self._seeded(number)
         return initial_parameters(
             rows.X, rows.sample_weight, self.spec, random_state, filled, SEARCH_INITIALIZATIONS
         )
+
+    @property
+    def labels_by_method(self) -> bool:
+        """Whether starts by the method asked for come from labels, in half of the time."""
+        sample = self.shared.sample
+        by_kmeans = self.spec.start.init_params == "kmeans"
+        return by_kmeans and sample.X.shape[1] >= MANY_FEATURES and not sample.incomplete
+
+    def label_by_method(self, rows: Sample, number: int = 0) -> LabelsArray:
+        """Label complete rows by the seeds of scikit-learn's k-means, and its first iterations."""
+        weight, k = scale_weights(rows.sample_weight), self.spec.n_components
+        return label_rows(rows.X, weight, k, self._seeded(number), KMEANS_ITERATIONS)
 
     def make(self, number: int, kind: StartKind) -> MixtureParameters:
         """Make a start; number 0 is made as by scikit-learn, whatever its kind."""
@@ -230,11 +252,18 @@ class Starts:
             if number > 0:
                 X = self.shared.standardised(self.rows, self.spec)
             else:
-                X = rows.X if self._filled is None else self._filled.values
+                X = self._draft_values(rows)
             iterations = KMEANS_ITERATIONS if kind is StartKind.KMEANS else 0
-            return label_by_kmeans(X, rows.sample_weight, k, random_state, iterations)
+            return label_rows(X, rows.sample_weight, k, random_state, iterations)
 
-        return self.shared.labels(k, number, make)
+        return self.shared.labels(self.rows, k, number, make)
+
+    def _draft_values(self, rows: Sample) -> RowsArray:
+        """Return the rows for k-means, their holes filled; of many features, in float32."""
+        if self._filled is not None:
+            return self._filled.values
+        many = rows.X.shape[1] >= MANY_FEATURES
+        return self.shared.draft(self.rows).X if many else rows.X
 
     @property
     def _filled(self) -> Filled | None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans, kmeans_plusplus
 
-from benchmarks.sets import LADDER, MixtureKind
+from benchmarks.sets import LADDER, EmbeddingKind, MixtureKind
+from gmm_dask.mixture.clustering import alike, label_rows
 from gmm_dask.mixture.initialization import INITIALIZATIONS, SEARCH_INITIALIZATIONS
 from gmm_dask.mixture.kernels.kmeans import cluster_from, label_by_kmeans
 
@@ -94,3 +95,41 @@ def test_fewer_distinct_rows_than_clusters_leave_some_empty():
         assert len(np.unique(labels)) == 2
         assert labels[0] != labels[-1]
     assert not label_by_kmeans(X, None, 1, np.random.RandomState(0), 10).any()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_of_many_features_products_give_the_labels_of_the_kernel(weighted, offset):
+    kind = EmbeddingKind(70, 5, 0.7)
+    X = kind.draw(4_000)[0] + offset
+    weights = np.random.default_rng(0).uniform(0.1, 5.0, len(X)) if weighted else None
+    for iterations, tol in ((0, None), (10, None), (300, 1e-4)):
+        expected, *labels = (
+            label(rows, weights, 5, np.random.RandomState(1), iterations, tol)
+            for label, rows in (
+                (label_by_kmeans, X),
+                (label_rows, X),
+                (label_rows, np.asfortranarray(X)),
+                (label_rows, (X - offset).astype(np.float32)),
+            )
+        )
+        for computed in labels:
+            assert (computed == expected).mean() > 0.999
+
+
+def test_a_cluster_without_rows_keeps_its_centre_by_products_too():
+    X = np.repeat(np.arange(2.0)[:, None], 200, axis=0) * np.ones(64)
+    for iterations in (0, 10):
+        labels = label_rows(X, None, 5, np.random.RandomState(0), iterations)
+        assert len(np.unique(labels)) == 2
+        assert labels[0] != labels[-1]
+
+
+def test_labellings_are_alike_in_any_order_but_not_where_a_small_cluster_is_lost():
+    labels = np.repeat(np.arange(3, dtype=np.int32), [1000, 500, 5])
+    turned = ((labels + 1) % 3).astype(np.int32)
+    assert alike(labels, turned, 3)
+    turned[:10] = 2
+    assert alike(labels, turned, 3)
+    assert not alike(labels, np.where(labels == 2, 1, labels), 3)
+    assert not alike(labels, np.where(np.arange(1505) % 2, labels, 0).astype(np.int32), 3)

@@ -9,11 +9,13 @@ from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture as Reference
 from threadpoolctl import threadpool_info
 
-from benchmarks.sets import LADDER, iris
+from benchmarks.sets import LADDER, EmbeddingKind, iris
 from gmm_dask import GaussianMixture
 from gmm_dask.errors import NumericalError
+from gmm_dask.mixture import effort as effort_module
 from gmm_dask.mixture import search as search_module
 from gmm_dask.mixture.cell_search import cell_effort
+from gmm_dask.mixture.clustering import alike
 from gmm_dask.mixture.competition import (
     HOPELESS,
     REPEATED,
@@ -24,6 +26,7 @@ from gmm_dask.mixture.competition import (
 )
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import health
+from gmm_dask.mixture.effort import effort_for, final_rows_of
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters, kmeans_labels
@@ -33,8 +36,6 @@ from gmm_dask.mixture.race import Race
 from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.search import (
     count_runs,
-    effort_for,
-    final_rows_of,
     search,
     worth_searching,
 )
@@ -205,7 +206,38 @@ def test_with_hundreds_of_features_fewer_runs_begin(effort):
     assert [round_.keep for round_ in many.rounds] == [3]
     kept = effort(100_000, 384, MixtureSpec(8), 5)
     assert kept.starts == kept.rounds[-1].keep == 5
-    assert effort(100_000, 384, MixtureSpec(8, "diag"), 1).starts == few.starts
+    assert many.scouted
+    assert not few.scouted
+    diag = effort(100_000, 384, MixtureSpec(8, "diag"), 1)
+    assert diag.starts == 6
+    assert diag.rounds[0].rows < many.rounds[0].rows  # variances need fewer rows than matrices
+    assert not diag.scouted
+    # Whoever fixes a part of the start, or asks for its method, gets the runs of that.
+    assert not effort(100_000, 384, MixtureSpec(8, start=Start("random")), 1).scouted
+
+
+@pytest.mark.parametrize("separation", [1.0, 0.4])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_embeddings_end_no_lower_than_by_scikit_learn(covariance_type, separation, monkeypatch):
+    monkeypatch.setattr(effort_module, "MOST_MATRIX_MULTIPLICATIONS", 0)
+    kind = EmbeddingKind(64, 5, separation)
+    X, labels = kind.draw(6_000)
+    keywords = {"covariance_type": covariance_type, "reg_covar": 1e-9, "random_state": 0}
+    model, reference = (cls(5, **keywords).fit(X) for cls in (GaussianMixture, Reference))
+    assert model.score(X) > reference.score(X) - 1e-3
+    if separation == 1.0 and covariance_type in ("full", "tied"):  # the noise is correlated
+        assert alike(model.predict(X), labels.astype(np.int32), 5)
+
+
+def test_scouts_whose_clusters_are_too_small_leave_the_search_to_the_rounds(monkeypatch):
+    monkeypatch.setattr(effort_module, "MOST_MATRIX_MULTIPLICATIONS", 0)
+    X, _ = EmbeddingKind(64, 3, 1.0, 0.05).draw(1_200)
+    spec = MixtureSpec(3, reg_covar=0.0)
+    mixtures, summary = search(
+        Sample(X, None), spec, EMOptions(1e-3, 100), random_state=0, keep=1, threads=1, whole=True
+    )
+    assert len(mixtures) == 1
+    assert summary.failed > 0
 
 
 def test_what_leaves_no_choice_is_not_searched():
@@ -345,7 +377,7 @@ def test_what_searches_share_is_computed_once_and_freed_when_nobody_asks(X):
     made = []
 
     def ask(number):
-        return shared.labels(2, number, lambda: made.append(number) or number)
+        return shared.labels(100, 2, number, lambda: made.append(number) or number)
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(ask, [0, 1] * 8)) == [0, 1] * 8

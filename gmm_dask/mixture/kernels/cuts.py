@@ -95,7 +95,20 @@ def _longest_axis(matrix, axis):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _measure(tile, axis, U, along, squares):  # type: ignore[no-untyped-def]
+def _factorize_diagonal(matrix, U):  # type: ignore[no-untyped-def]
+    """Write U = L⁻ᵀ of a diagonal matrix; return Σ log Lⱼⱼ, NaN if there is no factor."""
+    log_determinant = 0.0
+    for j in range(matrix.shape[0]):
+        if not 0.0 < matrix[j, j] < np.inf:  # nor NaN
+            return np.nan
+        deviation = np.sqrt(matrix[j, j])
+        log_determinant += np.log(deviation)
+        U[j, j] = 1.0 / deviation
+    return log_determinant
+
+
+@inlined
+def _measure(form, tile, axis, U, along, squares):  # type: ignore[no-untyped-def]
     """Write the place of each row of a tile along the axis, and its squared distance."""
     prefer_wide_vectors()
     whitened = np.empty(ROWS)
@@ -103,7 +116,7 @@ def _measure(tile, axis, U, along, squares):  # type: ignore[no-untyped-def]
     fill(squares, 0.0, 0)
     for j in range(axis.size):
         fill(whitened, 0.0, 0)
-        for m in range(j + 1):
+        for m in range(0 if form in (FULL, TIED) else j, j + 1):
             x, u = tile[m * ROWS : (m + 1) * ROWS], U[m, j]
             for i in range(ROWS):
                 whitened[i] += u * x[i]
@@ -137,7 +150,10 @@ def cut(form, X, share, reg_covar, tiles, weights, halves, centre, matrix):  # t
     _fill_tiles(X, share, tiles, weights, centre)
     _write_matrix(form, tiles, weights, r, reg_covar, matrix)
     lower, U = np.zeros((d, d)), np.zeros((d, d))
-    log_determinant = factorize(matrix, lower, U)
+    if form in (FULL, TIED):
+        log_determinant = factorize(matrix, lower, U)
+    else:
+        log_determinant = _factorize_diagonal(matrix, U)
     if not -np.inf < log_determinant < np.inf:
         return np.nan
     axis = np.empty(d)
@@ -145,7 +161,7 @@ def cut(form, X, share, reg_covar, tiles, weights, halves, centre, matrix):  # t
     along, squares = np.empty(tiles.shape[0] * ROWS), np.empty(tiles.shape[0] * ROWS)
     for t in range(tiles.shape[0]):
         rows = slice(t * ROWS, (t + 1) * ROWS)
-        _measure(tiles[t], axis, U, along[rows], squares[rows])
+        _measure(form, tiles[t], axis, U, along[rows], squares[rows])
     middle = np.median(squares[:r])
     for i in range(r):
         t, row = i // ROWS, i % ROWS
