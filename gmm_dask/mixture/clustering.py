@@ -23,6 +23,8 @@ MANY_FEATURES = 64
 _BLOCK = 262_144
 #: The mean of a feature is taken off where its square is this many times the variance or more.
 _NEAR = 4.0
+#: Of float32 rows between 1 over this and this, squares and their sums are in the range of float32.
+_MOST_SINGLE = 1e15
 #: Of rows that weigh 1 in the mean, a cluster that weighs less has none left but rounding.
 _EMPTY = 1e-9
 #: Of two labellings, clusters are alike that have this share of their rows in common.
@@ -40,7 +42,8 @@ def label_rows(
     """Label rows by the nearest of k centres of k-means, (n,).
 
     The arguments are those of `label_by_kmeans`. Both ways draw the same seeds, but for rounding.
-    Products are computed in the precision of the rows; with few features all is in float64.
+    Products are computed in the precision of the rows, or in float64 where float32 would overflow;
+    with few features all is in float64.
     """
     if k == 1 or X.shape[1] < MANY_FEATURES:
         return label_by_kmeans(X, sample_weight, k, random_state, iterations, tol)
@@ -68,6 +71,8 @@ def alike(labels: LabelsArray, others: LabelsArray, k: int) -> bool:
 
 def _centred(X: RowsArray) -> _CentredRows:
     """Take rows less their mean; where that is near 0, as they are."""
+    if X.dtype == np.float32 and not 1 / _MOST_SINGLE < max(X.max(), -X.min()) < _MOST_SINGLE:
+        X = X.astype(np.float64)
     mean = X.mean(axis=0, dtype=np.float64)
     far = np.square(mean) > _NEAR * np.square(X[:: len(X) // 256 + 1] - mean).mean(axis=0)
     return _CentredRows(X, mean if far.any() else None)

@@ -133,3 +133,13 @@ def test_labellings_are_alike_in_any_order_but_not_where_a_small_cluster_is_lost
     assert alike(labels, turned, 3)
     assert not alike(labels, np.where(labels == 2, 1, labels), 3)
     assert not alike(labels, np.where(np.arange(1505) % 2, labels, 0).astype(np.int32), 3)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+def test_products_of_float32_rows_stay_in_range(scale):
+    X, _ = EmbeddingKind(64, 3, 1.0).draw(600)
+    plain, scaled = (
+        label_rows(rows.astype(np.float32), None, 3, np.random.RandomState(0), 10)
+        for rows in (X, X * scale)
+    )
+    assert alike(scaled, plain, 3)
