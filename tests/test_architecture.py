@@ -22,11 +22,7 @@ LAYERS = [
         "gmm_dask.nulls",
         "gmm_dask.printable",
     },
-    {
-        "gmm_dask.mixture.kernels",
-        "gmm_dask.mixture.spec",
-        "gmm_dask.mixture.threads",
-    },
+    {"gmm_dask.mixture.kernels", "gmm_dask.mixture.spec", "gmm_dask.mixture.threads"},
     {"gmm_dask.mixture.covariance"},
     {
         "gmm_dask.mixture.parameters",
@@ -68,6 +64,7 @@ ONLY = {
     "typer": ("gmm_dask.pipelines",),
     "rich": ("gmm_dask.pipelines",),
     "matplotlib": ("gmm_dask.report",),
+    "PIL": ("gmm_dask.report",),
     "pyarrow": ("gmm_dask.storage",),
     "narwhals": ("gmm_dask.frames",),
     "obstore": ("gmm_dask.storage.files.stores", "gmm_dask.storage.files.store_errors"),

@@ -19,7 +19,7 @@ from gmm_dask.report.page.cards import contrast
 from gmm_dask.report.page.document import _json, report_page
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.plot import Plot
-from gmm_dask.report.page.png import picture_address
+from gmm_dask.report.page.scatter import heat_map
 from gmm_dask.report.page.subject import Batch, Subject
 from gmm_dask.report.page.tree import heights_of, leaves_of
 from gmm_dask.report.page.verdict import judge
@@ -385,15 +385,13 @@ def test_a_version_without_selection_clusters_or_batches_has_no_such_sections():
     assert "Clusters made of" not in text
 
 
-def test_a_picture_has_the_points_and_opacities_it_was_given():
-    levels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 23
-    head, _, content = picture_address(levels, (196, 110, 0)).partition(",")
+def test_a_heat_map_has_the_opacities_of_its_cells():
+    cells, strengths = np.array([0, 5, 7]), np.array([0.2, 1.0, 0.6])  # of three by three
+    head, _, content = heat_map(cells, strengths, 3, (196, 110, 0)).partition(",")
     assert head == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
-        picture.verify()  # checksums
-    with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
         points = np.asarray(picture.convert("RGBA"))
-    np.testing.assert_array_equal(points[..., 3], levels)
+    assert points[..., 3].tolist() == [[0, 255, 0], [0, 0, 153], [51, 0, 0]]
     assert (points[..., :3] == (196, 110, 0)).all()
 
 
