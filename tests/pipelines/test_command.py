@@ -279,7 +279,7 @@ def test_a_direct_run_imports_only_what_it_needs(run_file):
         "app(sys.argv[1:], standalone_mode=False); print(*sys.modules, file=sys.stderr)"
     )
     heavy = {
-        "prefect", "sklearn", "dask", "distributed", "narwhals", "sqlglot", "obstore",
+        "prefect", "sklearn", "pandas", "dask", "distributed", "narwhals", "sqlglot", "obstore",
         "scipy.special", "scipy.optimize", "pyarrow.dataset",
     }  # fmt: skip
     for command in ("fit", "predict"):  # what compiles a kernel imports more

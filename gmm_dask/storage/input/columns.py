@@ -155,13 +155,19 @@ def write_values(array: pa.Array, out: npt.NDArray[Any]) -> int | None:
     elif types.is_temporal(kind):
         _write_seconds(_view(array, np.int32 if kind.bit_width == 32 else np.int64), kind, out)
     else:
-        values = _view(array, kind.to_pandas_dtype())
+        values = _view(array, dtype_of(kind))
         np.copyto(out, values, casting="unsafe")
         if types.is_integer(kind) and kind.bit_width == 64:
             inexact = _first_inexact(values, array)
     if array.null_count:
         out[_bits(array, 0) == 0] = np.nan
     return inexact
+
+
+def dtype_of(kind: pa.DataType) -> np.dtype[Any]:
+    """Return the dtype of an integer or floating type; pyarrow's own method may import pandas."""
+    letter = "f" if types.is_floating(kind) else "u" if types.is_unsigned_integer(kind) else "i"
+    return np.dtype(f"{letter}{kind.bit_width // 8}")
 
 
 def _view(array: pa.Array, dtype: Any) -> npt.NDArray[Any]:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from gmm_dask.arrays import MaskArray
+from gmm_dask.storage.input.columns import dtype_of
 from gmm_dask.storage.input.filters.moments import nanoseconds
 from gmm_dask.storage.input.filters.outcomes import as_float
 from gmm_dask.storage.input.filters.predicate import (
@@ -146,7 +147,7 @@ def _units_of(kind: pa.DataType) -> _Units | None:
             lambda units: pa.array([_decimal(count, kind.scale) for count in units], kind),
         )
     if types.is_integer(kind):
-        limits = np.iinfo(kind.to_pandas_dtype())
+        limits = np.iinfo(dtype_of(kind))
         return _Units(
             Fraction(1), int(limits.min), int(limits.max), lambda units: pa.array(units, kind)
         )
