@@ -14,6 +14,7 @@ from gmm_dask.errors import ConfigError
 from gmm_dask.mixture.clustering import MANY_FEATURES, label_rows
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.imputation import Filled, first_maximization
+from gmm_dask.mixture.labels import take_rows
 from gmm_dask.mixture.maximization import COUNT_FLOOR, TINY_WEIGHT
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec, Start
@@ -194,7 +195,7 @@ def _squarable(X: RowsArray) -> RowsArray:
 def _summable(X: RowsArray, sample_weight: FloatArray | None) -> FloatArray | None:
     """Return weights whose sums stay in the range of the rows' type, which k-means gives them too.
 
-    They are scaled by a power of two, which changes no label.
+    The weights are divided by a power of two, and no label changes.
     """
     if sample_weight is None or X.dtype != np.float32 or not sample_weight.max() > 1e15:
         return sample_weight
@@ -312,47 +313,36 @@ def labelled_start(
     filled: Filled | None = None,
 ) -> MixtureParameters:
     """Make a start from a label for each row of X (n, d)."""
-    by_component = COVARIANCE_TYPES[spec.covariance_type].by_component
-    if filled is None and by_component and spec.n_components > 1 and X.shape[1] >= MANY_FEATURES:
-        return _start_by_component(X, labels, scale_weights(sample_weight), spec)
-    if filled is None and by_component and spec.n_components >= 2 * _TOGETHER:
-        return _start_in_parts(X, labels, scale_weights(sample_weight), spec)
+    k = spec.n_components
+    if filled is None and COVARIANCE_TYPES[spec.covariance_type].by_component:
+        together = 1 if X.shape[1] >= MANY_FEATURES else _TOGETHER
+        if k >= 2 * together:
+            return _start_in_parts(X, labels, scale_weights(sample_weight), spec, together)
     responsibilities = one_hot(labels, spec.n_components, scale_weights(sample_weight))
     return start_from_responsibilities(X, responsibilities, spec, filled)
 
 
-def _start_by_component(
-    X: RowsArray, labels: LabelsArray, sample_weight: FloatArray | None, spec: MixtureSpec
-) -> MixtureParameters:
-    """Make a start of many features: each component from its own rows, without responsibilities."""
-    origin, order = X[0].astype(np.float64), np.argsort(labels, kind="stable")
-    parts = []
-    bounds = np.searchsorted(labels[order], np.arange(1, spec.n_components))
-    for numbers in np.split(order, bounds):
-        members = X.T.take(numbers, axis=1).T if X.flags.f_contiguous else X[numbers]  # (m, d)
-        shares = np.ones(len(numbers)) if sample_weight is None else sample_weight[numbers]
-        parts.append(_moments(members, shares[:, None], spec, origin))
-    return _start_from_moments(spec, *map(np.concatenate, zip(*parts, strict=True)))
-
-
 def _start_in_parts(
-    X: RowsArray, labels: LabelsArray, sample_weight: FloatArray | None, spec: MixtureSpec
+    X: RowsArray,
+    labels: LabelsArray,
+    sample_weight: FloatArray | None,
+    spec: MixtureSpec,
+    together: int,
 ) -> MixtureParameters:
-    """Make a start of many components, of which a few are computed from their own rows at a time.
+    """Make a start of many components or features, a few components at a time from their own rows.
 
-    Responsibilities of all rows for all components would be k times as large as the labels.
+    Responsibilities of all rows for all components would be k times as large as the labels, and of
+    many features most of the products would be with zeros.
     """
     origin, order = X[0].astype(np.float64), np.argsort(labels, kind="stable")
-    X, labels = X.T.take(order, axis=1).T, labels[order]  # (n, d), feature-major
-    weight = None if sample_weight is None else sample_weight[order]
+    ordered = labels[order]
     parts = []
-    for first in range(0, spec.n_components, _TOGETHER):
-        last = min(first + _TOGETHER, spec.n_components)
-        rows = slice(*np.searchsorted(labels, [first, last]))
-        shares = one_hot(
-            labels[rows] - first, last - first, None if weight is None else weight[rows]
-        )
-        parts.append(_moments(X[rows], shares, spec, origin))
+    for first in range(0, spec.n_components, together):
+        last = min(first + together, spec.n_components)
+        rows = slice(*np.searchsorted(ordered, [first, last]))
+        weight = None if sample_weight is None else sample_weight[order[rows]]
+        shares = one_hot(ordered[rows] - first, last - first, weight)
+        parts.append(_moments(take_rows(X, order[rows]), shares, spec, origin))
     return _start_from_moments(spec, *map(np.concatenate, zip(*parts, strict=True)))
 
 
