@@ -203,7 +203,7 @@ EMBEDDINGS = (
 
 
 def compare_embeddings() -> None:
-    """Whole fits of embeddings, k = 8, by seconds of the processor."""
+    """Print what whole fits of embeddings take, in seconds of the processor; k = 8."""
     from sklearn.mixture import GaussianMixture as ScikitLearn
 
     lines = []

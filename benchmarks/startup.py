@@ -36,7 +36,7 @@ ROWS = 1_000
 def call(command: Sequence[str], **environment: str) -> None:
     """Run a command to its end; what it prints is shown only when it fails.
 
-    Bytecode is kept, as where the package is installed.
+    Bytecode is kept, as it is wherever a package is installed.
     """
     inherited = {
         key: value

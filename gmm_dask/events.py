@@ -92,7 +92,7 @@ class CheckpointKept:
 
 @dataclass(frozen=True)
 class CheckpointRemoved:
-    """What a fit found is stored, so that nothing is left to go on from."""
+    """The result of a fit is stored, and the checkpoint that the fit could go on from is gone."""
 
 
 Progress = StageStarted | StageAdvanced | StageFinished | IterationFinished

@@ -92,7 +92,7 @@ class SearchEffort:
 def effort_for(m: int, d: int, spec: MixtureSpec, keep: int, whole: bool = False) -> SearchEffort:
     """Choose the effort for a sample of m rows, d features and ``keep`` mixtures.
 
-    Of many components most starts miss some, so that further moves gain more than further starts.
+    With many components most starts miss some; then moves gain more than further starts do.
     On 2,048 rows the best of many starts are among the first half; fewer tell less of mixtures
     that overlap heavily (benchmarks/RESULTS.md). With fewer than about ten for each
     coordinate of a mean, components collapse in short runs; of many features without correlations,

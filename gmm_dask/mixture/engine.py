@@ -73,7 +73,7 @@ def _few_enough_for_singles(parameters: MixtureParameters) -> bool:
 def divides(parameters: MixtureParameters, n: int, repeated: bool = False) -> bool:
     """Whether n rows are many enough to be divided among the components, unless these overlap.
 
-    With ``repeated``, they are a part of many more, as the chunks of a scan are.
+    With ``repeated``, the rows are a part of many more, as a chunk is of a scan's.
     """
     many = MANY_COMPONENTS[parameters.covariance.factor_form]
     if not many <= parameters.n_components <= _MOST_COMPONENTS:

@@ -90,7 +90,7 @@ def follow_scouts(
 
 
 def _distinct(labels: Sequence[LabelsArray], k: int) -> list[int]:
-    """Return the indices of labellings that are not like an earlier one."""
+    """Return the indices of the labellings that differ from all earlier ones."""
     chosen = list[int]()
     for index, labelling in enumerate(labels):
         if not any(alike(labels[earlier], labelling, k) for earlier in chosen):

@@ -120,10 +120,10 @@ def search(
     With ``init_params="kmeans"``, the starts take turns between k-means on standardised features,
     seeds of k-means++, and random rows with wide covariances; the first is made as by scikit-learn.
     With another method, all starts are made by that method. On a small sample, more seeds take the
-    place of k-means (`gmm_dask.mixture.small_search`). Of many features, a search on principal
-    components finds where to begin with matrices (`gmm_dask.mixture.scouting`), and starts come
-    from the clusters of it and of k-means. In a fit with labels, starts are made from
-    the labelled rows (`gmm_dask.mixture.owned_starts`).
+    place of k-means (`gmm_dask.mixture.small_search`). With full and tied covariances of many
+    features, a search on principal components finds clusters (`gmm_dask.mixture.scouting`), and EM
+    begins from these and from those of k-means. In a fit with labels, starts are made from the
+    labelled rows (`gmm_dask.mixture.owned_starts`).
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def search(
         The extent of the search; by default `effort_for` chooses it.
     rivals
         Further starts, from neighbours in a selection, that compete after the rounds.
-        Both are of no use on a small sample, whose search is quick.
+        Neither these nor ``effort`` are of use on a small sample, whose search is quick.
     shared
         The sample with what other searches have computed of it.
     advanced

@@ -43,14 +43,14 @@ class StartKind(StrEnum):
     NEIGHBOUR = "a mixture of another cell of the selection, changed"
 
 
+#: So many components are many to a search. Then a single start is wide: in five sets of 32 to 128
+#: components none ended near the best (benchmarks/RESULTS.md).
+MANY = 32
 #: Iterations of k-means at the most: EM goes on from where it is by then.
 KMEANS_ITERATIONS = 10
 
 #: The kinds that take turns where the caller asks for k-means.
 TURNS = (StartKind.KMEANS, StartKind.SEEDS, StartKind.WIDE)
-#: So many components are many to a search. Then a single start is wide: in five sets of 32 to 128
-#: components none ended near the best (benchmarks/RESULTS.md).
-MANY = 32
 #: Those of a fit with labels.
 OWNED_TURNS = (StartKind.OWNED, StartKind.OWNED_WIDE)
 

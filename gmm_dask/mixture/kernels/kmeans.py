@@ -226,7 +226,7 @@ def _label(X, weight, first, uniforms, given, iterations, least, labels):  # typ
     iterations
         Of Lloyd's algorithm.
     least
-        The sum of squared steps of the centres at which it ends.
+        It ends once the squared steps of the centres add up to this or less.
     labels
         Filled, (n,).
     """

@@ -73,7 +73,7 @@ _keeping = Lock()
 def is_worth(parameters: MixtureParameters, n: int, repeated: bool = False) -> bool:
     """Tell whether so many rows are worth the guide of a mixture.
 
-    With ``repeated``, they are a part of many more, with which they share it.
+    With ``repeated``, the rows are a part of many more, and all of them share the guide.
     """
     rows, least = (_WORTH_ROWS_SHARED, _WORTH_SHARED) if repeated else (_WORTH_ROWS, _WORTH)
     return n >= rows and n * plain_time(parameters) >= least
