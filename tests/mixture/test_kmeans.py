@@ -143,3 +143,14 @@ def test_products_of_float32_rows_stay_in_range(scale):
         for rows in (X, X * scale)
     )
     assert alike(scaled, plain, 3)
+
+
+def test_labellings_are_alike_where_nearly_the_same_rows_are_together():
+    labels = np.repeat(np.arange(3, dtype=np.int32), 100)
+    renamed = np.array([2, 0, 1], np.int32)[labels]
+    assert alike(labels, renamed, 3)
+    few, many = renamed.copy(), renamed.copy()
+    few[:4], many[:20] = 0, 0  # in the cluster of other rows
+    assert alike(labels, few, 3)
+    assert not alike(labels, many, 3)
+    assert not alike(labels, np.minimum(labels, 1), 3)

@@ -216,6 +216,15 @@ def test_with_hundreds_of_features_fewer_runs_begin(effort):
     assert not effort(100_000, 384, MixtureSpec(8, start=Start("random")), 1).scouted
 
 
+def test_the_head_of_a_sample_is_so_many_of_its_rows_in_their_order():
+    sample = Sample(np.arange(100.0)[:, None], np.arange(100.0))
+    head = sample.head(30, np.random.RandomState(0))
+    rows = np.sort(np.random.RandomState(0).permutation(100)[:30])
+    np.testing.assert_array_equal(head.X[:, 0], rows)
+    np.testing.assert_array_equal(head.sample_weight, rows)
+    assert sample.head(100, np.random.RandomState(0)) is sample
+
+
 @pytest.mark.parametrize("separation", [1.0, 0.4])
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_embeddings_end_no_lower_than_by_scikit_learn(covariance_type, separation, monkeypatch):
