@@ -10,7 +10,8 @@ from gmm_dask.mixture.kernels.densities import (
     normalise_tile,
     sum_of,
 )
-from gmm_dask.mixture.kernels.tiles import ROWS, begin_walk, fill, next_tile, prefer_wide_vectors
+from gmm_dask.mixture.kernels.tiles import ROWS, fill, prefer_wide_vectors
+from gmm_dask.mixture.kernels.walk import begin_walk, next_tile
 
 
 @inlined

@@ -10,14 +10,8 @@ from gmm_dask.mixture.kernels.densities import (
     normalise_tile,
     sum_of,
 )
-from gmm_dask.mixture.kernels.tiles import (
-    ROWS,
-    aligned,
-    aligned_rows,
-    begin_walk,
-    next_tile,
-    prefer_wide_vectors,
-)
+from gmm_dask.mixture.kernels.tiles import ROWS, aligned, aligned_rows, prefer_wide_vectors
+from gmm_dask.mixture.kernels.walk import begin_walk, next_tile
 from gmm_dask.mixture.kernels.whitening import add_products, mirror, whiten
 
 

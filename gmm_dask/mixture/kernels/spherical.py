@@ -12,7 +12,8 @@ from gmm_dask.mixture.kernels.densities import (
     sum_of,
 )
 from gmm_dask.mixture.kernels.distances import add_residuals, distances
-from gmm_dask.mixture.kernels.tiles import ROWS, begin_walk, next_tile, prefer_wide_vectors
+from gmm_dask.mixture.kernels.tiles import ROWS, prefer_wide_vectors
+from gmm_dask.mixture.kernels.walk import begin_walk, next_tile
 
 
 @inlined

@@ -17,12 +17,11 @@ from gmm_dask.mixture.kernels.tiles import (
     ROWS,
     aligned,
     aligned_rows,
-    begin_walk,
     fill,
     largest,
-    next_tile,
     prefer_wide_vectors,
 )
+from gmm_dask.mixture.kernels.walk import begin_walk, next_tile
 from gmm_dask.mixture.kernels.whitening import add_products, mirror, whiten
 
 # The means are near if none is farther from the central one than this, in standard deviations

@@ -8,7 +8,7 @@ that they do not overlap. The last tile is filled up with rows of weight 0.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -317,60 +317,3 @@ def store_labels(labels, target, start, rows):  # type: ignore[no-untyped-def]
     else:
         for i in range(rows):
             integers(target.address + (start + i) * target.stride)[0] = np.int32(labels[i])
-
-
-class Walk(NamedTuple):
-    """The buffers of a pass that walks over rows, tile by tile.
-
-    Attributes
-    ----------
-    tile
-        The current rows, feature-major, (d · ROWS,).
-    weights
-        Their sample weights, (ROWS,).
-    log_joint
-        log π p of each component, then responsibilities times weights, (k, ROWS).
-    squares
-        Squared distances to each mean, (k, ROWS).
-    top
-        The largest log π p of each row, then log p(x), (ROWS,).
-    scratch
-        Numbers of one component or one step, (2 · ROWS,).
-    largest_mean, largest_factor
-        Largest magnitudes in means and factors, by which `clip_far` finds values too far out.
-    """
-
-    tile: Any
-    weights: Any
-    log_joint: Any
-    squares: Any
-    top: Any
-    scratch: Any
-    largest_mean: float
-    largest_factor: float
-
-
-@inlined
-def begin_walk(means, factors):  # type: ignore[no-untyped-def]
-    """Allocate the buffers of a pass."""
-    k, d = means.shape
-    return Walk(
-        aligned(d * ROWS),
-        aligned(ROWS),
-        aligned_rows(k, ROWS),
-        aligned_rows(k, ROWS),
-        aligned(ROWS),
-        aligned(2 * ROWS),
-        largest(means),
-        largest(factors),
-    )
-
-
-@inlined
-def next_tile(walk, source, sample_weight, start):  # type: ignore[no-untyped-def]
-    """Load the tile that begins at row start, and its weights; return whether they are finite."""
-    rows = min(ROWS, source.n - start)
-    magnitude = load_tile(walk.tile, source, start, rows)
-    clip_far(walk.tile, magnitude, walk.largest_mean, walk.largest_factor)
-    load_weights(walk.weights, sample_weight, start, rows)
-    return magnitude < np.inf

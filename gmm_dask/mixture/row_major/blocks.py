@@ -15,7 +15,6 @@ from gmm_dask.mixture.kernels.compile import exact, inlined
 from gmm_dask.mixture.kernels.densities import assign_tile, dot, normalise
 from gmm_dask.mixture.kernels.tiles import (
     ROWS,
-    Walk,
     aligned,
     aligned_rows,
     fill,
@@ -23,6 +22,7 @@ from gmm_dask.mixture.kernels.tiles import (
     load_weights,
     prefer_wide_vectors,
 )
+from gmm_dask.mixture.kernels.walk import Walk
 
 #: A component is left out for a row where its log π p is at least this far below the best, nats.
 #:
