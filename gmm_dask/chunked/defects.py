@@ -12,10 +12,13 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import RowsArray
+from gmm_dask.arrays import FloatArray, MaskArray, RowsArray
 from gmm_dask.chunked.rows import Rows, drop_incomplete, find_holes
 from gmm_dask.errors import InputError, NonFiniteError
 from gmm_dask.nulls import NullPolicy
+
+#: Largest sample weight: the square of the sum of such weights is in the range of float64.
+LARGEST_WEIGHT = 1e140
 
 
 def apply_null_policy(rows: Rows, nulls: NullPolicy) -> Rows:
@@ -109,14 +112,13 @@ def missing_weights(count: int, first: str) -> NonFiniteError:
         Where the first one is: "part-3.parquet row 17".
     """
     return NonFiniteError(
-        f"sample weights: {count:,} {'is' if count == 1 else 'are'} null or NaN, the first at "
-        f"{first}; fill them in, or leave such rows out (in a run file with filter = "
-        "'WEIGHT is not null')"
+        f"sample_weight: {_weights(count)} null or NaN, the first at {first}; fill them in, "
+        "or leave such rows out (in a run file with filter = 'WEIGHT is not null')"
     )
 
 
 def bad_weights(count: int, first: str) -> InputError:
-    """Make the error for sample weights that are negative or not finite.
+    """Make the error for sample weights that are negative, infinite or too large.
 
     Parameters
     ----------
@@ -126,9 +128,20 @@ def bad_weights(count: int, first: str) -> InputError:
         Where the first one is: "part-3.parquet row 17".
     """
     return InputError(
-        f"sample weights: {count:,} {'is' if count == 1 else 'are'} negative or not finite, the "
-        f"first at {first}; weights must be finite and ≥ 0"
+        f"sample_weight: {_weights(count)} negative, infinite or above {LARGEST_WEIGHT:g}, the "
+        f"first at {first}; weights must be ≥ 0, and to divide all by the same number leaves the "
+        "mixture as it is"
     )
+
+
+def _weights(count: int) -> str:
+    return "1 weight is" if count == 1 else f"{count:,} weights are"
+
+
+def find_bad_weights(weights: FloatArray) -> MaskArray:
+    """Find the weights that `bad_weights` refuses, (m,); NaN is not among them."""
+    bad: MaskArray = (weights < 0.0) | (weights > LARGEST_WEIGHT)
+    return bad
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +151,8 @@ class Defects:
     Attributes
     ----------
     missing, infinite
-        Number of such values in each column, (d + 1,); a negative weight counts as infinite.
+        Number of such values in each column, (d + 1,); a weight that is negative or too
+        large counts as infinite.
     first_missing, first_infinite
         (chunk, row) of the first such value in each column, or None.
     """
@@ -174,7 +188,8 @@ def count_defects(rows: Rows) -> Defects:
     first_infinite: list[tuple[int, int] | None] = [None] * (d + 1)
     columns = [*rows.values.T]
     if rows.sample_weight is not None:
-        columns.append(np.where(rows.sample_weight < 0, np.inf, rows.sample_weight))
+        weights = rows.sample_weight
+        columns.append(np.where(find_bad_weights(weights), np.inf, weights))
     for column, values in enumerate(columns):
         if np.isfinite(np.add.reduce(values)):  # no NaN or infinity survives a sum
             continue
@@ -210,7 +225,7 @@ def refuse_defects(
         A value is infinite; or a value is null or NaN, in the features where the policy refuses
         it, in the weights always.
     InputError
-        A sample weight is negative or infinite.
+        A sample weight is negative, infinite or too large.
     """
 
     def place(first: tuple[int, int] | None) -> str:

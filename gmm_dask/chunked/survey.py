@@ -78,7 +78,8 @@ def survey_source(scanner: Scanner, sample_rows: int, seed: int, nulls: NullPoli
     TooFewRowsError
         No row can be used; or, under ``MARGINALIZE``, a column has no value at all.
     InputError
-        A sample weight is negative or infinite, all are 0, or a value is too large to be squared.
+        A sample weight is negative, infinite or too large, all are 0, or a value is too large to
+        be squared.
     """
     request = _request(scanner, sample_rows, seed, scanner.rows, nulls)
     survey = scanner.reduce(survey_rows, request, Stage.SURVEY)
@@ -266,7 +267,7 @@ def refuse_unusable(survey: Survey, chunks: RowChunks, nulls: NullPolicy) -> Non
             "small are 0 in float64; rescale the column"
         )
     if not survey.weight > 0:
-        raise InputError("sample weights: all are 0; at least one must be above 0")
+        raise InputError("sample_weight: all weights are 0; at least one must be above 0")
 
 
 def _refuse_empty_columns(survey: Survey, chunks: RowChunks) -> None:

@@ -10,7 +10,12 @@ from typing import cast
 import numpy as np
 
 from gmm_dask.chunked.batches import BatchSums
-from gmm_dask.chunked.defects import bad_weights, require_usable
+from gmm_dask.chunked.defects import (
+    bad_weights,
+    find_bad_weights,
+    missing_weights,
+    require_usable,
+)
 from gmm_dask.chunked.evaluation import DensitySummary, density_ceiling, summarize_densities
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.transforming import transform_values
@@ -131,10 +136,12 @@ def predict_rows(rows: Rows, request: PredictRequest) -> PredictedRows:
 
 def _refuse_bad_weights(rows: ParquetRows, plan: InputPlan) -> None:
     weights = rows.sample_weight
-    if weights is not None:
-        bad = ~(np.isfinite(weights) & (weights >= 0))  # (m,)
-        if bad.any():
-            raise bad_weights(int(bad.sum()), _place(rows, int(bad.argmax()), plan))
+    if weights is None:
+        return
+    for find, refuse in ((find_bad_weights, bad_weights), (np.isnan, missing_weights)):
+        refused = find(weights)  # (m,)
+        if refused.any():
+            raise refuse(int(refused.sum()), _place(rows, int(refused.argmax()), plan))
 
 
 def _place(rows: ParquetRows, row: int, plan: InputPlan) -> str:

@@ -176,11 +176,12 @@ def test_infinity_is_always_refused(X: np.ndarray, value: float, nulls: str) -> 
         (
             slice(700, 702),
             -1.0,
-            r"sample weights: 2 are negative or not finite, the first at row 700",
+            r"sample_weight: 2 weights are negative, infinite or above 1e\+140, .* at row 700; ",
         ),
-        (17, np.inf, r"sample weights: 1 is negative or not finite, the first at row 17; weights"),
-        (17, np.nan, r"^sample weights: 1 is null or NaN, the first at row 17; fill them in, or"),
-        (slice(None), 0.0, r"sample weights: all are 0; at least one must be above 0"),
+        (17, np.inf, r"sample_weight: 1 weight is negative, infinite or above .* at row 17; wei"),
+        (slice(4, 7), 1e308, r"sample_weight: 3 weights are .* or above 1e\+140, .* at row 4; wei"),
+        (17, np.nan, r"^sample_weight: 1 weight is null or NaN, the first at row 17; fill them in"),
+        (slice(None), 0.0, r"sample_weight: all weights are 0; at least one must be above 0"),
     ],
 )
 @pytest.mark.parametrize("nulls", NullPolicy)

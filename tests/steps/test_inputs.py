@@ -263,17 +263,21 @@ BY_THE_SURVEY = {
     ),
     negative_weight: (
         InputError,
-        "sample weights: 1 is negative or not finite, the first at day=1/part.parquet row 3",
+        "sample_weight: 1 weight is negative, infinite or above 1e+140, the first at "
+        "day=1/part.parquet row 3; weights must be ≥ 0",
     ),
     no_weight: (
         NonFiniteError,
-        "sample weights: 1 is null or NaN, the first at day=1/part.parquet row 3; fill them in",
+        "sample_weight: 1 weight is null or NaN, the first at day=1/part.parquet row 3; fill",
     ),
     two_rows_that_count: (
         TooFewRowsError,
         "only 2 of 1,470 sampled rows have a weight above 0, for n_components = 3; fit fewer",
     ),
-    weights_of_nothing: (InputError, "sample weights: all are 0; at least one must be above 0"),
+    weights_of_nothing: (
+        InputError,
+        "sample_weight: all weights are 0; at least one must be above 0",
+    ),
 }
 
 
@@ -338,8 +342,8 @@ def infinities_that_cancel(root):
     return make_run(root)
 
 
-def negative_weight_in_a_batch(root):
-    with_value(root / "input/day=2/part.parquet", "share", 60, -2.0)
+def large_weight_in_a_batch(root):
+    with_value(root / "input/day=2/part.parquet", "share", 60, 1e308)
     return make_run(root, input__sample_weight="share")
 
 
@@ -373,9 +377,10 @@ AT_PREDICTION = {
         NonFiniteError,
         "column 'height' holds 1 infinite value, the first at day=3/part.parquet row 61",
     ),
-    negative_weight_in_a_batch: (
+    large_weight_in_a_batch: (
         InputError,
-        "sample weights: 1 is negative or not finite, the first at day=2/part.parquet row 60",
+        "sample_weight: 1 weight is negative, infinite or above 1e+140, the first at "
+        "day=2/part.parquet row 60; weights must be ≥ 0",
     ),
 }
 
