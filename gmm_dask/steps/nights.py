@@ -143,10 +143,7 @@ def left_to_full_fit(run: RunConfig, plan: InputPlan, current: StoredModel) -> s
     waiting = _waiting(run, current)
     if not keeps_units(run) or not waiting:
         return ""
-    before = current.manifest.configuration["fit"]
-    fit = run.fit.model_dump() | {name: before[name] for name in waiting}
-    as_before = run.model_copy(update={"fit": type(run.fit).model_validate(fit)})
-    if fit_key(as_before, plan) != current.manifest.fit_key:
+    if fit_key(keep_search(run, current), plan) != current.manifest.fit_key:
         return ""
     store = _read_store(current)
     if run.select is not None:
@@ -156,21 +153,36 @@ def left_to_full_fit(run: RunConfig, plan: InputPlan, current: StoredModel) -> s
     return _words_of_waiting(run, current, store.night + 1)
 
 
+def keep_search(run: RunConfig, current: StoredModel) -> RunConfig:
+    """Give a run the keys of the search that found the current model, which a night does not make.
+
+    So the manifest of a night says which search its mixture comes from.
+    """
+    waiting = _waiting(run, current)
+    if not waiting:
+        return run
+    before = current.manifest.configuration["fit"]
+    fit = run.fit.model_dump() | {name: before[name] for name in waiting}
+    return run.model_copy(update={"fit": type(run.fit).model_validate(fit)})
+
+
 def _words_of_waiting(run: RunConfig, current: StoredModel, night: int) -> str:
     """Say which keys wait for the next full fit; empty if none does."""
     waiting = _waiting(run, current)
     if not waiting:
         return ""
-    has, they = ("have", "them: they wait") if len(waiting) > 1 else ("has", "it: it waits")
+    differ, they = (
+        ("differ", "them: they wait") if len(waiting) > 1 else ("differs", "it: it waits")
+    )
     return (
-        f"{' and '.join(f'fit.{name}' for name in waiting)} {has} changed since version "
+        f"{' and '.join(f'fit.{name}' for name in waiting)} {differ} from the search of version "
         f"{current.version}, and only a search goes by {they} for the next full fit, at the latest "
         f"in {run.retrain.full_every - night + 1} night(s), or for --force"
     )
 
 
 def _waiting(run: RunConfig, current: StoredModel) -> list[str]:
-    """Name the keys of ``[fit]`` that were changed and that a night does not use."""
+    """Name the keys of ``[fit]`` that differ from the search's and that a night does not use."""
     before = current.manifest.configuration.get("fit", {})
     now = run.fit.model_dump(mode="json")
     return [name for name in SEARCH_ONLY if name in before and before[name] != now[name]]

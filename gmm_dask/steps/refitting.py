@@ -44,7 +44,7 @@ from gmm_dask.steps.evaluating import INPUT_CONTENT, Evaluation, compose_evaluat
 from gmm_dask.steps.fitting import Fitted
 from gmm_dask.steps.identities import Identities, next_component_id
 from gmm_dask.steps.inputs import mixture_spec
-from gmm_dask.steps.nights import Night
+from gmm_dask.steps.nights import Night, keep_search
 from gmm_dask.steps.resuming import checkpoint_key
 from gmm_dask.steps.unit_keeping import (
     make_units,
@@ -115,6 +115,7 @@ def refit(run: RunConfig, night: Night, current: StoredModel, scanner: Scanner) 
         As `Scanner.reduce`.
     """
     began = time.perf_counter()
+    run = keep_search(run, current)
     scanner.transforms = current.transforms
     look = _look(run, night, current, scanner)
     surveyed = look.surveyed
@@ -238,6 +239,7 @@ def evaluate_refit(
     Likelihood and BIC of all rows are not known. Occupancy, quantiles and clusters are of the
     sample.
     """
+    run = keep_search(run, current)
     night, result, survey = refitted.night, refitted.refit, refitted.survey
     parameters = result.parameters
     total = result.units.total()

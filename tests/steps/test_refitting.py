@@ -585,23 +585,25 @@ def test_a_night_has_a_report_and_is_predicted_by(root, caplog):
 def test_a_key_that_only_a_search_goes_by_waits_and_publishes_nothing_by_itself(root, caplog):
     run = incremental(root, fit__random_state=7, retrain__full_every=2)
     line = (
-        "fit.random_state has changed since version 1, and only a search goes by it: it waits for "
-        "the next full fit, at the latest in 2 night(s), or for --force"
+        "fit.random_state differs from the search of version {}, and only a search goes by it: it "
+        "waits for the next full fit, at the latest in {} night(s), or for --force"
     )
+    waiting, after_a_night = line.format(1, 2), line.format(2, 1)
     with caplog.at_level(logging.WARNING, "gmm_dask"):
         outcome = retrain(run, "nothing-new")
         assert (outcome.published, outcome.evaluation) == (None, None)
         write_day(root, 9)
         assert retrain(run, "a-night").published.version == 2
-        assert caplog.messages == [line, line]
-        assert retrain(run, "said").published is None
+        assert retrain(run, "waiting").published is None
         write_day(root, 10)
-        assert retrain(run, "next").published.version == 3
-    assert caplog.messages == [line, line]
+        night = retrain(run, "next")
+    assert caplog.messages == [waiting, waiting, after_a_night, after_a_night]
+    # No search went by the key yet, so the manifest has that of the search which there was.
+    assert night.published.version == 3
+    assert night.evaluation.model.manifest.configuration["fit"]["random_state"] == 0
     # The next fit reads everything, and goes by the key: there is something to do.
-    other = incremental(root, fit__random_state=8, retrain__full_every=2)
-    full = retrain(other, "full")
-    assert (full.published.version, full.evaluation.model.manifest.refit) == (4, None)
+    full = retrain(run, "full").evaluation.model.manifest
+    assert (full.refit, full.configuration["fit"]["random_state"]) == (None, 7)
 
 
 def test_a_key_that_a_night_goes_by_is_used_without_a_new_file(root):
@@ -615,8 +617,8 @@ def test_keys_that_only_a_search_goes_by_are_all_named(root, caplog):
         assert retrain(run, "changed").published is None
     (line,) = caplog.messages
     assert line.startswith(
-        "fit.random_state and fit.n_init have changed since version 1, and only a search goes by "
-        "them: they wait for the next full fit, at the latest in 30 night(s)"
+        "fit.random_state and fit.n_init differ from the search of version 1, and only a search "
+        "goes by them: they wait for the next full fit, at the latest in 30 night(s)"
     )
 
 
