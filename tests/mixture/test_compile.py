@@ -75,7 +75,10 @@ def environment(**changes):
         name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "XDG_"))
     }
     given = {name: str(value) for name, value in changes.items()}
-    return {**inherited, "PYTHONDONTWRITEBYTECODE": "1", **given}
+    # The package under test, behind what a test puts before it.
+    places = [given.pop("PYTHONPATH", ""), str(Path(gmm_dask.__file__).parent.parent)]
+    path = os.pathsep.join(filter(None, places))
+    return {**inherited, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": path, **given}
 
 
 def start(code, **changes):
@@ -152,17 +155,29 @@ def test_kernels_work_without_a_cache_where_nothing_can_be_written(package, tmp_
     ]
 
 
+def flip_a_bit(content):
+    """Return the content with one bit changed, of what the compiled function does."""
+    place = content.index(b"\x7fELF") + 64  # the first instruction
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
 @pytest.mark.parametrize(
-    ("ending", "kept"),
-    [("nbi", 0), ("nbi", 20), ("nbc", 0), ("nbc", 500)],
-    ids=["no index", "half an index", "no code", "half of the code"],
+    ("ending", "damage"),
+    [
+        ("nbi", lambda content: b""),
+        ("nbi", lambda content: content[:20]),
+        ("nbc", lambda content: b""),
+        ("nbc", lambda content: content[:500]),
+        ("nbc", flip_a_bit),
+    ],
+    ids=["no index", "half an index", "no code", "half of the code", "another instruction"],
 )
-def test_a_damaged_cache_is_replaced(small, tmp_path, ending, kept):
+def test_a_damaged_cache_is_replaced(small, tmp_path, ending, damage):
     places = {"PYTHONPATH": small, "NUMBA_CACHE_DIR": tmp_path / "cache"}
     announced = ["INFO compiling the kernel of one line, once per installation", "result 42.0"]
     assert run(SMALL, **places) == announced
     (file,) = (tmp_path / "cache").rglob(f"*.{ending}")
-    file.write_bytes(file.read_bytes()[:kept])
+    file.write_bytes(damage(file.read_bytes()))
     first, *rest = run(SMALL, **places)
     assert first.startswith(f"WARNING compiled code in {file.parent} cannot be read: ")
     assert rest == announced

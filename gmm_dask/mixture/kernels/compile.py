@@ -6,6 +6,8 @@ compiles for itself. Inside, every combination of source, processor and version 
 directory. So processes that compile at the same time write the same code to the same file, and it
 does not matter which writes last. In numba's own layout, two processors that share a home directory
 overwrite each other's code, and a change in a file whose functions a kernel calls goes unnoticed.
+
+A digest follows the code in its file. numba would run damaged machine code, which ends the process.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import xxhash
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 from numba.core.runtime.nrt import rtsys
 
@@ -38,6 +42,8 @@ _SUMMATION = {"contract", "reassoc", "nsz"}
 # Inlining is forced. Otherwise the process that compiles would call the part as compiled alone, and
 # processes that read the cache would call the kernel's copy of it: the two round sums differently.
 _OPTIONS: dict[str, Any] = {"nogil": True, "forceinline": True, "error_model": "numpy"}
+
+_DIGEST_SIZE = xxhash.xxh3_128().digest_size
 
 # Nothing is written to the lock, and what somebody else put in its place is not waited for.
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -96,6 +102,24 @@ def kernel(title: str) -> Callable[[KernelFunction], Kernel]:
     return lambda function: Kernel(function, title)
 
 
+class _CodeFile(IndexDataCacheFile):  # type: ignore[misc]
+    """numba's files of one kernel, with a digest at the end of each that holds code."""
+
+    def _load_data(self, name: str) -> Any:
+        """Read the code of a file; raise ValueError if it is not what was written."""
+        content = memoryview(Path(self._data_path(name)).read_bytes())
+        code, digest = content[:-_DIGEST_SIZE], content[-_DIGEST_SIZE:]
+        if xxhash.xxh3_128_digest(code) != digest:
+            raise ValueError(f"{name} is damaged")
+        return pickle.loads(code)
+
+    def _save_data(self, name: str, data: Any) -> None:
+        code = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(code)
+            file.write(xxhash.xxh3_128_digest(code))
+
+
 class _Cache(FunctionCache):  # type: ignore[misc]
     """numba's cache of one kernel, in a directory for the present source and processor."""
 
@@ -106,7 +130,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         directory = Path(self._impl.locator.get_cache_path()) / f"gmm_dask-{stamp}"
         directory.mkdir(exist_ok=True)
         self._cache_path = str(directory)
-        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, stamp)
+        self._cache_file = _CodeFile(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return the compiled code; None, and a message in the log, if none can be read."""
