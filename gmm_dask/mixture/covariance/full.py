@@ -165,7 +165,7 @@ class Full(CovarianceType):
         b, k, d = residual_means.shape
         if d <= COMPILED_FEATURES:
             return run_update(
-                _update,
+                update_covariances,
                 covariances,
                 precisions_cholesky,
                 counts,
@@ -193,7 +193,7 @@ class Full(CovarianceType):
 
 
 @kernel("M-step of the full covariance")
-def _update(  # type: ignore[no-untyped-def]
+def update_covariances(  # type: ignore[no-untyped-def]
     covariances,
     factors,
     shifts,
@@ -204,6 +204,7 @@ def _update(  # type: ignore[no-untyped-def]
     residual_products,
     reg_covar,
 ):
+    """Take the M-step of b mixtures in place, as `Update` describes it."""
     b, k, d = residual_means.shape
     scratch = scratch_for(d)
     V, squares, lower = scratch[:3]

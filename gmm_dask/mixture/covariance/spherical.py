@@ -140,7 +140,7 @@ class Spherical(CovarianceType):
     ) -> Update:
         """Compute σ'² = σ² (S/Ñ − |δ|²)/d + reg_covar; σ² is kept where the difference cancels."""
         return run_update(
-            _update,
+            update_covariances,
             covariances,
             precisions_cholesky,
             counts,
@@ -151,7 +151,7 @@ class Spherical(CovarianceType):
 
 
 @kernel("M-step of the spherical covariance")
-def _update(  # type: ignore[no-untyped-def]
+def update_covariances(  # type: ignore[no-untyped-def]
     covariances,
     factors,
     shifts,
@@ -162,6 +162,7 @@ def _update(  # type: ignore[no-untyped-def]
     residual_products,
     reg_covar,
 ):
+    """Take the M-step of b mixtures in place, as `Update` describes it."""
     b, k, d = residual_means.shape
     for m in range(b):
         for c in range(k):

@@ -169,7 +169,7 @@ class Tied(CovarianceType):
         k, d = residual_means.shape[1:]
         if d <= COMPILED_FEATURES:
             return run_update(
-                _update,
+                update_covariances,
                 covariances,
                 precisions_cholesky,
                 counts,
@@ -192,7 +192,7 @@ class Tied(CovarianceType):
 
 
 @kernel("M-step of the tied covariance")
-def _update(  # type: ignore[no-untyped-def]
+def update_covariances(  # type: ignore[no-untyped-def]
     covariances,
     factors,
     shifts,
@@ -203,6 +203,7 @@ def _update(  # type: ignore[no-untyped-def]
     residual_products,
     reg_covar,
 ):
+    """Take the M-step of b mixtures in place, as `Update` describes it."""
     b, k, d = residual_means.shape
     scratch = scratch_for(d)
     V, squares, lower = scratch[:3]
