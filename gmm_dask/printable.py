@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+
+#: A number that is no part of a name, a date or an id.
+_NUMBER = re.compile(r"""(?<![\w.'"/−-])[+-]?(?:\d[\d,]*)?\.?\d+(?:e[+-]?\d+)?(?![\w-])""")
 
 
 def printable(text: str) -> str:
@@ -35,3 +39,11 @@ def spread(mean: float, deviation: float) -> str:
     if not 0 <= digits <= 6:
         return f"{mean:.6g} ± {deviation:.2g}"
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def typeset(text: str) -> str:
+    """Write the minus of each number in a text as one, U+2212, and no other hyphen.
+
+    For pages and pictures. Terminals, and whatever other programs read, keep the hyphen.
+    """
+    return _NUMBER.sub(lambda number: number[0].replace("-", "−"), text)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from gmm_dask.mixture.transforms import Transform, Transforms
+from gmm_dask.printable import typeset
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class FeatureAxis:
             apart = all(abs(place - other) >= least for other, _ in chosen)
             if limits[0] <= place <= limits[1] and apart:
                 chosen.append((place, value))
-        return [(place, f"{value:,.6g}".replace("-", "−")) for place, value in sorted(chosen)]
+        return [(place, typeset(f"{value:,.6g}")) for place, value in sorted(chosen)]
 
 
 def axes_of(columns: Sequence[str], transforms: Transforms | None) -> tuple[FeatureAxis, ...]:
@@ -131,9 +132,9 @@ def write_alike(values: Sequence[float]) -> list[str]:
                 abs(float(text.replace(",", "")) - value) <= 1e-6 * largest
                 for text, value in zip(texts, values, strict=True)
             ):
-                return [text.replace("-", "−") for text in texts]
+                return [typeset(text) for text in texts]
     for digits in range(1, 17):
         texts = [f"{value:.{digits}g}" for value in values]
         if len(set(texts)) == len(texts):
             break
-    return [text.replace("-", "−") for text in texts]
+    return [typeset(text) for text in texts]

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.transforms import Transforms
+from gmm_dask.printable import typeset
 from gmm_dask.report import densities, pairs
 from gmm_dask.report.entropy import entropy_figure
 from gmm_dask.report.frame import first_drawn
@@ -103,7 +104,7 @@ def log_likelihood_figure(lower_bounds: Sequence[float]) -> Figure:
         )  # fmt: skip
         bottom.set_yscale("log")
         bottom.set_ylabel("gain (log scale)")
-        bottom.yaxis.set_major_formatter(FuncFormatter(lambda gain, _: f"{gain:.0e}"))
+        bottom.yaxis.set_major_formatter(FuncFormatter(lambda gain, _: typeset(f"{gain:.0e}")))
         bottom.yaxis.set_minor_formatter(NullFormatter())
     bottom.set_xlabel("iteration")
     return figure
@@ -113,10 +114,10 @@ def _describe(bounds: FloatArray, first: int) -> tuple[str, str]:
     """Lines that say where the last iteration arrived and which iterations are not drawn."""
     if not len(bounds):
         return "no iteration: the parameters given were kept", ""
-    arrived = f"{bounds[-1]:,.6g} nats per row at iteration {len(bounds)}".replace("-", "−")
+    arrived = typeset(f"{bounds[-1]:,.6g} nats per row at iteration {len(bounds)}")
     if not first:
         return arrived, ""
-    left_out = f"not drawn: iteration 1 at {bounds[0]:,.3g}".replace("-", "−")
+    left_out = typeset(f"not drawn: iteration 1 at {bounds[0]:,.3g}")
     return arrived, left_out + (f", to iteration {first}" if first > 1 else "")
 
 

@@ -189,8 +189,19 @@ def test_what_was_removed_before_an_error_is_said(models):
             "{models}/stars: has no version 9; there are versions 1, 2, 3",
         ),
         (
-            ["use", "{models}", "1"],
-            "{models}: holds no model; models in {models}: moons, stars",
+            ["use", "{models}/", "1"],
+            "{models}: is no model, but a directory of models; name one: moons, stars, as in "
+            "{models}/moons",
+        ),
+        (["pin", "", "1"], "the path of the model is empty; give models/NAME"),
+        (
+            ["use", "{models}/stars/../..", "1"],
+            "{root}: holds no model; models in {models}: moons, stars",
+        ),
+        (
+            ["use", "{models}/../run.toml", "1"],
+            "{models}/../run.toml: is a file, and a model is a directory; models in "
+            "{models}/../models: moons, stars",
         ),
         (
             ["unpin", "{models}/star", "1"],
@@ -203,8 +214,19 @@ def test_what_was_removed_before_an_error_is_said(models):
     ],
 )
 def test_mistakes_are_named(models, arguments, message):
+    (models.parent / "run.toml").touch()
     run = gmm_dask(*(argument.format(models=models) for argument in arguments))
-    assert refused(run) == message.format(models=models)
+    assert refused(run) == message.format(models=models, root=models.parent)
+
+
+def test_a_model_is_named_by_the_folder_that_one_is_in(models, monkeypatch):
+    monkeypatch.chdir(models / "stars" / "v000001")
+    assert gmm_dask("use", "..", 1).stdout == f"{models}/stars: version 1 is current\n"
+    listed = json.loads(gmm_dask("list", "..", "--json").stdout)
+    assert {model["model"] for model in listed} == {"stars"}
+    assert refused(gmm_dask("use", ".", 1)) == (
+        f".: is in a model; name {models}/stars, and the version after it"
+    )
 
 
 def test_diff_shows_components_likelihoods_and_settings(models):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gmm_dask.printable import typeset
 from gmm_dask.report.axes import ticks, write_alike
 from gmm_dask.report.differences import compare
 from gmm_dask.report.page.cards import contrast
@@ -90,6 +91,23 @@ def test_names_from_the_data_are_text_and_nothing_else():
     assert "alert(1)" in hostile.text
     assert "\x1b" not in hostile.text
     assert r"\x1b[31mred" in hostile.text
+
+
+def test_what_people_read_has_minus_signs_and_what_scripts_read_has_hyphens():
+    """In cards, tables and sentences alike; names, dates and ids keep their hyphens."""
+    columns = ["b-2", "x 1e-05-a"]
+    page = page_of(*(subject_of(columns=columns, iterations=steps) for steps in (4, 5)))
+    texts = [
+        text for text in page.texts if text[0] != ":" and not any(name in text for name in columns)
+    ]  # without the style sheet
+    assert [text for text in texts if re.search(r"(^|[\s(×])-[.\d]|\de-\d", text)] == []
+    assert re.search(r"−\d\S* ± \d", page.text)
+    assert {text for text in page.texts if text in columns} == set(columns)
+    assert "−" not in page.scripts[0]
+    assert re.search(r"[\[,]-\d", page.scripts[0])
+    assert typeset("-1,234.5 (-2e-05 to .5) on 2026-11-26 by 1e-4f-9 in b-2, 'x-1' and '-3'") == (
+        "−1,234.5 (−2e−05 to .5) on 2026-11-26 by 1e-4f-9 in b-2, 'x-1' and '-3'"
+    )
 
 
 @pytest.mark.parametrize("d", [1, 2, 8])

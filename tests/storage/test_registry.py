@@ -266,7 +266,7 @@ def test_loading_by_a_wrong_path(tmp_path):
     published(tmp_path, 2)
     with pytest.raises(ModelError, match=r"/v000009: is missing; there are versions 1, 2"):
         load_model_at(tmp_path / "stars" / "v000009")
-    with pytest.raises(ModelError, match=r"holds no model; models in .*: stars"):
+    with pytest.raises(ModelError, match=r"a directory of models; name one: stars, as in .*/stars"):
         load_model_at(tmp_path)
     with pytest.raises(ModelError, match=r"/star: holds no model; models in .*: stars"):
         load_model_at(tmp_path / "star")

@@ -6,6 +6,7 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.printable import typeset
 from gmm_dask.report.page.markup import Markup, element
 from gmm_dask.report.page.plot import number, percent
 from gmm_dask.report.page.subject import Subject
@@ -78,7 +79,7 @@ def _apart(subject: Subject, component: int, contrasts: FloatArray) -> Markup:
     texts = {
         feature: (
             model.columns[feature],
-            model.spread(component, feature),
+            typeset(model.spread(component, feature)),
             _words(float(contrasts[feature])) if len(model.component_ids) > 1 else "",
         )
         for feature in order

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Sequence
 
+from gmm_dask.printable import typeset
 from gmm_dask.report.differences import ComponentChange, ModelComparison, settings_of
 from gmm_dask.report.page.markup import Markup, element
 from gmm_dask.report.page.plot import number, percent
@@ -51,7 +52,7 @@ def beside_each_other(
         [
             "BIC",
             *(
-                manifest.describe_bic(lambda value: f"{value:,.1f}".replace("-", "−"))
+                manifest.describe_bic(lambda value: typeset(f"{value:,.1f}"))
                 for manifest in manifests
             ),
         ],
@@ -117,5 +118,5 @@ def _change(
         *shares,
         f"{change.match.moved:.2f} σ",
         f"× {change.match.spread:.3f}",
-        change.largest_shift(columns).replace("-", "−"),
+        typeset(change.largest_shift(columns)),
     ]

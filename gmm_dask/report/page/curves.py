@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gmm_dask.printable import typeset
 from gmm_dask.report.aggregates import is_of_search, point_of
 from gmm_dask.report.frame import first_drawn
 from gmm_dask.report.page.markup import Markup, element, join
@@ -140,8 +141,8 @@ def _rows(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> list[tuple[st
     return [
         (
             str(place),
-            f"{values[place]:.7g}".replace("-", "−"),
-            f"{values[place] - values[place - 1]:+.2e}".replace("-", "−") if place else "",
+            typeset(f"{values[place]:.7g}"),
+            typeset(f"{values[place] - values[place - 1]:+.2e}") if place else "",
         )
         for place in places
     ]

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 
+from gmm_dask.printable import typeset
 from gmm_dask.report.aggregates import Json, is_of_search, point_of
 from gmm_dask.report.differences import ModelComparison
 from gmm_dask.report.page.assignment import certainty_table, kmeans_table
@@ -247,9 +248,10 @@ def _notes(subject: Subject) -> Markup:
             "is nothing behind the ellipses, and no replay."
         )
     if model.transforms is not None:
+        words = typeset(model.transforms.words(model.columns))
         notes.append(
-            "Features are drawn on the scale on which the mixture sees them: "
-            f"{model.transforms.words(model.columns)}. All values are in the data's own units."
+            f"Features are drawn on the scale on which the mixture sees them: {words}. All values "
+            "are in the data's own units."
         )
     if d > len(aggregates.features):
         notes.append(

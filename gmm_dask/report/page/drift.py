@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gmm_dask.printable import typeset
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.plot import Plot, padded
 from gmm_dask.report.page.subject import Batch, Subject
@@ -69,7 +70,7 @@ def _table(batches: tuple[Batch, ...], names: list[str]) -> Markup:
             f"{batch.rows:,}",
             *(
                 "" if name not in batch.checks
-                else f"{batch.checks[name][0]:.4g} of {batch.checks[name][1]:.4g}".replace("-", "−")
+                else typeset(f"{batch.checks[name][0]:.4g} of {batch.checks[name][1]:.4g}")
                 for name in names
             ),
             "yes" if batch.passed else "NO",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gmm_dask.printable import typeset
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.plot import Plot, padded, shorten
 from gmm_dask.report.page.subject import Subject
@@ -32,7 +33,7 @@ def nights_chart(subject: Subject) -> Markup | None:
     since = [
         element(
             "li",
-            f"{item.finding.words}: "
+            f"{typeset(item.finding.words)}: "
             + (
                 "seen for the first time."
                 if item.nights == 1
@@ -169,8 +170,10 @@ def _table(nights: Sequence[DriftRecord]) -> Markup:
             record.by,
             "" if record.version is None else f"version {record.version}",
             f"{record.rows:,}",
-            "; ".join(
-                filter(None, [*(finding.words for finding in record.findings), record.other_words])
+            typeset(
+                "; ".join(
+                    filter(None, [*(item.words for item in record.findings), record.other_words])
+                )
             )
             or "none",
         )

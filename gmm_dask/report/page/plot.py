@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from gmm_dask.printable import typeset
 from gmm_dask.report.axes import FeatureAxis, ticks
 from gmm_dask.report.page.markup import Markup, element, join
 
@@ -161,8 +162,8 @@ def shorten(name: str, most: int) -> str:
 def number(value: float, digits: int = 4) -> str:
     """Write a number for a sentence or a table."""
     if abs(value) >= 10**digits and abs(value) < 1e15:
-        return f"{value:,.0f}".replace("-", "−")
-    return f"{value:.{digits}g}".replace("-", "−")
+        return typeset(f"{value:,.0f}")
+    return typeset(f"{value:.{digits}g}")
 
 
 def percent(share: float) -> str:

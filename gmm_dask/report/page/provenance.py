@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gmm_dask.printable import typeset
 from gmm_dask.report.page.markup import Markup, element
 from gmm_dask.report.page.plot import number
 from gmm_dask.report.page.subject import Subject
@@ -49,7 +50,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
         ("columns", ", ".join(model.columns)),
     ]
     if model.transforms is not None:
-        facts.append(("transforms", model.transforms.words(model.columns)))
+        facts.append(("transforms", typeset(model.transforms.words(model.columns))))
     facts += [
         (f"[{section}]", _settings(configuration[section]))
         for section in ("model", "fit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gmm_dask.printable import typeset
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.plot import Plot, number, padded
 from gmm_dask.report.page.subject import Subject
@@ -123,7 +124,7 @@ def _label(plot: Plot, cell: Cell, place: int, criterion: str) -> Markup:
 def _table(cells: Sequence[Cell], best: Sequence[Cell]) -> Markup:
     def value(cell: Cell, name: str) -> str:
         given = cell.get(name)
-        return "" if given is None else f"{given:,.4f}".replace("-", "−")
+        return "" if given is None else typeset(f"{given:,.4f}")
 
     rows = []
     for cell in cells:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gmm_dask.printable import typeset
 from gmm_dask.report.page.markup import Markup, element
 from gmm_dask.report.page.plot import number
 from gmm_dask.report.page.subject import Subject
@@ -56,7 +57,7 @@ def judge(subject: Subject) -> Verdict:
 def _drift_words(night: DriftRecord) -> str:
     words = [finding.words for finding in night.findings] or [night.other_words]
     more = f", and {len(words) - 1} more" if len(words) > 1 else ""
-    return f"the new rows differed from version {night.version}: {words[0]}{more}"
+    return f"the new rows differed from version {night.version}: {typeset(words[0])}{more}"
 
 
 def _praise(subject: Subject) -> str:
@@ -108,7 +109,7 @@ def _figures(subject: Subject) -> list[tuple[str, str]]:
             "log-likelihood per row",
             f"{manifest.describe_log_likelihood(lambda value: number(value, 6))} nats",
         ),
-        ("BIC", manifest.describe_bic(lambda value: f"{value:,.1f}".replace("-", "−"))),
+        ("BIC", manifest.describe_bic(lambda value: typeset(f"{value:,.1f}"))),
         ("scans of the data", f"{manifest.scans}"),
     ]
     if manifest.refit is not None:

@@ -14,6 +14,8 @@ from gmm_dask.storage.models.registry import (
     Registry,
     describe_models,
     models_in,
+    named_place,
+    no_model_error,
     version_name,
 )
 
@@ -74,15 +76,14 @@ def registry_at(path: str | Place) -> Registry:
     ConfigError
         The path is on no storage that holds models.
     """
-    directory = place_of(path)
+    directory = named_place(path)
     registry = Registry(directory.parent, directory.name)
     if registry.versions():
         return registry
     above = Registry(directory.parent.parent, directory.parent.name)
     if above.versions():
         raise ModelError(f"{path}: is in a model; name {above.directory}, and the version after it")
-    root = directory if models_in(directory) else directory.parent
-    raise ModelError(f"{path}: holds no model; {describe_models(root)}")
+    raise no_model_error(directory)
 
 
 def registries_at(path: str | Place, name: str | None = None) -> tuple[Registry, ...]:
@@ -102,18 +103,18 @@ def registries_at(path: str | Place, name: str | None = None) -> tuple[Registry,
     ConfigError
         The path is on no storage that holds models.
     """
-    root = place_of(path)
+    place, root = named_place(path), place_of(path)
     if name is not None:
         registry = Registry(root, name)
         if not registry.versions():
             raise ModelError(f"{root}: has no model {name!r}; {describe_models(root)}")
         return (registry,)
-    single = Registry(root.parent, root.name)
+    single = Registry(place.parent, place.name)
     if single.versions():
         return (single,)
     names = models_in(root)
     if not names:
-        raise ModelError(f"{root}: holds no model; {describe_models(root)}")
+        raise no_model_error(root)
     return tuple(Registry(root, name) for name in names)
 
 

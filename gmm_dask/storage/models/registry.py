@@ -31,8 +31,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gmm_dask.addresses import ObjectAddress, Place, place_of
-from gmm_dask.errors import ConflictError, ModelError, StorageError
+from gmm_dask.addresses import ObjectAddress, Place, place_of, resolved
+from gmm_dask.errors import ConfigError, ConflictError, ModelError, StorageError
 from gmm_dask.storage.files.atomic import storage_errors
 from gmm_dask.storage.files.choice import (
     AnyVersion,
@@ -343,7 +343,7 @@ def load_model_at(path: str | Place, version: int | None = None) -> StoredModel:
     ConfigError
         The path is on no storage that holds models.
     """
-    path = place_of(path)
+    path = named_place(path)
     registry = Registry(path.parent, path.name)
     if version is not None:
         return registry.load(version)
@@ -355,9 +355,23 @@ def load_model_at(path: str | Place, version: int | None = None) -> StoredModel:
     siblings = Registry(path.parent.parent, path.parent.name).versions()
     if _VERSION.fullmatch(path.name) and siblings:
         raise ModelError(f"{path}: is missing; there are {_listed(siblings)}")
-    is_folder = path.is_dir() if isinstance(path, Path) else bool(names_in(path))
-    root = path if is_folder else path.parent
-    raise ModelError(f"{path}: holds no model; {describe_models(root)}")
+    raise no_model_error(path)
+
+
+def named_place(path: str | Place) -> Place:
+    """Return the place of a model, which is named by the last part of its path.
+
+    ``.`` and ``..`` have no name, so they are resolved.
+
+    Raises
+    ------
+    ConfigError
+        The path is empty, or on no storage that holds models.
+    """
+    if path == "":
+        raise ConfigError("the path of the model is empty; give models/NAME")
+    place = place_of(path)
+    return resolved(place) if isinstance(place, Path) and place.name in ("", "..") else place
 
 
 def _versions(directory: Place, title: str) -> AnyVersions:
@@ -407,13 +421,30 @@ def models_in(root: Place) -> tuple[str, ...]:
     return tuple(name for name in names_in(root) if Registry(root, name).versions())
 
 
+def no_model_error(place: Place) -> ModelError:
+    """Make the error for a place that holds no model; it says where models are."""
+    if isinstance(place, Path) and place.is_file():
+        problem = "is a file, and a model is a directory"
+        return ModelError(f"{place}: {problem}; {describe_models(place.parent)}")
+    names = models_in(place)
+    if names:
+        return ModelError(
+            f"{place}: is no model, but a directory of models; name one: {', '.join(names)}, as in "
+            f"{place / names[0]}"
+        )
+    is_folder = place.is_dir() if isinstance(place, Path) else bool(names_in(place))
+    root = place if is_folder and not models_in(place.parent) else place.parent
+    return ModelError(f"{place}: holds no model; {describe_models(root)}")
+
+
 def describe_models(root: Place) -> str:
-    """Describe the models at a place, for an error message."""
+    """Describe the models at a place, or in its folder ``models``, for an error message."""
     if isinstance(root, Path):
         with storage_errors(root, "cannot be read"):
             if not root.is_dir():
                 return f"there is no directory {root}; fit a model first, or give another path"
-    names = models_in(root)
-    if not names:
-        return f"there are no models in {root}; fit one first, or give another path"
-    return f"models in {root}: {', '.join(names)}"
+    for folder in (root, root / "models"):
+        names = models_in(folder)
+        if names:
+            return f"models in {folder}: {', '.join(names)}"
+    return f"there are no models in {root}; fit one first, or give another path"
