@@ -43,6 +43,16 @@ from gmm_dask.mixture.kernels.compile import kernel
 def double(x):
     return 2.0 * x
 """
+MEDIAN = """
+import numpy as np
+from gmm_dask.mixture.kernels.compile import kernel
+
+@kernel("kernel with arrays of its own")
+def double(x):
+    values = np.empty(3)
+    values[:] = 2.0 * x
+    return np.median(values)
+"""
 BITS = """
 import hashlib, sys
 import numpy as np
@@ -218,6 +228,16 @@ def test_a_full_disk_is_a_warning(small, tmp_path):
     assert announced.startswith("INFO compiling the kernel of one line")
     assert warned.startswith("WARNING compiled code cannot be kept in ")
     assert result == "result 42.0"
+
+
+def test_cached_code_is_loaded_without_the_parts_of_numba_that_only_compile(small, tmp_path):
+    """They take longer to import than all kernels of a fit to load."""
+    (small / "small.py").write_text(MEDIAN)
+    path = os.pathsep.join([str(small), str(Path(gmm_dask.__file__).parents[1])])
+    places = {"PYTHONPATH": path, "NUMBA_CACHE_DIR": tmp_path / "cache"}
+    code = SMALL + "print({'numba.np.arrayobj', 'numba.np.arraymath'} & set(sys.modules))"
+    assert len(run(code, **places)) == 3
+    assert run(code, **places) == ["result 42.0", "set()"]
 
 
 def test_each_processor_has_its_own_cache(small, tmp_path):

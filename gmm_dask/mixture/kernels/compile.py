@@ -26,7 +26,12 @@ from typing import Any
 
 import numba
 import xxhash
-from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    IndexDataCacheFile,
+    NullCache,
+)
 from numba.core.runtime.nrt import rtsys
 
 KernelFunction = Callable[..., Any]
@@ -120,8 +125,23 @@ class _CodeFile(IndexDataCacheFile):  # type: ignore[misc]
             file.write(xxhash.xxh3_128_digest(code))
 
 
+class _KeptCode(CompileResultCacheImpl):  # type: ignore[misc]
+    """What is kept of compiled code, and made code again."""
+
+    def reduce(self, compiled: Any) -> tuple[Any, ...]:
+        """Return what is kept: all but the environments of the parts, which are the last entry.
+
+        In an environment compiled code finds Python objects, and kernels use none. That of
+        ``np.empty``, and of others, would have each process import half of numba to restore it.
+        """
+        *code, _ = compiled._reduce()
+        return *code, ()
+
+
 class _Cache(FunctionCache):  # type: ignore[misc]
     """numba's cache of one kernel, in a directory for the present source and processor."""
+
+    _impl_class = _KeptCode
 
     def __init__(self, function: KernelFunction, title: str) -> None:
         super().__init__(function)
