@@ -21,8 +21,10 @@ from gmm_dask.addresses import Place, absolute
 from gmm_dask.config import RunConfig
 from gmm_dask.errors import StorageError
 from gmm_dask.pipelines.endings import COMPLETED, SKIPPED, ending_of
+from gmm_dask.pipelines.naming import add_version
 from gmm_dask.pipelines.rendering import Summary, markdown
-from gmm_dask.pipelines.sequences import OutcomeT
+from gmm_dask.pipelines.sequences import FitOutcome, OutcomeT
+from gmm_dask.pipelines.summary import fit_summary
 from gmm_dask.printable import printable
 from gmm_dask.report.page.subject import REPORT
 from gmm_dask.steps import Decision, Published
@@ -46,6 +48,16 @@ def final_state(run: RunConfig, outcome: OutcomeT) -> State[Any] | OutcomeT:
         emit(ending.state.lower(), run.output.name, {"message": ending.message})
     make = Failed if ending.failed else Completed
     return make(name=ending.state, message=ending.message, data=outcome)
+
+
+def conclude_fit(run: RunConfig, outcome: FitOutcome) -> State[Any] | FitOutcome:
+    """Show and announce what a fit or a selection published; return the state its run ends in."""
+    add_version(outcome.published.version)
+    with showing():
+        report(fit_summary(outcome))
+        show_published(outcome.published)
+    announce(run, "fit", outcome.published)
+    return final_state(run, outcome)
 
 
 def emit(what: str, model: str, payload: dict[str, Any], **labels: str) -> None:
@@ -96,6 +108,12 @@ def name_place(key: str, path: Place) -> None:
     Browsers follow no link from here to a file, nor to an object of a store.
     """
     create_markdown_artifact(_as_text(path), key=key, description=f"where the {key} is")
+
+
+def show_published(published: Published) -> None:
+    """Attach the address of a published model, with its pictures and that of its report."""
+    name_place("model", published.path)
+    show_model(published.path)
 
 
 def show_model(path: Place) -> None:

@@ -17,6 +17,7 @@ from gmm_dask.pipelines.artifacts import (
     report,
     report_decision,
     show_model,
+    show_published,
     showing,
 )
 from gmm_dask.pipelines.naming import add_version, run_name
@@ -61,8 +62,7 @@ def retrain(
     with showing():
         report(retrain_summary(outcome))
         if outcome.published is not None:
-            name_place("model", outcome.published.path)
-            show_model(outcome.published.path)
+            show_published(outcome.published)
         if outcome.refusal is not None:
             show_model(outcome.refusal.path)
         if outcome.predictions is not None:

@@ -13,17 +13,9 @@ from prefect.runtime import flow_run
 
 from gmm_dask.config import ClusterKind, RunConfig, ThreadsCluster
 from gmm_dask.pipelines import sequences
-from gmm_dask.pipelines.artifacts import (
-    announce,
-    final_state,
-    name_place,
-    report,
-    show_model,
-    showing,
-)
-from gmm_dask.pipelines.naming import add_version, run_name
+from gmm_dask.pipelines.artifacts import conclude_fit
+from gmm_dask.pipelines.naming import run_name
 from gmm_dask.pipelines.recording import recorded
-from gmm_dask.pipelines.summary import fit_summary
 from gmm_dask.pipelines.tasks import as_task
 from gmm_dask.pipelines.watching.artifact import watched
 
@@ -47,10 +39,4 @@ def select(
         outcome = recorded(
             "select", run, run_id, lambda: sequences.select(run, cluster, as_task, notify, run_id)
         )
-    add_version(outcome.published.version)
-    with showing():
-        report(fit_summary(outcome))
-        name_place("model", outcome.published.path)
-        show_model(outcome.published.path)
-    announce(run, "fit", outcome.published)
-    return final_state(run, outcome)
+    return conclude_fit(run, outcome)
