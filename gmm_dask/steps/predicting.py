@@ -175,18 +175,24 @@ def open_predictions(
         if not staged.remaining.files:
             yield Prediction(staged, None, model)
             return
-        chunks = parquet_chunks(
-            staged.remaining,
-            split_files=True,
-            key_columns=run.predict.key_columns,
-            least_rows=PART_ROWS,
-        )
-        with (
-            open_executor(cluster) as executor,
-            Scanner(chunks, executor, notify, once=True) as scanner,
-        ):
+        with _scanner_of_parts(run, staged.remaining, cluster, notify) as scanner:
             new_files = frozenset() if backfill else new_to_predictions(run, staged, model)
             yield Prediction(staged, scanner, model, new_files)
+
+
+@contextmanager
+def _scanner_of_parts(
+    run: RunConfig, plan: InputPlan, cluster: ClusterKind, notify: Notify
+) -> Iterator[Scanner]:
+    """Open a scanner whose chunks become parts: of one file each, with the key columns."""
+    chunks = parquet_chunks(
+        plan, split_files=True, key_columns=run.predict.key_columns, least_rows=PART_ROWS
+    )
+    with (
+        open_executor(cluster) as executor,
+        Scanner(chunks, executor, notify, once=True) as scanner,
+    ):
+        yield scanner
 
 
 def _check_features(run: RunConfig, plan: InputPlan, model: StoredModel) -> None:

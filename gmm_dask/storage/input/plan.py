@@ -32,6 +32,7 @@ from gmm_dask.storage.input.filters.predicate import Constant, Predicate
 from gmm_dask.storage.input.input_file import InputFile
 from gmm_dask.storage.input.location import did_you_mean, find_files
 from gmm_dask.storage.input.pruning import Draft, left_by, nothing_left
+from gmm_dask.storage.input.schemas import Schemas
 from gmm_dask.storage.input.usable_files import usable_files
 
 
@@ -300,33 +301,38 @@ def plan_input(
     columns = {name: schemas.column(name, section.convert.get(name)) for name in wanted}
     if labels is not None:
         schemas.check_labels(labels)
-    decay = None
-    if section.weight_halflife is not None:
-        decay = Decay.of(section.weight_halflife, as_of)
-        decay.check(schemas, tuple(file.path for file in files))
-    input_filter = None
-    if draft is not None:
-        input_filter = draft.bind(schemas)
-        files = left_by(input_filter, file_schemas)
+    decay = _check_decay(section, as_of, schemas, files)
+    input_filter = None if draft is None else draft.bind(schemas)
     plan = InputPlan(
-        root,
-        files,
-        tuple(columns[name] for name in section.columns),
-        columns[section.sample_weight] if section.sample_weight else None,
-        section.nulls,
-        dict(section.convert),
-        schemas.common(),
-        input_filter,
-        decay,
-        dict(section.transform),
-        usable.skipped,
-        labels,
-        tuple(listed),
-        usable.unsettled,
+        root=root,
+        files=files if input_filter is None else left_by(input_filter, file_schemas),
+        columns=tuple(columns[name] for name in section.columns),
+        sample_weight=columns[section.sample_weight] if section.sample_weight else None,
+        nulls=section.nulls,
+        convert=dict(section.convert),
+        types=schemas.common(),
+        filter=input_filter,
+        decay=decay,
+        transform=dict(section.transform),
+        skipped=usable.skipped,
+        labels=labels,
+        listing=tuple(listed),
+        unsettled=usable.unsettled,
     )
     if not plan.rows:
-        raise _without_rows(section, plan, [file_schema.file for file_schema in file_schemas])
+        raise _without_rows(section, plan, files)
     return plan
+
+
+def _check_decay(
+    section: InputSection, as_of: datetime, schemas: Schemas, files: Sequence[InputFile]
+) -> Decay | None:
+    """Return how the weights of rows decay, by a column that every file has; None: they do not."""
+    if section.weight_halflife is None:
+        return None
+    decay = Decay.of(section.weight_halflife, as_of)
+    decay.check(schemas, tuple(file.path for file in files))
+    return decay
 
 
 def _without_rows(
