@@ -181,7 +181,14 @@ HEAVY = {
                 "prefect",
                 "distributed",
                 "sqlglot",
+                "numba",
+                "scipy.linalg",
             },
+        ),
+        # Nor does it take numba to make an estimator, or to read a model.
+        (
+            "import gmm_dask.estimator, gmm_dask.loading, gmm_dask.versions",
+            {"numba", "llvmlite.binding"},
         ),
     ],
 )

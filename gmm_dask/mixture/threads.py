@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager
 
 from threadpoolctl import LibController, ThreadpoolController
 
+from gmm_dask.mixture.kernels.compile import load_numba
+
 #: Below this number of multiplications (about 3 ms), waking other threads costs more than it saves.
 WORTH_THREADS = 30_000_000
 
@@ -77,8 +79,11 @@ def _libraries(k_means: bool) -> tuple[tuple[LibController, ...], tuple[LibContr
 
     The latter are OpenMP, which is loaded with k-means, and a BLAS that runs on OpenMP.
     """
+    # Both open libraries. Were another thread to do so during the list, older versions of
+    # threadpoolctl could wait for that thread, and it for them.
     import scipy.linalg  # noqa: F401
 
+    load_numba()
     by_process: list[LibController] = []
     by_thread: list[LibController] = []
     for library in ThreadpoolController().lib_controllers:

@@ -289,3 +289,24 @@ def test_drift_lists_the_nights_and_since_when(tmp_path):
     assert [(item["feature"], item["nights"]) for item in shown["since"]] == [("height", 2)]
     older = gmm_dask("drift", stars.directory / "v000001")  # stored without a history
     assert older.stdout.startswith("no night is recorded: nothing has been compared yet")
+
+
+def test_no_command_that_only_reads_models_imports_numba(models):
+    """It would take a third of their time; and scipy's BLAS as much as pyarrow."""
+    program = (
+        "import sys; from gmm_dask.pipelines.command import app\n"
+        "for command in sys.argv[1:]:\n"
+        "    app(command.split(), standalone_mode=False)\n"
+        "    imported = {'numba', 'llvmlite.binding', 'scipy.linalg', 'dask', 'prefect'}\n"
+        "    assert not imported & set(sys.modules), command\n"
+    )
+    stars = models / "stars"
+    commands = [
+        f"list {models}", f"inspect {stars}", f"drift {stars}", f"use {stars} 3", f"pin {stars} 1",
+        f"unpin {stars} 1", f"report {stars} --output {models}/page.html",
+        f"prune {models} --keep-versions 2",
+    ]  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", program, *commands], check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr

@@ -7,31 +7,32 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.mixture.kernels.compile import emitted
 
 # A kernel takes the caller's arrays as addresses and strides, and parameters as writable C-ordered
 # float64 arrays. So one compiled kernel serves every dtype, order and stride, and read-only arrays.
 
 
-def _pointer(name: str, element: Any, llvm: Any) -> Any:
+def _pointer(name: str, element: str, llvm: Any) -> Any:
     """Make a function that kernels call to turn an address into a pointer to elements."""
 
     def cast(typingctx: Any, address: Any) -> Any:
+        from numba import types
+
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.inttoptr(arguments[0], llvm.as_pointer())
 
-        return types.CPointer(element)(types.intp), generate
+        return types.CPointer(getattr(types, element))(types.intp), generate
 
     cast.__name__ = name
-    return intrinsic(cast)
+    return emitted(cast)
 
 
-doubles = _pointer("doubles", types.float64, ir.DoubleType())
-singles = _pointer("singles", types.float32, ir.FloatType())
-integers = _pointer("integers", types.int32, ir.IntType(32))
+doubles = _pointer("doubles", "float64", ir.DoubleType())
+singles = _pointer("singles", "float32", ir.FloatType())
+integers = _pointer("integers", "int32", ir.IntType(32))
 
 
 class RowsAddress(NamedTuple):

@@ -11,14 +11,12 @@ to the next.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-from llvmlite import binding, ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import get_cython_function_address, intrinsic
+from llvmlite import ir
 
-from gmm_dask.mixture.kernels.compile import KernelFunction, exact
+from gmm_dask.mixture.kernels.compile import KernelFunction, emitted, exact
 
 _DOUBLE, _INT, _CHAR = ir.DoubleType(), ir.IntType(32), ir.IntType(8)
 
@@ -32,13 +30,23 @@ def _library_function(name: str, library: str, pattern: str) -> KernelFunction:
         Kinds of the arguments. ``c``: a letter, given as its code; ``i``: an integer; ``d``: a
         double; ``p``: an address; ``o``: an integer that the function writes, which is returned.
     """
-    # Compiled code that is read from the cache finds the function by this name.
+    # Compiled code, read from the cache too, finds the function by this name.
     symbol = f"gmm_dask_{name}"
-    binding.add_symbol(symbol, get_cython_function_address(f"scipy.linalg.{library}", name))
     given = [kind for kind in pattern if kind != "o"]
-    kinds = {"c": types.int64, "i": types.int64, "d": types.float64, "p": types.int64}
+
+    @cache
+    def link() -> None:
+        from llvmlite import binding
+        from numba.extending import get_cython_function_address
+
+        binding.add_symbol(symbol, get_cython_function_address(f"scipy.linalg.{library}", name))
 
     def call(typingctx: Any, arguments: Any) -> Any:
+        from numba import types
+        from numba.core import cgutils
+
+        kinds = {"c": types.int64, "i": types.int64, "d": types.float64, "p": types.int64}
+
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             values = iter(cgutils.unpack_tuple(builder, values[0], len(given)))
             pointers, written = [], None
@@ -61,7 +69,7 @@ def _library_function(name: str, library: str, pattern: str) -> KernelFunction:
         return types.int64(types.Tuple([kinds[kind] for kind in given])), generate
 
     call.__name__ = call.__qualname__ = symbol
-    return intrinsic(call)
+    return emitted(call, link)
 
 
 _dtrmm = _library_function("dtrmm", "cython_blas", "ccccii" + "dpipi")

@@ -1,46 +1,21 @@
 """Compilation of the kernels: at the first call, once per installation, announced in the log.
 
-The compiled code is kept in the first of numba's cache directories that can be written:
-``NUMBA_CACHE_DIR``, one beside the source, the user's cache directory. If none can, each process
-compiles for itself. Inside, every combination of source, processor and version of numba has a
-directory. So processes that compile at the same time write the same code to the same file, and it
-does not matter which writes last. In numba's own layout, two processors that share a home directory
-overwrite each other's code, and a change in a file whose functions a kernel calls goes unnoticed.
-
-A digest follows the code in its file. numba would run damaged machine code, which ends the process.
+The compiled code is kept (`code_cache`). numba is imported when the first kernel runs: what only
+reads models runs none.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import logging
 import os
-import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import numba
-import xxhash
-from numba.core.caching import (
-    CompileResultCacheImpl,
-    FunctionCache,
-    IndexDataCacheFile,
-    NullCache,
-)
-from numba.core.runtime.nrt import rtsys
-
 KernelFunction = Callable[..., Any]
-
-#: Folders that hold every part of every kernel. A change in any of their files recompiles them all.
-_MIXTURE = Path(__file__).parent.parent
-SOURCES = tuple(
-    _MIXTURE / name for name in ("kernels", "row_major", "single_precision", "sparse", "covariance")
-)
 
 # Sums may be reordered. No flag assumes the absence of NaN or infinity.
 _SUMMATION = {"contract", "reassoc", "nsz"}
@@ -48,24 +23,99 @@ _SUMMATION = {"contract", "reassoc", "nsz"}
 # processes that read the cache would call the kernel's copy of it: the two round sums differently.
 _OPTIONS: dict[str, Any] = {"nogil": True, "forceinline": True, "error_model": "numpy"}
 
-_DIGEST_SIZE = xxhash.xxh3_128().digest_size
-
 # Nothing is written to the lock, and what somebody else put in its place is not waited for.
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-_logger = logging.getLogger("gmm_dask")
+
+class Part:
+    """A function that kernels call, and that is compiled with them."""
+
+    def __init__(self, function: KernelFunction, fastmath: set[str]) -> None:
+        self._function = function
+        self._fastmath = fastmath
+
+    @cached_property
+    def compiled(self) -> KernelFunction:
+        """What numba makes of the function."""
+        return _compiled(self._function, self._fastmath)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the compiled function from Python."""
+        return self.compiled(*arguments)
+
+
+class Instructions:
+    """A function that kernels call, and that emits instructions where it is called."""
+
+    def __init__(self, emit: KernelFunction, link: Callable[[], None]) -> None:
+        self._emit = emit
+        self.link = link
+
+    @cached_property
+    def compiled(self) -> Any:
+        """What numba makes of the function."""
+        from numba.extending import intrinsic
+
+        return intrinsic(self._emit)
 
 
 def inlined(function: KernelFunction) -> KernelFunction:
-    """Compile a function that kernels call and whose sums may be reordered."""
-    compiled: KernelFunction = numba.njit(fastmath=_SUMMATION, **_OPTIONS)(function)
-    return compiled
+    """Make a function a part of kernels whose sums may be reordered."""
+    return Part(function, _SUMMATION)
 
 
 def exact(function: KernelFunction) -> KernelFunction:
-    """Compile a function that kernels call and whose operations must keep their order."""
-    compiled: KernelFunction = numba.njit(fastmath={"contract"}, **_OPTIONS)(function)
+    """Make a function a part of kernels whose operations must keep their order."""
+    return Part(function, {"contract"})
+
+
+def emitted(emit: KernelFunction, link: Callable[[], None] = lambda: None) -> KernelFunction:
+    """Make a function a part of kernels that says its instructions itself.
+
+    Parameters
+    ----------
+    emit
+        As for `numba.extending.intrinsic`; it imports what it needs of numba.
+    link
+        Makes known to compiled code what the instructions name, before such code is loaded.
+    """
+    return Instructions(emit, link)  # type: ignore[return-value]
+
+
+def _compiled(function: KernelFunction, fastmath: set[str]) -> KernelFunction:
+    compiled: KernelFunction = load_numba().njit(fastmath=fastmath, **_OPTIONS)(function)
     return compiled
+
+
+@cache
+def load_numba() -> Any:
+    """Import numba, and tell it what a part is."""
+    import numba
+    from numba.core.registry import cpu_target
+    from numba.extending import typeof_impl
+
+    @typeof_impl.register(Part)  # type: ignore[untyped-decorator]
+    def type_of_part(part: Part, context: Any) -> Any:
+        return typeof_impl(part.compiled, context)
+
+    @typeof_impl.register(Instructions)  # type: ignore[untyped-decorator]
+    def type_of_instructions(instructions: Instructions, context: Any) -> Any:
+        compiled, typing = instructions.compiled, cpu_target.typing_context
+        typing.refresh()  # it may be new
+        return typing.resolve_value_type(compiled)
+
+    return numba
+
+
+def _link_parts(function: KernelFunction, linked: set[KernelFunction]) -> None:
+    """Link the instructions that a function names, and those of the parts that it names."""
+    linked.add(function)
+    for name in function.__code__.co_names:
+        part = function.__globals__.get(name)
+        if isinstance(part, Instructions):
+            part.link()
+        elif isinstance(part, Part) and part._function not in linked:
+            _link_parts(part._function, linked)
 
 
 class Kernel:
@@ -94,110 +144,22 @@ class Kernel:
         return self._compiled(*arguments)
 
     def _load_or_compile(self, arguments: tuple[Any, ...]) -> KernelFunction:
-        dispatcher = inlined(self._function)
-        code_cache = _open_cache(self._function, self._title)
-        dispatcher._cache = code_cache  # type: ignore[attr-defined]
+        numba = load_numba()
+        from gmm_dask.mixture.kernels.code_cache import open_cache
+
+        _link_parts(self._function, set())
+        dispatcher: Any = _compiled(self._function, _SUMMATION)
+        code_cache = open_cache(self._function, self._title)
+        dispatcher._cache = code_cache
         with _one_at_a_time(code_cache.cache_path):
-            dispatcher.compile(tuple(numba.typeof(argument) for argument in arguments))  # type: ignore[attr-defined]
-        return dispatcher
+            dispatcher.compile(tuple(numba.typeof(argument) for argument in arguments))
+        compiled: KernelFunction = dispatcher
+        return compiled
 
 
 def kernel(title: str) -> Callable[[KernelFunction], Kernel]:
     """Decorate a function to make it a `Kernel`; the log calls it by its title."""
     return lambda function: Kernel(function, title)
-
-
-class _CodeFile(IndexDataCacheFile):  # type: ignore[misc]
-    """numba's files of one kernel, with a digest at the end of each that holds code."""
-
-    def _load_data(self, name: str) -> Any:
-        """Read the code of a file; raise ValueError if it is not what was written."""
-        content = memoryview(Path(self._data_path(name)).read_bytes())
-        code, digest = content[:-_DIGEST_SIZE], content[-_DIGEST_SIZE:]
-        if xxhash.xxh3_128_digest(code) != digest:
-            raise ValueError(f"{name} is damaged")
-        return pickle.loads(code)
-
-    def _save_data(self, name: str, data: Any) -> None:
-        code = self._dump(data)
-        with self._open_for_write(self._data_path(name)) as file:
-            file.write(code)
-            file.write(xxhash.xxh3_128_digest(code))
-
-
-class _KeptCode(CompileResultCacheImpl):  # type: ignore[misc]
-    """What is kept of compiled code, and made code again."""
-
-    def reduce(self, compiled: Any) -> tuple[Any, ...]:
-        """Return what is kept: all but the environments of the parts, which are the last entry.
-
-        In an environment compiled code finds Python objects, and kernels use none. That of
-        ``np.empty``, and of others, would have each process import half of numba to restore it.
-        """
-        *code, _ = compiled._reduce()
-        return *code, ()
-
-
-class _Cache(FunctionCache):  # type: ignore[misc]
-    """numba's cache of one kernel, in a directory for the present source and processor."""
-
-    _impl_class = _KeptCode
-
-    def __init__(self, function: KernelFunction, title: str) -> None:
-        super().__init__(function)
-        self._title = title
-        stamp = _digest(function.__code__.co_filename)
-        directory = Path(self._impl.locator.get_cache_path()) / f"gmm_dask-{stamp}"
-        directory.mkdir(exist_ok=True)
-        self._cache_path = str(directory)
-        self._cache_file = _CodeFile(self._cache_path, self._impl.filename_base, stamp)
-
-    def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """Return the compiled code; None, and a message in the log, if none can be read."""
-        code = None
-        try:
-            rtsys.initialize(target_context)
-            code = self._load_overload(signature, target_context)
-        except Exception as error:  # whatever unpickling a damaged file raises
-            reason = str(error) or type(error).__name__
-            _logger.warning("compiled code in %s cannot be read: %s", self._cache_path, reason)
-            # An index that cannot be read could not be added to either.
-            with suppress(OSError):
-                self.flush()
-        if code is None:
-            _logger.info("compiling the %s, once per installation", self._title)
-        return code
-
-    def save_overload(self, signature: Any, code: Any) -> None:
-        """Keep the compiled code; a failure to write is a warning, not an error."""
-        try:
-            super().save_overload(signature, code)
-        except Exception as error:  # a damaged index that could not be replaced, a full disk
-            reason = str(error) or type(error).__name__
-            _logger.warning("compiled code cannot be kept in %s: %s", self._cache_path, reason)
-
-
-class _NoCache(NullCache):  # type: ignore[misc]
-    """The stand-in for a cache where no directory can be written."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-
-    def load_overload(self, signature: Any, target_context: Any) -> None:
-        """Log that the kernel will be compiled, and how to keep its code."""
-        _logger.info(
-            "compiling the %s for this process only: no cache directory can be written; "
-            "set NUMBA_CACHE_DIR to one",
-            self._title,
-        )
-
-
-def _open_cache(function: KernelFunction, title: str) -> _Cache | _NoCache:
-    """Open the cache of a kernel in the first directory that can be written."""
-    try:
-        return _Cache(function, title)
-    except (RuntimeError, OSError):  # numba knows no directory that can be written
-        return _NoCache(title)
 
 
 @contextmanager
@@ -214,15 +176,3 @@ def _one_at_a_time(directory: str | None) -> Iterator[None]:
             stack.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-@cache
-def _digest(source: str) -> str:
-    """Digest what compiled code depends on: all sources of kernels, numba and the processor."""
-    digest = hashlib.blake2b(numba.__version__.encode(), digest_size=8)
-    sources = {path for folder in SOURCES for path in folder.glob("*.py")}
-    for path in sorted(sources | {Path(source)}):
-        digest.update(path.read_bytes())
-    codegen = numba.core.registry.cpu_target.target_context.codegen()
-    digest.update(repr(codegen.magic_tuple()).encode())
-    return digest.hexdigest()

@@ -8,28 +8,46 @@ accumulators stay in registers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from llvmlite import binding, ir
-from numba import config
-from numba.core import cgutils
+from llvmlite import ir
 
 Value = Any  # a value of LLVM's intermediate representation
 Builder = Any
 
-# Of the processor that numba compiles for, which NUMBA_CPU_FEATURES may name.
-_FEATURES = (
-    binding.get_host_cpu_features()
-    if config.CPU_FEATURES is None
-    else {name[1:]: name[0] == "+" for name in config.CPU_FEATURES.split(",") if name}
-)
-WIDTH = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16  # bytes of a vector
-# Accumulators that fit beside the operands: AVX-512 and ARM have 32 registers, AVX has 16.
-ACCUMULATORS = 8 if WIDTH == 32 and not _FEATURES.get("avx512vl") else 16
-
 INDEX = ir.IntType(64)
 _DOUBLE = ir.DoubleType()
 _FUSED = ("contract",)
+
+
+@cache
+def _features() -> dict[str, bool]:
+    """Return features of the processor that numba compiles for, which NUMBA_CPU_FEATURES may name.
+
+    Like all that imports numba here, it waits until code is compiled.
+    """
+    from llvmlite import binding
+    from numba import config
+
+    if config.CPU_FEATURES is None:
+        return dict(binding.get_host_cpu_features())
+    return {name[1:]: name[0] == "+" for name in config.CPU_FEATURES.split(",") if name}
+
+
+@cache
+def width() -> int:
+    """Return the bytes of a vector."""
+    return 64 if _features().get("avx512f") else 32 if _features().get("avx") else 16
+
+
+@cache
+def accumulators() -> int:
+    """Return how many accumulators fit beside the operands.
+
+    AVX-512 and ARM have 32 registers, AVX has 16.
+    """
+    return 8 if width() == 32 and not _features().get("avx512vl") else 16
 
 
 def index(value: int) -> Value:
@@ -59,23 +77,23 @@ class Vectors:
     """
 
     def __init__(self, number: Any, size: int) -> None:
-        self.lanes = WIDTH // size
+        self.lanes = width() // size
         self._vector = ir.VectorType(number, self.lanes)
 
     def load(self, builder: Builder, pointer: Value) -> Value:
         """Load an aligned vector."""
-        return self._load(builder, pointer, WIDTH)
+        return self._load(builder, pointer, width())
 
     def load_anywhere(self, builder: Builder, pointer: Value) -> Value:
         """Load a vector that need not be aligned."""
-        return self._load(builder, pointer, WIDTH // self.lanes)
+        return self._load(builder, pointer, width() // self.lanes)
 
     def _load(self, builder: Builder, pointer: Value, align: int) -> Value:
         return builder.load(builder.bitcast(pointer, self._vector.as_pointer()), align=align)
 
     def store(self, builder: Builder, vector: Value, pointer: Value) -> None:
         """Store an aligned vector."""
-        builder.store(vector, builder.bitcast(pointer, self._vector.as_pointer()), align=WIDTH)
+        builder.store(vector, builder.bitcast(pointer, self._vector.as_pointer()), align=width())
 
     def splat(self, builder: Builder, pointer: Value) -> Value:
         """Load one number into all lanes."""
@@ -85,6 +103,8 @@ class Vectors:
 
     def zeros(self, builder: Builder, n: int) -> list[Value]:
         """Make accumulators, (n,) vectors of zeros that live in registers."""
+        from numba.core import cgutils
+
         variables = [cgutils.alloca_once(builder, self._vector) for _ in range(n)]
         for variable in variables:
             builder.store(ir.Constant(self._vector, [0.0] * self.lanes), variable)
@@ -108,11 +128,11 @@ class Vectors:
         if self.lanes == 2:
             lanes = [(pairs[0], 0), (pairs[0], 1), (pairs[1], 0), (pairs[1], 1)]
         else:
-            total, width = self._add_neighbours(builder, pairs[0], pairs[1], 2), self.lanes
-            while width > 4:
-                width //= 2
-                low = builder.shuffle_vector(total, total, _mask(range(width)))
-                high = builder.shuffle_vector(total, total, _mask(range(width, 2 * width)))
+            total, left = self._add_neighbours(builder, pairs[0], pairs[1], 2), self.lanes
+            while left > 4:
+                left //= 2
+                low = builder.shuffle_vector(total, total, _mask(range(left)))
+                high = builder.shuffle_vector(total, total, _mask(range(left, 2 * left)))
                 total = builder.fadd(low, high)
             lanes = [(total, lane) for lane in range(4)]
         return [
@@ -133,8 +153,16 @@ class Vectors:
         )
 
 
-DOUBLES = Vectors(_DOUBLE, 8)
-SINGLES = Vectors(ir.FloatType(), 4)
+@cache
+def doubles() -> Vectors:
+    """Return the instructions on vectors of doubles."""
+    return Vectors(_DOUBLE, 8)
+
+
+@cache
+def singles() -> Vectors:
+    """Return the instructions on vectors of singles."""
+    return Vectors(ir.FloatType(), 4)
 
 
 def _mask(lanes: Sequence[int]) -> Value:

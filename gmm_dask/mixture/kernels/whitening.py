@@ -12,22 +12,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
-
 from gmm_dask.mixture.kernels import vectors as v
-from gmm_dask.mixture.kernels.compile import inlined
+from gmm_dask.mixture.kernels.compile import emitted, inlined
 from gmm_dask.mixture.kernels.tiles import ROWS
 
 _GROUP = 4  # features of a group
-_PANEL = v.ACCUMULATORS // _GROUP  # vectors of rows that are whitened at once
-_SUMMED = v.ACCUMULATORS // _GROUP  # features of a group whose products are summed at once
+
+
+def _panel() -> int:
+    """Return how many vectors of rows are whitened at once."""
+    return v.accumulators() // _GROUP
+
+
+def _summed() -> int:
+    """Return of how many features of a group products are summed at once."""
+    return v.accumulators() // _GROUP
 
 
 @contextmanager
 def _steps(builder: v.Builder, stop: v.Value, step: int) -> Iterator[v.Value]:
     """Emit a loop from 0 to stop by step; yield its index."""
+    from numba.core import cgutils
+
     with cgutils.for_range_slice(builder, v.index(0), stop, v.index(step), intp=v.INDEX) as (i, _):
         yield i
 
@@ -61,7 +67,9 @@ def sum_rows(numbers):  # type: ignore[no-untyped-def]
 
 def _vectors_of(array: Any) -> v.Vectors:
     """Return the vectors for the numbers of an array, of which numba's type is given."""
-    return v.SINGLES if array.dtype == types.float32 else v.DOUBLES
+    from numba import types
+
+    return v.singles() if array.dtype == types.float32 else v.doubles()
 
 
 def _pointers(context: Any, builder: v.Builder, signature: Any, arguments: Any) -> list[v.Value]:
@@ -74,18 +82,22 @@ def _pointers(context: Any, builder: v.Builder, signature: Any, arguments: Any) 
 
 def _length(context: Any, builder: v.Builder, kind: Any, array: Any) -> v.Value:
     """Return the length of a vector (d,)."""
+    from numba.core import cgutils
+
     shape = context.make_array(kind)(context, builder, array).shape
     return cgutils.unpack_tuple(builder, shape, 1)[0]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@emitted
 def _whiten(
     typingctx: Any, tile: Any, mean: Any, U: Any, residuals: Any, whitened: Any, squares: Any
 ) -> Any:
+    from numba import types
+
     return types.void(tile, mean, U, residuals, whitened, squares), _emit_whitening
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@emitted
 def _whiten_from(
     typingctx: Any,
     tile: Any,
@@ -96,6 +108,8 @@ def _whiten_from(
     squares: Any,
     shift: Any,
 ) -> Any:
+    from numba import types
+
     return types.void(tile, mean, U, residuals, whitened, squares, shift), _emit_whitening
 
 
@@ -104,15 +118,15 @@ def _emit_whitening(context: Any, builder: v.Builder, signature: Any, arguments:
     pointers = _pointers(context, builder, signature, arguments)
     d = _length(context, builder, signature.args[1], arguments[1])
     full = builder.and_(d, v.index(-_GROUP))
-    with _steps(builder, v.index(ROWS), _PANEL * vectors.lanes) as i:
-        sums = vectors.zeros(builder, _PANEL)
+    with _steps(builder, v.index(ROWS), _panel() * vectors.lanes) as i:
+        sums = vectors.zeros(builder, _panel())
         with _steps(builder, full, _GROUP) as j:
             _whiten_group(builder, vectors, pointers, d, sums, _GROUP, j, i)
         for width in range(1, _GROUP):
             tail = builder.icmp_signed("==", builder.sub(d, full), v.index(width))
             with builder.if_then(tail):
                 _whiten_group(builder, vectors, pointers, d, sums, width, full, i)
-        for p in range(_PANEL):
+        for p in range(_panel()):
             target = v.element(builder, pointers[5], builder.add(i, v.index(p * vectors.lanes)))
             vectors.store(builder, builder.load(sums[p]), target)
     return context.get_dummy_value()
@@ -130,7 +144,7 @@ def _whiten_group(
 ) -> None:
     """Emit the whitening of features j … j + width − 1 of the rows that begin at i."""
     tile, mean, U, residuals, whitened, _, *shift = pointers
-    sums = [vectors.zeros(builder, _PANEL) for _ in range(width)]
+    sums = [vectors.zeros(builder, _panel()) for _ in range(width)]
     for a, variables in enumerate(sums if shift else []):
         first = vectors.splat(builder, v.element(builder, shift[0], builder.add(j, v.index(a))))
         for variable in variables:
@@ -147,29 +161,31 @@ def _whiten_group(
     def add(rows: list[v.Value], row: v.Value, first: int) -> None:
         for a in range(first, width):
             u = factor(row, a)
-            for p in range(_PANEL):
+            for p in range(_panel()):
                 vectors.accumulate(builder, sums[a][p], u, rows[p])
 
     with _steps(builder, j, 1) as m:
-        add([vectors.load(builder, at(residuals, m, p, v.index(0))) for p in range(_PANEL)], m, 0)
+        add([vectors.load(builder, at(residuals, m, p, v.index(0))) for p in range(_panel())], m, 0)
     for b in range(width):
         m = builder.add(j, v.index(b))
         mu = vectors.splat(builder, v.element(builder, mean, m))
-        rows = [builder.fsub(vectors.load(builder, at(tile, m, p, i)), mu) for p in range(_PANEL)]
-        for p in range(_PANEL):
+        rows = [builder.fsub(vectors.load(builder, at(tile, m, p, i)), mu) for p in range(_panel())]
+        for p in range(_panel()):
             vectors.store(builder, rows[p], at(residuals, m, p, v.index(0)))
         add(rows, m, b)
     for a in range(width):
-        for p in range(_PANEL):
+        for p in range(_panel()):
             y = builder.load(sums[a][p])
             vectors.store(builder, y, at(whitened, builder.add(j, v.index(a)), p, i))
             vectors.accumulate(builder, squares[p], y, y)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@emitted
 def _add_products(
     typingctx: Any, whitened: Any, responsibilities: Any, weighted: Any, F: Any, S: Any
 ) -> Any:
+    from numba import types
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vectors = _vectors_of(signature.args[0])
         pointers = _pointers(context, builder, signature, arguments)
@@ -210,8 +226,8 @@ def _add_group(
         return builder.mul(builder.add(j, v.index(a)), d)
 
     first = vectors.zeros(builder, width)
-    for start in range(0, width, _SUMMED):
-        chosen = range(start, min(start + _SUMMED, width))
+    for start in range(0, width, _summed()):
+        chosen = range(start, min(start + _summed(), width))
         sums = {a: vectors.zeros(builder, a + 1) for a in chosen}
         with _steps(builder, v.index(ROWS), vectors.lanes) as i:
             r = vectors.load(builder, v.element(builder, responsibilities, i))
@@ -226,8 +242,8 @@ def _add_group(
             add_to(S, builder.add(row_of(a), j), sums[a])
     add_to(F, j, first)
     with _steps(builder, j, _GROUP) as m:
-        for start in range(0, width, _SUMMED):
-            chosen = range(start, min(start + _SUMMED, width))
+        for start in range(0, width, _summed()):
+            chosen = range(start, min(start + _summed(), width))
             sums = {a: vectors.zeros(builder, _GROUP) for a in chosen}
             with _steps(builder, v.index(ROWS), vectors.lanes) as i:
                 y = [vectors.load(builder, at(whitened, m, b, i)) for b in range(_GROUP)]
@@ -239,8 +255,9 @@ def _add_group(
                 add_to(S, builder.add(row_of(a), m), sums[a])
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@emitted
 def _sum_rows(typingctx: Any, numbers: Any) -> Any:
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vectors = _vectors_of(signature.args[0])
         (pointer,) = _pointers(context, builder, signature, arguments)
