@@ -19,8 +19,8 @@ from gmm_dask.errors import GmmDaskError
 from gmm_dask.pipelines.run_record import INTERRUPTED, RunRecord
 from gmm_dask.pipelines.sequences import FitOutcome, Outcome, PredictOutcome, RetrainOutcome
 from gmm_dask.steps import openlineage
+from gmm_dask.storage.models.lookup import load_model_at
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.models.registry import load_model_at
 
 logger = logging.getLogger("gmm_dask")
 

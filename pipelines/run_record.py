@@ -18,8 +18,8 @@ from gmm_dask.pipelines.endings import FAILED, ending_of
 from gmm_dask.pipelines.sequences import FitOutcome, Outcome, PredictOutcome, RetrainOutcome
 from gmm_dask.steps import Check
 from gmm_dask.storage.files.sealed import plain
+from gmm_dask.storage.models.lookup import load_model_at
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.models.registry import load_model_at
 
 FORMAT = 1
 #: The states of runs that were ended from outside, beside those of `endings.STATES`.

@@ -21,8 +21,9 @@ from gmm_dask.steps.drift import Drift
 from gmm_dask.storage.files.atomic import replace_file, storage_errors
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.models.drift_history import DriftRecord, join_nights, read_drift
+from gmm_dask.storage.models.lookup import load_model_at
 from gmm_dask.storage.models.model import StoredModel, read_file
-from gmm_dask.storage.models.registry import Registry, load_model_at
+from gmm_dask.storage.models.registry import Registry
 from gmm_dask.storage.predictions.dataset import read_predictions
 from gmm_dask.versions import compare_stored, nights_predicted
 

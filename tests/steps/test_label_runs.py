@@ -19,8 +19,8 @@ from gmm_dask.pipelines.command import app
 from gmm_dask.steps.labelling import label_model
 from gmm_dask.steps.openlineage import LINEAGE
 from gmm_dask.storage.files.choice import version_at
+from gmm_dask.storage.models.lookup import load_model_at
 from gmm_dask.storage.models.model import read_file
-from gmm_dask.storage.models.registry import load_model_at
 from tests.steps.tables import (
     MEANS,
     make_run,
