@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from gmm_dask.chunked.evaluation import EvaluationBatch, evaluate_rows
-from gmm_dask.chunked.expectation import sum_batch
+from gmm_dask.chunked.evaluation import EvaluationBatch
+from gmm_dask.chunked.expectation import sum_and_evaluate, sum_batch
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.survey import SurveyRequest, survey_rows
 from gmm_dask.chunked.survey_record import Survey
@@ -109,7 +109,7 @@ def measure_units(
         Number of each file's unit, what the survey wants, and the mixtures.
     """
     units, request, mixtures = argument
-    totals = UnitSums(
-        UnitSurvey(survey_rows(rows, request), rows.young), sum_batch(rows, mixtures[:1])
-    )
-    return Measured(evaluate_rows(rows, mixtures), ByUnit({unit_of(rows, units): totals}))
+    surveyed = UnitSurvey(survey_rows(rows, request), rows.young)
+    result = sum_and_evaluate(rows, (mixtures[:1], None, mixtures))
+    totals = ByUnit({unit_of(rows, units): UnitSums(surveyed, result.sums)})
+    return Measured(result.evaluation, totals)

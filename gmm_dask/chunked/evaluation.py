@@ -297,38 +297,46 @@ def evaluate_rows(
     rows: Rows, mixtures: tuple[MixtureParameters, ...], threads: int = 1
 ) -> EvaluationBatch:
     """Evaluate mixtures on one chunk, with ``threads`` threads."""
+    return EvaluationBatch(tuple(evaluate_mixture(rows, mixture, threads) for mixture in mixtures))
+
+
+def evaluate_mixture(
+    rows: Rows,
+    mixture: MixtureParameters,
+    threads: int = 1,
+    assigned: Assignment | None = None,
+) -> DensitySummary:
+    """Evaluate a mixture on one chunk.
+
+    Parameters
+    ----------
+    threads
+        Threads that share the rows.
+    assigned
+        The rows under the mixture with their certainties, if they have been assigned already.
+    """
     patterns = rows.patterns or ()
-    complete = complete_rows(patterns, len(rows.values))
-
-    def labelled(mixture: MixtureParameters) -> LabelCounts:
-        if rows.labels is None:
-            return {}
-        return count_labels(mixture, rows.values, rows.sample_weight, rows.labels)
-
-    summaries = (
-        summarize_densities(
-            assign(
-                mixture,
-                rows.values,
-                certainties=True,
-                threads=threads,
-                patterns=patterns,
-                transforms=rows.transforms,
-                repeated=True,
-            ),
-            rows.sample_weight,
-            mixture.n_components,
-            density_ceiling(mixture, rows.transforms),
-            complete,
+    if assigned is None:
+        assigned = assign(
+            mixture,
+            rows.values,
+            certainties=True,
+            threads=threads,
+            patterns=patterns,
+            transforms=rows.transforms,
+            repeated=True,
         )
-        for mixture in mixtures
+    summary = summarize_densities(
+        assigned,
+        rows.sample_weight,
+        mixture.n_components,
+        density_ceiling(mixture, rows.transforms),
+        complete_rows(patterns, len(rows.values)),
     )
-    return EvaluationBatch(
-        tuple(
-            replace(summary, label_counts=labelled(mixture))
-            for summary, mixture in zip(summaries, mixtures, strict=True)
-        )
-    )
+    if rows.labels is None:
+        return summary
+    counts = count_labels(mixture, rows.values, rows.sample_weight, rows.labels)
+    return replace(summary, label_counts=counts)
 
 
 def evaluate(

@@ -1,7 +1,13 @@
 """The E-step over chunks: a scan for the statistics of every candidate, with evaluations if wanted.
 
 The likelihood that finds convergence is that of the parameters before the M-step. So the scan that
-takes it can take all that an evaluation says of them too, and no other is needed.
+takes it can take all that an evaluation says of them too, and no other is needed. As a rule no
+other pass over a chunk is needed either: what the statistics need of a row is what an evaluation
+needs.
+
+A result has its components in order, and the last digits of a density go by the order of the
+components. So a scan takes the statistics of a fresh candidate with its components in order, too,
+and puts them back.
 """
 
 from __future__ import annotations
@@ -12,13 +18,26 @@ from functools import partial
 
 import numpy as np
 
-from gmm_dask.chunked.evaluation import DensitySummary, EvaluationBatch, evaluate_rows
+from gmm_dask.arrays import IndexArray
+from gmm_dask.chunked.conclusion import component_order
+from gmm_dask.chunked.evaluation import (
+    DensitySummary,
+    EvaluationBatch,
+    evaluate_mixture,
+    evaluate_rows,
+)
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.events import Stage
+from gmm_dask.mixture.assignment import in_natural_units, sum_and_assign
 from gmm_dask.mixture.labels import Ownership, sum_labelled
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.statistics import StatisticsBatch, SufficientStatistics, sum_statistics
+from gmm_dask.mixture.statistics import (
+    StatisticsBatch,
+    SufficientStatistics,
+    reorder_statistics,
+    sum_statistics,
+)
 from gmm_dask.nulls import NullPolicy
 
 Batch = tuple[MixtureParameters, ...]
@@ -64,8 +83,7 @@ def sum_labelled_batch(
         Whether float32 rows are computed in float64 in any case.
     """
     batch, ownership = argument
-    if in_doubles and rows.values.dtype != np.float64:
-        rows = replace(rows, values=rows.values.astype(np.float64))
+    rows = _to_doubles(rows) if in_doubles else rows
     if ownership is None:
         return sum_batch(rows, batch)
     assert rows.labels is not None
@@ -78,6 +96,9 @@ def sum_and_evaluate(
 ) -> EvaluatedSums:
     """Sum the statistics over one chunk, and evaluate mixtures on it while it is in memory.
 
+    Both have the bits that they have alone. Mixtures of the batch cost no pass more where the
+    statistics go over the rows as they are, in float64.
+
     Parameters
     ----------
     argument
@@ -86,8 +107,36 @@ def sum_and_evaluate(
         As for `sum_labelled_batch`.
     """
     batch, ownership, mixtures = argument
-    sums = sum_labelled_batch(rows, (batch, ownership), in_doubles)
-    return EvaluatedSums(sums, evaluate_rows(rows, mixtures))
+    if ownership is not None or rows.patterns:  # rows are taken apart, by labels or by patterns
+        sums = sum_labelled_batch(rows, (batch, ownership), in_doubles)
+        return EvaluatedSums(sums, evaluate_rows(rows, mixtures))
+    summed = _to_doubles(rows) if in_doubles else rows
+    wanted = {mixture.digest for mixture in mixtures}
+    statistics, summaries = [], dict[str, DensitySummary]()
+    for parameters in batch:
+        given = parameters, summed.values, summed.sample_weight
+        if parameters.digest not in wanted:
+            statistics.append(sum_statistics(*given))
+            continue
+        of_candidate, assigned = sum_and_assign(*given)
+        if assigned is not None:
+            assigned = in_natural_units(assigned, rows.values, rows.transforms)
+        statistics.append(of_candidate)
+        summaries[parameters.digest] = evaluate_mixture(rows, parameters, assigned=assigned)
+    for mixture in mixtures:
+        if mixture.digest not in summaries:
+            summaries[mixture.digest] = evaluate_mixture(rows, mixture)
+    return EvaluatedSums(
+        StatisticsBatch(tuple(statistics)),
+        EvaluationBatch(tuple(summaries[mixture.digest] for mixture in mixtures)),
+    )
+
+
+def _to_doubles(rows: Rows) -> Rows:
+    """Return rows in float64."""
+    if rows.values.dtype == np.float64:
+        return rows
+    return replace(rows, values=rows.values.astype(np.float64))
 
 
 class ScannedExpectation:
@@ -108,6 +157,8 @@ class ScannedExpectation:
     ----------
     beside
         Mixtures that the next scan evaluates.
+    fresh
+        For each candidate of the next scan, whether its components may be put in order.
     evaluated
         Densities of all rows in the mixtures so far, by the digest of their parameters.
     """
@@ -121,6 +172,7 @@ class ScannedExpectation:
         in_doubles: bool = False,
     ) -> None:
         self.beside: Batch = ()
+        self.fresh: Sequence[bool] = ()
         self.evaluated = evaluated
         self._scanner = scanner
         self._nulls = nulls
@@ -131,11 +183,31 @@ class ScannedExpectation:
     def __call__(self, batch: Sequence[MixtureParameters]) -> Sequence[SufficientStatistics]:
         """Take the statistics of each mixture, and evaluate those of ``beside``."""
         reduce, rules = self._scanner.reduce, (Stage.POLISH, self._nulls)
-        candidates, mixtures, self.beside = tuple(batch), self.beside, ()
-        if not mixtures:
-            return reduce(self._sum, (candidates, self._ownership), *rules).statistics
-        result = reduce(self._sum_and_evaluate, (candidates, self._ownership, mixtures), *rules)
-        digests = (mixture.digest for mixture in mixtures)
-        latest = dict(zip(digests, result.evaluation.summaries, strict=True))
-        self.evaluated = {**self.evaluated, **latest}
-        return result.sums.statistics
+        orders = [self._order(*candidate) for candidate in zip(batch, self.fresh, strict=True)]
+        candidates = tuple(
+            parameters if order is None else parameters.reordered(order)
+            for parameters, order in zip(batch, orders, strict=True)
+        )
+        mixtures, self.beside, self.fresh = self.beside, (), ()
+        if mixtures:
+            result = reduce(self._sum_and_evaluate, (candidates, self._ownership, mixtures), *rules)
+            digests = (mixture.digest for mixture in mixtures)
+            latest = dict(zip(digests, result.evaluation.summaries, strict=True))
+            self.evaluated = {**self.evaluated, **latest}
+            sums = result.sums.statistics
+        else:
+            sums = reduce(self._sum, (candidates, self._ownership), *rules).statistics
+        return [
+            of_candidate if order is None else reorder_statistics(of_candidate, order, parameters)
+            for of_candidate, order, parameters in zip(sums, orders, batch, strict=True)
+        ]
+
+    def _order(self, parameters: MixtureParameters, fresh: bool) -> IndexArray | None:
+        """Return the order of a candidate's components in a result; None if they stay as they are.
+
+        With labels the mixtures that are summed are parts of the candidate's.
+        """
+        if not fresh or self._ownership is not None:
+            return None
+        order = component_order(parameters)
+        return None if (order[1:] > order[:-1]).all() else order

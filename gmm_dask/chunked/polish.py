@@ -57,8 +57,8 @@ def polish(
     replacing = _replacing(scanner, state, options)
     with ExitStack() as stack:
         expectation = _expectation(scanner, state, options.em.tol, stack)
-        evaluating = expectation if evaluate_too else None
-        evaluating = evaluating if isinstance(evaluating, ScannedExpectation) else None
+        scanning = expectation if isinstance(expectation, ScannedExpectation) else None
+        evaluating = scanning if evaluate_too else None
         others = tuple(rivals()) if evaluating else ()
         began = time.perf_counter()
         steps = em_steps(
@@ -68,11 +68,15 @@ def polish(
             options.em,
             lambda em: replacing(compare(em)),
         )
+        if scanning:
+            scanning.fresh = _fresh(state)
         if evaluating:
             evaluating.beside = foresee(state, options, others)
         for em in steps:
             frames = add_frame(state.frames, em)
             state = replace(state, em=em, scans=scanner.scans, frames=frames)
+            if scanning:
+                scanning.fresh = _fresh(state)
             if evaluating:
                 evaluating.evaluated = drop_wrong(evaluating.evaluated, state, others)
                 state = replace(state, evaluated=evaluating.evaluated)
@@ -82,6 +86,12 @@ def polish(
             _notify_iteration(scanner.notify, em, state.survey.rows, seconds, slope)
             began = time.perf_counter()
     return state
+
+
+def _fresh(state: FitState) -> list[bool]:
+    """Of each candidate that runs, whether this fit made its start."""
+    assert state.em is not None
+    return [state.fresh[index] for index in state.em.running]
 
 
 def _ends_measured(state: FitState, options: FitOptions) -> tuple[bool, ...]:

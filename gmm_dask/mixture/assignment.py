@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from gmm_dask.mixture.patterns import (
 )
 from gmm_dask.mixture.scattered import assign_scattered
 from gmm_dask.mixture.sparse.blocks import ASSIGN_ROWS
+from gmm_dask.mixture.statistics import SufficientStatistics, sum_statistics
 from gmm_dask.mixture.transforms import Transforms
 
 #: Threads share rows in multiples of this: no more rows are in a block of a pass, so that the
@@ -107,7 +109,7 @@ def assign(
             )
         )
         if finite:
-            return _in_natural_units(assigned, X, transforms)
+            return in_natural_units(assigned, X, transforms)
         patterns = tuple(pattern for pattern in find_patterns(X) if not pattern.complete)
     parts = [
         pattern.part(start, start + LEAST_SLICE_ROWS)
@@ -115,10 +117,28 @@ def assign(
         for start in range(0, len(pattern.rows), LEAST_SLICE_ROWS)
     ]
     _each(lambda part: _assign_pattern(parameters, X, assigned, part), parts, threads)
-    return _in_natural_units(replace(assigned, finite=False), X, transforms)
+    return in_natural_units(replace(assigned, finite=False), X, transforms)
 
 
-def _in_natural_units(
+def sum_and_assign(
+    parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None
+) -> tuple[SufficientStatistics, Assignment | None]:
+    """Take the statistics of complete rows, and assign them in the same pass.
+
+    Both have the bits that `sum_statistics` gives, and `assign` with certainties; log-densities
+    are in model units. Where one pass cannot give them (`engine.assigns_too`), and where a value
+    is not finite, there is no assignment.
+    """
+    if not engine.assigns_too(parameters, X):
+        return sum_statistics(parameters, X, sample_weight), None
+    assigned = _unassigned(parameters, len(X), responsibilities=False, certainties=True)
+    assert assigned.certainties is not None
+    answers = assigned.labels, assigned.log_densities, assigned.certainties
+    sums = sum_statistics(parameters, X, sample_weight, assigned=answers)
+    return sums, assigned if isfinite(sums.log_likelihood) else None
+
+
+def in_natural_units(
     assigned: Assignment, X: RowsArray, transforms: Transforms | None
 ) -> Assignment:
     """Add the slopes of the transforms that X has had to the log-densities."""

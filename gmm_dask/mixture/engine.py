@@ -15,9 +15,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
 from gmm_dask.mixture.kernels import diag, full, spherical, tied
-from gmm_dask.mixture.kernels.addresses import native_rows, rows_at, vector_at, writable
+from gmm_dask.mixture.kernels.addresses import (
+    NO_ANSWERS,
+    Answers,
+    native_rows,
+    rows_at,
+    vector_at,
+    writable,
+)
 from gmm_dask.mixture.kernels.compile import KernelFunction
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.row_major import diag as diag_by_rows
@@ -81,12 +88,24 @@ def divides(parameters: MixtureParameters, n: int, repeated: bool = False) -> bo
     return parameters.n_features <= _MOST_FEATURES and is_worth(parameters, n, repeated)
 
 
+def assigns_too(parameters: MixtureParameters, X: RowsArray) -> bool:
+    """Whether the pass for the statistics of rows can assign them, with the bits of `assign`.
+
+    That is the pass over tiles in float64. The others differ from what `assign` does in precision,
+    in the order of the rows, or in the components that they leave out.
+    """
+    if X.dtype == np.float32 or _takes_blocks(parameters):
+        return False
+    return not divides(parameters, len(X), repeated=True) or guide_for(parameters) is None
+
+
 def statistics(
     parameters: MixtureParameters,
     X: RowsArray,
     sample_weight: FloatArray | None,
     *,
     divided: bool | None = None,
+    assigned: tuple[LabelsArray, FloatArray, FloatArray] | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
     """Take the sums of an E-step in one pass over rows in memory.
 
@@ -100,6 +119,9 @@ def statistics(
     divided
         Whether the rows may be divided among the components; None: if `divides` says so of rows
         that are a part of many more.
+    assigned
+        Filled with labels, log-densities and certainties, as by `assign`; only where `assigns_too`
+        says so.
 
     Returns
     -------
@@ -119,7 +141,7 @@ def statistics(
             return sum_blocks(parameters, guide, X, sample_weight, whole)
     in_singles = X.dtype == np.float32 and _few_enough_for_singles(parameters)
     if not in_singles or len(X) < LEAST_SINGLE_ROWS:
-        return _statistics_in_doubles(parameters, X, sample_weight)
+        return _statistics_in_doubles(parameters, X, sample_weight, assigned)
     computed = single_precision.statistics(parameters, X, sample_weight)
     if computed is None or len(computed[1]) == len(X):
         return _statistics_in_doubles(parameters, X, sample_weight)
@@ -153,9 +175,13 @@ def why_doubles(parameters: MixtureParameters, n: int) -> str:
 
 
 def _statistics_in_doubles(
-    parameters: MixtureParameters, X: RowsArray, sample_weight: FloatArray | None
+    parameters: MixtureParameters,
+    X: RowsArray,
+    sample_weight: FloatArray | None,
+    assigned: tuple[LabelsArray, FloatArray, FloatArray] | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
     """Take the sums of an E-step in float64; the arguments are those of the kernels."""
+    answers = NO_ANSWERS if assigned is None else Answers(*map(vector_at, assigned))
     covariance = parameters.covariance
     k, d = parameters.means.shape
     form, shape = covariance.factor_form, covariance.shape(k, d)
@@ -167,7 +193,7 @@ def _statistics_in_doubles(
     sums = np.zeros(k), np.zeros((k, d)), np.zeros(shape)
     if not _takes_blocks(parameters):
         log_likelihood: float = _PASSES[form].statistics(
-            rows_at(X), vector_at(sample_weight), *mixture, *sums
+            rows_at(X), vector_at(sample_weight), *mixture, *sums, answers
         )
         return *sums, log_likelihood
     with single_threaded():
@@ -181,7 +207,7 @@ def _statistics_in_doubles(
     sample_weight = None if sample_weight is None else sample_weight[done:]
     rest = np.zeros(k), np.zeros((k, d)), np.zeros(shape)
     log_likelihood += _PASSES[form].statistics(
-        rows_at(X), vector_at(sample_weight), *mixture, *rest
+        rows_at(X), vector_at(sample_weight), *mixture, *rest, NO_ANSWERS
     )
     counts, residual_sums, residual_products = (a + b for a, b in zip(sums, rest, strict=True))
     return counts, residual_sums, residual_products, log_likelihood

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gmm_dask.arrays import FloatArray, RowsArray
+from gmm_dask.arrays import FloatArray, IndexArray, LabelsArray, RowsArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture import engine
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -119,12 +119,27 @@ def empty_statistics(parameters: MixtureParameters) -> SufficientStatistics:
     )
 
 
+def reorder_statistics(
+    sums: SufficientStatistics, order: IndexArray, parameters: MixtureParameters
+) -> SufficientStatistics:
+    """Return statistics of ``parameters.reordered(order)`` as those of ``parameters``."""
+    places = np.argsort(order)
+    return replace(
+        sums,
+        counts=sums.counts[places],
+        residual_sums=sums.residual_sums[places],
+        residual_products=parameters.covariance.reorder(sums.residual_products, places),
+        parameters_digest=parameters.digest,
+    )
+
+
 def sum_statistics(
     parameters: MixtureParameters,
     X: RowsArray,
     sample_weight: FloatArray | None = None,
     patterns: Patterns = (),
     divided: bool | None = None,
+    assigned: tuple[LabelsArray, FloatArray, FloatArray] | None = None,
 ) -> SufficientStatistics:
     """Take the statistics of an E-step in one pass over rows in memory.
 
@@ -139,7 +154,7 @@ def sum_statistics(
         (n,), ≥ 0, or None.
     patterns
         Of the rows, if some have holes (`find_patterns`). Rows without any value are not counted.
-    divided
+    divided, assigned
         As in `gmm_dask.mixture.engine.statistics`, for complete rows.
     """
     if patterns:
@@ -157,7 +172,7 @@ def sum_statistics(
             ),
             empty_statistics(parameters),
         )
-    sums = engine.statistics(parameters, X, sample_weight, divided=divided)
+    sums = engine.statistics(parameters, X, sample_weight, divided=divided, assigned=assigned)
     return _statistics(parameters, X, sample_weight, sums)
 
 

@@ -1,5 +1,6 @@
 """The fused passes against the oracle: shapes, layouts, weights, offsets, scales, extremes."""
 
+import itertools
 import tracemalloc
 from dataclasses import replace
 
@@ -214,6 +215,50 @@ def test_certainties_are_the_largest_responsibilities(covariance_type):
     assigned = assignment.assign(parameters, X, responsibilities=True, certainties=True)
     np.testing.assert_array_equal(assigned.certainties, assigned.responsibilities.max(axis=1))
     assert assignment.assign(parameters, X).certainties is None
+
+
+ANSWERS = "labels", "log_densities", "certainties"
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_one_pass_gives_statistics_and_assignment_the_bits_of_two(covariance_type):
+    rng = np.random.default_rng(8)
+    sizes = [(1, 1), (4, 2), (3, 5), (8, 8), (3, 19)]
+    # Tied covariances: means that are near, and means that are too far apart to whiten rows once.
+    for (k, d), separation in itertools.product(sizes, (1.5, 60.0)):
+        parameters = mixture(covariance_type, k, d, rng, separation=separation)
+        for n, layout in itertools.product((1, ROWS, 3 * ROWS + 7), ("C", "F")):
+            X = LAYOUTS[layout](rows_of(parameters, n, rng))
+            # With tied covariances, rows close to a mean need a second way over them.
+            for rows in (X, parameters.means[-1] + 1e-3 * X):
+                expected = assignment.assign(parameters, rows, certainties=True)
+                for weights in (None, rng.exponential(size=n)):
+                    sums, assigned = assignment.sum_and_assign(parameters, rows, weights)
+                    alone = sum_statistics(parameters, rows, weights)
+                    for name in STATISTICS:
+                        assert_same_bits(getattr(sums, name), getattr(alone, name))
+                    for name in ANSWERS:
+                        assert_same_bits(getattr(assigned, name), getattr(expected, name))
+
+
+def assert_same_bits(array, expected):
+    assert np.asarray(array).tobytes() == np.asarray(expected).tobytes()
+
+
+def test_one_pass_assigns_only_where_it_gives_the_bits():
+    rng = np.random.default_rng(9)
+    parameters = mixture("full", 3, 2, rng)
+    X = rows_of(parameters, 2_000, rng)
+    assert assignment.sum_and_assign(parameters, X, None)[1] is not None
+    assert assignment.sum_and_assign(parameters, X.astype(np.float32), None)[1] is None
+    X[7, 1] = np.nan
+    assert assignment.sum_and_assign(parameters, X, None)[1] is None
+    many_features = mixture("diag", 2, engine.MANY_FEATURES["diag"], rng)
+    assert not engine.assigns_too(many_features, rows_of(many_features, 200, rng))
+    many = mixture("full", engine.MANY_COMPONENTS["full"], 8, rng, separation=60.0)
+    X = rows_of(many, 8_192, rng)
+    assert not engine.assigns_too(many, X)
+    assert engine.assigns_too(many, X[:1_000])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -55,6 +55,27 @@ class VectorAddress(NamedTuple):
 NO_VECTOR = VectorAddress(0, 0)
 
 
+class Answers(NamedTuple):
+    """Where a pass writes what a mixture says of each row; no vectors: nowhere.
+
+    Attributes
+    ----------
+    labels
+        Most probable component, (n,) int32.
+    densities
+        log p(x), nats, (n,).
+    certainties
+        The largest responsibility, (n,).
+    """
+
+    labels: VectorAddress
+    densities: VectorAddress
+    certainties: VectorAddress
+
+
+NO_ANSWERS = Answers(NO_VECTOR, NO_VECTOR, NO_VECTOR)
+
+
 def rows_at(X: npt.NDArray[Any]) -> RowsAddress:
     """Return the address of an (n, d) array; the caller must keep the array alive."""
     return RowsAddress(X.ctypes.data, X.strides[0], X.strides[1], X.itemsize, len(X))

@@ -57,7 +57,7 @@ def exp_of_small(t):  # type: ignore[no-untyped-def]
 
 @exact
 def _log(x):  # type: ignore[no-untyped-def]
-    """Log of a normal x ≥ 1, accurate to about one unit in the last place; NaN stays NaN.
+    """Log of a normal x > 0, accurate to about one unit in the last place; NaN stays NaN.
 
     The method: x = 2ⁿ·m with m in [√½, √2), and log m = 2·artanh((m − 1)/(m + 1)) by its series.
     """
@@ -177,11 +177,12 @@ def _all_weigh_one(weights):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _sum_of_logs(total):  # type: ignore[no-untyped-def]
+def sum_of_logs(total):  # type: ignore[no-untyped-def]
     """Return Σ log total over the rows of a tile.
 
     One logarithm serves eight rows: their product is at most k⁸, for sums of k exponentials that
-    are at most 1, and its relative error is that of eight roundings.
+    are at most 1, or at least k⁻⁸, for largest responsibilities; and its relative error is that of
+    eight roundings.
     """
     prefer_wide_vectors()
     result = 0.0
@@ -195,26 +196,62 @@ def _sum_of_logs(total):  # type: ignore[no-untyped-def]
 
 @exact
 def _labels(log_joint, top, labels):  # type: ignore[no-untyped-def]
-    """Write the first component whose log π p is the largest of its row, as a double."""
+    """Write the first component whose log π p is the largest of its row, as a double.
+
+    The loop counts upwards: LLVM makes no vector instructions of one that counts down.
+    """
     prefer_wide_vectors()
     fill(labels, 0.0, 0)
-    for c in range(log_joint.shape[0] - 1, -1, -1):
-        joint = log_joint[c]
-        component = float(c)
+    last = log_joint.shape[0] - 1
+    for step in range(last + 1):
+        joint = log_joint[last - step]
+        component = float(last - step)
         for i in range(ROWS):
             label = labels[i]
             labels[i] = component if joint[i] == top[i] else label
 
 
+@exact
+def _write_labels(walk, start, rows, labels):  # type: ignore[no-untyped-def]
+    """Write the most probable component of the rows of a tile to an array of the caller."""
+    _labels(walk.log_joint, walk.top, walk.scratch)
+    store_labels(walk.scratch, labels, start, rows)
+
+
+@exact
+def _write_certainties(walk, start, rows, certainties):  # type: ignore[no-untyped-def]
+    """Write 1 / Σ exp(log π p − top), the largest responsibility, of the rows of a tile.
+
+    The first half of ``scratch`` holds the sums.
+    """
+    prefer_wide_vectors()
+    total, largest = walk.scratch[:ROWS], walk.scratch[ROWS : 2 * ROWS]
+    for i in range(ROWS):
+        largest[i] = 1.0 / total[i]
+    store(largest, certainties, start, rows)
+
+
 @inlined
-def normalise_tile(walk):  # type: ignore[no-untyped-def]
-    """Turn log π p into responsibilities times sample weights; return Σ w log p(x) of the tile."""
+def normalise_tile(walk, start, rows, answers):  # type: ignore[no-untyped-def]
+    """Turn log π p into responsibilities times sample weights; return Σ w log p(x) of the tile.
+
+    Answers, if they are wanted, have the bits that `assign_tile` gives them.
+    """
+    answering = answers.labels.address != 0
+    if answering:
+        _write_labels(walk, start, rows, answers.labels)
     _exponentiate(walk.log_joint, walk.top, walk.scratch)
-    if _all_weigh_one(walk.weights):
-        log_likelihood = sum_of(walk.top) + _sum_of_logs(walk.scratch)
-    else:
+    equal = _all_weigh_one(walk.weights)
+    log_likelihood = 0.0
+    if equal:
+        log_likelihood = sum_of(walk.top) + sum_of_logs(walk.scratch)
+    if answering or not equal:
         _add_logs(walk.top, walk.scratch)
+    if not equal:
         log_likelihood = dot(walk.weights, walk.top)
+    if answering:
+        store(walk.top, answers.densities, start, rows)
+        _write_certainties(walk, start, rows, answers.certainties)
     _scale(walk.log_joint, walk.weights, walk.scratch)
     return log_likelihood
 
@@ -225,8 +262,7 @@ def assign_tile(  # type: ignore[no-untyped-def]
 ):
     """Write the predictions for the rows of a tile to the arrays of the caller."""
     prefer_wide_vectors()
-    _labels(walk.log_joint, walk.top, walk.scratch)
-    store_labels(walk.scratch, labels, start, rows)
+    _write_labels(walk, start, rows, labels)
     normalise(walk.log_joint, walk.weights, walk.top, walk.scratch)
     store(walk.top, densities, start, rows)
     if certainties.address != 0:

@@ -29,9 +29,20 @@ def _log_joint(walk, constants, means, factors, residuals, whitened):  # type: i
 
 @kernel("statistics kernel of the full covariance")
 def statistics(  # type: ignore[no-untyped-def]
-    source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
+    source,
+    sample_weight,
+    constants,
+    means,
+    factors,
+    counts,
+    residual_sums,
+    residual_products,
+    answers,
 ):
-    """Add N, F and S of the rows to the given arrays; return the log-likelihood."""
+    """Add N, F and S of the rows to the given arrays; return the log-likelihood.
+
+    Also write the answers that are wanted, with the same bits as `assign`.
+    """
     prefer_wide_vectors()
     k, d = means.shape
     walk = begin_walk(means, factors)
@@ -40,7 +51,8 @@ def statistics(  # type: ignore[no-untyped-def]
     for start in range(0, source.n, ROWS):
         next_tile(walk, source, sample_weight, start)
         _log_joint(walk, constants, means, factors, residuals, whitened)
-        log_likelihood += normalise_tile(walk)
+        rows = min(ROWS, source.n - start)
+        log_likelihood += normalise_tile(walk, start, rows, answers)
         for c in range(k):
             count = sum_of(walk.log_joint[c])
             if count != 0.0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gmm_dask.mixture.kernels.addresses import NO_VECTOR
+from gmm_dask.mixture.kernels.addresses import NO_ANSWERS, NO_VECTOR
 from gmm_dask.mixture.kernels.compile import inlined, kernel
 from gmm_dask.mixture.kernels.densities import (
     assign_tile,
@@ -113,9 +113,20 @@ def _log_joint(  # type: ignore[no-untyped-def]
 
 @kernel("statistics kernel of the tied covariance")
 def statistics(  # type: ignore[no-untyped-def]
-    source, sample_weight, constants, means, factors, counts, residual_sums, residual_products
+    source,
+    sample_weight,
+    constants,
+    means,
+    factors,
+    counts,
+    residual_sums,
+    residual_products,
+    answers,
 ):
-    """Add N, F and S of the rows to the given arrays; return the log-likelihood."""
+    """Add N, F and S of the rows to the given arrays; return the log-likelihood.
+
+    Also write the answers that are wanted, with the same bits as `assign`.
+    """
     prefer_wide_vectors()
     k, d = means.shape
     walk = begin_walk(means, factors)
@@ -134,7 +145,8 @@ def statistics(  # type: ignore[no-untyped-def]
         for start in range(0, source.n, ROWS):
             next_tile(walk, source, sample_weight, start)
             _log_joint(walk, constants, means, factors, centre, shifts, near, residuals, whitened)
-            log_likelihood += normalise_tile(walk)
+            rows = min(ROWS, source.n - start)
+            log_likelihood += normalise_tile(walk, start, rows, answers)
             if near:
                 add_residuals(whitened[0], shifts, walk.log_joint, residual_sums)
             for c in range(parts):
@@ -147,6 +159,7 @@ def statistics(  # type: ignore[no-untyped-def]
             mirror(residual_products)
             return log_likelihood
         near = False
+        answers = NO_ANSWERS  # `assign` takes the first turn alone
         fill(counts, 0.0, 0)
         fill(residual_sums.reshape(k * d), 0.0, 0)
         fill(residual_products.reshape(d * d), 0.0, 0)

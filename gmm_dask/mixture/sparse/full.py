@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gmm_dask.mixture.kernels import full
-from gmm_dask.mixture.kernels.addresses import NO_VECTOR
+from gmm_dask.mixture.kernels.addresses import NO_ANSWERS, NO_VECTOR
 from gmm_dask.mixture.kernels.compile import kernel
 from gmm_dask.mixture.kernels.tiles import prefer_wide_vectors
 from gmm_dask.mixture.sparse.bundles import (
@@ -55,6 +55,7 @@ def statistics(  # type: ignore[no-untyped-def]
             bundle.counts[:m],
             bundle.residual_sums[: m * d].reshape((m, d)),
             bundle.residual_products[: m * d * d].reshape((m, d, d)),
+            NO_ANSWERS,
         )
         add_statistics(bundle, m, counts, residual_sums, total)
     return log_likelihood

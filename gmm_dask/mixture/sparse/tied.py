@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gmm_dask.mixture.kernels import tied
-from gmm_dask.mixture.kernels.addresses import NO_VECTOR
+from gmm_dask.mixture.kernels.addresses import NO_ANSWERS, NO_VECTOR
 from gmm_dask.mixture.kernels.compile import kernel
 from gmm_dask.mixture.kernels.tiles import fill, prefer_wide_vectors
 from gmm_dask.mixture.sparse.bundles import (
@@ -59,6 +59,7 @@ def statistics(  # type: ignore[no-untyped-def]
             bundle.counts[:m],
             bundle.residual_sums[: m * d].reshape((m, d)),
             pooled,
+            NO_ANSWERS,
         )
         add_statistics(bundle, m, counts, residual_sums, total)
         residual_products += pooled
