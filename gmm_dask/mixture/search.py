@@ -140,8 +140,9 @@ def search(
     whole
         Whether the sample holds all rows. Then the start that scikit-learn would make from them is
         among the finalists and runs to ``em.tol``, so that the search ends no lower than that.
-        Of many features it has the first iterations of k-means, and is given up where its
-        clusters are those of the best mixture or it promises too little to reach that.
+        Of many features it is given up where its clusters are those of the best mixture or it
+        promises too little to reach that; with covariances that are no matrices it has the first
+        iterations of k-means.
     effort
         The extent of the search; by default `effort_for` chooses it.
     rivals

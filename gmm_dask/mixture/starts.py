@@ -48,6 +48,8 @@ class StartKind(StrEnum):
 MANY = 32
 #: Iterations of k-means at the most: EM goes on from where it is by then.
 KMEANS_ITERATIONS = 10
+#: Iterations of scikit-learn's k-means at the most, and its tolerance.
+SCIKIT_LEARN_KMEANS = 300, 1e-4
 
 #: The kinds that take turns where the caller asks for k-means.
 TURNS = (StartKind.KMEANS, StartKind.SEEDS, StartKind.WIDE)
@@ -218,9 +220,16 @@ class Starts:
         return by_kmeans and sample.X.shape[1] >= MANY_FEATURES and not sample.incomplete
 
     def label_by_method(self, rows: Sample, number: int = 0) -> LabelsArray:
-        """Label complete rows by the seeds of scikit-learn's k-means, and its first iterations."""
+        """Label complete rows by the seeds of scikit-learn's k-means, and its iterations.
+
+        Where covariances are matrices, k-means goes on until it rests, as there: all of it costs
+        less than an iteration of EM, which would not get to these clusters from others.
+        """
         weight, k = scale_weights(rows.sample_weight), self.spec.n_components
-        return label_rows(rows.X, weight, k, self._seeded(number), KMEANS_ITERATIONS)
+        extent: tuple[int, float | None] = KMEANS_ITERATIONS, None
+        if self.spec.covariance_type in ("full", "tied"):
+            extent = SCIKIT_LEARN_KMEANS
+        return label_rows(rows.X, weight, k, self._seeded(number), *extent)
 
     def make(self, number: int, kind: StartKind) -> MixtureParameters:
         """Make a start; number 0 is made as by scikit-learn, whatever its kind."""

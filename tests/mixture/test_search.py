@@ -238,6 +238,25 @@ def test_embeddings_end_no_lower_than_by_scikit_learn(covariance_type, separatio
         assert alike(model.predict(X), labels.astype(np.int32), 5)
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_beside_the_scouts_begins_the_start_of_scikit_learn(covariance_type):
+    """Its k-means goes on until it rests, which ten iterations do not where clusters overlap."""
+    X, _ = EmbeddingKind(64, 8, 0.3, common=0.0).draw(2_000)
+    sample = Sample(np.asfortranarray(X), None)
+    starts = Starts(SharedSample(sample, 3), 2_000, MixtureSpec(8, covariance_type))
+    expected = KMeans(8, n_init=1, random_state=3).fit(X)
+    assert expected.n_iter_ > 12
+    np.testing.assert_array_equal(starts.label_by_method(sample), expected.labels_)
+
+
+def test_clusters_of_fewer_rows_than_features_end_no_lower_than_by_scikit_learn(monkeypatch):
+    """Scouts find clusters then whose covariances are singular, and k-means is what is left."""
+    monkeypatch.setattr(effort_module, "MOST_MATRIX_MULTIPLICATIONS", 0)
+    X, _ = EmbeddingKind(64, 8, 0.3, 0.1, common=0.0).draw(1_300, seed=1)
+    model, reference = (cls(8, random_state=0).fit(X) for cls in (GaussianMixture, Reference))
+    assert model.score(X) > reference.score(X)
+
+
 def test_scouts_whose_clusters_are_too_small_leave_the_search_to_the_rounds(monkeypatch):
     monkeypatch.setattr(effort_module, "MOST_MATRIX_MULTIPLICATIONS", 0)
     X, _ = EmbeddingKind(64, 3, 1.0, 0.05).draw(1_200)
