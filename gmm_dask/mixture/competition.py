@@ -13,11 +13,12 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.acceleration import fit_accelerated
 from gmm_dask.mixture.criteria import health, rank
-from gmm_dask.mixture.em import Candidate, EMState, fit_em
+from gmm_dask.mixture.em import Candidate, EMState
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.moves import MoveEffort, improve_by_moves
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race, race_for
+from gmm_dask.mixture.rounds.fit import fit_runs
 from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import StartKind
@@ -222,7 +223,7 @@ class Competition:
 
         Returns those that did not break down, best first.
         """
-        return self._conclude(self._fit(rows, runs, options, race.give_up))
+        return self._conclude(self._fit(rows, runs, options, race.give_up, race.patience))
 
     def settle(self, rows: Sample, runs: list[Run], moves: MoveEffort, keep: int) -> list[Run]:
         """Run EM until little changes, 30 iterations at most; then improve the best ones by moves.
@@ -232,7 +233,8 @@ class Competition:
         the same mixture one remains. The result is sorted, best first.
         """
         compare = race_for(moves.patience, self.variances, self.spec.reg_covar, keep)
-        resting = self._fit(rows, runs, EMOptions(1e-4, 30), compare)
+        patience = moves.patience or 0
+        resting = self._fit(rows, runs, EMOptions(1e-4, 30), compare, patience)
         ranked = self.sort(
             [
                 before if after.candidate.problem else after
@@ -256,12 +258,14 @@ class Competition:
         rows: Sample,
         runs: list[Run],
         options: EMOptions,
-        compare: Callable[[EMState], EMState] = lambda state: state,
+        compare: Callable[[EMState], EMState] | None = None,
+        patience: int = 0,
     ) -> list[Run]:
-        """Run EM for all runs together: small M-steps cost little more for many than for one."""
+        """Run EM for all runs beside each other; ``compare`` and ``patience`` as in `fit_runs`."""
         starts = [run.candidate.parameters for run in runs]
         expectation = self._expectation(rows)
-        return self._update(runs, fit_em(expectation, starts, self.spec, options, compare))
+        candidates = fit_runs(expectation, starts, self.spec, options, compare, patience)
+        return self._update(runs, candidates)
 
     def _update(self, runs: list[Run], candidates: Sequence[Candidate]) -> list[Run]:
         """Return the runs with their new candidates; count the iterations of these."""

@@ -62,7 +62,7 @@ def X():
 @pytest.fixture
 def eager(monkeypatch):
     """Use threads for any amount of work."""
-    for module in ("competition", "expectation"):
+    for module in ("competition", "expectation", "rounds.fit"):
         monkeypatch.setattr(f"gmm_dask.mixture.{module}.WORTH_THREADS", 0)
 
 
