@@ -62,10 +62,16 @@ def pool_of(threads: int) -> AbstractContextManager[ThreadPoolExecutor | None]:
     return ThreadPoolExecutor(threads) if threads > 1 else nullcontext()
 
 
-def thin_out(runs: list[Run], keep: int) -> list[Run]:
-    """Keep the best ``keep`` of runs that are sorted, the best of each kind among them."""
-    best_of = {run.kind: run for run in reversed(runs)}
-    others = (run for run in runs if best_of[run.kind] is not run)
+def thin_out(
+    runs: list[Run], keep: int, is_sound: Callable[[Run], bool] = lambda run: True
+) -> list[Run]:
+    """Keep the best ``keep`` of runs that are sorted, the best sound one of each kind among them.
+
+    One with defects that is the best of its kind would hardly win, and its narrow components are
+    not for float32.
+    """
+    best_of = {run.kind: run for run in reversed(runs) if is_sound(run)}
+    others = (run for run in runs if best_of.get(run.kind) is not run)
     chosen = [*best_of.values(), *others][:keep]
     return [run for run in runs if run in chosen]
 
@@ -147,7 +153,7 @@ class Competition:
         kinds
             Of each start.
         multiplications
-            Of one start, by which it is worth threads or not.
+            Of one start, by which they are worth threads or not.
         """
 
         def attempt(index: int) -> MixtureParameters | NumericalError:
@@ -158,7 +164,7 @@ class Competition:
                 except NumericalError as error:
                     return error
 
-        apply = self.pool.map if self.pool and multiplications > WORTH_THREADS else map
+        apply = self.pool.map if self.pool and len(kinds) * multiplications > WORTH_THREADS else map
         runs = []
         for index, outcome in enumerate(apply(attempt, range(len(kinds)))):
             if isinstance(outcome, NumericalError):
@@ -186,7 +192,7 @@ class Competition:
             ended = self._fit_with_jumps(rows, chosen, options)
             broken += [run for run in ended if run.candidate.problem]
             finished = self.sort(ended)
-        if spare and not any(self._is_sound(run.candidate) for run in finished):
+        if spare and not any(self.is_sound(run) for run in finished):
             finished = [*finished, *self._fit_with_jumps(stages[-1], spare, options)]
         finished = [*finished, *broken]
         self.done += len(runs) - len(finished)
@@ -198,7 +204,9 @@ class Competition:
         candidates = fit_accelerated(expectation, starts, self.spec, options, self.variances)
         return self._update(runs, candidates)
 
-    def _is_sound(self, candidate: Candidate) -> bool:
+    def is_sound(self, run: Run) -> bool:
+        """Whether a run has not broken down, and its components have no defects."""
+        candidate = run.candidate
         if candidate.problem:
             return False
         parameters, counts = candidate.parameters, candidate.row_counts
