@@ -13,11 +13,12 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import NumericalError
 from gmm_dask.mixture.acceleration import fit_accelerated
 from gmm_dask.mixture.criteria import health, rank
-from gmm_dask.mixture.em import Candidate, EMState, fit_em
+from gmm_dask.mixture.em import Candidate, EMState
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.moves import MoveEffort, improve_by_moves
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race, race_for
+from gmm_dask.mixture.rounds.fit import fit_runs
 from gmm_dask.mixture.sample import Sample
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.starts import StartKind
@@ -61,10 +62,16 @@ def pool_of(threads: int) -> AbstractContextManager[ThreadPoolExecutor | None]:
     return ThreadPoolExecutor(threads) if threads > 1 else nullcontext()
 
 
-def thin_out(runs: list[Run], keep: int) -> list[Run]:
-    """Keep the best ``keep`` of runs that are sorted, the best of each kind among them."""
-    best_of = {run.kind: run for run in reversed(runs)}
-    others = (run for run in runs if best_of[run.kind] is not run)
+def thin_out(
+    runs: list[Run], keep: int, is_sound: Callable[[Run], bool] = lambda run: True
+) -> list[Run]:
+    """Keep the best ``keep`` of runs that are sorted, the best sound one of each kind among them.
+
+    One with defects that is the best of its kind would hardly win, and its narrow components are
+    not for float32.
+    """
+    best_of = {run.kind: run for run in reversed(runs) if is_sound(run)}
+    others = (run for run in runs if best_of.get(run.kind) is not run)
     chosen = [*best_of.values(), *others][:keep]
     return [run for run in runs if run in chosen]
 
@@ -146,7 +153,7 @@ class Competition:
         kinds
             Of each start.
         multiplications
-            Of one start, by which it is worth threads or not.
+            Of one start, by which they are worth threads or not.
         """
 
         def attempt(index: int) -> MixtureParameters | NumericalError:
@@ -157,7 +164,7 @@ class Competition:
                 except NumericalError as error:
                     return error
 
-        apply = self.pool.map if self.pool and multiplications > WORTH_THREADS else map
+        apply = self.pool.map if self.pool and len(kinds) * multiplications > WORTH_THREADS else map
         runs = []
         for index, outcome in enumerate(apply(attempt, range(len(kinds)))):
             if isinstance(outcome, NumericalError):
@@ -185,7 +192,7 @@ class Competition:
             ended = self._fit_with_jumps(rows, chosen, options)
             broken += [run for run in ended if run.candidate.problem]
             finished = self.sort(ended)
-        if spare and not any(self._is_sound(run.candidate) for run in finished):
+        if spare and not any(self.is_sound(run) for run in finished):
             finished = [*finished, *self._fit_with_jumps(stages[-1], spare, options)]
         finished = [*finished, *broken]
         self.done += len(runs) - len(finished)
@@ -197,7 +204,9 @@ class Competition:
         candidates = fit_accelerated(expectation, starts, self.spec, options, self.variances)
         return self._update(runs, candidates)
 
-    def _is_sound(self, candidate: Candidate) -> bool:
+    def is_sound(self, run: Run) -> bool:
+        """Whether a run has not broken down, and its components have no defects."""
+        candidate = run.candidate
         if candidate.problem:
             return False
         parameters, counts = candidate.parameters, candidate.row_counts
@@ -222,7 +231,7 @@ class Competition:
 
         Returns those that did not break down, best first.
         """
-        return self._conclude(self._fit(rows, runs, options, race.give_up))
+        return self._conclude(self._fit(rows, runs, options, race.give_up, race.patience))
 
     def settle(self, rows: Sample, runs: list[Run], moves: MoveEffort, keep: int) -> list[Run]:
         """Run EM until little changes, 30 iterations at most; then improve the best ones by moves.
@@ -232,7 +241,8 @@ class Competition:
         the same mixture one remains. The result is sorted, best first.
         """
         compare = race_for(moves.patience, self.variances, self.spec.reg_covar, keep)
-        resting = self._fit(rows, runs, EMOptions(1e-4, 30), compare)
+        patience = moves.patience or 0
+        resting = self._fit(rows, runs, EMOptions(1e-4, 30), compare, patience)
         ranked = self.sort(
             [
                 before if after.candidate.problem else after
@@ -256,12 +266,14 @@ class Competition:
         rows: Sample,
         runs: list[Run],
         options: EMOptions,
-        compare: Callable[[EMState], EMState] = lambda state: state,
+        compare: Callable[[EMState], EMState] | None = None,
+        patience: int = 0,
     ) -> list[Run]:
-        """Run EM for all runs together: small M-steps cost little more for many than for one."""
+        """Run EM for all runs beside each other; ``compare`` and ``patience`` as in `fit_runs`."""
         starts = [run.candidate.parameters for run in runs]
         expectation = self._expectation(rows)
-        return self._update(runs, fit_em(expectation, starts, self.spec, options, compare))
+        candidates = fit_runs(expectation, starts, self.spec, options, compare, patience)
+        return self._update(runs, candidates)
 
     def _update(self, runs: list[Run], candidates: Sequence[Candidate]) -> list[Run]:
         """Return the runs with their new candidates; count the iterations of these."""

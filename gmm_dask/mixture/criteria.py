@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,10 +99,13 @@ def health(
     collapsed = find_collapsed(
         parameters.covariance, parameters.covariances, k, variances, reg_covar
     )
-    starved = np.zeros(k, dtype=bool)
-    if counts is not None:
-        starved = counts < parameters.covariance.least_rows(d)
-    return Health(collapsed, starved)
+    return Health(collapsed, _find_starved(parameters.covariance, counts, k, d))
+
+
+def _find_starved(
+    covariance: CovarianceType, counts: FloatArray | None, k: int, d: int
+) -> npt.NDArray[np.bool_]:
+    return np.zeros(k, dtype=bool) if counts is None else counts < covariance.least_rows(d)
 
 
 def find_collapsed(
@@ -145,11 +149,33 @@ def rank(candidates: tuple[Candidate, ...], variances: FloatArray, reg_covar: fl
     if len(candidates) == 1:
         return [0]
 
-    def key(index: int) -> tuple[float, float, int]:
-        candidate = candidates[index]
-        if not np.isfinite(candidate.log_likelihood):
-            return (np.inf, np.inf, index)
-        defects = health(candidate.parameters, candidate.row_counts, variances, reg_covar).defects
-        return (defects, -candidate.log_likelihood, index)
+    defects = iter(_count_defects([*filter(_is_finite, candidates)], variances, reg_covar))
+    keys = [
+        (next(defects), -candidate.log_likelihood) if _is_finite(candidate) else (np.inf, np.inf)
+        for candidate in candidates
+    ]
+    return sorted(range(len(candidates)), key=lambda index: (keys[index], index))
 
-    return sorted(range(len(candidates)), key=key)
+
+def _is_finite(candidate: Candidate) -> bool:
+    return bool(np.isfinite(candidate.log_likelihood))
+
+
+def _count_defects(
+    candidates: Sequence[Candidate], variances: FloatArray, reg_covar: float
+) -> list[int]:
+    """Count the defects of each candidate; those of the same form are judged together."""
+    mixtures = [candidate.parameters for candidate in candidates]
+    forms = {(mixture.covariance_type, mixture.means.shape) for mixture in mixtures}
+    if len(forms) != 1:
+        return [
+            health(candidate.parameters, candidate.row_counts, variances, reg_covar).defects
+            for candidate in candidates
+        ]
+    covariance, (k, d) = mixtures[0].covariance, mixtures[0].means.shape
+    stacked = np.stack([mixture.covariances for mixture in mixtures])
+    collapsed = find_collapsed(covariance, stacked, k, variances, reg_covar)  # (b, k)
+    return [
+        Health(of_candidate, _find_starved(covariance, candidate.row_counts, k, d)).defects
+        for of_candidate, candidate in zip(collapsed, candidates, strict=True)
+    ]

@@ -346,21 +346,29 @@ def _start_in_parts(
     return _start_from_moments(spec, *map(np.concatenate, zip(*parts, strict=True)))
 
 
+def pooled_gaussian(
+    X: RowsArray, spec: MixtureSpec, filled: Filled | None = None
+) -> MixtureParameters:
+    """Return a mixture of one component that all rows belong to."""
+    everything = np.ones((X.shape[0], 1))
+    return start_from_responsibilities(X, everything, replace(spec, start=Start()), filled)
+
+
 def wide_start(
     X: RowsArray,
     spec: MixtureSpec,
     random_state: np.random.RandomState,
     filled: Filled | None = None,
+    pooled: MixtureParameters | None = None,
 ) -> MixtureParameters:
     """Make a start of random rows as means, and the covariance of all rows at random scales.
 
     The scales lie between e⁻³ and √e. Where components overlap or share a centre, k-means cuts them
     to pieces, while EM can find them from wide starts; narrow ones among them are found only
-    from different scales.
+    from different scales. ``pooled`` is the Gaussian of all rows, by default computed.
     """
     k = spec.n_components
-    everything = np.ones((X.shape[0], 1))
-    pooled = start_from_responsibilities(X, everything, replace(spec, start=Start()), filled)
+    pooled = pooled or pooled_gaussian(X, spec, filled)
     indices = random_state.choice(X.shape[0], size=k, replace=False)
     values = X if filled is None else filled.values
     weights, means = np.full(k, 1.0 / k), values[indices].astype(np.float64)  # (k,), (k, d)

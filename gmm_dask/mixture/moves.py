@@ -27,6 +27,7 @@ from gmm_dask.mixture.initialization import start_from_responsibilities
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import find_patterns, has_holes
 from gmm_dask.mixture.race import race_for
+from gmm_dask.mixture.rounds.fit import fit_runs
 from gmm_dask.mixture.small_search.halves import climb_halves
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.starts import MANY
@@ -126,7 +127,7 @@ def improve_by_moves(
         least = candidate.log_likelihood + effort.iterations * pending + 1.0 / len(expectation.X)
         moves = islice(_moves(expectation, candidate.parameters, spec), effort.tries)
         compare = race_for(effort.patience, variances, spec.reg_covar, least=least)
-        trials = fit_em(expectation, [*moves], spec, options, compare)
+        trials = fit_runs(expectation, [*moves], spec, options, compare, effort.patience or 0)
         iterations += sum(trial.n_iter for trial in trials)
         rivals = (candidate, *trials)
         best = rivals[rank(rivals, variances, spec.reg_covar)[0]]

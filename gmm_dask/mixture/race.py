@@ -117,8 +117,8 @@ def race_for(
     reg_covar: float,
     places: int = 1,
     least: float = -np.inf,
-) -> Callable[[EMState], EMState]:
-    """Return `Race.give_up` with that patience; without a limit, what gives nobody up."""
+) -> Callable[[EMState], EMState] | None:
+    """Return `Race.give_up` with that patience; None without a limit."""
     if patience is None:
-        return lambda state: state
+        return None
     return Race(variances, reg_covar, places, least, patience=patience).give_up

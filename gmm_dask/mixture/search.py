@@ -238,7 +238,8 @@ def _compete(
     for round_ in effort.rounds:
         rows = shared.draft(round_.rows)
         options = EMOptions(AT_REST, round_.iterations)
-        runs = thin_out(competition.run(rows, runs, options), round_.keep)
+        runs = competition.run(rows, runs, options)
+        runs = thin_out(runs, round_.keep, competition.is_sound)
     if neighbours:
         options = EMOptions(AT_REST, effort.rival_iterations)
         runs = competition.sort([*runs, *competition.run(rows, [*neighbours], options)])

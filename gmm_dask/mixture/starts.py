@@ -20,6 +20,7 @@ from gmm_dask.mixture.initialization import (
     SEARCH_INITIALIZATIONS,
     initial_parameters,
     labelled_start,
+    pooled_gaussian,
     scale_weights,
     seeded,
     wide_start,
@@ -135,6 +136,17 @@ class SharedSample:
         X: RowsArray = self._once(("standardised", rows), compute)
         return X
 
+    def pooled(self, rows: int, spec: MixtureSpec) -> MixtureParameters:
+        """Return the Gaussian of the rows of `head`, in the form of a covariance type.
+
+        Of the specification it depends on ``reg_covar`` too, which all cells share.
+        """
+        key = ("pooled", rows, spec.covariance_type)
+        pooled: MixtureParameters = self._once(
+            key, lambda: pooled_gaussian(self.head(rows).X, spec, self.filled(rows, spec))
+        )
+        return pooled
+
     def labels(
         self, rows: int, k: int, number: int, make: Callable[[], LabelsArray]
     ) -> LabelsArray:
@@ -248,7 +260,8 @@ class Starts:
         if kind is StartKind.METHOD:
             return self.make_by_method(rows, number)
         if kind is StartKind.WIDE:
-            return wide_start(rows.X, self.spec, self._seeded(number), self._filled)
+            pooled = self.shared.pooled(self.rows, self.spec)
+            return wide_start(rows.X, self.spec, self._seeded(number), self._filled, pooled)
         labels, weight = self.labels(number, kind), rows.sample_weight
         return labelled_start(rows.X, labels, weight, self.spec, self._filled)
 

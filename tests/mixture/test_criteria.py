@@ -1,5 +1,7 @@
 """Information criteria as scikit-learn counts them; collapse, starvation and the ranking."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture as Reference
@@ -9,7 +11,9 @@ from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic, health, icl, n_parameters, rank
 from gmm_dask.mixture.em import Candidate, Iteration, Status
+from gmm_dask.mixture.initialization import wide_start
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.spec import MixtureSpec
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
@@ -110,3 +114,29 @@ def test_a_component_is_starved_where_its_likelihood_has_no_bound(covariance_typ
     )
     judged = health(parameters, np.array(counts), np.ones(3), 1e-6)
     assert judged.starved.tolist() == starved
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_mixtures_of_a_form_are_ranked_as_each_by_itself(covariance_type):
+    """A mixture of another form among them lets each be judged alone."""
+    random = np.random.default_rng(0)
+    spec, variances = MixtureSpec(2, covariance_type), np.ones(2)
+    X = random.normal(size=(200, 2))
+    mixtures = [wide_start(X, spec, np.random.RandomState(seed)) for seed in range(4)]
+    narrow = mixtures[1].covariances * 1e-9
+    mixtures[1] = MixtureParameters.from_covariances(
+        covariance_type, mixtures[1].weights, mixtures[1].means, narrow
+    )
+    step = Iteration(0.0, np.ones(2), np.zeros((2, 2)), (), 0.0)
+    steps = [replace(step, log_likelihood=float(value)) for value in (1.0, 9.0, 3.0, 2.0)]
+    candidates = [
+        Candidate(mixture, history=(step,), counts=counts, rows=200, weight=200.0)
+        for mixture, step, counts in zip(
+            mixtures, steps, [np.full(2, 100.0)] * 3 + [np.array([200.0, 0.0])], strict=True
+        )
+    ]
+    other = Candidate(wide_start(X, MixtureSpec(3, covariance_type), np.random.RandomState(0)))
+    together = rank(tuple(candidates), variances, 1e-6)
+    assert (together[0], together[-1]) == (2, 1)
+    other = replace(other, history=(replace(step, log_likelihood=-50.0),))
+    assert [i for i in rank((*candidates, other), variances, 1e-6) if i < 4] == together

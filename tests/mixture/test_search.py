@@ -23,13 +23,14 @@ from gmm_dask.mixture.competition import (
     Competition,
     Run,
     drop_repeats,
+    thin_out,
 )
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.effort import effort_for, final_rows_of
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
-from gmm_dask.mixture.initialization import initial_parameters, kmeans_labels
+from gmm_dask.mixture.initialization import initial_parameters, kmeans_labels, wide_start
 from gmm_dask.mixture.moves import effort_of_moves, improve_by_moves, split, split_compiled
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race
@@ -62,7 +63,7 @@ def X():
 @pytest.fixture
 def eager(monkeypatch):
     """Use threads for any amount of work."""
-    for module in ("competition", "expectation"):
+    for module in ("competition", "expectation", "rounds.fit"):
         monkeypatch.setattr(f"gmm_dask.mixture.{module}.WORTH_THREADS", 0)
 
 
@@ -137,6 +138,16 @@ def run_of(X, means, variances, iterations):
     spec, options = MixtureSpec(), EMOptions(0.0, iterations)
     candidate = fit_em(ExpectationOn(X, None), [start], spec, options)[0]
     return Run(StartKind.KMEANS, candidate, start)
+
+
+def test_the_best_of_each_kind_goes_on_unless_it_has_defects(X):
+    start = wide_start(X, MixtureSpec(6), np.random.RandomState(0))
+    kinds = [StartKind.KMEANS, StartKind.KMEANS, StartKind.SEEDS, StartKind.WIDE, StartKind.WIDE]
+    runs = [Run.begin(kind, start) for kind in kinds]
+    assert thin_out(runs, 3) == [runs[0], runs[2], runs[3]]
+    assert thin_out(runs, 3, lambda run: run is not runs[3]) == [runs[0], runs[2], runs[4]]
+    assert thin_out(runs, 3, lambda run: run.kind is not StartKind.WIDE) == runs[:3]
+    assert thin_out(runs, 3, lambda run: False) == runs[:3]
 
 
 def test_a_finalist_goes_on_only_if_it_can_win(X):
