@@ -196,7 +196,9 @@ def take_rows(X: RowsArray, rows: IndexArray) -> RowsArray:
     if X.strides[0] == X.itemsize:
         taken: RowsArray = X.T.take(rows, axis=1).T
         return taken
-    # Of rows that are not feature-major, `take` would copy all.
+    if X.flags.c_contiguous:
+        return np.ascontiguousarray(X.take(rows, axis=0).T).T
+    # Of rows that do not lie in one piece, `take` would copy all.
     return np.ascontiguousarray(X.T[:, rows]).T
 
 
