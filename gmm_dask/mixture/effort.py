@@ -11,7 +11,7 @@ from gmm_dask.mixture.spec import MixtureSpec
 from gmm_dask.mixture.starts import MANY, TURNS
 
 #: Iterations after which a run that cannot win any more is given up.
-PATIENCE = 8
+PATIENCE = 4
 #: Multiplications of the first round at the most, about ten seconds of a core: with hundreds of
 #: features fewer runs begin, rather than on fewer rows than they have coordinates for.
 MOST_MULTIPLICATIONS = 200_000_000_000

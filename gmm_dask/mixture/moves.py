@@ -7,6 +7,7 @@ two clusters, no iteration helps, but a move does (Ueda and others, 2000: split 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -32,9 +33,12 @@ from gmm_dask.mixture.small_search.halves import climb_halves
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec, Start
 from gmm_dask.mixture.starts import MANY
 from gmm_dask.mixture.statistics import sum_statistics
+from gmm_dask.mixture.threads import WORTH_THREADS
 
 #: Iterations for the halves of a split component.
 SPLIT_ITERATIONS = 6
+#: All splits together take as long as so many passes of one component over the rows.
+_SPLIT_PASSES = 64
 #: A row with a smaller share in a component is ignored when that is split.
 _LEAST_SHARE = 0.02
 
@@ -147,7 +151,7 @@ def _moves(
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
     # The loss of likelihood when a component is dropped, as if no other component filled the gap.
     losses = -(weight @ np.log(np.maximum(1.0 - shares, 1e-12))) / weight.sum()  # (k,)
-    splits = split_each(X, shares * weight[:, None], parameters, spec)
+    splits = split_each(X, shares * weight[:, None], parameters, spec, expectation.pool)
     gains = np.array([gain for gain, _ in splits]) / weight.sum()  # (k,)
     promises = gains - losses[:, None]  # (dropped, split)
     np.fill_diagonal(promises, -np.inf)
@@ -198,15 +202,22 @@ def _replace_components(parameters: MixtureParameters, swap: _Swap) -> MixturePa
 
 
 def split_each(
-    X: RowsArray, shares: FloatArray, parameters: MixtureParameters, spec: MixtureSpec
+    X: RowsArray,
+    shares: FloatArray,
+    parameters: MixtureParameters,
+    spec: MixtureSpec,
+    pool: ThreadPoolExecutor | None = None,
 ) -> list[tuple[float, MixtureParameters | None]]:
-    """Split each component in two, as `split` does; ``shares`` are (m, k).
+    """Split each component in two, as `split` does, on a pool's threads if that pays.
 
-    The compiled EM takes complete rows.
+    The compiled EM takes complete rows. ``shares`` are (m, k).
     """
-    splitter = split if has_holes(X) else split_compiled
-    components = range(parameters.n_components)
-    return [splitter(X, shares[:, c], parameters, spec, c) for c in components]
+    (m, k), d = shares.shape, X.shape[1]
+    if has_holes(X):
+        return [split(X, shares[:, c], parameters, spec, c) for c in range(k)]
+    worth = _SPLIT_PASSES * m * d * d >= WORTH_THREADS
+    apply = pool.map if pool and worth else map
+    return [*apply(lambda c: split_compiled(X, shares[:, c], parameters, spec, c), range(k))]
 
 
 def split(

@@ -44,7 +44,7 @@ def alike(candidate, other):
     assert (candidate.rows, candidate.weight) == (other.rows, other.weight)
 
 
-@pytest.mark.parametrize("weight", [None, 1.0, 1e-7])
+@pytest.mark.parametrize("weight", [None, 1.0, 1e-11])
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_climbs_take_the_iterations_of_em(X, covariance_type, weight, monkeypatch):
     weights = weight and weight * np.random.default_rng(1).uniform(0.1, 2.0, len(X))

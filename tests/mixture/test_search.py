@@ -63,7 +63,7 @@ def X():
 @pytest.fixture
 def eager(monkeypatch):
     """Use threads for any amount of work."""
-    for module in ("competition", "expectation", "rounds.fit"):
+    for module in ("competition", "expectation", "moves", "rounds.fit"):
         monkeypatch.setattr(f"gmm_dask.mixture.{module}.WORTH_THREADS", 0)
 
 

@@ -36,6 +36,8 @@ from gmm_dask.mixture.threads import WORTH_THREADS
 
 #: Iterations between two comparisons of runs that climb.
 COMPARED_EVERY = 4
+#: A density takes as long as so many multiplications, with its exponential and its logarithm.
+_DENSITY = 64
 
 _CLIMBS: dict[str, Kernel] = {
     "full": climb_full,
@@ -97,8 +99,9 @@ def _advance_each(
     """Advance the running candidates to their ``most``-th iteration, on threads if that pays."""
     running = [state.candidates[index] for index in state.running]
     advance = partial(_advance, replace(expectation, pool=None), spec, options, most)
-    size = running[0].parameters.means.size + running[0].parameters.covariances.size
-    multiplications = len(expectation.X) * size * len(running) * (most - state.iteration)
+    k, size = running[0].parameters.n_components, running[0].parameters.means.size
+    by_row = size + running[0].parameters.covariances.size + k * _DENSITY
+    multiplications = len(expectation.X) * by_row * len(running) * (most - state.iteration)
     pool = expectation.pool if multiplications >= WORTH_THREADS else None
     advanced = iter(pool.map(advance, running) if pool else map(advance, running))
     return EMState(
