@@ -14,7 +14,8 @@ Narrow it down with ``--types full --sizes 16,256 --apart 20``.
 
 ``--losses`` says instead what is lost where components overlap: in each turn the plain pass, the
 same again, and the pass that the engine chooses, in changing order, in the thread's time; printed
-are medians of their ratios to the first, over 15 turns.
+are medians of their ratios to the first. A turn is of one block or more, of so many rows as a plain
+pass takes a twentieth of a second for; of 5 to 21 turns, as many as fit in a second.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from gmm_dask.mixture.sparse import blocks
 
 SIZES = [(d, k) for k in (32, 64, 256) for d in (2, 8, 16, 32)]
 ROWS = 3 * blocks.STATISTICS_ROWS
-TURNS = 15  # of the losses
+LOSS_SIZES = [(2, 32), (2, 256), (8, 64), (8, 128), (16, 64), (16, 256), (32, 64), (32, 256)]
+PASS_SECONDS, LOSS_SECONDS, TURNS = 0.05, 1.0, (5, 21)  # of a pass and of a cell of the losses
 
 
 def mixture_apart(
@@ -81,8 +83,12 @@ def measure(parameters, X, predict: bool, divided: bool) -> float:
 
 def compare_losses(parameters, X) -> tuple[float, float, float]:
     """Nanoseconds per row of the plain pass, and ratios of the engine's and of the same again."""
+    seconds_of_row = blocks.plain_time(parameters) * 1e-9
+    block = blocks.STATISTICS_ROWS
+    X = X[: block * max(1, min(ROWS // block, int(PASS_SECONDS / seconds_of_row / block)))]
+    fitting = int(LOSS_SECONDS / (3 * len(X) * seconds_of_row))
     turns = []
-    for turn in range(TURNS + 1):  # the first compiles
+    for turn in range(min(max(fitting, TURNS[0]), TURNS[1]) + 1):  # the first compiles
         seconds = [0.0, 0.0, 0.0]
         for place in range(3):
             which = (turn + place) % 3
@@ -98,16 +104,18 @@ def compare_losses(parameters, X) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--types", nargs="+", default=list(COVARIANCE_TYPES))
-    parser.add_argument("--sizes", nargs="+", default=[f"{d},{k}" for d, k in SIZES])
-    parser.add_argument("--apart", nargs="+", type=float, default=[20.0, 8.0, 1.0])
+    parser.add_argument("--sizes", nargs="+")
+    parser.add_argument("--apart", nargs="+", type=float)
     parser.add_argument("--sorted", action="store_true")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--losses", action="store_true")
     options = parser.parse_args()
+    sizes = [tuple(map(int, size.split(","))) for size in options.sizes or []]
+    sizes = sizes or (LOSS_SIZES if options.losses else SIZES)
+    distances = options.apart or ([10.0, 8.0, 1.0] if options.losses else [20.0, 8.0, 1.0])
     if options.losses:
         print("type        d   k apart   plain ns/row   chosen over plain   plain again")
-        for covariance_type, size, apart in product(options.types, options.sizes, options.apart):
-            d, k = map(int, size.split(","))
+        for covariance_type, (d, k), apart in product(options.types, sizes, distances):
             X, parameters = mixture_apart(covariance_type, d, k, apart, options.sorted)
             plain, chosen, again = compare_losses(parameters, X)
             print(
@@ -117,8 +125,7 @@ def main() -> None:
             )
         return
     print("type        d   k apart   statistics: plain, divided, ratio   predictions: the same")
-    for covariance_type, size, apart in product(options.types, options.sizes, options.apart):
-        d, k = map(int, size.split(","))
+    for covariance_type, (d, k), apart in product(options.types, sizes, distances):
         X, parameters = mixture_apart(covariance_type, d, k, apart, options.sorted)
         cells = []
         for predict in (False, True):

@@ -32,6 +32,9 @@ class _Piece:
     ----------
     X, sample_weight
         (m, o) and (m,) or None.
+    sharing
+        How many rows take a pass with the same mixture: all complete ones, or all of a pattern.
+        Where a label has a mixture of its own, which is made again for each piece, none.
     pattern
         The pattern of rows with holes, of which X has the observed features; or scattered rows.
     components
@@ -40,24 +43,26 @@ class _Piece:
 
     X: RowsArray
     sample_weight: FloatArray | None
+    sharing: int
     pattern: Pattern | Scattered | None = None
     components: IndexArray | None = None
 
-    def sum(self, parameters: MixtureParameters, divided: bool) -> SufficientStatistics:
-        """Take its statistics; ``divided`` is as in `sum_statistics`."""
+    def sum(self, parameters: MixtureParameters) -> SufficientStatistics:
+        """Take its statistics."""
         if self.components is not None:
             of_label = parameters.reordered(self.components)
-            return scatter(self._sum(of_label, False), parameters, self.components)
-        return self._sum(parameters, divided)
+            return scatter(self._sum(of_label), parameters, self.components)
+        return self._sum(parameters)
 
-    def _sum(self, parameters: MixtureParameters, divided: bool) -> SufficientStatistics:
+    def _sum(self, parameters: MixtureParameters) -> SufficientStatistics:
+        X, weights = self.X, self.sample_weight
         if self.pattern is None:
-            return sum_statistics(parameters, self.X, self.sample_weight, divided=divided)
-        return sum_pattern(parameters, self.pattern, self.X, self.sample_weight)
+            return sum_statistics(parameters, X, weights, sharing=self.sharing)
+        return sum_pattern(parameters, self.pattern, X, weights, self.sharing)
 
 
-#: A mixture, rows for it, and whether these may be divided among its components.
-_Work = tuple[MixtureParameters, _Piece, bool]
+#: A mixture, and rows for it.
+_Work = tuple[MixtureParameters, _Piece]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +106,9 @@ class ExpectationOn:
 
     def _cut_for(self, parameters: MixtureParameters) -> list[_Work]:
         """Cut the rows as a mixture needs them, whatever others are in the batch."""
-        # A mixture shares its guide among the pieces, so all rows decide.
         divided = engine.divides(parameters, len(self.X))
         pieces = self._cut_pieces(DIVIDED_PIECE_ROWS if divided else PIECE_ROWS)
-        return [(parameters, piece, divided) for piece in pieces]
+        return [(parameters, piece) for piece in pieces]
 
     def _cut_pieces(self, most: int) -> list[_Piece]:
         """Cut the rows into pieces; those with labels by these, those with holes by patterns."""
@@ -120,7 +124,7 @@ class ExpectationOn:
             weights = None if self.sample_weight is None else self.sample_weight[rows]
             components = labelling.components(code)
             pieces += [
-                replace(piece, components=components)
+                piece if components is None else replace(piece, sharing=0, components=components)
                 for piece in _cut(take_rows(self.X, rows), weights, most)
             ]
         return pieces
@@ -131,18 +135,20 @@ def _cut(X: RowsArray, weights: FloatArray | None, most: int) -> list[_Piece]:
     patterns = find_patterns(X)
     if not patterns:
         slices = [slice(start, start + most) for start in range(0, len(X), most)]
-        return [_Piece(X[rows], None if weights is None else weights[rows]) for rows in slices]
+        return [
+            _Piece(X[rows], None if weights is None else weights[rows], len(X)) for rows in slices
+        ]
     parts = [
-        pattern.part(start, start + most)
+        (pattern.part(start, start + most), len(pattern.rows))
         for pattern in patterns
         if isinstance(pattern, Scattered) or len(pattern.observed)
         for start in range(0, len(pattern.rows), most)
     ]
     return [
-        _Piece(part.take(X), None if weights is None else weights[part.rows], part)
-        for part in parts
+        _Piece(part.take(X), None if weights is None else weights[part.rows], sharing, part)
+        for part, sharing in parts
     ]
 
 
 def _sum_each(works: Sequence[_Work]) -> list[SufficientStatistics]:
-    return [piece.sum(parameters, divided) for parameters, piece, divided in works]
+    return [piece.sum(parameters) for parameters, piece in works]

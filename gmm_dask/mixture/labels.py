@@ -269,7 +269,8 @@ def sum_labelled(
         if code not in components_by_code:
             raise InputError("a row has a label that no component was found for; start again")
         components = components_by_code[code]
-        sums = sum_statistics(parameters.reordered(components), values, weight, holes)
+        of_label = parameters.reordered(components)  # for these rows alone
+        sums = sum_statistics(of_label, values, weight, holes, sharing=len(values))
         total = total + scatter(sums, parameters, components)
     return total
 

@@ -138,7 +138,7 @@ def sum_statistics(
     X: RowsArray,
     sample_weight: FloatArray | None = None,
     patterns: Patterns = (),
-    divided: bool | None = None,
+    sharing: int | None = None,
     assigned: tuple[LabelsArray, FloatArray, FloatArray] | None = None,
 ) -> SufficientStatistics:
     """Take the statistics of an E-step in one pass over rows in memory.
@@ -154,7 +154,11 @@ def sum_statistics(
         (n,), ≥ 0, or None.
     patterns
         Of the rows, if some have holes (`find_patterns`). Rows without any value are not counted.
-    divided, assigned
+    sharing
+        How many rows in memory, these among them, take a pass with this mixture: by that they are
+        divided among many components or not (`gmm_dask.mixture.engine.divides`); those with holes
+        by how many have their pattern. None: they are a part of many more, as a chunk is.
+    assigned
         As in `gmm_dask.mixture.engine.statistics`, for complete rows.
     """
     if patterns:
@@ -166,12 +170,14 @@ def sum_statistics(
                     pattern,
                     pattern.take(X),
                     None if sample_weight is None else sample_weight[pattern.rows],
+                    None if sharing is None else len(pattern.rows),
                 )
                 for pattern in patterns
                 if isinstance(pattern, Scattered) or len(pattern.observed)
             ),
             empty_statistics(parameters),
         )
+    divided = None if sharing is None else engine.divides(parameters, sharing)
     sums = engine.statistics(parameters, X, sample_weight, divided=divided, assigned=assigned)
     return _statistics(parameters, X, sample_weight, sums)
 
@@ -201,6 +207,7 @@ def sum_pattern(
     pattern: Pattern | Scattered,
     X: RowsArray,
     sample_weight: FloatArray | None,
+    sharing: int | None = None,
 ) -> SufficientStatistics:
     """Take the statistics of rows of one pattern, by its marginal mixture; or of scattered rows.
 
@@ -211,14 +218,16 @@ def sum_pattern(
         of scattered ones.
     sample_weight
         (m,) or None.
+    sharing
+        How many rows in memory have the pattern and share its marginal, as in `sum_statistics`.
     """
     if isinstance(pattern, Scattered):
         sums = scattered_statistics(parameters, X, sample_weight)
         return _statistics(parameters, X, sample_weight, sums)
     if pattern.complete:
-        return sum_statistics(parameters, X, sample_weight)
+        return sum_statistics(parameters, X, sample_weight, sharing=sharing)
     of_features = marginal(parameters, pattern.observed)
-    observed = sum_statistics(of_features.parameters, X, sample_weight)
+    observed = sum_statistics(of_features.parameters, X, sample_weight, sharing=sharing)
     residual_sums, residual_products = of_features.lift(
         observed.counts, observed.residual_sums, observed.residual_products
     )

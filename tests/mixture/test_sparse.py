@@ -12,6 +12,7 @@ from gmm_dask.mixture import assignment, engine
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.patterns import find_patterns
 from gmm_dask.mixture.sparse import blocks, guide
 from gmm_dask.mixture.sparse.pairs import SPAN
 from gmm_dask.mixture.statistics import sum_statistics
@@ -216,12 +217,8 @@ def test_few_components_or_rows_are_not_divided(monkeypatch):
     assert not engine.divides(parameters, 100)
 
 
-def test_parts_of_many_rows_are_divided_where_they_alone_would_not_be(monkeypatch):
-    """Chunks of a scan and pieces of a search are small, but all of them share a guide."""
-    monkeypatch.undo()
-    parameters, X = components_apart("full", n=60_000)
-    assert not engine.divides(parameters, 6_000)
-    assert engine.divides(parameters, 6_000, repeated=True)
+def counted_divisions(monkeypatch):
+    """The numbers of rows that the engine divides from now on, pass by pass."""
     divided = []
 
     def count(parameters, guide, X, *others):
@@ -230,11 +227,36 @@ def test_parts_of_many_rows_are_divided_where_they_alone_would_not_be(monkeypatc
 
     sum_blocks = blocks.sum_blocks
     monkeypatch.setattr(engine, "sum_blocks", count)
+    return divided
+
+
+def test_parts_of_many_rows_are_divided_where_they_alone_would_not_be(monkeypatch):
+    """Chunks of a scan and pieces of a search are small, but all of them share a guide."""
+    monkeypatch.undo()
+    parameters, X = components_apart("full", n=60_000)
+    assert not engine.divides(parameters, 6_000)
+    assert engine.divides(parameters, 6_000, repeated=True)
+    divided = counted_divisions(monkeypatch)
     sum_statistics(parameters, X[:6_000])
     (searched,) = ExpectationOn(X, None)([parameters])
     assert divided == [6_000, 16_384, 16_384, 16_384, 60_000 - 3 * 16_384]
     plain = engine.statistics(parameters, X, None, divided=False)
     np.testing.assert_allclose(searched.counts, plain[0], rtol=1e-12)
+
+
+def test_rows_with_holes_are_divided_by_how_many_share_their_pattern(monkeypatch):
+    """Of rows in memory, those of a pattern share a guide of its marginal with no others."""
+    monkeypatch.undo()
+    monkeypatch.setattr(blocks, "_WORTH", 5e6)  # ns: 40,000 rows
+    parameters, X = components_apart("full", n=88_000)
+    X[:8_000, 0] = X[8_000:48_000, 1] = np.nan
+    divided = counted_divisions(monkeypatch)
+    (searched,) = ExpectationOn(X, None)([parameters])
+    assert sorted(divided) == 2 * [40_000 - 2 * 16_384] + 4 * [16_384]
+    assert searched.counts.sum() == pytest.approx(len(X), rel=1e-12)
+    divided.clear()
+    sum_statistics(parameters, X[:30_000], patterns=find_patterns(X[:30_000]))
+    assert sorted(divided) == [8_000, 22_000]  # the chunks of a scan have these patterns again
 
 
 def test_dividing_gains_where_pairs_cost_more_than_finding_them(monkeypatch):
@@ -247,6 +269,29 @@ def test_dividing_gains_where_pairs_cost_more_than_finding_them(monkeypatch):
     assert worth("spherical", 64, 2) < worth("full", 64, 2)
     assert worth("diag", 20, 2) < 0.0
     assert worth("full", 256, 16) == guide._MOST_PAIRS
+
+
+def test_where_a_plain_pass_is_short_fewer_components_may_be_near(monkeypatch):
+    monkeypatch.undo()
+    mixtures = {
+        name: components_apart(name, k=64, d=8, n=1, separation=5.0)[0] for name in ("full", "diag")
+    }
+    assert guide.guide_of(mixtures["full"]) is not None
+    assert guide.guide_of(mixtures["diag"]) is None
+    # Rows of a tied covariance are whitened for each component where these lie far apart.
+    close, apart = (
+        components_apart("tied", k=64, d=8, n=1, separation=separation)[0]
+        for separation in (2.0, 12.0)
+    )
+    assert guide.worth_of(close) < guide.worth_of(apart)
+
+
+def test_a_block_is_left_whole_where_to_look_at_pairs_would_take_too_long(monkeypatch):
+    monkeypatch.undo()
+    parameters, X = components_apart("full", k=64, d=8, n=4_000)
+    made = guide.guide_of(parameters)
+    assert blocks._divide_block(made._replace(look=0.0), X) is not None
+    assert blocks._divide_block(made._replace(look=1e6), X) is None
 
 
 def test_the_guides_that_are_kept_are_bounded(monkeypatch):

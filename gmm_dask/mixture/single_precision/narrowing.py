@@ -20,8 +20,9 @@ What a pass computes, and with which error. u = 2⁻²⁴ is the rounding of flo
   may, and log π p is then −∞; the pass that sums |y|² itself asks for more (`spherical`).
 - ½|y|² has steps of 2⁻²³ of a power of two, and d/2 as its mean. A constant between two steps would
   be rounded in all rows alike, by 1e-6 nats at 100 features; so constants are whole steps.
-- A sum over the 128 rows of a tile is one of at most 32 terms in each lane, and a tree: it errs by
-  at most 34·u of the sum of magnitudes, and typically by u. Tiles are added in float64.
+- A sum over the 128 rows of a tile, or the 256 of a pair of tiles, is one of at most 64 terms in
+  each lane, and a tree: it errs by at most 66·u of the sum of magnitudes, and typically by u. Tiles
+  are added in float64.
 
 The errors of different rows have either sign. Over n rows they fall as 1/√n, beside that of V.
 """

@@ -142,6 +142,14 @@ def load_tile(walk, source, sample_weight, start):  # type: ignore[no-untyped-de
 
 
 @inlined
+def clear_tile(walk):  # type: ignore[no-untyped-def]
+    """Make a tile one of rows without a share in any component, which adds nothing to sums."""
+    fill(walk.tile, np.float32(0.0), 0)
+    for c in range(walk.log_joint.shape[0]):
+        fill(walk.log_joint[c], np.float32(0.0), 0)
+
+
+@inlined
 def hopeless(left_out, start):  # type: ignore[no-untyped-def]
     """Whether so many of the tiles before row start were left out that no more need be tried."""
     tiles = start // ROWS

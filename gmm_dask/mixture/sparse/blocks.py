@@ -33,8 +33,11 @@ LEAST_ROWS = 1_024
 #: The share of a block that is divided first, to see whether it is crowded.
 _TRIED = 32
 _LEAST_TRIED = 512
-#: Of more rows, more components may matter: usually so many times the pairs of the rows tried.
-_MORE_PAIRS = 1.5
+#: Of the rows that are tried, so many times the pairs that may matter are what the block costs: a
+#: constant, times d, up to so many. So many times the looks are what it takes, in fuller tiles.
+_MORE_PAIRS, _MOST_FEATURES, _FEWER_LOOKS = (1.25, 0.15), 8, 0.5
+#: Once a block is divided, only passes are left to pay for: up to this share of all pairs.
+_MOST_COST = 0.8
 #: A guide is worth its cost from so many rows on, and so many ns of a plain pass: where components
 #: overlap, to find that out takes less than 5 % of the pass.
 _WORTH_ROWS, _WORTH = 8_192, 1e7
@@ -99,15 +102,33 @@ def _bytes_of(guide: Guide | None) -> int:
     return 0 if guide is None else sum(np.asarray(part).nbytes for part in guide)
 
 
-def _divide(guide: Guide, X: RowsArray) -> tuple[Division, float, float]:
-    """Divide rows; return also the cost of it, and the pairs that may matter, as shares of all."""
+class Shares(NamedTuple):
+    """What a division costs, as shares of all pairs of a row and a component.
+
+    Attributes
+    ----------
+    cost
+        The pairs that bundles pass over.
+    pairs
+        Those that may matter.
+    looks
+        Those that were looked at to tell.
+    """
+
+    cost: float
+    pairs: float
+    looks: float
+
+
+def _divide(guide: Guide, X: RowsArray) -> tuple[Division, Shares]:
+    """Divide rows; return also what that costs."""
     n, k = len(X), len(guide.means)
     order, bounds = np.empty(n, np.int64), np.empty(2 * k + 1, np.int64)
     active = np.empty((2 * k, k), np.bool_)
     keys, least = np.empty(n, np.int32), np.empty(n)
-    bundles, cost, pairs = divide(rows_at(X), guide, keys, least, order, bounds, active)
-    every = max(n * k, 1)
-    return Division(order, bounds, bundles, active), cost / every, pairs / every
+    bundles, *counts = divide(rows_at(X), guide, keys, least, order, bounds, active)
+    shares = Shares(*(count / max(n * k, 1) for count in counts))
+    return Division(order, bounds, bundles, active), shares
 
 
 def _divide_block(guide: Guide, X: RowsArray) -> Division | None:
@@ -118,11 +139,13 @@ def _divide_block(guide: Guide, X: RowsArray) -> Division | None:
     """
     if len(X) < LEAST_ROWS:
         return None
-    _, _, pairs = _divide(guide, X[: max(len(X) // _TRIED, _LEAST_TRIED)])
-    if pairs * _MORE_PAIRS > guide.worth:
+    _, tried = _divide(guide, X[: max(len(X) // _TRIED, _LEAST_TRIED)])
+    constant, by_d = _MORE_PAIRS
+    cost = (constant + by_d * min(X.shape[1], _MOST_FEATURES)) * tried.pairs
+    if cost + _FEWER_LOOKS * tried.looks * guide.look > guide.worth:
         return None
-    division, cost, _ = _divide(guide, X)
-    return None if cost > guide.worth else division
+    division, shares = _divide(guide, X)
+    return None if shares.cost > max(guide.worth, _MOST_COST) else division
 
 
 def _blocks(n: int, size: int) -> Iterator[slice]:

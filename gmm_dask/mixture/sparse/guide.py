@@ -10,19 +10,25 @@ import numpy.typing as npt
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.covariance.factors import inverse_of_lower
 from gmm_dask.mixture.kernels.addresses import writable
+from gmm_dask.mixture.kernels.tied import NEAR
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.sparse.pairs import LOOKED, MOST, SPAN, USUAL, bound_pairs, furthest
-from gmm_dask.mixture.sparse.regions import GUESSED
+from gmm_dask.mixture.sparse.desk import GUESSED
+from gmm_dask.mixture.sparse.pairs import MOST, bound_pairs, look_at_pairs
 from gmm_dask.mixture.threads import single_threaded
 
 _EPS = float(np.finfo(np.float64).eps)
 #: What passes take, roughly, in ns on the processor of benchmarks/RESULTS.md; proportions count.
 #: Of a row and a component, with matrices and without: a constant, times d, times d².
 _PLAIN = {True: (1.5, 0.2, 0.045), False: (1.25, 0.13, 0.0)}
-#: To divide a row: a constant, times k, times d.
-_DIVIDING = 30.0, 0.3, 4.0
+#: To divide a row and copy it: a constant, times k, times d.
+_DIVIDING = 10.0, 0.33, 8.0
+#: To look at a row and a component closely: a constant, times the axes.
+_LOOK = 1.0, 0.12
 #: Of the time of a plain pass, what a divided one should take at the most; of its pairs likewise.
 _GAIN, _MOST_PAIRS = 0.9, 0.6
+#: Of the pairs that are near at first sight, so many times their share will be passed over, and so
+#: many times it and d will be looked at closely.
+_COST_OF_NEAR, _LOOKS_AT_NEAR = 1.25, 0.2
 #: The most axes in which directions between components are sought.
 _AXES = 32
 #: Least eigenvalue of the pooled correlations, beside the largest. Axes need not be exact.
@@ -59,6 +65,8 @@ class Guide(NamedTuple):
         U, (k or 1, d, d), or their diagonals, (k, 1, d).
     worth
         The share of all pairs of a row and a component up to which dividing gains time.
+    look
+        What it costs to look at a pair closely, beside what a plain pass takes for it.
     """
 
     centre: FloatArray
@@ -76,13 +84,30 @@ class Guide(NamedTuple):
     means: FloatArray
     factors: FloatArray
     worth: float
+    look: float
 
 
 def plain_time(parameters: MixtureParameters) -> float:
-    """Return what a plain pass takes, roughly, in ns per row."""
+    """Return the least that a plain pass takes, roughly, in ns per row."""
+    return _time(parameters, parameters.covariance.factor_form == "full")
+
+
+def _time(parameters: MixtureParameters, with_matrices: bool) -> float:
     k, d = parameters.means.shape
-    constant, by_d, by_square = _PLAIN[parameters.covariance.factor_form == "full"]
+    constant, by_d, by_square = _PLAIN[with_matrices]
     return k * (constant + by_d * d + by_square * d * d)
+
+
+def _expected_time(parameters: MixtureParameters) -> float:
+    """Return what a plain pass takes with these means: under a tied U, more if they lie far apart.
+
+    Rows are then whitened for each component, as in the pass (`gmm_dask.mixture.kernels.tied`).
+    """
+    form = parameters.covariance.factor_form
+    if form != "tied":
+        return plain_time(parameters)
+    whitened = (parameters.means - parameters.means.mean(axis=0)) @ parameters.precisions_cholesky
+    return _time(parameters, bool(np.abs(whitened).max() > NEAR))
 
 
 def worth_of(parameters: MixtureParameters) -> float:
@@ -90,7 +115,15 @@ def worth_of(parameters: MixtureParameters) -> float:
     k, d = parameters.means.shape
     constant, by_k, by_d = _DIVIDING
     dividing = constant + by_k * k + by_d * d
-    return min(_GAIN - dividing / plain_time(parameters), _MOST_PAIRS)
+    return min(_GAIN - dividing / _expected_time(parameters), _MOST_PAIRS)
+
+
+def _look_of(parameters: MixtureParameters) -> float:
+    """Return what a close look at a pair costs, beside what a plain pass takes for it."""
+    k, d = parameters.means.shape
+    constant, by_axis = _LOOK
+    axes = -(-min(d, _AXES) // GUESSED) * GUESSED
+    return (constant + by_axis * axes) * k / _expected_time(parameters)
 
 
 def guide_of(parameters: MixtureParameters) -> Guide | None:
@@ -103,11 +136,16 @@ def guide_of(parameters: MixtureParameters) -> Guide | None:
         far apart to calculate with.
     """
     k, d = parameters.means.shape
-    worth = worth_of(parameters)
+    with np.errstate(all="ignore"):
+        worth, look = worth_of(parameters), _look_of(parameters)
+    if not worth > 0.0:
+        return None
+    factors = writable(_factors(parameters))
+    near = look_at_pairs(parameters.log_constants, writable(parameters.means), factors)
+    if not near * (_COST_OF_NEAR + _LOOKS_AT_NEAR * d * look) < worth:
+        return None
     by_feature = parameters.covariance.factor_form in ("diag", "spherical")
     with np.errstate(all="ignore"), single_threaded():
-        if _is_crowded(parameters, worth):
-            return None
         centre = parameters.weights @ parameters.means
         apart = parameters.means - centre
         axes = (_feature_axes if by_feature else _axes)(parameters, apart)
@@ -151,32 +189,10 @@ def guide_of(parameters: MixtureParameters) -> Guide | None:
         _ranks(places),
         constants,
         writable(parameters.means),
-        writable(_factors(parameters)),
+        factors,
         worth,
+        look,
     )
-
-
-def _is_crowded(parameters: MixtureParameters, worth: float) -> bool:
-    """Whether components overlap at first sight, which takes a tenth of a guide's time.
-
-    Of a few components a usual row is looked at on the way to each other one: three deviations
-    from its mean. What `bound_pairs` says of pairs is proved and says the same more often.
-    """
-    k, d = parameters.means.shape
-    factors = _factors(parameters)
-    chosen = np.arange(0, k, max(k // LOOKED, 1))
-    apart = parameters.means[chosen] - parameters.means[:, None]  # (k, m, d)
-    of_chosen = factors[chosen] if len(factors) > 1 else factors
-    if factors.shape[1] == 1 < d:
-        there, here = apart * factors, apart * of_chosen[:, 0]
-    else:
-        there, here = apart @ factors, (apart.swapaxes(0, 1) @ of_chosen).swapaxes(0, 1)
-    squares, reach = np.square(there).sum(axis=2), np.sqrt(np.square(here).sum(axis=2))
-    squares *= np.square(1.0 - np.minimum(USUAL / reach, 1.0))  # (k, m)
-    constants = parameters.log_constants
-    least = constants[chosen] - 0.5 * furthest(d) - SPAN - np.log(k)
-    far = (constants[:, None] - 0.5 * squares < least).mean()
-    return not far > 1.0 - min(worth, MOST)
 
 
 def _padded(array: FloatArray, value: float) -> FloatArray:

@@ -22,24 +22,19 @@ is not finite, or farther than `_FAR`, no component is left out of its region.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
 from gmm_dask.mixture.kernels.addresses import doubles, singles
 from gmm_dask.mixture.kernels.compile import exact, inlined, kernel
 from gmm_dask.mixture.kernels.tiles import (
     ROWS,
-    aligned,
-    aligned_rows,
     fill,
     load_tile,
     prefer_wide_vectors,
 )
+from gmm_dask.mixture.sparse.desk import GUESSED, begin_desk
 from gmm_dask.mixture.sparse.pairs import SPAN, find_direction, stray_square
 
-#: Axes by which the component of a row is guessed.
-GUESSED = 8
 #: Relative error of |y|².
 _ERROR = 1e-6
 #: |y|² of a row from which on nothing is left out.
@@ -48,59 +43,6 @@ _FAR = 1e100
 _EXTRA = 48
 #: Rows of a region are filled up to a multiple of this.
 _FILLED = 16
-
-
-class Desk(NamedTuple):
-    """The buffers for the rows of a tile.
-
-    Attributes
-    ----------
-    tile
-        x, or x − μ', feature-major, (d · ROWS,).
-    places
-        z, or z' = Vᵀ(x − μ'), (p, ROWS).
-    powers
-        z and |z|², (GUESSED + 1, ROWS), float32.
-    best, guess
-        The best score of each row, and the component that has it, (ROWS,), float32.
-    squares, whitened
-        |y'|², and one feature of y', (ROWS,).
-    least
-        log π p of the guessed component, less SPAN and log k, (ROWS,).
-    along, direction
-        vᵀ(x − μ'), (ROWS,), and a, (p,).
-    origin
-        Zeros, (d,).
-    """
-
-    tile: Any
-    places: Any
-    powers: Any
-    best: Any
-    guess: Any
-    squares: Any
-    whitened: Any
-    least: Any
-    along: Any
-    direction: Any
-    origin: Any
-
-
-@inlined
-def _begin_desk(d, p):  # type: ignore[no-untyped-def]
-    return Desk(
-        aligned(d * ROWS),
-        aligned_rows(p, ROWS),
-        np.empty((GUESSED + 1, ROWS), np.float32),
-        np.empty(ROWS, np.float32),
-        np.empty(ROWS, np.float32),
-        aligned(ROWS),
-        aligned(ROWS),
-        aligned(ROWS),
-        aligned(ROWS),
-        np.empty(p),
-        np.zeros(d),
-    )
 
 
 @exact
@@ -289,7 +231,11 @@ def _matters(desk, width, guide, g, c, rho):  # type: ignore[no-untyped-def]
 
 @exact
 def _look_at_rows(desk, guide, source, g, square, numbers, least, near, marked):  # type: ignore[no-untyped-def]
-    """Of the components marked for a region, leave those that may matter to one of its rows."""
+    """Of the components marked for a region, leave those that may matter to one of its rows.
+
+    Returns how many pairs of a row, or one that fills up, and a component were looked at.
+    """
+    looks = 0
     rho, span = np.sqrt(square * (1.0 + _ERROR)), SPAN + np.log(marked.size)
     for c in range(marked.size):
         near[c] = marked[c] and c != g
@@ -303,9 +249,12 @@ def _look_at_rows(desk, guide, source, g, square, numbers, least, near, marked):
             desk.least[i] = least[some[i]] - span
         fill(desk.least, np.inf, some.size)
         for c in range(marked.size):
-            if near[c] and _matters(desk, width, guide, g, c, rho):
-                marked[c] = True
-                near[c] = False
+            if near[c]:
+                looks += width
+                if _matters(desk, width, guide, g, c, rho):
+                    marked[c] = True
+                    near[c] = False
+    return looks
 
 
 @inlined
@@ -315,13 +264,16 @@ def _cost(rows, components):  # type: ignore[no-untyped-def]
 
 @exact
 def _bundle(desk, guide, source, squares, places, order, least, bounds, active):  # type: ignore[no-untyped-def]
-    """Put neighbouring regions together where that is cheaper; return how many, cost and pairs."""
+    """Put neighbouring regions together where that is cheaper.
+
+    Returns how many bundles there are, cost, pairs and looks.
+    """
     k = guide.means.shape[0]
     marked, near = np.empty(k, np.bool_), np.empty(k, np.bool_)
     component = np.empty(k, np.int64)
     for c in range(k):
         component[guide.ranks[c]] = c
-    bundles, total, pairs = 0, 0, 0
+    bundles, total, pairs, looks = 0, 0, 0, 0
     rows, count = 0, 0  # of the last bundle
     bounds[0] = 0
     for region in range(2 * k):
@@ -332,7 +284,7 @@ def _bundle(desk, guide, source, squares, places, order, least, bounds, active):
         g, square = component[region % k], squares[region]
         _mark(guide, g, square, marked)
         if square < _FAR and _count(marked) > 1:
-            _look_at_rows(desk, guide, source, g, square, numbers, least, near, marked)
+            looks += _look_at_rows(desk, guide, source, g, square, numbers, least, near, marked)
         fresh = _count(marked)
         pairs += more * fresh
         joint = fresh
@@ -354,7 +306,7 @@ def _bundle(desk, guide, source, squares, places, order, least, bounds, active):
             rows, count = more, fresh
             total += _cost(rows, count)
         bounds[bundles] = places[region + 1]
-    return bundles, total, pairs
+    return bundles, total, pairs, looks
 
 
 @exact
@@ -392,13 +344,14 @@ def divide(source, guide, keys, least, order, bounds, active):  # type: ignore[n
 
     Returns
     -------
-    bundles, cost, pairs
+    bundles, cost, pairs, looks
         How many bundles there are; what passes over them cost, in pairs of a row and a component;
-        and the pairs that may matter: what more rows, in fuller tiles, would cost.
+        the pairs that may matter: what more rows, in fuller tiles, would cost; and the pairs that
+        were looked at to tell.
     """
     prefer_wide_vectors()
     k, d = guide.means.shape
-    desk = _begin_desk(d, guide.axes.shape[1])
+    desk = begin_desk(d, guide.axes.shape[1])
     squares, counts = np.zeros(2 * k), np.zeros(2 * k, np.int64)
     places = np.empty(2 * k + 1, np.int64)
     for start in range(0, source.n, ROWS):
