@@ -9,7 +9,7 @@ import numpy as np
 from gmm_dask.estimator import GaussianMixture
 from gmm_dask.mixture.em import Status
 from gmm_dask.nulls import NullPolicy
-from gmm_dask.storage.models.registry import load_model_at
+from gmm_dask.storage.models.paths import load_model_at
 
 
 def load_model(path: str | Path, version: int | None = None) -> GaussianMixture:

@@ -11,7 +11,8 @@ from gmm_dask.storage.models.drift_history import DriftRecord, join_nights, nigh
 from gmm_dask.storage.models.lineage import share_ids
 from gmm_dask.storage.models.listing import ListedModel, list_versions, registries_at
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.models.registry import Registry, load_model_at
+from gmm_dask.storage.models.paths import load_model_at
+from gmm_dask.storage.models.registry import Registry
 from gmm_dask.storage.predictions.dataset import read_predictions
 
 logger = logging.getLogger("gmm_dask")

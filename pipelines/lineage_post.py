@@ -20,7 +20,7 @@ from gmm_dask.pipelines.run_record import INTERRUPTED, RunRecord
 from gmm_dask.pipelines.sequences import FitOutcome, Outcome, PredictOutcome, RetrainOutcome
 from gmm_dask.steps import openlineage
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.models.registry import load_model_at
+from gmm_dask.storage.models.paths import load_model_at
 
 logger = logging.getLogger("gmm_dask")
 

@@ -47,7 +47,7 @@ def inspect(
         from gmm_dask.pipelines.summary import model_summary
         from gmm_dask.storage.files.choice import version_at
         from gmm_dask.storage.models.model import verify_files
-        from gmm_dask.storage.models.registry import load_model_at
+        from gmm_dask.storage.models.paths import load_model_at
 
         stored = load_model_at(model)
         assert stored.path is not None

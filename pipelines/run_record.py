@@ -19,7 +19,7 @@ from gmm_dask.pipelines.sequences import FitOutcome, Outcome, PredictOutcome, Re
 from gmm_dask.steps import Check
 from gmm_dask.storage.files.sealed import plain
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.models.registry import load_model_at
+from gmm_dask.storage.models.paths import load_model_at
 
 FORMAT = 1
 #: The states of runs that were ended from outside, beside those of `endings.STATES`.

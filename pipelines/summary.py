@@ -22,7 +22,7 @@ from gmm_dask.storage.input.plan import InputPlan
 from gmm_dask.storage.models.clusters import Clusters
 from gmm_dask.storage.models.manifest import Manifest, RefitRecord
 from gmm_dask.storage.models.model import StoredModel
-from gmm_dask.storage.models.registry import load_model_at
+from gmm_dask.storage.models.paths import load_model_at
 
 #: Columns of the data shown per component; a manifest has them all.
 SHOWN_COLUMNS = 6

@@ -22,7 +22,8 @@ from gmm_dask.storage.files.atomic import replace_file, storage_errors
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.models.drift_history import DriftRecord, join_nights, read_drift
 from gmm_dask.storage.models.model import StoredModel, read_file
-from gmm_dask.storage.models.registry import Registry, load_model_at
+from gmm_dask.storage.models.paths import load_model_at
+from gmm_dask.storage.models.registry import Registry
 from gmm_dask.storage.predictions.dataset import read_predictions
 from gmm_dask.versions import compare_stored, nights_predicted
 

@@ -27,7 +27,8 @@ from gmm_dask.pipelines.selecting import select
 from gmm_dask.pipelines.summary import predict_summary
 from gmm_dask.pipelines.tasks import TASKS
 from gmm_dask.storage.files import atomic
-from gmm_dask.storage.models.registry import Registry, load_model_at
+from gmm_dask.storage.models.paths import load_model_at
+from gmm_dask.storage.models.registry import Registry
 from tests.pipelines.runs import ROWS, eventually, read_run, write_run
 from tests.steps.tables import model_files
 

@@ -19,7 +19,8 @@ from gmm_dask.storage.files.choice import check_output, version_at
 from gmm_dask.storage.files.stores import entries_under, find, put
 from gmm_dask.storage.input.location import find_files
 from gmm_dask.storage.models.model import PARAMETERS, verify_files
-from gmm_dask.storage.models.registry import Registry, load_model_at
+from gmm_dask.storage.models.paths import load_model_at
+from gmm_dask.storage.models.registry import Registry
 from tests.object_stores import KEY, SECRET, WRITER, WRITER_SECRET, credentials, environment
 from tests.pipelines.runs import read_run, write_part, write_run
 

@@ -10,7 +10,7 @@ import pytest
 
 from gmm_dask import load_model, steps
 from gmm_dask.errors import ConfigError
-from gmm_dask.storage.models.registry import load_model_at
+from gmm_dask.storage.models.paths import load_model_at
 from tests.steps.tables import make_run, points, read_predictions, run_fit, run_predict
 
 PLAIN = {"input__nulls": "marginalize", "fit__search_rows": "none"}

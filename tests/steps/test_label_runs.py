@@ -20,7 +20,7 @@ from gmm_dask.steps.labelling import label_model
 from gmm_dask.steps.openlineage import LINEAGE
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.models.model import read_file
-from gmm_dask.storage.models.registry import load_model_at
+from gmm_dask.storage.models.paths import load_model_at
 from tests.steps.tables import (
     MEANS,
     make_run,

@@ -18,7 +18,7 @@ from gmm_dask.steps.reporting import batches_since, subject_of, write_report
 from gmm_dask.storage.files.contents import report_path
 from gmm_dask.storage.files.versions import Version
 from gmm_dask.storage.models.model import verify_files
-from gmm_dask.storage.models.registry import load_model_at
+from gmm_dask.storage.models.paths import load_model_at
 from gmm_dask.storage.predictions.dataset import read_predictions
 from tests.steps.tables import (
     THREADS,

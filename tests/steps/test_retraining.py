@@ -17,7 +17,8 @@ from gmm_dask.mixture.em import Status
 from gmm_dask.steps.evaluating import INPUT_CONTENT
 from gmm_dask.storage.input.content import decode_contents
 from gmm_dask.storage.models.model import model_files
-from gmm_dask.storage.models.registry import Registry, load_model_at
+from gmm_dask.storage.models.paths import load_model_at
+from gmm_dask.storage.models.registry import Registry
 from tests.steps.tables import (
     THREADS,
     files_below,

@@ -14,7 +14,7 @@ from gmm_dask.errors import ConfigError, InputError, ModelError
 from gmm_dask.events import silent
 from gmm_dask.pipelines.summary import input_summary, model_summary
 from gmm_dask.storage.input.reader import read_parquet, source_of
-from gmm_dask.storage.models.registry import load_model_at
+from gmm_dask.storage.models.paths import load_model_at
 from tests.steps.tables import (
     make_run,
     out_of_core,

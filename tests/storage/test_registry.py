@@ -11,8 +11,9 @@ from gmm_dask.storage.files.locks import acquire
 from gmm_dask.storage.files.retention import Keep
 from gmm_dask.storage.files.versions import Writer
 from gmm_dask.storage.models.lineage import share_ids
+from gmm_dask.storage.models.paths import load_model_at
 from gmm_dask.storage.models.pruning import prune_models
-from gmm_dask.storage.models.registry import Registry, load_model_at
+from gmm_dask.storage.models.registry import Registry
 from tests.storage.stored import some_model, verified
 
 

@@ -14,8 +14,9 @@ from gmm_dask.storage.models.checkpoint import (
     open_checkpoint,
     remove_forgotten,
 )
+from gmm_dask.storage.models.paths import load_model_at
 from gmm_dask.storage.models.pruning import pin, prune_models, unpin
-from gmm_dask.storage.models.registry import Registry, load_model_at
+from gmm_dask.storage.models.registry import Registry
 from gmm_dask.storage.predictions.dataset import read_predictions
 from tests.storage.stored import some_model
 from tests.storage.test_predictions import begun, predict, stars, write_all  # noqa: F401

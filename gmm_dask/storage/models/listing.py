@@ -8,14 +8,13 @@ from gmm_dask.addresses import Place, place_of
 from gmm_dask.errors import ModelError
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.models.model import read_model
+from gmm_dask.storage.models.paths import named_place, no_model_error
 from gmm_dask.storage.models.pruning import is_pinned, rejected_runs
 from gmm_dask.storage.models.registry import (
     REJECTED,
     Registry,
     describe_models,
     models_in,
-    named_place,
-    no_model_error,
     version_name,
 )
 

@@ -31,16 +31,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gmm_dask.addresses import ObjectAddress, Place, place_of, resolved
-from gmm_dask.errors import ConfigError, ConflictError, ModelError, StorageError
+from gmm_dask.addresses import ObjectAddress, Place, place_of
+from gmm_dask.errors import ConflictError, ModelError, StorageError
 from gmm_dask.storage.files.atomic import storage_errors
 from gmm_dask.storage.files.choice import (
     AnyVersion,
     AnyVersions,
     AnyWriter,
-    exists,
     names_in,
-    version_at,
 )
 from gmm_dask.storage.files.objects import ObjectVersions
 from gmm_dask.storage.files.pointers import FilePointer, Pointer
@@ -48,7 +46,7 @@ from gmm_dask.storage.files.sealed import unseal
 from gmm_dask.storage.files.versions import Versions
 from gmm_dask.storage.models.current import CURRENT, Current, use_command
 from gmm_dask.storage.models.manifest import Publication
-from gmm_dask.storage.models.model import MANIFEST, RUN, StoredModel, model_files, read_model
+from gmm_dask.storage.models.model import RUN, StoredModel, model_files, read_model
 
 REJECTED = "rejected"
 
@@ -56,7 +54,8 @@ REJECTED = "rejected"
 Describe = Callable[[StoredModel], Mapping[str, bytes]]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_VERSION = re.compile(r"v(\d{6,})")
+#: The name of a version's directory.
+VERSION = re.compile(r"v(\d{6,})")
 
 
 class Registry:
@@ -118,7 +117,7 @@ class Registry:
             )
         if version is not None and version not in numbers:
             raise ModelError(
-                f"{self.directory}: has no version {version}; there are {_listed(numbers)}"
+                f"{self.directory}: has no version {version}; there are {list_numbers(numbers)}"
             )
         return self._load_current(numbers) if version is None else self._read(version)
 
@@ -127,7 +126,7 @@ class Registry:
             version = self.current_version()
             if version is None:
                 raise ModelError(
-                    f"{self.directory}: no version is in use; there are {_listed(numbers)}; "
+                    f"{self.directory}: no version is in use; there are {list_numbers(numbers)}; "
                     f"choose one with `{use_command(self.directory)}`"
                 )
             try:
@@ -325,55 +324,6 @@ class Registry:
         return None if pointer is None else Current.decode(pointer.content, self._current_path)
 
 
-def load_model_at(path: str | Place, version: int | None = None) -> StoredModel:
-    """Read a model by its path.
-
-    Parameters
-    ----------
-    path
-        ``models/NAME`` (its current version), ``models/NAME/v000003``, or
-        ``models/NAME/rejected/RUN``. ``~``, ``file://`` and stores (``s3://…``) are understood.
-    version
-        Version of ``models/NAME``; the current one by default.
-
-    Raises
-    ------
-    ModelError
-        The path holds no model (the message lists the models nearby), or the model is damaged.
-    ConfigError
-        The path is on no storage that holds models.
-    """
-    path = named_place(path)
-    registry = Registry(path.parent, path.name)
-    if version is not None:
-        return registry.load(version)
-    stored = version_at(path)
-    if stored.holds(MANIFEST) or stored.holds(RUN):
-        return read_model(stored)
-    if exists(path / CURRENT) or registry.versions():
-        return registry.load()
-    siblings = Registry(path.parent.parent, path.parent.name).versions()
-    if _VERSION.fullmatch(path.name) and siblings:
-        raise ModelError(f"{path}: is missing; there are {_listed(siblings)}")
-    raise no_model_error(path)
-
-
-def named_place(path: str | Place) -> Place:
-    """Return the place of a model, which is named by the last part of its path.
-
-    ``.`` and ``..`` have no name, so they are resolved.
-
-    Raises
-    ------
-    ConfigError
-        The path is empty, or on no storage that holds models.
-    """
-    if path == "":
-        raise ConfigError("the path of the model is empty; give models/NAME")
-    place = place_of(path)
-    return resolved(place) if isinstance(place, Path) and place.name in ("", "..") else place
-
-
 def _versions(directory: Place, title: str) -> AnyVersions:
     if isinstance(directory, ObjectAddress):
         return ObjectVersions(directory, directory / CURRENT)
@@ -396,7 +346,7 @@ def _files(
 
 
 def _numbers(names: Iterable[str]) -> tuple[int, ...]:
-    matches = map(_VERSION.fullmatch, names)
+    matches = map(VERSION.fullmatch, names)
     return tuple(sorted(int(match[1]) for match in matches if match))
 
 
@@ -410,7 +360,8 @@ def _publication(run_id: str, **entries: Any) -> Publication:
     return Publication(run_id=run_id, created=created, host=platform.node(), **entries)
 
 
-def _listed(numbers: tuple[int, ...]) -> str:
+def list_numbers(numbers: tuple[int, ...]) -> str:
+    """Write the numbers of versions for an error message, at most six of them."""
     if len(numbers) > 6:
         return f"versions {numbers[0]} … {numbers[-1]} ({len(numbers)} of them)"
     return "versions " + ", ".join(map(str, numbers)) if numbers else "no versions"
@@ -419,22 +370,6 @@ def _listed(numbers: tuple[int, ...]) -> str:
 def models_in(root: Place) -> tuple[str, ...]:
     """Return the names of the models at a place; empty if it does not exist."""
     return tuple(name for name in names_in(root) if Registry(root, name).versions())
-
-
-def no_model_error(place: Place) -> ModelError:
-    """Make the error for a place that holds no model; it says where models are."""
-    if isinstance(place, Path) and place.is_file():
-        problem = "is a file, and a model is a directory"
-        return ModelError(f"{place}: {problem}; {describe_models(place.parent)}")
-    names = models_in(place)
-    if names:
-        return ModelError(
-            f"{place}: is no model, but a directory of models; name one: {', '.join(names)}, as in "
-            f"{place / names[0]}"
-        )
-    is_folder = place.is_dir() if isinstance(place, Path) else bool(names_in(place))
-    root = place if is_folder and not models_in(place.parent) else place.parent
-    return ModelError(f"{place}: holds no model; {describe_models(root)}")
 
 
 def describe_models(root: Place) -> str:
