@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,8 @@ from gmm_dask.mixture.search import SearchSummary
 
 #: Patterns of missing values from which a fit says what they cost (benchmarks/RESULTS.md).
 MANY_PATTERNS = 100
+#: Components that a warning names, of all that it is about.
+MOST_NAMED = 10
 
 logger = logging.getLogger("gmm_dask")
 
@@ -159,6 +162,14 @@ def _could_collapse(parameters: MixtureParameters, share: float) -> bool:
     return parameters.covariance.by_component and share * parameters.n_components >= 1.0
 
 
+def _name_components(components: Sequence[int]) -> str:
+    """Name components; of more than `MOST_NAMED`, the first and how many there are besides."""
+    left = len(components) - MOST_NAMED
+    numbers = ", ".join(map(str, components[:MOST_NAMED]))
+    word = "component" if len(components) == 1 else "components"
+    return f"{word} {numbers}" + (f" and {left:,} more" if left > 0 else "")
+
+
 def _warnings(
     columns: tuple[str, ...],
     state: FitState,
@@ -192,9 +203,8 @@ def _warnings(
             )
     for defect, mask in (("collapsed", judgement.collapsed), ("starved", judgement.starved)):
         if mask.any():
-            numbers = ", ".join(str(number) for number in np.flatnonzero(mask))
             sentences.append(
-                f"{'component' if mask.sum() == 1 else 'components'} {numbers} {defect}; "
+                f"{_name_components(np.flatnonzero(mask).tolist())} {defect}; "
                 "try fewer components" + (" or a larger reg_covar" if defect == "collapsed" else "")
             )
     replaced = state.replaced_on_sample + int(count_replacements(best).sum())
@@ -207,9 +217,8 @@ def _warnings(
         sentences += _warnings_of_holes(columns, survey)
     guarded = best.last_step.guarded if best.last_step else ()
     if guarded:
-        numbers = ", ".join(map(str, guarded))
         sentences.append(
-            f"{'component' if len(guarded) == 1 else 'components'} {numbers} moved too far in the "
-            "last iteration for a new covariance; run more iterations"
+            f"{_name_components(guarded)} moved too far in the last iteration for a new "
+            "covariance; run more iterations"
         )
     return sentences

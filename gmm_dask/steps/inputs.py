@@ -89,7 +89,8 @@ def inspect_input(
         k, key = _fewest_components(run, len(plan.names), selects)
         if plan.rows < k:
             raise TooFewRowsError(
-                f"{run.input.path}: {plan.rows:,} rows are too few for {key} = {k}; "
+                f"{run.input.path}: {plan.rows:,} "
+                f"{'row is' if plan.rows == 1 else 'rows are'} too few for {key} = {k}; "
                 "fit fewer components or give more rows"
             )
         check_output(place_of(run.output.models) / run.output.name)

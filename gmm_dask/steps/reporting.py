@@ -226,7 +226,7 @@ def write_report(
     ModelError
         There is no such model or version, or it is damaged.
     ConfigError
-        The file would be on a store.
+        The file would be on a store, or is a directory.
     StorageError
         The file cannot be written.
     """
@@ -238,6 +238,8 @@ def write_report(
             f"{place}: is on a store, and a report is written to this machine, to be opened; give "
             "a path of it, and copy the file there"
         )
+    if place is not None and place.is_dir():
+        raise ConfigError(f"{place}: is a directory; give the file to write, as in NAME.html")
     models = [load_model_at(address, version) for version in versions or (None,)]
     subjects = [
         subject_of(

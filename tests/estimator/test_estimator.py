@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -448,6 +449,13 @@ def test_a_column_whose_squares_are_zero_is_refused_by_name(X: np.ndarray) -> No
         GaussianMixture(2, random_state=0).fit(tiny)
     tiny[:, 1] = 0.0  # a constant column is another matter
     GaussianMixture(2, random_state=0).fit(tiny)
+
+
+def test_a_warning_names_ten_of_many_lost_components(caplog):
+    X = np.random.default_rng(0).normal(size=(60, 1))
+    GaussianMixture(50, random_state=0).fit(X)
+    words = next(message for message in caplog.messages if "try fewer components" in message)
+    assert re.fullmatch(r"components (\d+, ){9}\d+ and \d+ more collapsed; try .*", words)
 
 
 def test_on_collapse_places_a_lost_component_again(caplog):

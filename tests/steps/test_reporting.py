@@ -188,6 +188,9 @@ def test_versions_stand_beside_each_other(tmp_path, monkeypatch):
         write_report(".", output=tmp_path / "nowhere" / "x.html")
     with pytest.raises(ConfigError, match=r"^s3://bucket/x\.html: is on a store, and a report"):
         write_report(".", output=Path("s3://bucket/x.html"))
+    for directory in (Path(), tmp_path):
+        with pytest.raises(ConfigError, match=r"is a directory; give the file to write"):
+            write_report(".", output=directory)
 
 
 def test_a_refused_candidate_has_a_report_that_says_why(tmp_path):
