@@ -9,7 +9,6 @@ from gmm_dask.errors import ModelError
 from gmm_dask.storage.files.choice import version_at
 from gmm_dask.storage.models.lookup import named_place, no_model_error
 from gmm_dask.storage.models.model import read_model
-from gmm_dask.storage.models.paths import named_place, no_model_error
 from gmm_dask.storage.models.pruning import is_pinned, rejected_runs
 from gmm_dask.storage.models.registry import (
     REJECTED,
