@@ -137,12 +137,17 @@ def open_cache(function: KernelFunction, title: str) -> _Cache | _NoCache:
         return _NoCache(title)
 
 
-@cache
 def _digest(source: str) -> str:
     """Digest what compiled code depends on: all sources of kernels, numba and the processor."""
+    path = Path(source)
+    return _digest_with(() if path.parent in SOURCES else (path,))
+
+
+@cache
+def _digest_with(others: tuple[Path, ...]) -> str:
     digest = hashlib.blake2b(numba.__version__.encode(), digest_size=8)
     sources = {path for folder in SOURCES for path in folder.glob("*.py")}
-    for path in sorted(sources | {Path(source)}):
+    for path in sorted(sources.union(others)):
         digest.update(path.read_bytes())
     codegen = numba.core.registry.cpu_target.target_context.codegen()
     digest.update(repr(codegen.magic_tuple()).encode())
