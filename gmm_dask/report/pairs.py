@@ -17,6 +17,7 @@ from gmm_dask.report.view import GREYS, QUIET, View, add_heading, add_legend, sh
 
 SIGMAS = (1.0, 2.0, 3.0)
 DENSE = 2_500  # rows from which counts show more than a scatter of grey dots
+LEFT = 0.85  # inches left of the panels
 MOST_POINTS = 24_000  # coloured points in all panels together
 
 
@@ -28,14 +29,22 @@ def components_figure(view: View) -> Figure:
         f"{view.mixture_words} · ellipses at 1, 2, 3 σ, dashed where EM began · "
         f"{len(view.sample):,} rows" + (", counted in hexagons, log scale" if dense else ""),
     )
-    return _grid(view, _draw_components, *heading)
+    return _fill(view, _grid(view), _draw_components, *heading)
 
 
-def responsibilities_figure(view: View) -> Figure:
-    """Draw the rows in the blend of the components' colours."""
+def responsibilities_figure(view: View, over: Figure | None = None) -> Figure:
+    """Draw the rows in the blend of the components' colours.
+
+    Parameters
+    ----------
+    over
+        The figure that `components_figure` made of the view. It is drawn over, since axes and
+        ticks take longer than what lies on them.
+    """
     shown = _points_per_panel(view)
-    return _grid(
+    return _fill(
         view,
+        over or _grid(view),
         _draw_responsibilities,
         "Which component each row belongs to",
         f"{view.mixture_words} · each of {shown:,} rows in the blend of the colours of its "
@@ -43,42 +52,65 @@ def responsibilities_figure(view: View) -> Figure:
     )
 
 
+def _fill(
+    view: View,
+    figure: Figure,
+    draw: Callable[[View, Axes, int, int, float], None],
+    title: str,
+    subtitle: str,
+) -> Figure:
+    """Draw on each panel, and write the heading, in place of what was there."""
+    for axes, (x, y) in zip(figure.axes, _pairs(view), strict=True):
+        for drawn in [*axes.collections]:
+            drawn.remove()
+        draw(view, axes, x, y, _panel_inches(view))
+    for text in [*figure.texts]:
+        text.remove()
+    add_heading(figure, LEFT / figure.get_figwidth(), title, subtitle, view.notes)
+    return figure
+
+
+def _pairs(view: View) -> list[tuple[int, int]]:
+    """Features (x, y) of the panels, row by row of the lower triangle."""
+    features = view.features
+    return [(x, y) for row, y in enumerate(features[1:]) for x in features[: row + 1]]
+
+
+def _panel_inches(view: View) -> float:
+    """Width of a panel, inches."""
+    return {1: 5.6, 2: 3.6, 3: 2.8, 4: 2.35}.get(len(view.features) - 1, 2.05)
+
+
 def _points_per_panel(view: View) -> int:
     panels = len(view.features) * (len(view.features) - 1) // 2
     return min(len(view.sample), MOST_POINTS // panels)
 
 
-def _grid(
-    view: View, draw: Callable[[View, Axes, int, int, float], None], title: str, subtitle: str
-) -> Figure:
+def _grid(view: View) -> Figure:
     """Arrange the panels of all pairs as a lower triangle, with the legend in the empty corner."""
-    side = len(view.features) - 1
-    panel = {1: 5.6, 2: 3.6, 3: 2.8, 4: 2.35}.get(side, 2.05)
-    notes = view.notes
-    left, bottom, top, gap = 0.85, 0.62, 1.05 if notes else 0.85, 0.16
-    width = left + side * panel + (2.2 if side == 1 else 0.3)
+    side, panel = len(view.features) - 1, _panel_inches(view)
+    bottom, top, gap = 0.62, 1.05 if view.notes else 0.85, 0.16
+    width = LEFT + side * panel + (2.2 if side == 1 else 0.3)
     width, height = max(width, 9.0), bottom + side * panel + top
     figure = Figure(figsize=(width, height), dpi=150 if side == 1 else 120)
-    for row, y in enumerate(view.features[1:]):
-        for column, x in enumerate(view.features[: row + 1]):
-            corner = left + column * panel, bottom + (side - 1 - row) * panel
-            size = panel + (0.9 if side == 1 else -gap), panel - gap
-            axes = figure.add_axes(
-                (corner[0] / width, corner[1] / height, size[0] / width, size[1] / height)
-            )
-            axes.set_xlim(view.limits[x])
-            axes.set_ylim(view.limits[y])
-            axes.autoscale(False)
-            draw(view, axes, x, y, panel)
-            _label(axes, view, x if row == side - 1 else None, y if column == 0 else None, panel)
-            view.mark(axes.xaxis, x, 6 if side == 1 else 4)
-            view.mark(axes.yaxis, y, 6 if side == 1 else 4)
-    heading_left = left / width
-    add_heading(figure, heading_left, title, subtitle, notes)
+    for x, y in _pairs(view):
+        column, row = view.features.index(x), view.features.index(y) - 1
+        corner = LEFT + column * panel, bottom + (side - 1 - row) * panel
+        size = panel + (0.9 if side == 1 else -gap), panel - gap
+        axes = figure.add_axes(
+            (corner[0] / width, corner[1] / height, size[0] / width, size[1] / height)
+        )
+        axes.set_xlim(view.limits[x])
+        axes.set_ylim(view.limits[y])
+        axes.autoscale(False)
+        _label(axes, view, x if row == side - 1 else None, y if column == 0 else None, panel)
+        view.mark(axes.xaxis, x, 6 if side == 1 else 4)
+        view.mark(axes.yaxis, y, 6 if side == 1 else 4)
+        view.label_components(axes, x, y, panel)
     if side == 1:
-        add_legend(view, figure, (left + panel + 1.1) / width, 1 - top / height, 31)
+        add_legend(view, figure, (LEFT + panel + 1.1) / width, 1 - top / height, 31)
     else:
-        legend_left = (left + panel + gap) / width
+        legend_left = (LEFT + panel + gap) / width
         rows = int((panel - gap) / 0.21) - 1
         add_legend(view, figure, legend_left, 1 - (top + gap) / height, rows)
     return figure
@@ -111,7 +143,6 @@ def _draw_components(view: View, axes: Axes, x: int, y: int, panel: float) -> No
         axes.scatter(points[:, 0], points[:, 1], s=area, c=QUIET, alpha=0.45, linewidths=0)
     _draw_ellipses(view, axes, view.initial, [x, y], dashed=True)
     _draw_ellipses(view, axes, view.final, [x, y], dashed=False)
-    view.label_components(axes, x, y, panel)
 
 
 def _draw_ellipses(
@@ -143,7 +174,6 @@ def _draw_responsibilities(view: View, axes: Axes, x: int, y: int, panel: float)
         view.sample[visible, x], view.sample[visible, y], s=area, c=view.blends[visible],
         alpha=0.85, linewidths=0, zorder=2,
     )  # fmt: skip
-    view.label_components(axes, x, y, panel)
 
 
 def _visible(view: View, x: int, y: int) -> npt.NDArray[np.bool_]:

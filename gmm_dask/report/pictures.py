@@ -62,16 +62,28 @@ def fit_pictures(
     """
     with style.context(["default", STYLE]):
         view = View.of(sample, columns, initial, final, component_ids, transforms)
-        figures = densities if final.n_features == 1 else pairs
         merging = {}
         if final.n_components > 1:
             merging = {"entropy.png": _png(entropy_figure(clusters))}
         return {
             **merging,
             "log_likelihood.png": _png(log_likelihood_figure(lower_bounds)),
-            "components.png": _png(figures.components_figure(view)),
-            "responsibilities.png": _png(figures.responsibilities_figure(view)),
+            **_mixture_pictures(view),
         }
+
+
+def _mixture_pictures(view: View) -> dict[str, bytes]:
+    """Draw the rows with the components, and with their responsibilities."""
+    if view.final.n_features == 1:
+        components = densities.components_figure(view)
+        return {
+            "components.png": _png(components),
+            "responsibilities.png": _png(densities.responsibilities_figure(view)),
+        }
+    figure = pairs.components_figure(view)
+    encoded = _png(figure)
+    figure = pairs.responsibilities_figure(view, over=figure)
+    return {"components.png": encoded, "responsibilities.png": _png(figure)}
 
 
 def log_likelihood_figure(lower_bounds: Sequence[float]) -> Figure:
