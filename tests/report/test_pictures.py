@@ -8,6 +8,7 @@ from itertools import combinations
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from PIL import Image
 
@@ -69,6 +70,12 @@ def pictures_of(final, n=300, bounds=(-5.0, -4.2, -4.1), initial=None, **changed
         "clusters": clusters_of(final),
     }
     return fit_pictures(**(arguments | changed))
+
+
+def pixels_of(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return bytes(canvas.buffer_rgba())
 
 
 def view_of(final, n=300, sample=None, ids=None, columns=None):
@@ -195,6 +202,12 @@ def test_far_from_the_origin_the_picture_is_the_same(offset):
             np.array(far.limits[feature]) - offset, near.limits[feature], atol=1e-5
         )
     assert set(pictures_of(moved)) == NAMES
+
+
+def test_a_picture_drawn_over_another_is_the_one_drawn_alone():
+    view = view_of(mixture(3, 3))
+    over = pairs.responsibilities_figure(view, over=pairs.components_figure(view))
+    assert pixels_of(over) == pixels_of(pairs.responsibilities_figure(view))
 
 
 @pytest.mark.parametrize("n", [400, 6_000])
