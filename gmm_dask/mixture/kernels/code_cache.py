@@ -36,7 +36,8 @@ KernelFunction = Callable[..., Any]
 #: Folders that hold every part of every kernel. A change in any of their files recompiles them all.
 _MIXTURE = Path(__file__).parent.parent
 SOURCES = tuple(
-    _MIXTURE / name for name in ("kernels", "row_major", "single_precision", "sparse", "covariance")
+    _MIXTURE / name
+    for name in ("kernels", "row_major", "single_precision", "sparse", "covariance", "rounds")
 )
 
 _DIGEST_SIZE = xxhash.xxh3_128().digest_size
