@@ -3,7 +3,7 @@
 Each set has a million rows or more, C-ordered float64 in memory, as numpy users have them. Each
 fit is a process of its own on all cores, with ``random_state=0`` and nothing else set. Both
 libraries fit a set equally often, in turns; each round begins with the other one, and medians are
-printed. Before the clock starts a process has read the rows and fitted a few of them, so that
+printed. Before the clock starts a process has read the rows and fitted some of them, so that
 imports and compiled kernels are loaded. Its peak is what Linux says (VmHWM) less what it had
 before the fit. Both log-likelihoods are of all rows, taken by the same kernel.
 
@@ -50,6 +50,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
 
 ROWS = 1_000_000
+WARM_ROWS = 100_000  # of the fit before the clock starts: so many are scanned, as all are
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 #: Rows and components, by name.
@@ -89,7 +90,7 @@ class Fit:
 def fit_ours(name: str) -> Fit:
     draw, k = SETS[name]
     X = draw()
-    GaussianMixture(k, random_state=0).fit(X[:5000])
+    GaussianMixture(k, random_state=0).fit(X[:WARM_ROWS])
     before = peak_bytes()
     with redirect_stdout(StringIO()) as said:
         model, seconds = timed(GaussianMixture(k, random_state=0, verbose=2), X)
@@ -108,7 +109,7 @@ def fit_scikit_learn(name: str, n_init: int = 1) -> Fit:
     warnings.simplefilter("ignore", ConvergenceWarning)
     draw, k = SETS[name]
     X = draw()
-    ScikitLearn(k, random_state=0).fit(X[:5000])
+    ScikitLearn(k, random_state=0).fit(X[:WARM_ROWS])
     before = peak_bytes()
     model, seconds = timed(ScikitLearn(k, n_init=n_init, random_state=0), X)
     peak = peak_bytes() - before
