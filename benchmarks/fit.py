@@ -5,7 +5,8 @@ fit is a process of its own on all cores, with ``random_state=0`` and nothing el
 libraries fit a set equally often, in turns; each round begins with the other one, and medians are
 printed. Before the clock starts a process has read the rows and fitted some of them, so that
 imports and compiled kernels are loaded. Its peak is what Linux says (VmHWM) less what it had
-before the fit. Both log-likelihoods are of all rows, taken by the same kernel.
+before the fit, which includes what the first fit left. Both log-likelihoods are of all rows, taken
+by the same kernel.
 
 The ratio of the times is explained by two factors and a rest:
 
