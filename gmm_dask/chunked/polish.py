@@ -89,7 +89,7 @@ def polish(
 
 
 def _fresh(state: FitState) -> list[bool]:
-    """Of each candidate that runs, whether this fit made its start."""
+    """Say of each running candidate whether this fit made its start."""
     assert state.em is not None
     return [state.fresh[index] for index in state.em.running]
 

@@ -34,7 +34,7 @@ class _Piece:
         (m, o) and (m,) or None.
     sharing
         How many rows take a pass with the same mixture: all complete ones, or all of a pattern.
-        Where a label has a mixture of its own, which is made again for each piece, none.
+        It is 0 where a label has a mixture of its own: that is made again for each piece.
     pattern
         The pattern of rows with holes, of which X has the observed features; or scattered rows.
     components
