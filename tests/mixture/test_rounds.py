@@ -107,7 +107,7 @@ def test_threads_change_no_bit_and_comparisons_come_at_intervals(X, monkeypatch)
 
 @pytest.mark.parametrize("rows", ["float64", "with holes", "many"])
 def test_other_rows_take_their_iterations_together(X, rows, monkeypatch):
-    monkeypatch.setattr(rounds, "_CLIMBS", {})
+    monkeypatch.setattr(rounds, "climb", None)
     spec = MixtureSpec(3)
     first = starts(X, spec, 2)
     if rows == "float64":

@@ -90,6 +90,14 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         self._cache_path = str(directory)
         self._cache_file = _CodeFile(self._cache_path, self._impl.filename_base, stamp)
 
+    @property
+    def lock_path(self) -> Path:
+        """The file that a process locks while it compiles the kernel.
+
+        Each kernel has its own, so that processes compile different ones at the same time.
+        """
+        return Path(self._cache_path) / f"{self._impl.filename_base}.lock"
+
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return the compiled code; None, and a message in the log, if none can be read."""
         code = None
@@ -117,6 +125,8 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
 class _NoCache(NullCache):  # type: ignore[misc]
     """The stand-in for a cache where no directory can be written."""
+
+    lock_path = None
 
     def __init__(self, title: str) -> None:
         self._title = title

@@ -22,6 +22,8 @@ _SUMMATION = {"contract", "reassoc", "nsz"}
 # Inlining is forced. Otherwise the process that compiles would call the part as compiled alone, and
 # processes that read the cache would call the kernel's copy of it: the two round sums differently.
 _OPTIONS: dict[str, Any] = {"nogil": True, "forceinline": True, "error_model": "numpy"}
+# Neither Python nor C calls a part. What would let them takes a seventh of a compilation.
+_PART_OPTIONS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 # Nothing is written to the lock, and what somebody else put in its place is not waited for.
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -36,12 +38,16 @@ class Part:
 
     @cached_property
     def compiled(self) -> KernelFunction:
-        """What numba makes of the function."""
+        """What numba makes of the function, for kernels."""
+        return _compiled(self._function, self._fastmath, **_PART_OPTIONS)
+
+    @cached_property
+    def _compiled_for_python(self) -> KernelFunction:
         return _compiled(self._function, self._fastmath)
 
     def __call__(self, *arguments: Any) -> Any:
-        """Call the compiled function from Python."""
-        return self.compiled(*arguments)
+        """Call the compiled function from Python, as tests do."""
+        return self._compiled_for_python(*arguments)
 
 
 class Instructions:
@@ -82,8 +88,8 @@ def emitted(emit: KernelFunction, link: Callable[[], None] = lambda: None) -> Ke
     return Instructions(emit, link)  # type: ignore[return-value]
 
 
-def _compiled(function: KernelFunction, fastmath: set[str]) -> KernelFunction:
-    compiled: KernelFunction = load_numba().njit(fastmath=fastmath, **_OPTIONS)(function)
+def _compiled(function: KernelFunction, fastmath: set[str], **more: Any) -> KernelFunction:
+    compiled: KernelFunction = load_numba().njit(fastmath=fastmath, **_OPTIONS, **more)(function)
     return compiled
 
 
@@ -137,11 +143,22 @@ class Kernel:
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the pass; the first call in a process loads the compiled code or compiles it."""
+        return self._compiled_for(arguments)(*arguments)
+
+    def address(self, *arguments: Any) -> int:
+        """Return where other kernels call it (`calls`) with arguments of the types of these."""
+        self._compiled_for(arguments)
+        assert self._compiled is not None
+        (code,) = self._compiled.overloads.values()  # type: ignore[attr-defined]
+        address: int = code.library.get_pointer_to_function(code.fndesc.llvm_cfunc_wrapper_name)
+        return address
+
+    def _compiled_for(self, arguments: tuple[Any, ...]) -> KernelFunction:
         if self._compiled is None:
             with self._compiling:
                 if self._compiled is None:
                     self._compiled = self._load_or_compile(arguments)
-        return self._compiled(*arguments)
+        return self._compiled
 
     def _load_or_compile(self, arguments: tuple[Any, ...]) -> KernelFunction:
         numba = load_numba()
@@ -151,7 +168,7 @@ class Kernel:
         dispatcher: Any = _compiled(self._function, _SUMMATION)
         code_cache = open_cache(self._function, self._title)
         dispatcher._cache = code_cache
-        with _one_at_a_time(code_cache.cache_path):
+        with _one_at_a_time(code_cache.lock_path):
             dispatcher.compile(tuple(numba.typeof(argument) for argument in arguments))
         compiled: KernelFunction = dispatcher
         return compiled
@@ -163,16 +180,16 @@ def kernel(title: str) -> Callable[[KernelFunction], Kernel]:
 
 
 @contextmanager
-def _one_at_a_time(directory: str | None) -> Iterator[None]:
+def _one_at_a_time(path: Path | None) -> Iterator[None]:
     """Let one process compile; the others wait, and then read its code from the cache."""
-    if directory is None:
+    if path is None:
         yield
         return
     with ExitStack() as stack:
         # Some network file systems have no locks, and a link in the place of the lock is not
         # followed: there each process compiles for itself.
         with suppress(OSError):
-            lock = os.open(Path(directory) / "lock", _LOCK_FLAGS, 0o666)
+            lock = os.open(path, _LOCK_FLAGS, 0o666)
             stack.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

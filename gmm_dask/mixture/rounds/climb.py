@@ -1,7 +1,8 @@
-"""Iterations of EM on a few thousand float32 rows in one compiled call, one kernel for each form.
+"""Iterations of EM on a few thousand float32 rows in one compiled call.
 
 They are those of `gmm_dask.mixture.em`: the same pass over the rows, the same M-step of the
-covariances. `tests/mixture/test_rounds.py` holds the two to each other.
+covariances, which it calls by their addresses. `tests/mixture/test_rounds.py` holds the two to
+each other.
 """
 
 from __future__ import annotations
@@ -10,13 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gmm_dask.mixture.covariance import diag as diag_step
-from gmm_dask.mixture.covariance import full as full_step
-from gmm_dask.mixture.covariance import spherical as spherical_step
-from gmm_dask.mixture.covariance import tied as tied_step
+from gmm_dask.mixture.kernels.calls import returning
 from gmm_dask.mixture.kernels.compile import inlined, kernel
 from gmm_dask.mixture.kernels.tiles import fill
-from gmm_dask.mixture.single_precision import diag, full, spherical, tied
 
 #: How a climb ends: the likelihood changed by less than ``tol``, there was no room for another
 #: iteration, or the next one is not for float32 or breaks down.
@@ -25,14 +22,36 @@ CONVERGED, STOPPED, LEFT = range(3)
 _COUNT_FLOOR = 10 * float(np.finfo(np.float64).eps)
 _LOG_2_PI = float(np.log(2.0 * np.pi))
 
+_expect = returning("expect", lambda types: types.Tuple((types.float64, types.int64)))
+_update = returning("update", lambda types: types.none)
+
+
+class Calls(NamedTuple):
+    """Where the pass and the M-step are, and of which form the mixture is.
+
+    Attributes
+    ----------
+    expect
+        `Kernel.address` of a pass in single precision.
+    update
+        That of the M-step of the covariances.
+    axes
+        How many axes U has: 3 as (k, d, d), 2 as (d, d) or (k, d), 1 as (k,).
+    matrices
+        Whether U is made of matrices.
+    """
+
+    expect: int
+    update: int
+    axes: int
+    matrices: bool
+
 
 class Spread(NamedTuple):
-    """Σ and U, (1, …), and the same memory flat."""
+    """Σ and U, flat."""
 
     covariances: Any
     factors: Any
-    flat_covariances: Any
-    flat_factors: Any
 
 
 class Point(NamedTuple):
@@ -42,7 +61,7 @@ class Point(NamedTuple):
     ----------
     weights, means, constants
         π (k,), μ (k, d), and log π + log|U| − d/2 · log 2π, (k,).
-    covariances, factors, flat_covariances, flat_factors
+    covariances, factors
         As in `Spread`.
     """
 
@@ -51,8 +70,6 @@ class Point(NamedTuple):
     constants: Any
     covariances: Any
     factors: Any
-    flat_covariances: Any
-    flat_factors: Any
 
 
 class Sums(NamedTuple):
@@ -60,8 +77,8 @@ class Sums(NamedTuple):
 
     Attributes
     ----------
-    N, F, S, flat
-        (k,), (k, d), (1, …), and S flat.
+    N, F, S
+        (k,), (k, d), and S flat.
     counts, deltas, shifts, guarded, definite
         Ñ (1, k), δ (1, k, d), and the rest of an `Update` of one mixture.
     left_out
@@ -71,7 +88,6 @@ class Sums(NamedTuple):
     N: Any
     F: Any
     S: Any
-    flat: Any
     counts: Any
     deltas: Any
     shifts: Any
@@ -127,56 +143,29 @@ class Limits(NamedTuple):
 
 
 @inlined
-def _matrix_determinant(U):  # type: ignore[no-untyped-def]
-    """Return log|U| of a triangular matrix."""
-    total = 0.0
-    for j in range(U.shape[0]):
-        total += np.log(U[j, j])
-    return total
-
-
-@inlined
-def _trace(S):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for j in range(S.shape[0]):
-        total += S[j, j]
-    return total
-
-
-@inlined
-def _full_determinant(factors, c, d):  # type: ignore[no-untyped-def]
-    return _matrix_determinant(factors[0, c])
-
-
-@inlined
-def _full_squares(S):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for c in range(S.shape[1]):
-        total += _trace(S[0, c])
-    return total
-
-
-@inlined
-def _tied_determinant(factors, c, d):  # type: ignore[no-untyped-def]
-    return _matrix_determinant(factors[0])
-
-
-@inlined
-def _tied_squares(S):  # type: ignore[no-untyped-def]
-    return _trace(S[0])
-
-
-@inlined
-def _diag_determinant(factors, c, d):  # type: ignore[no-untyped-def]
+def _log_determinant(calls, factors, c, d):  # type: ignore[no-untyped-def]
+    """Return log|U| of component c."""
+    if calls.axes == 1:
+        return d * np.log(factors[c])
+    first, step = c * d, 1
+    if calls.matrices:
+        first, step = 0 if calls.axes == 2 else c * d * d, d + 1
     total = 0.0
     for j in range(d):
-        total += np.log(factors[0, c, j])
+        total += np.log(factors[first + j * step])
     return total
 
 
 @inlined
-def _spherical_determinant(factors, c, d):  # type: ignore[no-untyped-def]
-    return d * np.log(factors[0, c])
+def _sum_squares(calls, S, d):  # type: ignore[no-untyped-def]
+    """Return the sum of the traces of S."""
+    if not calls.matrices:
+        return _total(S)
+    total = 0.0
+    for first in range(0, S.size, d * d):
+        for j in range(d):
+            total += S[first + j * (d + 1)]
+    return total
 
 
 @inlined
@@ -188,14 +177,48 @@ def _total(values):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _all_squares(S):  # type: ignore[no-untyped-def]
-    return _total(S.reshape(-1))
-
-
-@inlined
 def _copy(values, target):  # type: ignore[no-untyped-def]
     for i in range(values.size):
         target[i] = values[i]
+
+
+@inlined
+def _sum_rows(calls, rows, sample_weight, point, sums):  # type: ignore[no-untyped-def]
+    """Take the pass; return what it does."""
+    d = point.means.shape[1]
+    first = rows, sample_weight, point.constants, point.means
+    N, F, S, left_out = sums.N, sums.F, sums.S, sums.left_out
+    if calls.axes == 3:
+        shape = S.size // (d * d), d, d
+        U, spread = point.factors.reshape(shape), point.covariances.reshape(shape)
+        return _expect(calls.expect, (*first, U, spread, N, F, S.reshape(shape), left_out))
+    if calls.axes == 2:
+        size = S.size // d, d
+        U, spread = point.factors.reshape(size), point.covariances.reshape(size)
+        return _expect(calls.expect, (*first, U, spread, N, F, S.reshape(size), left_out))
+    return _expect(calls.expect, (*first, point.factors, point.covariances, N, F, S, left_out))
+
+
+@inlined
+def _step_ahead(calls, ahead, sums, d, reg_covar):  # type: ignore[no-untyped-def]
+    """Take the M-step of the covariances; return whether all of them are definite."""
+    k = sums.N.size
+    outcome = sums.shifts, sums.guarded, sums.definite, sums.counts, sums.deltas
+    covariances, factors, S = ahead.covariances, ahead.factors, sums.S
+    # NaN stays where the step has failed.
+    sums.shifts[0, 0, 0] = np.nan
+    if calls.axes == 3:
+        shape = 1, S.size // (d * d), d, d
+        spread = covariances.reshape(shape), factors.reshape(shape)
+        _update(calls.update, (*spread, *outcome, S.reshape(shape), reg_covar))
+    elif calls.axes == 2:
+        size = 1, S.size // d, d
+        spread = covariances.reshape(size), factors.reshape(size)
+        _update(calls.update, (*spread, *outcome, S.reshape(size), reg_covar))
+    else:
+        spread = covariances.reshape((1, k)), factors.reshape((1, k))
+        _update(calls.update, (*spread, *outcome, S.reshape((1, k)), reg_covar))
+    return sums.definite[0] and sums.shifts[0, 0, 0] == sums.shifts[0, 0, 0]
 
 
 @inlined
@@ -210,8 +233,8 @@ def _divide_sums(sums, scale):  # type: ignore[no-untyped-def]
             sums.deltas[0, c, j] = delta
             length += delta * delta
         longest = max(longest, length)
-    for i in range(sums.flat.size):
-        sums.flat[i] *= scale
+    for i in range(sums.S.size):
+        sums.S[i] *= scale
     return longest
 
 
@@ -222,9 +245,9 @@ def _begin(sums, point, ahead):  # type: ignore[no-untyped-def]
     for c in range(sums.F.shape[0]):
         fill(sums.F[c], 0.0, 0)
         sums.guarded[0, c] = False
-    fill(sums.flat, 0.0, 0)
-    _copy(point.flat_covariances, ahead.flat_covariances)
-    _copy(point.flat_factors, ahead.flat_factors)
+    fill(sums.S, 0.0, 0)
+    _copy(point.covariances, ahead.covariances)
+    _copy(point.factors, ahead.factors)
     sums.definite[0] = True
 
 
@@ -244,17 +267,17 @@ def _record(point, sums, steps, i):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _move(point, ahead, sums, determinant):  # type: ignore[no-untyped-def]
+def _move(calls, point, ahead, sums):  # type: ignore[no-untyped-def]
     """Take the parameters of the M-step; return Σ N times what the constants gained."""
     k, d = point.means.shape
-    _copy(ahead.flat_covariances, point.flat_covariances)
-    _copy(ahead.flat_factors, point.flat_factors)
+    _copy(ahead.covariances, point.covariances)
+    _copy(ahead.factors, point.factors)
     total, gain = _total(sums.counts[0]), 0.0
     for c in range(k):
         point.weights[c] = sums.counts[0, c] / total
         for j in range(d):
             point.means[c, j] += sums.shifts[0, c, j]
-        constant = np.log(point.weights[c]) + determinant(point.factors, c, d)
+        constant = np.log(point.weights[c]) + _log_determinant(calls, point.factors, c, d)
         constant -= 0.5 * d * _LOG_2_PI
         if sums.N[c] > 0.0:
             gain += sums.N[c] * (constant - point.constants[c])
@@ -262,46 +285,27 @@ def _move(point, ahead, sums, determinant):  # type: ignore[no-untyped-def]
     return gain
 
 
-@inlined
-def _climb(  # type: ignore[no-untyped-def]
-    expect, update, determinant, sum_squares, rows, sample_weight, point, ahead, sums, steps, limits
-):
-    """Take iterations; return how many, and how they end. ``steps`` has room for so many."""
+@kernel("EM of runs of a search")
+def climb(calls, rows, sample_weight, point, ahead, sums, steps, limits):  # type: ignore[no-untyped-def]
+    """Take iterations from a `Point`; return how many, and how they end.
+
+    They are recorded in ``steps``, which has room for so many. ``ahead`` and ``sums`` are scratch.
+    """
     d = point.means.shape[1]
     before = limits.before
     for i in range(steps.moved.size):
         _begin(sums, point, ahead)
-        log_likelihood, left = expect(
-            rows,
-            sample_weight,
-            point.constants,
-            point.means,
-            point.factors[0],
-            point.covariances[0],
-            sums.N,
-            sums.F,
-            sums.S[0],
-            sums.left_out,
-        )
-        mean, squares = log_likelihood / limits.weight, sum_squares(sums.S)
-        if left != 0 or not (-np.inf < mean < np.inf and -np.inf < _total(sums.flat) < np.inf):
+        log_likelihood, left = _sum_rows(calls, rows, sample_weight, point, sums)
+        mean, squares = log_likelihood / limits.weight, _sum_squares(calls, sums.S, d)
+        # There are no counts where the pass has failed.
+        usable = left == 0 and _total(sums.N) > 0.0 and -np.inf < mean < np.inf
+        if not (usable and -np.inf < _total(sums.S) < np.inf):
             return i, LEFT
         longest = _divide_sums(sums, limits.scale)
-        update(
-            ahead.covariances,
-            ahead.factors,
-            sums.shifts,
-            sums.guarded,
-            sums.definite,
-            sums.counts,
-            sums.deltas,
-            sums.S,
-            limits.reg_covar,
-        )
-        if not sums.definite[0]:
+        if not _step_ahead(calls, ahead, sums, d, limits.reg_covar):
             return i, LEFT
         guarded = _record(point, sums, steps, i)
-        gain = _move(point, ahead, sums, determinant)
+        gain = _move(calls, point, ahead, sums)
         steps.log_likelihoods[i] = mean
         steps.moved[i] = np.sqrt(longest)
         steps.expected[i] = (gain + 0.5 * squares) / limits.weight - 0.5 * d
@@ -309,87 +313,3 @@ def _climb(  # type: ignore[no-untyped-def]
             return i + 1, CONVERGED
         before = mean
     return steps.moved.size, STOPPED
-
-
-_expect_full, _update_full = full.statistics.part, full_step.update_covariances.part
-_expect_tied, _update_tied = tied.statistics.part, tied_step.update_covariances.part
-_expect_diag, _update_diag = diag.statistics.part, diag_step.update_covariances.part
-_expect_spherical, _update_spherical = (
-    spherical.statistics.part,
-    spherical_step.update_covariances.part,
-)
-
-
-@kernel("EM of the full covariance")
-def climb_full(rows, sample_weight, point, ahead, sums, steps, limits):  # type: ignore[no-untyped-def]
-    """Take iterations from a `Point`, recorded in `Steps`; return how many, and how they end.
-
-    ``ahead`` and ``sums`` are scratch.
-    """
-    return _climb(
-        _expect_full,
-        _update_full,
-        _full_determinant,
-        _full_squares,
-        rows,
-        sample_weight,
-        point,
-        ahead,
-        sums,
-        steps,
-        limits,
-    )
-
-
-@kernel("EM of the tied covariance")
-def climb_tied(rows, sample_weight, point, ahead, sums, steps, limits):  # type: ignore[no-untyped-def]
-    """As `climb_full`."""
-    return _climb(
-        _expect_tied,
-        _update_tied,
-        _tied_determinant,
-        _tied_squares,
-        rows,
-        sample_weight,
-        point,
-        ahead,
-        sums,
-        steps,
-        limits,
-    )
-
-
-@kernel("EM of the diag covariance")
-def climb_diag(rows, sample_weight, point, ahead, sums, steps, limits):  # type: ignore[no-untyped-def]
-    """As `climb_full`."""
-    return _climb(
-        _expect_diag,
-        _update_diag,
-        _diag_determinant,
-        _all_squares,
-        rows,
-        sample_weight,
-        point,
-        ahead,
-        sums,
-        steps,
-        limits,
-    )
-
-
-@kernel("EM of the spherical covariance")
-def climb_spherical(rows, sample_weight, point, ahead, sums, steps, limits):  # type: ignore[no-untyped-def]
-    """As `climb_full`."""
-    return _climb(
-        _expect_spherical,
-        _update_spherical,
-        _spherical_determinant,
-        _all_squares,
-        rows,
-        sample_weight,
-        point,
-        ahead,
-        sums,
-        steps,
-        limits,
-    )

@@ -9,11 +9,12 @@ from itertools import islice
 
 import numpy as np
 
+from gmm_dask.mixture.covariance import diag, full, spherical, tied
 from gmm_dask.mixture.covariance.steps import COMPILED_FEATURES
 from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status, em_steps, fit_em, start_em
 from gmm_dask.mixture.engine import LEAST_SINGLE_ROWS, MANY_COMPONENTS
 from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
-from gmm_dask.mixture.kernels.addresses import rows_at, vector_at
+from gmm_dask.mixture.kernels.addresses import RowsAddress, VectorAddress, rows_at, vector_at
 from gmm_dask.mixture.kernels.compile import Kernel
 from gmm_dask.mixture.kernels.tiles import ROWS
 from gmm_dask.mixture.maximization import TINY_WEIGHT
@@ -21,16 +22,15 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import has_holes
 from gmm_dask.mixture.rounds.climb import (
     CONVERGED,
+    Calls,
     Limits,
     Point,
     Spread,
     Steps,
     Sums,
-    climb_diag,
-    climb_full,
-    climb_spherical,
-    climb_tied,
+    climb,
 )
+from gmm_dask.mixture.single_precision import passes
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.threads import WORTH_THREADS
 
@@ -39,11 +39,11 @@ COMPARED_EVERY = 4
 #: A density takes as long as so many multiplications, with its exponential and its logarithm.
 _DENSITY = 64
 
-_CLIMBS: dict[str, Kernel] = {
-    "full": climb_full,
-    "tied": climb_tied,
-    "diag": climb_diag,
-    "spherical": climb_spherical,
+_UPDATES: dict[str, Kernel] = {
+    "full": full.update_covariances,
+    "tied": tied.update_covariances,
+    "diag": diag.update_covariances,
+    "spherical": spherical.update_covariances,
 }
 
 
@@ -148,9 +148,14 @@ def _climb(
         total,
         1.0 / mean if 0.0 < mean < TINY_WEIGHT else 1.0,
     )
-    form = candidate.parameters.covariance.factor_form
-    scratch = _ahead(point), _sums(point, len(X))
-    taken, ending = _CLIMBS[form](rows_at(X), vector_at(weight), point, *scratch, steps, limits)
+    form, shape = (
+        candidate.parameters.covariance.factor_form,
+        candidate.parameters.covariances.shape,
+    )
+    rows, sums = (rows_at(X), vector_at(weight)), _sums(point, len(X))
+    calls = _calls(form, shape, rows, point, sums, limits)
+    ahead = Spread(np.empty(point.covariances.size), np.empty(point.factors.size))
+    taken, ending = climb(calls, *rows, point, ahead, sums, steps, limits)
     if not taken:
         return candidate
     history = (*history, *_iterations(steps, taken))
@@ -163,40 +168,29 @@ def _climb(
         candidate.parameters.covariance_type,
         point.weights,
         point.means,
-        point.covariances[0],
-        point.factors[0],
+        point.covariances.reshape(shape),
+        point.factors.reshape(shape),
     )
     return Candidate(parameters, status, history, steps.counts, len(X), total)
 
 
 def _point(parameters: MixtureParameters) -> Point:
     """Copy parameters, which the kernel changes in place."""
-    covariances = np.array(parameters.covariances[None], np.float64, order="C")
-    factors = np.array(parameters.precisions_cholesky[None], np.float64, order="C")
     return Point(
         np.array(parameters.weights, np.float64),
         np.array(parameters.means, np.float64, order="C"),
         np.array(parameters.log_constants, np.float64),
-        covariances,
-        factors,
-        covariances.reshape(-1),
-        factors.reshape(-1),
+        np.array(parameters.covariances, np.float64, order="C").reshape(-1),
+        np.array(parameters.precisions_cholesky, np.float64, order="C").reshape(-1),
     )
-
-
-def _ahead(point: Point) -> Spread:
-    covariances, factors = np.empty(point.covariances.shape), np.empty(point.factors.shape)
-    return Spread(covariances, factors, covariances.reshape(-1), factors.reshape(-1))
 
 
 def _sums(point: Point, rows: int) -> Sums:
     k, d = point.means.shape
-    S = np.empty(point.covariances.shape)
     return Sums(
         np.empty(k),
         np.empty((k, d)),
-        S,
-        S.reshape(-1),
+        np.empty(point.covariances.size),
         np.empty((1, k)),
         np.empty((1, k, d)),
         np.empty((1, k, d)),
@@ -204,6 +198,25 @@ def _sums(point: Point, rows: int) -> Sums:
         np.empty(1, np.bool_),
         np.empty(rows // ROWS + 1, np.int64),
     )
+
+
+def _calls(
+    form: str,
+    shape: tuple[int, ...],
+    rows: tuple[RowsAddress, VectorAddress],
+    point: Point,
+    sums: Sums,
+    limits: Limits,
+) -> Calls:
+    """Load the pass and the M-step; ``shape`` is that of the covariances."""
+    spread = [flat.reshape(shape) for flat in (point.covariances, point.factors, sums.S)]
+    covariances, factors, S = spread
+    parameters = point.constants, point.means, factors, covariances
+    expect = passes.KERNELS[form].address(*rows, *parameters, sums.N, sums.F, S, sums.left_out)
+    outcome = sums.shifts, sums.guarded, sums.definite, sums.counts, sums.deltas
+    covariances, factors, S = (array[None] for array in spread)
+    update = _UPDATES[form].address(covariances, factors, *outcome, S, limits.reg_covar)
+    return Calls(expect, update, len(shape), form in ("full", "tied"))
 
 
 def _room(parameters: MixtureParameters, iterations: int) -> Steps:

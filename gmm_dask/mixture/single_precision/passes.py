@@ -10,7 +10,8 @@ from gmm_dask.mixture.kernels.tiles import ROWS
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.single_precision import diag, full, spherical, tied
 
-_STATISTICS = {
+#: The pass for each form of the factors U.
+KERNELS = {
     "full": full.statistics,
     "tied": tied.statistics,
     "diag": diag.statistics,
@@ -44,7 +45,7 @@ def statistics(
     k, d = parameters.means.shape
     sums = np.zeros(k), np.zeros((k, d)), np.zeros(covariance.shape(k, d))
     starts = np.empty(-(-len(X) // ROWS), np.int64)
-    log_likelihood, m = _STATISTICS[covariance.factor_form](
+    log_likelihood, m = KERNELS[covariance.factor_form](
         rows_at(X),
         vector_at(sample_weight),
         parameters.log_constants,
@@ -64,6 +65,6 @@ def is_safe(parameters: MixtureParameters) -> bool:
     """Whether float32 rows are computed in float32 under a mixture."""
     d = parameters.n_features
     return (
-        parameters.covariance.factor_form in _STATISTICS
+        parameters.covariance.factor_form in KERNELS
         and statistics(parameters, np.empty((0, d), np.float32), None) is not None
     )
