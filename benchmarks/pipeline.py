@@ -47,11 +47,12 @@ from sklearn.mixture import GaussianMixture
 
 from gmm_dask.chunked.expectation import sum_batch
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.threads import Threads, available_cores
+from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import RunConfig, ThreadsCluster, check_config
 from gmm_dask.events import Stage, silent
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.statistics import sum_statistics
+from gmm_dask.mixture.threads import available_cores
 from gmm_dask.steps import evaluating, fitting, inputs, predicting, publishing, resuming
 from gmm_dask.steps.predicted_rows import PredictRequest, predict_rows
 from gmm_dask.storage.files.contents import StagedVersion

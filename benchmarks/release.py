@@ -38,12 +38,12 @@ from gmm_dask.chunked.groups import Lane, lanes_of
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import survey_source
-from gmm_dask.chunked.threads import Threads, available_cores
+from gmm_dask.chunked.threads import Threads
 from gmm_dask.config import InputSection, LocalProcesses, RunConfig
 from gmm_dask.events import Event, Stage, StageFinished, silent
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.statistics import sum_statistics
-from gmm_dask.mixture.threads import single_threaded
+from gmm_dask.mixture.threads import available_cores, single_threaded
 from gmm_dask.steps import evaluating, fitting, inputs, predicting, publishing, resuming
 from gmm_dask.storage.input.plan import plan_input
 from gmm_dask.storage.input.reader import parquet_chunks

@@ -27,7 +27,7 @@ from gmm_dask.chunked.fit_records import FitOptions, FitResult
 from gmm_dask.chunked.groups import cut_array
 from gmm_dask.chunked.partitions import is_frame
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.threads import Threads, available_cores
+from gmm_dask.chunked.threads import Threads
 from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.errors import ConfigError
 from gmm_dask.estimator_clusters import ClustersMixin
@@ -51,6 +51,7 @@ from gmm_dask.mixture.spec import (
     MixtureSpec,
     Start,
 )
+from gmm_dask.mixture.threads import available_cores
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.verbosity import progress_printer
 

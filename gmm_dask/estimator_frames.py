@@ -14,11 +14,11 @@ from sklearn.utils.validation import _check_feature_names_in
 
 from gmm_dask.chunked.partitions import is_frame
 from gmm_dask.chunked.tables import TableRequest, predict_partitions, predict_table
-from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import ConfigError, SchemaError
 from gmm_dask.frames import as_frame, open_frame, select_columns
 from gmm_dask.input_checks import frame_rows
 from gmm_dask.mixture.prediction_columns import LABEL, LABEL_CONFIDENCE
+from gmm_dask.mixture.threads import available_cores
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.models.clusters import name_clusters
 

@@ -13,7 +13,6 @@ from gmm_dask.chunked.fit_records import CellSearch, FitOptions, FitState
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.selection_records import SelectionOptions
 from gmm_dask.chunked.starting import drop_weightless, make_starts, searches
-from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import NumericalError, TooFewRowsError
 from gmm_dask.events import Stage, StageAdvanced, StageFinished, StageStarted, silent
 from gmm_dask.mixture.cell_search import cell_effort, challenge, challengers, label_starts
@@ -21,7 +20,7 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary, is_small
 from gmm_dask.mixture.spec import Cell
 from gmm_dask.mixture.starts import SharedSample
-from gmm_dask.mixture.threads import single_threaded
+from gmm_dask.mixture.threads import available_cores, single_threaded
 
 
 def options_of(options: SelectionOptions, cell: Cell) -> FitOptions:

@@ -14,7 +14,6 @@ from gmm_dask.arrays import FloatArray, MaskArray
 from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey_record import Survey
-from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import InputError
 from gmm_dask.events import Stage
 from gmm_dask.mixture.assignment import LEAST_SLICE_ROWS, Assignment, assign
@@ -22,6 +21,7 @@ from gmm_dask.mixture.kernels.tally import tally
 from gmm_dask.mixture.labels import LabelCounts, add_counts, count_labels
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import complete_rows, find_patterns
+from gmm_dask.mixture.threads import available_cores
 from gmm_dask.mixture.transforms import Transforms
 from gmm_dask.nulls import NullPolicy
 

@@ -21,14 +21,13 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.starting import make_starts
 from gmm_dask.chunked.survey import survey_source
 from gmm_dask.chunked.survey_record import LOOK_ROWS
-from gmm_dask.chunked.threads import available_cores
 from gmm_dask.errors import TooFewRowsError
 from gmm_dask.mixture.initialization import (
     check_start,
     given_start,
 )
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.threads import single_threaded
+from gmm_dask.mixture.threads import available_cores, single_threaded
 
 logger = logging.getLogger("gmm_dask")
 

@@ -17,13 +17,13 @@ from gmm_dask.chunked.precision import tell_precision
 from gmm_dask.chunked.replacing import is_lost, lowest_finder, mend_starts
 from gmm_dask.chunked.replay import add_frame
 from gmm_dask.chunked.scan import Scanner
-from gmm_dask.chunked.threads import available_cores
 from gmm_dask.events import IterationFinished, Notify
 from gmm_dask.mixture.em import EMState, em_steps, start_em
 from gmm_dask.mixture.engine import least_single_tol
 from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.replacing import Replacement
+from gmm_dask.mixture.threads import available_cores
 
 
 def polish(

@@ -7,7 +7,6 @@ with one row group keeps every core busy.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,12 +22,7 @@ from gmm_dask.chunked.reading import Reader, RowCache, sum_group
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import Work
 from gmm_dask.errors import ClusterError
-from gmm_dask.mixture.threads import single_threaded
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from gmm_dask.mixture.threads import available_cores, single_threaded
 
 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -7,6 +7,7 @@ k-means and BLAS give other bits with other numbers of threads.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,6 +19,11 @@ from gmm_dask.mixture.kernels.compile import load_numba
 
 #: Below this number of multiplications (about 3 ms), waking other threads costs more than it saves.
 WORTH_THREADS = 30_000_000
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Limit:

@@ -26,7 +26,6 @@ from gmm_dask.chunked.rows import Rows
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey import SurveyRequest, priority_limit, refuse_unusable
 from gmm_dask.chunked.survey_record import Survey
-from gmm_dask.chunked.threads import available_cores
 from gmm_dask.config import RunConfig
 from gmm_dask.events import Stage
 from gmm_dask.mixture.criteria import Health
@@ -37,6 +36,7 @@ from gmm_dask.mixture.matching import match_by_ids
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import find_patterns
 from gmm_dask.mixture.placing import PLACING_ROWS
+from gmm_dask.mixture.threads import available_cores
 from gmm_dask.mixture.units import UnitStatistics
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.steps.drift import NewFiles

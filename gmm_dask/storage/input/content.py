@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from gmm_dask.chunked.threads import available_cores
+from gmm_dask.mixture.threads import available_cores
 from gmm_dask.storage.input.digests import file_digests, read_digest
 from gmm_dask.storage.input.plan import InputPlan
 

@@ -16,10 +16,10 @@ import numpy as np
 from gmm_dask.arrays import RowsArray
 from gmm_dask.chunked.defects import apply_null_policy, is_finite, require_usable
 from gmm_dask.chunked.rows import RowChunks, Rows
-from gmm_dask.chunked.threads import available_cores
 from gmm_dask.chunked.transforming import transform_values
 from gmm_dask.config import InputSection, check_config
 from gmm_dask.errors import ConfigError, InputChangedError, SchemaError
+from gmm_dask.mixture.threads import available_cores
 from gmm_dask.nulls import NullPolicy
 from gmm_dask.storage.input.layout import CHUNK_BYTES, chunk_rows
 from gmm_dask.storage.input.location import did_you_mean
