@@ -16,7 +16,7 @@ from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.survey_record import Survey
 from gmm_dask.errors import InputError
 from gmm_dask.events import Stage
-from gmm_dask.mixture.assignment import LEAST_SLICE_ROWS, Assignment, assign
+from gmm_dask.mixture.assignment import Assignment, assign
 from gmm_dask.mixture.kernels.tally import tally
 from gmm_dask.mixture.labels import LabelCounts, add_counts, count_labels
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -392,7 +392,6 @@ def _evaluate(
             sample.X, sample.sample_weight, 0, 0,
             patterns=holes, transforms=transforms, labels=labels,
         )  # fmt: skip
-        threads = available_cores() if survey.rows > LEAST_SLICE_ROWS else 1
-        return evaluate_rows(rows, mixtures, threads).summaries
+        return evaluate_rows(rows, mixtures, available_cores()).summaries
     nulls = nulls if survey is None else survey.nulls_left
     return scanner.reduce(evaluate_rows, mixtures, Stage.EVALUATE, nulls).summaries

@@ -99,7 +99,8 @@ def assign(
     if not patterns:
         divided = engine.divides(parameters, n, repeated)
         block = ASSIGN_ROWS if divided else BLOCK_ROWS
-        step = max(-(-n // (threads * block)) * block, LEAST_SLICE_ROWS)
+        least = block if engine.takes_blocks(parameters) else LEAST_SLICE_ROWS
+        step = max(-(-n // (threads * block)) * block, least)
         pieces = [slice(start, start + step) for start in range(0, n, step)]
         finite = all(
             _each(

@@ -65,7 +65,7 @@ MANY_COMPONENTS = {"full": 32, "tied": 64, "diag": 64, "spherical": 64}
 _MOST_COMPONENTS, _MOST_FEATURES = 2_048, 127
 
 
-def _takes_blocks(parameters: MixtureParameters) -> bool:
+def takes_blocks(parameters: MixtureParameters) -> bool:
     """Whether the pass for a mixture is one over row-major blocks."""
     least = MANY_FEATURES.get(parameters.covariance.factor_form)
     return least is not None and parameters.n_features >= least
@@ -94,7 +94,7 @@ def assigns_too(parameters: MixtureParameters, X: RowsArray) -> bool:
     That is the pass over tiles in float64. The others differ from what `assign` does in precision,
     in the order of the rows, or in the components that they leave out.
     """
-    if X.dtype == np.float32 or _takes_blocks(parameters):
+    if X.dtype == np.float32 or takes_blocks(parameters):
         return False
     return not divides(parameters, len(X), repeated=True) or guide_for(parameters) is None
 
@@ -191,7 +191,7 @@ def _statistics_in_doubles(
         writable(parameters.precisions_cholesky),
     )
     sums = np.zeros(k), np.zeros((k, d)), np.zeros(shape)
-    if not _takes_blocks(parameters):
+    if not takes_blocks(parameters):
         log_likelihood: float = _PASSES[form].statistics(
             rows_at(X), vector_at(sample_weight), *mixture, *sums, answers
         )
@@ -253,7 +253,7 @@ def assign(
             return assign_blocks(
                 parameters, guide, X, answers, partial(assign, parameters, divided=False)
             )
-    by_blocks = _takes_blocks(parameters)
+    by_blocks = takes_blocks(parameters)
     passes = (_ROW_MAJOR if by_blocks else _PASSES)[parameters.covariance.factor_form]
     # BLAS is called by the passes over blocks alone.
     with single_threaded() if by_blocks else nullcontext():

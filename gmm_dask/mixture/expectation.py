@@ -22,6 +22,9 @@ from gmm_dask.mixture.threads import WORTH_THREADS
 PIECE_ROWS = 8_192
 #: The same where rows are divided among many components, which have few rows each.
 DIVIDED_PIECE_ROWS = 16_384
+#: Of many features even few rows are worth threads: at least so many pieces, and rows of a piece.
+#: Each piece has sums as large as the covariances, so there are no more.
+_PIECES, _LEAST_PIECE_ROWS = 4, 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +98,7 @@ class ExpectationOn:
         sizes = (parameters.means.size + parameters.covariances.size for parameters in batch)
         multiplications = self.X.shape[0] * sum(sizes)
         sums: list[Any] = [None] * len(works)
-        if self.pool is None or multiplications < WORTH_THREADS:
+        if self.pool is None or len(works) == 1 or multiplications < WORTH_THREADS:
             sums = _sum_each(works)
         else:
             portions = [works[first :: self.threads] for first in range(self.threads)]
@@ -106,9 +109,12 @@ class ExpectationOn:
 
     def _cut_for(self, parameters: MixtureParameters) -> list[_Work]:
         """Cut the rows as a mixture needs them, whatever others are in the batch."""
-        divided = engine.divides(parameters, len(self.X))
-        pieces = self._cut_pieces(DIVIDED_PIECE_ROWS if divided else PIECE_ROWS)
-        return [(parameters, piece) for piece in pieces]
+        n, most = len(self.X), PIECE_ROWS
+        if engine.divides(parameters, n):
+            most = DIVIDED_PIECE_ROWS
+        elif engine.takes_blocks(parameters):
+            most = min(max(-(-n // _PIECES), _LEAST_PIECE_ROWS), PIECE_ROWS)
+        return [(parameters, piece) for piece in self._cut_pieces(most)]
 
     def _cut_pieces(self, most: int) -> list[_Piece]:
         """Cut the rows into pieces; those with labels by these, those with holes by patterns."""

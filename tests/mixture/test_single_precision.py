@@ -17,7 +17,7 @@ from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.oracle import expectation
 from tests.mixture.test_kernels import LAYOUTS, STATISTICS, mixture, rows_of
 
-TYPES = list(passes._STATISTICS)
+TYPES = list(passes.KERNELS)
 ONE_ROW = "one row over and over"
 ROUNDING = 2.0**-24
 FLUSHED = 1e-15  # responsibilities below e^−40, times squares of residuals

@@ -8,6 +8,10 @@ works in blocks that stay in the cache.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,10 +19,23 @@ from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.kernels.addresses import writable
 from gmm_dask.mixture.kernels.blas import factorize, invert_lower, transform_by_lower
 from gmm_dask.mixture.kernels.compile import inlined, kernel
-from gmm_dask.mixture.threads import single_threaded
+from gmm_dask.mixture.threads import available_cores, single_threaded
+
+Result = TypeVar("Result")
 
 #: Features of a large matrix. From here on LAPACK is faster; smaller ones keep their bits.
 LARGE = 128
+
+
+def each_large(work: Callable[[slice], Result], m: int, d: int) -> list[Result]:
+    """Call a function with slices that make up m matrices: one by one and on threads if large.
+
+    Their bits are the same: each matrix is computed by itself.
+    """
+    if m <= 1 or d < LARGE:
+        return [work(slice(None))]
+    with ThreadPoolExecutor(min(m, available_cores())) as pool:
+        return list(pool.map(work, [slice(c, c + 1) for c in range(m)]))
 
 
 def cholesky(matrices: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:

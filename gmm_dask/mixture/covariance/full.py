@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, IndexArray, RowsArray
 from gmm_dask.mixture.covariance.covariance_type import CovarianceType, select_rows
+from gmm_dask.mixture.covariance.factors import each_large
 from gmm_dask.mixture.covariance.matrices import (
     EMPTY_COUNT,
     Update,
@@ -145,10 +146,14 @@ class Full(CovarianceType):
         """Compute the weighted covariance of the rows about each mean, (k, d, d)."""
         k, d = means.shape
         covariances = np.empty((k, d, d))
-        for c in range(k):
-            rows, shares = select_rows(X, responsibilities[:, c])
-            residuals = rows - means[c]  # (m, d)
-            covariances[c] = (shares * residuals.T) @ residuals / counts[c]
+
+        def estimate(part: slice) -> None:
+            for c in range(*part.indices(k)):
+                rows, shares = select_rows(X, responsibilities[:, c])
+                roots = np.sqrt(shares)[:, None] * (rows - means[c])  # (m, d)
+                covariances[c] = roots.T @ roots / counts[c]
+
+        each_large(estimate, k, d)
         add_to_diagonals(covariances, spec.reg_covar)
         return covariances
 

@@ -9,7 +9,12 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, IndexArray
 from gmm_dask.errors import ConfigError, IllConditionedError
-from gmm_dask.mixture.covariance.factors import cholesky, inverse_of_lower, transform_each
+from gmm_dask.mixture.covariance.factors import (
+    cholesky,
+    each_large,
+    inverse_of_lower,
+    transform_each,
+)
 from gmm_dask.mixture.kernels.addresses import writable
 from gmm_dask.mixture.kernels.compile import KernelFunction, exact
 
@@ -17,6 +22,10 @@ _EPS = float(np.finfo(np.float64).eps)
 
 # A component whose Ñ = N + 10·eps is at most this has no rows, and keeps its Σ.
 EMPTY_COUNT = 20.0 * _EPS
+
+
+# Σ' and its factors, L, and where Σ was kept and where Σ' is definite; see `update_matrices`.
+_Updated = tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
 
 
 class Update(NamedTuple):
@@ -93,10 +102,10 @@ def cancelled_matrices(
     precisions_cholesky
         U, (k, d, d): L (V + reg_covar·UᵀU) Lᵀ becomes the covariance.
     """
-    V = spread
-    if reg_covar > 0.0:
-        V = V + reg_covar * np.matmul(precisions_cholesky.mT, precisions_cholesky)
-    variances = np.diagonal(V, axis1=1, axis2=2)  # (k, d)
+    V, U = spread, precisions_cholesky
+    # Of V + reg_covar·UᵀU the diagonal is soon computed; all of it seldom matters.
+    floors = reg_covar * np.einsum("kij,kij->kj", U, U)  # (k, d)
+    variances = np.diagonal(V, axis1=1, axis2=2) + floors
     subtracted = np.where(squares > 1e-20, squares, 0.0)
     with np.errstate(over="ignore"):  # where the subtraction left nothing
         ratio = np.max(subtracted / np.maximum(variances, 1e-300), axis=1)  # (k,)
@@ -106,11 +115,20 @@ def cancelled_matrices(
     suspects = (threshold > 64.0 * _EPS) & ~lost & np.all(variances > 0.0, axis=1)
     if suspects.any():
         # Definite only if λ > threshold, as if V were scaled to a unit diagonal.
-        shifted = V[suspects]
-        add_to_diagonals(shifted, -threshold[suspects, None] * variances[suspects])
-        _, definite = cholesky(shifted)
-        lost[suspects] = ~definite
+        shifts = -threshold[:, None] * variances
+        lost[suspects] = _is_indefinite(V[suspects], shifts[suspects])
+        if reg_covar > 0.0 and lost[suspects].any():
+            # UᵀU is semidefinite: only what is indefinite without it need be looked at with it.
+            (doubtful,) = np.nonzero(suspects & lost)
+            floor = reg_covar * np.matmul(U[doubtful].mT, U[doubtful])
+            lost[doubtful] = _is_indefinite(V[doubtful] + floor, shifts[doubtful])
     return lost
+
+
+def _is_indefinite(matrices: FloatArray, shifts: float | FloatArray) -> npt.NDArray[np.bool_]:
+    """Tell which matrices have no Cholesky factor once their diagonals, in place, are shifted."""
+    add_to_diagonals(matrices, shifts)
+    return ~cholesky(matrices)[1]
 
 
 def update_matrices(
@@ -120,8 +138,8 @@ def update_matrices(
     squares: FloatArray,
     keep: npt.NDArray[np.bool_],
     reg_covar: float,
-) -> tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Compute Σ' = L V Lᵀ + reg_covar of m large matrices, by products of numpy.
+) -> _Updated:
+    """Compute Σ' = L V Lᵀ + reg_covar of m matrices by calls of numpy; of large ones on threads.
 
     Parameters
     ----------
@@ -141,6 +159,30 @@ def update_matrices(
     guarded, definite
         (m,) each; see `Update`.
     """
+
+    def update(part: slice) -> _Updated:
+        return _update_stack(
+            covariances[part],
+            precisions_cholesky[part],
+            spread[part],
+            squares[part],
+            keep[part],
+            reg_covar,
+        )
+
+    columns = zip(*each_large(update, *squares.shape), strict=True)
+    updated, factors, lower, guarded, definite = (np.concatenate(parts) for parts in columns)
+    return updated, factors, lower, guarded, definite
+
+
+def _update_stack(
+    covariances: FloatArray,
+    precisions_cholesky: FloatArray,
+    spread: FloatArray,
+    squares: FloatArray,
+    keep: npt.NDArray[np.bool_],
+    reg_covar: float,
+) -> _Updated:
     lower = lower_factors(precisions_cholesky)
     guarded = cancelled_matrices(spread, squares, precisions_cholesky, reg_covar)
     updated = transform_each(lower, spread)
@@ -180,10 +222,19 @@ def upper_factors(covariances: FloatArray) -> FloatArray:
     finite = np.isfinite(covariances).all(axis=(1, 2))
     if not finite.all():
         raise ill_conditioned_error(int(np.argmin(finite)), "is not finite")
-    lower, definite = cholesky(covariances)  # (m, d, d), (m,)
+    m, d = covariances.shape[:2]
+    factors = np.empty(covariances.shape)
+
+    def factorize(part: slice) -> npt.NDArray[np.bool_]:
+        lower, definite = cholesky(covariances[part])
+        if definite.all():
+            factors[part] = inverse_of_lower(lower).mT
+        return definite
+
+    definite = np.concatenate(each_large(factorize, m, d))
     if not definite.all():
         raise ill_conditioned_error(int(np.argmin(definite)), "is not positive definite")
-    return np.ascontiguousarray(inverse_of_lower(lower).mT)
+    return factors
 
 
 def lower_factors(precisions_cholesky: FloatArray) -> FloatArray:
@@ -236,10 +287,13 @@ def lift_matrices(counts: FloatArray, products: FloatArray, axes: FloatArray) ->
 def narrow_matrices(matrices: FloatArray, least: float) -> npt.NDArray[np.bool_]:
     """Tell which of (…, d, d) symmetric matrices have an eigenvalue of at most ``least``, (…)."""
     d = matrices.shape[-1]
-    shifted = np.array(matrices).reshape(-1, d, d)
-    add_to_diagonals(shifted, -least)
-    _, definite = cholesky(shifted)  # A − least·I is definite if all eigenvalues are above it
-    return ~definite.reshape(matrices.shape[:-2])
+    stack = matrices.reshape(-1, d, d)
+
+    def is_narrow(part: slice) -> npt.NDArray[np.bool_]:
+        # A − least·I is definite if all eigenvalues are above it.
+        return _is_indefinite(np.array(stack[part]), -least)
+
+    return np.concatenate(each_large(is_narrow, len(stack), d)).reshape(matrices.shape[:-2])
 
 
 def upper_factors_of_precisions(precisions: FloatArray) -> FloatArray:

@@ -150,8 +150,8 @@ class Tied(CovarianceType):
         covariance = np.zeros((1, d, d))
         for c in range(k):
             rows, shares = select_rows(X, responsibilities[:, c])
-            residuals = rows - means[c]  # (m, d)
-            covariance[0] += (shares * residuals.T) @ residuals
+            roots = np.sqrt(shares)[:, None] * (rows - means[c])  # (m, d)
+            covariance[0] += roots.T @ roots
         covariance /= counts.sum()
         add_to_diagonals(covariance, spec.reg_covar)
         return covariance[0]
