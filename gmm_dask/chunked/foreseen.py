@@ -14,8 +14,9 @@ from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.chunked.fit_records import FitOptions, FitState
 from gmm_dask.mixture.criteria import rank
 from gmm_dask.mixture.em import Candidate, Status
+from gmm_dask.mixture.iterations import promised_gain
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.race import may_converge, promised_gain
+from gmm_dask.mixture.race import may_converge
 from gmm_dask.mixture.selection import GENEROUS, cell_of
 
 
@@ -78,5 +79,7 @@ def _may_win(candidate: Candidate, state: FitState, options: FitOptions) -> bool
     if len(others) == 1:
         return True
     best = others[rank(others, state.survey.variances, options.spec.reg_covar)[0]]
-    gain = GENEROUS * promised_gain(candidate) if candidate.status is Status.RUNNING else 0.0
+    gain = (
+        GENEROUS * promised_gain(candidate.history) if candidate.status is Status.RUNNING else 0.0
+    )
     return candidate.log_likelihood + max(gain, options.em.tol) >= best.log_likelihood

@@ -20,6 +20,7 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import IllConditionedError, NumericalError
+from gmm_dask.mixture.iterations import Iteration
 from gmm_dask.mixture.maximization import Maximized, maximize_each
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
@@ -39,35 +40,6 @@ class Status(StrEnum):
     MAX_ITER = "max_iter"
     BEATEN = "beaten"
     ILL_CONDITIONED = "ill_conditioned"
-
-
-@dataclass(frozen=True, eq=False)
-class Iteration:
-    """One iteration of one candidate.
-
-    Attributes
-    ----------
-    log_likelihood
-        Mean, nats per unit of weight, under the parameters *before* the M-step.
-    weights, means
-        The parameters before the M-step: (k,) and (k, d).
-    guarded
-        Components whose covariance was kept because its update would have lost its digits.
-    moved
-        The longest move of a mean in the M-step, in standard deviations of its component.
-    expected
-        What the M-step gained of the expected log-likelihood, nats per unit of weight.
-    replaced
-        Components that were placed again after the M-step; the next iteration cannot converge.
-    """
-
-    log_likelihood: float
-    weights: FloatArray
-    means: FloatArray
-    guarded: tuple[int, ...]
-    moved: float
-    expected: float = np.inf
-    replaced: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

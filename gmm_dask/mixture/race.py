@@ -10,32 +10,11 @@ import numpy as np
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.em import Candidate, EMState, Status
+from gmm_dask.mixture.iterations import promised_gain
 from gmm_dask.mixture.spec import EMOptions
 
 #: On few rows, a candidate may still gain this many times what it promises.
 GENEROUS = 3.0
-
-
-def promised_gain(candidate: Candidate) -> float:
-    """Extrapolate what EM will still gain, nats per row; infinite where that cannot be told.
-
-    EM converges linearly: gains shrink by a factor a, and what follows the last gain g sums up to
-    g·a/(1 − a) (Aitken; Böhning and others, 1994). After two iterations only one gain is known.
-    Near a maximum, the next one is at most twice what the last M-step gained of the expected
-    log-likelihood, and such gains shrink by a factor b, whose root is taken for a.
-    """
-    latest = candidate.history[-3:]
-    if len(latest) < 2 or latest[-1].guarded or any(step.replaced for step in latest):
-        return np.inf
-    if len(latest) == 2:
-        before, gain = (step.expected for step in latest)
-        return 2.0 * gain / (1.0 - np.sqrt(gain / before)) if 0.0 <= gain < before else np.inf
-    first, second, third = (step.log_likelihood for step in latest)
-    before, gain = second - first, third - second
-    if not 0.0 <= gain < before:
-        return np.inf
-    ratio = gain / before
-    return gain * ratio / (1.0 - ratio)
 
 
 def may_converge(candidate: Candidate, options: EMOptions) -> bool:
@@ -106,7 +85,7 @@ class Race:
     def _judge(self, candidate: Candidate, bar: float) -> Candidate:
         if candidate.status is not Status.RUNNING:
             return candidate
-        if candidate.log_likelihood + GENEROUS * promised_gain(candidate) >= bar:
+        if candidate.log_likelihood + GENEROUS * promised_gain(candidate.history) >= bar:
             return candidate
         return replace(candidate, status=Status.BEATEN)
 

@@ -19,7 +19,8 @@ from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import CovarianceType
 from gmm_dask.mixture.criteria import deviations, find_collapsed, health
-from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
+from gmm_dask.mixture.em import Candidate, EMState, Status
+from gmm_dask.mixture.iterations import Iteration
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import count_observed, has_holes
 from gmm_dask.mixture.sample import Sample

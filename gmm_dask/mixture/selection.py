@@ -13,8 +13,8 @@ import numpy as np
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.criteria import aic, bic, health
 from gmm_dask.mixture.em import Candidate, EMState, Status
+from gmm_dask.mixture.iterations import promised_gain
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.race import promised_gain
 from gmm_dask.mixture.spec import Cell, EMOptions
 
 #: Cells that a reader compares, and that therefore all run to their end.
@@ -77,7 +77,7 @@ class Contest:
     def _judge(self, candidate: Candidate, bar: float) -> Candidate:
         if candidate.status not in (Status.RUNNING, Status.BEATEN):
             return candidate
-        promise = promised_gain(candidate)
+        promise = promised_gain(candidate.history)
         beaten = promise <= SETTLED and self._criterion(candidate, GENEROUS * promise) > bar
         status = Status.BEATEN if beaten else Status.RUNNING
         return candidate if status is candidate.status else replace(candidate, status=status)

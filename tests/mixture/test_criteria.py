@@ -10,8 +10,9 @@ from benchmarks.sets import iris
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import aic, bic, health, icl, n_parameters, rank
-from gmm_dask.mixture.em import Candidate, Iteration, Status
+from gmm_dask.mixture.em import Candidate, Status
 from gmm_dask.mixture.initialization import wide_start
+from gmm_dask.mixture.iterations import Iteration
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import MixtureSpec
 

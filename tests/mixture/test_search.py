@@ -28,9 +28,10 @@ from gmm_dask.mixture.competition import (
 from gmm_dask.mixture.covariance import COVARIANCE_TYPES
 from gmm_dask.mixture.criteria import health
 from gmm_dask.mixture.effort import effort_for, final_rows_of
-from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status, fit_em
+from gmm_dask.mixture.em import Candidate, EMState, Status, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters, kmeans_labels, wide_start
+from gmm_dask.mixture.iterations import Iteration
 from gmm_dask.mixture.moves import effort_of_moves, improve_by_moves, split, split_compiled
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import Race

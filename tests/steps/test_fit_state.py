@@ -30,7 +30,8 @@ from gmm_dask.events import (
     StageStarted,
     silent,
 )
-from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
+from gmm_dask.mixture.em import Candidate, EMState, Status
+from gmm_dask.mixture.iterations import Iteration
 from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary

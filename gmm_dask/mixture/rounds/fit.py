@@ -11,9 +11,10 @@ import numpy as np
 
 from gmm_dask.mixture.covariance import diag, full, spherical, tied
 from gmm_dask.mixture.covariance.steps import COMPILED_FEATURES
-from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status, em_steps, fit_em, start_em
+from gmm_dask.mixture.em import Candidate, EMState, Status, em_steps, fit_em, start_em
 from gmm_dask.mixture.engine import LEAST_SINGLE_ROWS, MANY_COMPONENTS
 from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
+from gmm_dask.mixture.iterations import Iteration
 from gmm_dask.mixture.kernels.addresses import RowsAddress, VectorAddress, rows_at, vector_at
 from gmm_dask.mixture.kernels.compile import Kernel
 from gmm_dask.mixture.kernels.tiles import ROWS

@@ -20,7 +20,8 @@ from gmm_dask.chunked.label_survey import LABEL_ROWS, LabelSurvey
 from gmm_dask.chunked.moments import Moments
 from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey_record import Survey
-from gmm_dask.mixture.em import Candidate, EMState, Iteration, Status
+from gmm_dask.mixture.em import Candidate, EMState, Status
+from gmm_dask.mixture.iterations import Iteration
 from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.search import SearchSummary
