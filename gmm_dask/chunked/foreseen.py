@@ -13,7 +13,7 @@ from gmm_dask.chunked.conclusion import in_order
 from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.chunked.fit_records import FitOptions, FitState
 from gmm_dask.mixture.criteria import rank
-from gmm_dask.mixture.em import Candidate, Status
+from gmm_dask.mixture.em import Candidate, Ending, Status
 from gmm_dask.mixture.iterations import promised_gain
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.race import may_converge
@@ -67,7 +67,7 @@ def drop_wrong(
 def _may_end(candidate: Candidate, options: FitOptions) -> bool:
     """Whether the parameters at present may be those of a result."""
     if candidate.status is Status.RUNNING:
-        return candidate.ends_measured and may_converge(candidate, options.em)
+        return candidate.ending is not Ending.STEPPED and may_converge(candidate, options.em)
     return candidate.status is not Status.ILL_CONDITIONED
 
 

@@ -18,9 +18,9 @@ from gmm_dask.chunked.replacing import is_lost, lowest_finder, mend_starts
 from gmm_dask.chunked.replay import add_frame
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.events import IterationFinished, Notify
-from gmm_dask.mixture.em import EMState, em_steps, start_em
+from gmm_dask.mixture.em import EMState, Ending, em_steps, start_em
 from gmm_dask.mixture.engine import least_single_tol
-from gmm_dask.mixture.expectation import PIECE_ROWS, ExpectationOn
+from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.replacing import Replacement
 from gmm_dask.mixture.threads import available_cores
@@ -50,9 +50,7 @@ def polish(
         state = _mended(state, options)
         tell_precision(scanner, state.starts, options.em.tol)
     slope = state.survey.log_slope
-    first = state.em or start_em(
-        state.starts, options.em, before - slope, _ends_measured(state, options)
-    )
+    first = state.em or start_em(state.starts, options.em, before - slope, _endings(state, options))
     state = replace(state, em=first)
     replacing = _replacing(scanner, state, options)
     with ExitStack() as stack:
@@ -94,14 +92,19 @@ def _fresh(state: FitState) -> list[bool]:
     return [state.fresh[index] for index in state.em.running]
 
 
-def _ends_measured(state: FitState, options: FitOptions) -> tuple[bool, ...]:
-    """Which candidates end with parameters whose likelihood is known: those of a searched fit.
+def _endings(state: FitState, options: FitOptions) -> tuple[Ending, ...]:
+    """Say of each candidate how it converges: by the fewest scans where this fit made its start.
 
     Given starts take scikit-learn's steps to the last one; so do fits without a search, unless it
-    would cost them a scan.
+    would cost them a scan. Cells of a selection are compared by more than ``tol`` for each row.
     """
-    searched = bool(state.search or state.cells) or not state.survey.in_memory
-    return tuple(searched and fresh and options.search_rows is not None for fresh in state.fresh)
+    ending = Ending.STEPPED
+    if options.search_rows is not None:
+        if state.cells or state.survey.in_memory:
+            ending = Ending.MEASURED if state.cells or state.search else Ending.STEPPED
+        else:
+            ending = Ending.FORETOLD
+    return tuple(ending if fresh else Ending.STEPPED for fresh in state.fresh)
 
 
 def _mended(state: FitState, options: FitOptions) -> FitState:
@@ -149,8 +152,6 @@ def _expectation(
         return ScannedExpectation(scanner, *given)
     sample = survey.sample_for(ownership)
     X = sample.X.astype(np.float64) if in_doubles else sample.X
-    if X.shape[0] <= PIECE_ROWS:
-        return ExpectationOn(X, sample.sample_weight, labelling=sample.labelling)
     threads = available_cores()
     pool = stack.enter_context(ThreadPoolExecutor(threads))
     return ExpectationOn(X, sample.sample_weight, pool, threads, sample.labelling)

@@ -20,7 +20,7 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.errors import IllConditionedError, NumericalError
-from gmm_dask.mixture.iterations import Iteration
+from gmm_dask.mixture.iterations import Iteration, promised_gain
 from gmm_dask.mixture.maximization import Maximized, maximize_each
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
@@ -42,6 +42,20 @@ class Status(StrEnum):
     ILL_CONDITIONED = "ill_conditioned"
 
 
+class Ending(StrEnum):
+    """How a candidate converges, and with which parameters it ends.
+
+    ``STEPPED``: as in scikit-learn. Once the log-likelihood changes by less than ``tol``, it ends
+    with the parameters of one M-step more than those whose likelihood has shown it. ``MEASURED``:
+    with the latter. ``FORETOLD``: likewise, and as soon as all further iterations together promise
+    to gain less than ``tol``: an E-step earlier as a rule.
+    """
+
+    STEPPED = "stepped"
+    MEASURED = "measured"
+    FORETOLD = "foretold"
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """A mixture on its way through EM: parameters, status and history.
@@ -49,7 +63,7 @@ class Candidate:
     Attributes
     ----------
     parameters
-        After the latest M-step; before it, once it has converged and `ends_measured`.
+        After the latest M-step; before it, once it is `measured`.
     status
         Anything but ``RUNNING`` and ``BEATEN`` is final.
     history
@@ -64,9 +78,8 @@ class Candidate:
     before
         Mean log-likelihood with which the first iteration is compared: that of the last iteration
         of an earlier fit, which goes on here.
-    ends_measured
-        Whether convergence leaves it with the parameters whose likelihood has shown it; else, as
-        in scikit-learn, with those of one M-step more.
+    ending
+        How it converges.
     """
 
     parameters: MixtureParameters
@@ -78,7 +91,7 @@ class Candidate:
     problem: str = ""
     broken: int | None = None
     before: float = -np.inf
-    ends_measured: bool = False
+    ending: Ending = Ending.STEPPED
 
     @property
     def row_counts(self) -> FloatArray | None:
@@ -90,7 +103,7 @@ class Candidate:
     @property
     def measured(self) -> bool:
         """Whether the latest E-step was under the parameters: no M-step was taken after it."""
-        return self.ends_measured and self.status is Status.CONVERGED
+        return self.ending is not Ending.STEPPED and self.status is Status.CONVERGED
 
     @property
     def n_iter(self) -> int:
@@ -158,11 +171,14 @@ def advance(
     )
     history = (*candidate.history, iteration)
     status = Status.RUNNING
-    if not (outcome.guarded or replaced) and abs(mean_log_likelihood - before) < options.tol:
+    settled = abs(mean_log_likelihood - before) < options.tol
+    if candidate.ending is Ending.FORETOLD:
+        settled = settled or promised_gain(history) < options.tol
+    if settled and not (outcome.guarded or replaced):
         status = Status.CONVERGED
     elif len(history) >= options.max_iter:
         status = Status.MAX_ITER
-    measured = candidate.ends_measured and status is Status.CONVERGED
+    measured = candidate.ending is not Ending.STEPPED and status is Status.CONVERGED
     return Candidate(
         candidate.parameters if measured else outcome.parameters,
         status,
@@ -170,7 +186,7 @@ def advance(
         statistics.counts,
         statistics.rows,
         statistics.weight,
-        ends_measured=candidate.ends_measured,
+        ending=candidate.ending,
     )
 
 
@@ -178,7 +194,7 @@ def start_em(
     parameters: Sequence[MixtureParameters],
     options: EMOptions,
     before: float = -np.inf,
-    ends_measured: Sequence[bool] = (),
+    endings: Sequence[Ending] = (),
 ) -> EMState:
     """Return the state before the first iteration.
 
@@ -186,15 +202,15 @@ def start_em(
     ----------
     before
         Mean log-likelihood with which that one is compared.
-    ends_measured
-        Of each candidate, as in `Candidate`; by default none does.
+    endings
+        Of each candidate; by default that of scikit-learn.
     """
     status = Status.RUNNING if options.max_iter > 0 else Status.MAX_ITER
-    ends_measured = ends_measured or (False,) * len(parameters)
+    endings = endings or (Ending.STEPPED,) * len(parameters)
     return EMState(
         tuple(
-            Candidate(start, status, before=before, ends_measured=ends)
-            for start, ends in zip(parameters, ends_measured, strict=True)
+            Candidate(start, status, before=before, ending=ending)
+            for start, ending in zip(parameters, endings, strict=True)
         )
     )
 

@@ -12,9 +12,10 @@ from gmm_dask.chunked.fit_records import FitOptions
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
-from gmm_dask.mixture.em import Status, fit_em
+from gmm_dask.mixture.em import Ending, Status, em_steps, fit_em, start_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters, seeded
+from gmm_dask.mixture.iterations import promised_gain
 from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.race import may_converge
 from gmm_dask.mixture.spec import COVARIANCE_NAMES, EMOptions, MixtureSpec
@@ -25,10 +26,10 @@ from tests.steps.test_fit_state import bits
 OPTIONS = FitOptions(MixtureSpec(3), EMOptions(1e-4, 60), search_rows=1_500)
 
 
-def clouds(n=6_000):
+def clouds(n=6_000, apart=1.0):
     """Rows of three Gaussians that overlap."""
     random = np.random.default_rng(4)
-    centres = np.array([[0.0, 0.0], [3.0, 1.0], [0.0, 4.0]])
+    centres = apart * np.array([[0.0, 0.0], [3.0, 1.0], [0.0, 4.0]])
     return np.asfortranarray(centres[random.integers(3, size=n)] + random.normal(size=(n, 2)))
 
 
@@ -61,6 +62,31 @@ def test_a_searched_fit_is_its_last_e_step_and_evaluated_in_its_scan(of_one_scan
     assert abs(best.history[-1].log_likelihood - best.history[-2].log_likelihood) < 1e-4
     assert bits(densities) == bits(of_one_scan(result.parameters))
     assert list(result.replay) == list(range(best.n_iter + 1))
+
+
+@pytest.mark.parametrize("tol", [1e-3, 1e-4, 1e-5])
+def test_a_foretold_end_comes_once_all_that_is_left_promises_less_than_tol(tol):
+    X, spec = clouds(3_000, apart=1.6), MixtureSpec(3)
+    start = initial_parameters(X[:300], None, spec, seeded(0), None)
+
+    def run(ending, tol, iterations):
+        options = EMOptions(tol, iterations)
+        first = start_em([start], options, endings=[ending])
+        *_, last = em_steps(ExpectationOn(X, None), first, spec, options)
+        return last.candidates[0]
+
+    foretold, measured = run(Ending.FORETOLD, tol, 60), run(Ending.MEASURED, tol, 60)
+    assert foretold.measured
+    assert foretold.lower_bounds == measured.lower_bounds[:-1]
+    assert promised_gain(foretold.history) < tol <= promised_gain(foretold.history[:-1])
+    rest = run(Ending.MEASURED, 0.0, 400).log_likelihood - foretold.log_likelihood
+    assert 0.0 < rest < tol
+
+
+def test_only_a_searched_fit_that_scans_ends_foretold(small_groups):
+    assert fitted()[0].best.ending is Ending.FORETOLD
+    assert fitted(replace(OPTIONS, search_rows=None))[0].best.ending is Ending.STEPPED
+    assert fitted(replace(OPTIONS, search_rows=8_000))[0].best.ending is Ending.MEASURED
 
 
 @pytest.mark.parametrize("n_init", [1, 3])

@@ -30,7 +30,7 @@ from gmm_dask.events import (
     StageStarted,
     silent,
 )
-from gmm_dask.mixture.em import Candidate, EMState, Status
+from gmm_dask.mixture.em import Candidate, EMState, Ending, Status
 from gmm_dask.mixture.iterations import Iteration
 from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -107,7 +107,7 @@ def candidates(kind):
         FLOATS,
         st.text(max_size=5),
         st.none() | st.integers(0, K - 1),
-        ends_measured=st.booleans(),
+        ending=st.sampled_from(Ending),
     )
 
 

@@ -20,7 +20,7 @@ from gmm_dask.chunked.label_survey import LABEL_ROWS, LabelSurvey
 from gmm_dask.chunked.moments import Moments
 from gmm_dask.chunked.replay import Frame
 from gmm_dask.chunked.survey_record import Survey
-from gmm_dask.mixture.em import Candidate, EMState, Status
+from gmm_dask.mixture.em import Candidate, EMState, Ending, Status
 from gmm_dask.mixture.iterations import Iteration
 from gmm_dask.mixture.labels import Ownership
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -202,7 +202,7 @@ def _encode_candidate(candidate: Candidate, prefix: str, arrays: NamedArrays) ->
         "rows": candidate.rows,
         "problem": candidate.problem,
         "broken": candidate.broken,
-        "ends_measured": candidate.ends_measured,
+        "ending": candidate.ending.value,
         "guarded": [list(iteration.guarded) for iteration in history],
         "replaced": [list(iteration.replaced) for iteration in history],
     }
@@ -233,7 +233,7 @@ def _decode_candidate(meta: Meta, prefix: str, arrays: Mapping[str, npt.NDArray[
         float(arrays[f"{prefix}.weight"][0]),
         meta["problem"],
         meta["broken"],
-        ends_measured=meta["ends_measured"],
+        ending=Ending(meta["ending"]),
     )
 
 
