@@ -137,8 +137,7 @@ class GaussianMixture(
     scans_
         How many times all rows were read.
     transforms_
-        The transforms of the features; only if there are. ``transforms_.inverse(means_)`` are the
-        components' centres in natural units: medians, which stay medians under a transform.
+        The transforms, if there are. ``transforms_.inverse(means_)`` are centres in natural units.
     n_features_in_, feature_names_in_
         As in scikit-learn.
     merge_tree_

@@ -54,24 +54,34 @@ class EvaluatedSums:
         return EvaluatedSums(self.sums + other.sums, self.evaluation + other.evaluation)
 
 
-def sum_batch(rows: Rows, batch: Batch) -> StatisticsBatch:
+def sum_batch(rows: Rows, batch: Batch, rounded: Sequence[bool] = ()) -> StatisticsBatch:
     """Sum the statistics of every candidate over one chunk.
 
     Parameters
     ----------
     batch
         Parameters of each candidate.
+    rounded
+        For each of them, whether complete float64 rows may be computed in float32; none by default.
     """
+    given = rows.values, rows.sample_weight, rows.patterns or ()
     return StatisticsBatch(
         tuple(
-            sum_statistics(parameters, rows.values, rows.sample_weight, rows.patterns or ())
-            for parameters in batch
+            sum_statistics(parameters, *given, rounded=may_round)
+            for parameters, may_round in zip(batch, _each_of(rounded, batch), strict=True)
         )
     )
 
 
+def _each_of(rounded: Sequence[bool], batch: Batch) -> Sequence[bool]:
+    return rounded or (False,) * len(batch)
+
+
 def sum_labelled_batch(
-    rows: Rows, argument: tuple[Batch, Ownership | None], in_doubles: bool = False
+    rows: Rows,
+    argument: tuple[Batch, Ownership | None],
+    in_doubles: bool = False,
+    rounded: Sequence[bool] = (),
 ) -> StatisticsBatch:
     """Sum the statistics as `sum_batch` does, of rows that have the components of their labels.
 
@@ -81,18 +91,23 @@ def sum_labelled_batch(
         Parameters of each candidate, and the components of each label; None without labels.
     in_doubles
         Whether float32 rows are computed in float64 in any case.
+    rounded
+        As for `sum_batch`, for rows without labels.
     """
     batch, ownership = argument
     rows = _to_doubles(rows) if in_doubles else rows
     if ownership is None:
-        return sum_batch(rows, batch)
+        return sum_batch(rows, batch, rounded)
     assert rows.labels is not None
     given = rows.values, rows.sample_weight, rows.patterns or (), rows.labels.codes, ownership
     return StatisticsBatch(tuple(sum_labelled(parameters, *given) for parameters in batch))
 
 
 def sum_and_evaluate(
-    rows: Rows, argument: tuple[Batch, Ownership | None, Batch], in_doubles: bool = False
+    rows: Rows,
+    argument: tuple[Batch, Ownership | None, Batch],
+    in_doubles: bool = False,
+    rounded: Sequence[bool] = (),
 ) -> EvaluatedSums:
     """Sum the statistics over one chunk, and evaluate mixtures on it while it is in memory.
 
@@ -103,20 +118,20 @@ def sum_and_evaluate(
     ----------
     argument
         As for `sum_labelled_batch`, and the mixtures.
-    in_doubles
-        As for `sum_labelled_batch`.
+    in_doubles, rounded
+        As for `sum_labelled_batch`; what is evaluated is not rounded.
     """
     batch, ownership, mixtures = argument
     if ownership is not None or rows.patterns:  # rows are taken apart, by labels or by patterns
-        sums = sum_labelled_batch(rows, (batch, ownership), in_doubles)
+        sums = sum_labelled_batch(rows, (batch, ownership), in_doubles, rounded)
         return EvaluatedSums(sums, evaluate_rows(rows, mixtures))
     summed = _to_doubles(rows) if in_doubles else rows
     wanted = {mixture.digest for mixture in mixtures}
     statistics, summaries = [], dict[str, DensitySummary]()
-    for parameters in batch:
+    for parameters, may_round in zip(batch, _each_of(rounded, batch), strict=True):
         given = parameters, summed.values, summed.sample_weight
         if parameters.digest not in wanted:
-            statistics.append(sum_statistics(*given))
+            statistics.append(sum_statistics(*given, rounded=may_round))
             continue
         of_candidate, assigned = sum_and_assign(*given)
         if assigned is not None:
@@ -159,6 +174,8 @@ class ScannedExpectation:
         Mixtures that the next scan evaluates.
     fresh
         For each candidate of the next scan, whether its components may be put in order.
+    rounded
+        For each of them, whether complete float64 rows may be computed in float32.
     evaluated
         Densities of all rows in the mixtures so far, by the digest of their parameters.
     """
@@ -173,12 +190,12 @@ class ScannedExpectation:
     ) -> None:
         self.beside: Batch = ()
         self.fresh: Sequence[bool] = ()
+        self.rounded: Sequence[bool] = ()
         self.evaluated = evaluated
         self._scanner = scanner
         self._nulls = nulls
         self._ownership = ownership
-        self._sum = partial(sum_labelled_batch, in_doubles=in_doubles)
-        self._sum_and_evaluate = partial(sum_and_evaluate, in_doubles=in_doubles)
+        self._in_doubles = in_doubles
 
     def __call__(self, batch: Sequence[MixtureParameters]) -> Sequence[SufficientStatistics]:
         """Take the statistics of each mixture, and evaluate those of ``beside``."""
@@ -188,15 +205,18 @@ class ScannedExpectation:
             parameters if order is None else parameters.reordered(order)
             for parameters, order in zip(batch, orders, strict=True)
         )
-        mixtures, self.beside, self.fresh = self.beside, (), ()
+        rounded = () if self._in_doubles else tuple(self.rounded)
+        mixtures, self.beside, self.fresh, self.rounded = self.beside, (), (), ()
         if mixtures:
-            result = reduce(self._sum_and_evaluate, (candidates, self._ownership, mixtures), *rules)
+            evaluate = partial(sum_and_evaluate, in_doubles=self._in_doubles, rounded=rounded)
+            result = reduce(evaluate, (candidates, self._ownership, mixtures), *rules)
             digests = (mixture.digest for mixture in mixtures)
             latest = dict(zip(digests, result.evaluation.summaries, strict=True))
             self.evaluated = {**self.evaluated, **latest}
             sums = result.sums.statistics
         else:
-            sums = reduce(self._sum, (candidates, self._ownership), *rules).statistics
+            take = partial(sum_labelled_batch, in_doubles=self._in_doubles, rounded=rounded)
+            sums = reduce(take, (candidates, self._ownership), *rules).statistics
         return [
             of_candidate if order is None else reorder_statistics(of_candidate, order, parameters)
             for of_candidate, order, parameters in zip(sums, orders, batch, strict=True)

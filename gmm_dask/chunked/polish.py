@@ -22,6 +22,7 @@ from gmm_dask.mixture.em import EMState, Ending, em_steps, start_em
 from gmm_dask.mixture.engine import least_single_tol
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.parameters import MixtureParameters
+from gmm_dask.mixture.race import may_converge
 from gmm_dask.mixture.replacing import Replacement
 from gmm_dask.mixture.threads import available_cores
 
@@ -67,14 +68,14 @@ def polish(
             lambda em: replacing(compare(em)),
         )
         if scanning:
-            scanning.fresh = _fresh(state)
+            _set_up(scanning, state, options)
         if evaluating:
             evaluating.beside = foresee(state, options, others)
         for em in steps:
             frames = add_frame(state.frames, em)
             state = replace(state, em=em, scans=scanner.scans, frames=frames)
             if scanning:
-                scanning.fresh = _fresh(state)
+                _set_up(scanning, state, options)
             if evaluating:
                 evaluating.evaluated = drop_wrong(evaluating.evaluated, state, others)
                 state = replace(state, evaluated=evaluating.evaluated)
@@ -86,10 +87,19 @@ def polish(
     return state
 
 
-def _fresh(state: FitState) -> list[bool]:
-    """Say of each running candidate whether this fit made its start."""
+def _set_up(scanning: ScannedExpectation, state: FitState, options: FitOptions) -> None:
+    """Say of each running candidate what the next scan may do with it.
+
+    A scan that cannot find that a fit has converged only leads to better parameters: float32 does
+    for it.
+    """
     assert state.em is not None
-    return [state.fresh[index] for index in state.em.running]
+    running = [state.em.candidates[index] for index in state.em.running]
+    scanning.fresh = [state.fresh[index] for index in state.em.running]
+    scanning.rounded = [
+        candidate.ending is not Ending.STEPPED and not may_converge(candidate, options.em)
+        for candidate in running
+    ]
 
 
 def _endings(state: FitState, options: FitOptions) -> tuple[Ending, ...]:

@@ -106,6 +106,7 @@ def statistics(
     *,
     divided: bool | None = None,
     assigned: tuple[LabelsArray, FloatArray, FloatArray] | None = None,
+    rounded: bool = False,
 ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
     """Take the sums of an E-step in one pass over rows in memory.
 
@@ -122,6 +123,8 @@ def statistics(
     assigned
         Filled with labels, log-densities and certainties, as by `assign`; only where `assigns_too`
         says so.
+    rounded
+        Whether float64 rows may be rounded to float32 and computed in that, where that is safe.
 
     Returns
     -------
@@ -139,7 +142,10 @@ def statistics(
         if guide is not None:
             whole = partial(statistics, parameters, divided=False)
             return sum_blocks(parameters, guide, X, sample_weight, whole)
-    in_singles = X.dtype == np.float32 and _few_enough_for_singles(parameters)
+    in_singles = X.dtype == np.float32 or rounded
+    in_singles = in_singles and _few_enough_for_singles(parameters)
+    if X.dtype == np.float64:
+        in_singles = in_singles and single_precision.rounds(parameters)
     if not in_singles or len(X) < LEAST_SINGLE_ROWS:
         return _statistics_in_doubles(parameters, X, sample_weight, assigned)
     computed = single_precision.statistics(parameters, X, sample_weight)

@@ -140,6 +140,7 @@ def sum_statistics(
     patterns: Patterns = (),
     sharing: int | None = None,
     assigned: tuple[LabelsArray, FloatArray, FloatArray] | None = None,
+    rounded: bool = False,
 ) -> SufficientStatistics:
     """Take the statistics of an E-step in one pass over rows in memory.
 
@@ -158,7 +159,7 @@ def sum_statistics(
         How many rows in memory, these among them, take a pass with this mixture: by that they are
         divided among many components or not (`gmm_dask.mixture.engine.divides`); those with holes
         by how many have their pattern. None: they are a part of many more, as a chunk is.
-    assigned
+    assigned, rounded
         As in `gmm_dask.mixture.engine.statistics`, for complete rows.
     """
     if patterns:
@@ -178,7 +179,9 @@ def sum_statistics(
             empty_statistics(parameters),
         )
     divided = None if sharing is None else engine.divides(parameters, sharing)
-    sums = engine.statistics(parameters, X, sample_weight, divided=divided, assigned=assigned)
+    sums = engine.statistics(
+        parameters, X, sample_weight, divided=divided, assigned=assigned, rounded=rounded
+    )
     return _statistics(parameters, X, sample_weight, sums)
 
 

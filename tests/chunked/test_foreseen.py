@@ -83,6 +83,20 @@ def test_a_foretold_end_comes_once_all_that_is_left_promises_less_than_tol(tol):
     assert 0.0 < rest < tol
 
 
+@pytest.mark.parametrize(("tol", "rounded"), [(1e-4, True), (1e-7, False)])
+def test_only_scans_that_cannot_find_an_end_are_rounded(small_groups, tol, rounded):
+    """They lead to better parameters; what is said of the result is exact."""
+    X = clouds()
+    scanner = Scanner(MemoryChunks(X, None, 2_000, ("x", "y")), Threads(2))
+    result = fit(scanner, replace(OPTIONS, em=EMOptions(tol, 300)))
+    exact = sum_statistics(result.initial, X).mean_log_likelihood
+    first = result.best.history[0].log_likelihood
+    assert first == pytest.approx(exact, rel=1e-6 if rounded else 1e-13)
+    assert rounded == (first != pytest.approx(exact, rel=1e-12))
+    last = sum_statistics(result.parameters, X).mean_log_likelihood
+    assert result.best.log_likelihood == pytest.approx(last, rel=1e-13)
+
+
 def test_only_a_searched_fit_that_scans_ends_foretold(small_groups):
     assert fitted()[0].best.ending is Ending.FORETOLD
     assert fitted(replace(OPTIONS, search_rows=None))[0].best.ending is Ending.STEPPED

@@ -105,6 +105,54 @@ def test_every_layout_gives_the_same_bits(covariance_type, d):
             )
 
 
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("d", [2, 6, 37])
+def test_rounded_rows_have_the_bits_of_float32_rows(covariance_type, d):
+    rng = np.random.default_rng(0)
+    parameters = mixture(covariance_type, 3, d, rng, offset=100.0)
+    X, w = rows_of(parameters, N, rng), rng.random(N)
+    reference = sum_statistics(parameters, X.astype(np.float32), w)
+    assert (reference.residual_products != sum_statistics(parameters, X, w).residual_products).any()
+    for name, layout in LAYOUTS.items():
+        if name == ONE_ROW:
+            continue
+        again = sum_statistics(parameters, layout(X), w, rounded=True)
+        for statistic in STATISTICS:
+            np.testing.assert_array_equal(
+                getattr(again, statistic), getattr(reference, statistic), err_msg=name
+            )
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize(("deviations", "rounded"), [(1_000.0, True), (1_050.0, False)])
+def test_rows_far_from_0_are_not_rounded(covariance_type, deviations, rounded):
+    rng = np.random.default_rng(0)
+    covariances = {"full": np.eye(2)[None], "tied": np.eye(2), "diag": np.ones((1, 2))}
+    covariances["spherical"] = np.ones(1)
+    parameters = MixtureParameters.from_covariances(
+        covariance_type, [1.0], np.array([[0.0, -deviations]]), covariances[covariance_type]
+    )
+    X = rows_of(parameters, N, rng)
+    exact = sum_statistics(parameters, X)
+    statistics = sum_statistics(parameters, X, rounded=True)
+    differs = statistics.log_likelihood != exact.log_likelihood
+    assert (passes.rounds(parameters), differs) == (rounded, rounded)
+    np.testing.assert_allclose(statistics.log_likelihood, exact.log_likelihood, rtol=1e-5)
+    np.testing.assert_allclose(
+        statistics.residual_products, exact.residual_products, rtol=1e-5, atol=1e-3
+    )
+
+
+def test_a_float64_row_that_float32_cannot_hold_is_left_to_float64():
+    rng = np.random.default_rng(0)
+    parameters = mixture("full", 3, 4, rng)
+    X = rows_of(parameters, N, rng)
+    X[3, 1], X[700, 0] = 1e60, -1e39
+    exact, rounded = (sum_statistics(parameters, X, rounded=flag) for flag in (False, True))
+    np.testing.assert_allclose(rounded.log_likelihood, exact.log_likelihood, rtol=1e-12)
+    np.testing.assert_allclose(rounded.counts, exact.counts, rtol=1e-6)
+
+
 def correlated(correlation, offset=0.0):
     """One component of two features with a correlation."""
     matrix = np.array([[[1.0, correlation], [correlation, 1.0]]])

@@ -9,6 +9,7 @@ from gmm_dask.mixture.kernels.addresses import rows_at, vector_at, writable
 from gmm_dask.mixture.kernels.tiles import ROWS
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.single_precision import diag, full, spherical, tied
+from gmm_dask.mixture.single_precision.narrowing import MOST_ROUNDED_OFFSET
 
 #: The pass for each form of the factors U.
 KERNELS = {
@@ -30,7 +31,7 @@ def statistics(
     Parameters
     ----------
     X
-        (n, d) float32, any order and strides.
+        (n, d) float32, or float64 rows that may be rounded (`rounds`), any order and strides.
     sample_weight
         (n,) float64, ≥ 0, or None.
 
@@ -68,3 +69,13 @@ def is_safe(parameters: MixtureParameters) -> bool:
         parameters.covariance.factor_form in KERNELS
         and statistics(parameters, np.empty((0, d), np.float32), None) is not None
     )
+
+
+def rounds(parameters: MixtureParameters) -> bool:
+    """Whether float64 rows may be rounded to float32 under a mixture."""
+    form, variances = parameters.covariance.factor_form, parameters.covariances
+    if form in ("full", "tied"):
+        variances = np.diagonal(variances, axis1=-2, axis2=-1)  # (k, d) or (d,)
+    elif form == "spherical":
+        variances = variances[:, None]
+    return bool((parameters.means**2 <= MOST_ROUNDED_OFFSET**2 * variances).all())

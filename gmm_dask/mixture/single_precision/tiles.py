@@ -1,4 +1,4 @@
-"""Tiles of float32 rows, on which the passes in single precision work: buffers and loading."""
+"""Tiles in float32, on which the passes in single precision work: buffers and loading."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def begin_walk(k, d):  # type: ignore[no-untyped-def]
 
 @inlined
 def _load_rows(tile, source, start, rows):  # type: ignore[no-untyped-def]
-    """Copy float32 rows into a tile, feature-major; return whether those at hand are finite.
+    """Copy rows into a tile, feature-major; return whether those at hand are finite.
 
     Of rows that do not lie in one piece this is not told; their densities will.
     """
@@ -86,17 +86,37 @@ def _load_whole_rows(tile, source, start, rows):  # type: ignore[no-untyped-def]
     for i in range(0, whole, BAND):
         row = source.address + (start + i) * step
         for a in range(BAND):
-            magnitude += sum_of_magnitudes(row + a * step, 4, d)
-        for j in range(d):
-            feature = singles(target + 4 * (j * ROWS + i))
-            for a in range(BAND):
-                feature[a] = singles(row + a * step)[j]
+            magnitude += sum_of_magnitudes(row + a * step, source.itemsize, d)
+        if source.itemsize == 4:
+            _turn_singles(target + 4 * i, row, step, d)
+        else:
+            _turn_doubles(target + 4 * i, row, step, d)
     for i in range(whole, rows):
         row = source.address + (start + i) * step
-        magnitude += sum_of_magnitudes(row, 4, d)
+        magnitude += sum_of_magnitudes(row, source.itemsize, d)
         for j in range(d):
-            tile[j * ROWS + i] = singles(row)[j]
+            tile[j * ROWS + i] = singles(row)[j] if source.itemsize == 4 else doubles(row)[j]
     return magnitude
+
+
+@inlined
+def _turn_singles(target, row, step, d):  # type: ignore[no-untyped-def]
+    """Copy a band of rows, the first of which is at an address, to places of a tile."""
+    prefer_wide_vectors()
+    for j in range(d):
+        feature = singles(target + j * (4 * ROWS))
+        for a in range(BAND):
+            feature[a] = singles(row + a * step)[j]
+
+
+@inlined
+def _turn_doubles(target, row, step, d):  # type: ignore[no-untyped-def]
+    """Copy a band of float64 rows to places of a tile."""
+    prefer_wide_vectors()
+    for j in range(d):
+        feature = singles(target + j * (4 * ROWS))
+        for a in range(BAND):
+            feature[a] = doubles(row + a * step)[j]
 
 
 @inlined
@@ -106,13 +126,19 @@ def _load_columns(tile, source, start, rows):  # type: ignore[no-untyped-def]
     for j in range(tile.size // ROWS):
         feature = tile[j * ROWS : (j + 1) * ROWS]
         column = source.address + start * source.row_stride + j * source.column_stride
-        if source.row_stride == 4:
-            contiguous = singles(column)
+        narrow, wide = singles(column), doubles(column)
+        if source.itemsize == 4 and source.row_stride == 4:
             for i in range(rows):
-                feature[i] = contiguous[i]
-        else:
+                feature[i] = narrow[i]
+        elif source.itemsize == 4:
             for i in range(rows):
                 feature[i] = singles(column + i * source.row_stride)[0]
+        elif source.row_stride == 8:
+            for i in range(rows):
+                feature[i] = wide[i]
+        else:
+            for i in range(rows):
+                feature[i] = doubles(column + i * source.row_stride)[0]
 
 
 @exact
