@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
-from gmm_dask.mixture.kernels import diag, full, spherical, tied
 from gmm_dask.mixture.kernels.addresses import (
     NO_ANSWERS,
     Answers,
@@ -25,7 +23,7 @@ from gmm_dask.mixture.kernels.addresses import (
     vector_at,
     writable,
 )
-from gmm_dask.mixture.kernels.compile import KernelFunction
+from gmm_dask.mixture.kernels.passes import PASSES, Passes
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.row_major import diag as diag_by_rows
 from gmm_dask.mixture.row_major import full as full_by_rows
@@ -33,24 +31,9 @@ from gmm_dask.mixture.single_precision import passes as single_precision
 from gmm_dask.mixture.sparse.blocks import assign_blocks, guide_for, is_worth, sum_blocks
 from gmm_dask.mixture.threads import single_threaded
 
-
-class _Passes(NamedTuple):
-    """The compiled passes for one form of the factors U."""
-
-    statistics: KernelFunction
-    assign: KernelFunction
-
-
-_PASSES = {
-    "full": _Passes(full.statistics, full.assign),
-    "tied": _Passes(tied.statistics, tied.assign),
-    "diag": _Passes(diag.statistics, diag.assign),
-    "spherical": _Passes(spherical.statistics, spherical.assign),
-}
-
 _ROW_MAJOR = {
-    "full": _Passes(full_by_rows.statistics, full_by_rows.assign),
-    "diag": _Passes(diag_by_rows.statistics, diag_by_rows.assign),
+    "full": Passes(full_by_rows.statistics, full_by_rows.assign),
+    "diag": Passes(diag_by_rows.statistics, diag_by_rows.assign),
 }
 #: From this many features on, row-major blocks are faster (benchmarks/RESULTS.md). The number of
 #: rows does not matter: neither kind of pass has costs that a few hundred rows would not cover.
@@ -198,7 +181,7 @@ def _statistics_in_doubles(
     )
     sums = np.zeros(k), np.zeros((k, d)), np.zeros(shape)
     if not takes_blocks(parameters):
-        log_likelihood: float = _PASSES[form].statistics(
+        log_likelihood: float = PASSES[form].statistics(
             rows_at(X), vector_at(sample_weight), *mixture, *sums, answers
         )
         return *sums, log_likelihood
@@ -212,7 +195,7 @@ def _statistics_in_doubles(
     X = X[done:]
     sample_weight = None if sample_weight is None else sample_weight[done:]
     rest = np.zeros(k), np.zeros((k, d)), np.zeros(shape)
-    log_likelihood += _PASSES[form].statistics(
+    log_likelihood += PASSES[form].statistics(
         rows_at(X), vector_at(sample_weight), *mixture, *rest, NO_ANSWERS
     )
     counts, residual_sums, residual_products = (a + b for a, b in zip(sums, rest, strict=True))
@@ -260,7 +243,7 @@ def assign(
                 parameters, guide, X, answers, partial(assign, parameters, divided=False)
             )
     by_blocks = takes_blocks(parameters)
-    passes = (_ROW_MAJOR if by_blocks else _PASSES)[parameters.covariance.factor_form]
+    passes = (_ROW_MAJOR if by_blocks else PASSES)[parameters.covariance.factor_form]
     # BLAS is called by the passes over blocks alone.
     with single_threaded() if by_blocks else nullcontext():
         finite: bool = passes.assign(

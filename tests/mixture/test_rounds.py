@@ -1,6 +1,8 @@
 """Runs that climb in compiled calls, held to EM one iteration at a time."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from gmm_dask.mixture.em import Status, fit_em
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import labelled_start, wide_start
+from gmm_dask.mixture.kernels.compile import kernel
 from gmm_dask.mixture.race import Race
 from gmm_dask.mixture.rounds import fit as rounds
 from gmm_dask.mixture.rounds.fit import fit_runs
@@ -119,3 +122,22 @@ def test_other_rows_take_their_iterations_together(X, rows, monkeypatch):
         X = np.tile(X, (4, 1))
     candidates = fit_runs(ExpectationOn(X, None), first, spec, EMOptions(0.0, 3))
     assert [candidate.n_iter for candidate in candidates] == [3, 3]
+
+
+@kernel("pass that fails")
+def _failing(source, weight, constants, means, factors, covariances, N, F, S, left_out):
+    if source.n > 0:
+        raise MemoryError
+    return 0.0, 0
+
+
+def test_a_pass_that_fails_leaves_the_iteration_to_em(X, monkeypatch):
+    """What fails in a kernel that is called by its address cannot be raised there."""
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    spec, options = MixtureSpec(3), EMOptions(0.0, 3)
+    expected = fit_em(ExpectationOn(X, None), starts(X, spec, 1), spec, options)
+    monkeypatch.setattr(rounds, "passes", SimpleNamespace(KERNELS={"full": _failing}))
+    (candidate,) = fit_runs(ExpectationOn(X, None), starts(X, spec, 1), spec, options)
+    assert ignored[0].exc_type is MemoryError
+    alike(candidate, expected[0])

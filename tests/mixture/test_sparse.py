@@ -1,5 +1,6 @@
 """Rows divided among many components: the same as the plain pass, whatever rows and parameters."""
 
+import sys
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from gmm_dask.mixture import assignment, engine
 from gmm_dask.mixture.assignment import assign
 from gmm_dask.mixture.expectation import ExpectationOn
+from gmm_dask.mixture.kernels.compile import kernel
+from gmm_dask.mixture.kernels.passes import PASSES
 from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.patterns import find_patterns
-from gmm_dask.mixture.sparse import blocks, guide
+from gmm_dask.mixture.sparse import blocks, guide, passes
 from gmm_dask.mixture.sparse.pairs import SPAN
 from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.oracle import expectation
@@ -28,8 +31,6 @@ from tests.mixture.test_kernels import (
     weights_of,
 )
 
-#: The kernels of the others take seconds to compile, and differ in the form of their arrays alone.
-FORMS = [pytest.param(name, marks=[] if name == "full" else pytest.mark.slow) for name in TYPES]
 property_test = settings(max_examples=30, derandomize=True)
 # From components on each other to such that lie apart; in standard deviations.
 separations = st.sampled_from([0.0, 1.5, 8.0, 60.0, 1e4])
@@ -105,7 +106,7 @@ def sizes_of(parameters, X, sample_weight, plain):
     )
 
 
-@pytest.mark.parametrize("covariance_type", FORMS)
+@pytest.mark.parametrize("covariance_type", TYPES)
 @property_test
 @given(data=st.data())
 def test_statistics_are_the_plain_ones(covariance_type, data):
@@ -124,7 +125,7 @@ def predict(parameters, X, divided):
     return answers
 
 
-@pytest.mark.parametrize("covariance_type", FORMS)
+@pytest.mark.parametrize("covariance_type", TYPES)
 @property_test
 @given(data=st.data())
 def test_predictions_are_the_plain_ones(covariance_type, data):
@@ -145,7 +146,7 @@ def components_apart(covariance_type, k=40, d=6, n=2_000, separation=12.0):
     return parameters, rows_of(parameters, n, rng)
 
 
-@pytest.mark.parametrize("covariance_type", FORMS)
+@pytest.mark.parametrize("covariance_type", TYPES)
 def test_what_is_left_out_is_far_behind(covariance_type):
     parameters, X = components_apart(covariance_type)
     X[::40] += 30.0 * np.random.default_rng(2).normal(size=X[::40].shape)  # strays
@@ -177,7 +178,7 @@ def test_overlapping_components_have_the_bits_of_the_plain_pass(monkeypatch):
             np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("covariance_type", FORMS)
+@pytest.mark.parametrize("covariance_type", TYPES)
 def test_layouts_dtypes_and_threads_give_the_same_bits(covariance_type, monkeypatch):
     monkeypatch.setattr(assignment, "LEAST_SLICE_ROWS", 1)
     monkeypatch.setattr(assignment, "ASSIGN_ROWS", 150)
@@ -307,3 +308,25 @@ def test_the_guides_that_are_kept_are_bounded(monkeypatch):
     assert list(blocks._guides) == mixtures[:1]
     for part, other in zip(again, first, strict=True):
         np.testing.assert_array_equal(part, other)
+
+
+@kernel("pass that fails")
+def _failing(source, weight, constants, means, factors, N, F, S, answers):
+    if source.n > 0:
+        raise MemoryError
+    return 0.0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_pass_that_fails_for_a_bundle_is_no_pass_over_nothing(monkeypatch, weighted):
+    """What fails in a kernel that is called by its address cannot be raised there."""
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    parameters, X = components_apart("full")
+    w = np.random.default_rng(0).integers(0, 2, len(X)).astype(float) if weighted else None
+    sum_statistics(parameters, X, w)
+    failing = PASSES["full"]._replace(statistics=_failing)
+    monkeypatch.setattr(passes, "PASSES", {"full": failing})
+    with pytest.raises(MemoryError, match="a bundle of rows"):
+        sum_statistics(parameters, X, w)
+    assert ignored[0].exc_type is MemoryError

@@ -12,18 +12,13 @@ import numpy.typing as npt
 
 from gmm_dask.arrays import FloatArray, RowsArray
 from gmm_dask.mixture.kernels.addresses import rows_at, vector_at, writable
-from gmm_dask.mixture.kernels.compile import KernelFunction
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.sparse import diag, full, spherical, tied
 from gmm_dask.mixture.sparse.guide import Guide, guide_of, plain_time
+from gmm_dask.mixture.sparse.passes import assign, assign_of, statistics, statistics_of
 from gmm_dask.mixture.sparse.regions import divide
 
 Statistics = tuple[FloatArray, FloatArray, FloatArray, float]
 
-_PASSES = {
-    name: (module.statistics, module.assign)
-    for name, module in {"full": full, "tied": tied, "diag": diag, "spherical": spherical}.items()
-}
 #: Rows of a block. The more, the fewer components have to share a tile.
 STATISTICS_ROWS = 32_768
 #: Threads that share the rows of a prediction share them by such blocks.
@@ -170,7 +165,7 @@ def sum_blocks(
     shape = parameters.covariance.shape(k, d)
     sums = np.zeros(k), np.zeros((k, d)), np.zeros(shape)
     log_likelihood = 0.0
-    run: KernelFunction = _PASSES[parameters.covariance.factor_form][0]
+    factors = writable(parameters.precisions_cholesky).reshape(-1)
     for rows in _blocks(len(X), STATISTICS_ROWS):
         block = X[rows]
         weights = None if sample_weight is None else sample_weight[rows]
@@ -180,14 +175,16 @@ def sum_blocks(
             for total, part in zip(sums, parts, strict=True):
                 total += part
         else:
-            of_block = run(
+            of_block = statistics(
+                statistics_of(parameters),
                 rows_at(block),
                 vector_at(weights),
                 *division,
                 parameters.log_constants,
                 writable(parameters.means),
-                writable(parameters.precisions_cholesky),
-                *sums,
+                factors,
+                *sums[:2],
+                sums[2].reshape(-1),
             )
         log_likelihood += of_block
     return *sums, log_likelihood
@@ -210,7 +207,7 @@ def assign_blocks(
         The plain pass, for blocks that are not divided.
     """
     finite = True
-    run: KernelFunction = _PASSES[parameters.covariance.factor_form][1]
+    factors = writable(parameters.precisions_cholesky).reshape(-1)
     for rows in _blocks(len(X), ASSIGN_ROWS):
         block = X[rows]
         labels, densities, shares = (answer[rows] for answer in answers[:3])
@@ -220,12 +217,13 @@ def assign_blocks(
             finite = whole(block, labels, densities, shares, certainties) and finite
             continue
         finite = (
-            run(
+            assign(
+                assign_of(parameters),
                 rows_at(block),
                 *division,
                 parameters.log_constants,
                 writable(parameters.means),
-                writable(parameters.precisions_cholesky),
+                factors,
                 vector_at(labels),
                 vector_at(densities),
                 vector_at(certainties),
