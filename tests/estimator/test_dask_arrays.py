@@ -15,8 +15,8 @@ from sklearn.datasets import make_blobs
 from gmm_dask import GaussianMixture, read_parquet
 
 RAGGED = (700, 0, 1, 2_299, 3_000)
-# The sample is smaller than the data, so the polish scans the chunks.
-KEYWORDS = {"n_components": 3, "random_state": 0, "search_rows": 1_000}
+# The sample is smaller than the data, so the polish scans the chunks; in float64, for such a tol.
+KEYWORDS = {"n_components": 3, "random_state": 0, "search_rows": 1_000, "tol": 9e-7}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,16 @@ def test_chunks_change_only_rounding(
     np.testing.assert_allclose(model.covariances_, fitted.covariances_, rtol=1e-11)
     # one survey, one per iteration, one evaluation
     assert model.scans_ == model.n_iter_ + 2
+
+
+def test_chunks_change_a_scan_in_float32_by_its_rounding(X: np.ndarray) -> None:
+    keywords = {**KEYWORDS, "tol": 1e-3}
+    expected = GaussianMixture(**keywords).fit(X)
+    model = GaussianMixture(**keywords).fit(da.from_array(X, chunks=(RAGGED, 3)))
+    assert model.n_iter_ == expected.n_iter_
+    np.testing.assert_allclose(model.means_, expected.means_, rtol=1e-6)
+    np.testing.assert_allclose(model.covariances_, expected.covariances_, rtol=1e-6, atol=1e-6)
+    assert model.lower_bound_ == pytest.approx(expected.lower_bound_, rel=1e-9)
 
 
 def test_column_chunks_and_unknown_row_chunks(X: np.ndarray, fitted: GaussianMixture) -> None:
