@@ -20,7 +20,7 @@ from gmm_dask.report.page.cards import contrast
 from gmm_dask.report.page.document import _json, report_page
 from gmm_dask.report.page.markup import Markup, element, join
 from gmm_dask.report.page.plot import Plot
-from gmm_dask.report.page.scatter import heat_map
+from gmm_dask.report.page.scatter import _tallest, heat_map
 from gmm_dask.report.page.subject import Batch, Subject
 from gmm_dask.report.page.tree import heights_of, leaves_of
 from gmm_dask.report.page.verdict import judge
@@ -454,3 +454,10 @@ def test_json_in_the_page_cannot_end_its_element():
     text = _json(value)
     assert "<" not in text
     assert json.loads(text) == value
+
+
+def test_a_panel_in_which_nothing_is_seen_has_a_height():
+    nothing = np.zeros(5)
+    assert _tallest(nothing, nothing) == _tallest(nothing[:0], nothing) == 1.0
+    assert _tallest(nothing, nothing + 2.0) == 1.0  # a curve far above bars of 0 is cut off
+    assert _tallest(nothing + 1.0, nothing) == pytest.approx(1.08)

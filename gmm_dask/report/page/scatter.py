@@ -239,8 +239,9 @@ def _tallest(heights: FloatArray, curve: FloatArray) -> float:
     """Height of a panel: a collapsed component is a needle and may be cut off."""
     mixture = float(curve.max())
     if not len(heights):
-        return 1.1 * mixture
-    return 1.08 * max(float(heights.max()), min(mixture, 1.7 * float(heights.max())))
+        return 1.1 * mixture or 1.0
+    highest = float(heights.max())
+    return 1.08 * max(highest, min(mixture, 1.7 * highest)) or 1.0  # where nothing is seen
 
 
 def _bars(plot: Plot, heights: FloatArray) -> Markup:
