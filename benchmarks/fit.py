@@ -16,7 +16,7 @@ The ratio of the times is explained by two factors and a rest:
 
 ``--ten`` fits each set by scikit-learn with ``n_init=10`` too, once: minutes for each set. That is
 what a user does there who wants a likelihood like that of our search. Beside it is a fit of ours
-with ``tol=1e-4`` too: by default, either may end up to 0.001 nats below the top.
+with ``tol=1e-4`` too: by default, either ends once a step of EM changes hardly 0.001 nats.
 
 ``--embeddings`` fits drawn embeddings instead, both libraries in turns in one process, by seconds
 of the processor; scikit-learn's on one thread, since idle threads of BLAS count too. ``--wide``
@@ -169,7 +169,7 @@ def judged(X: np.ndarray, fit: Fit) -> str:
 def compared_with_ten(name: str, X: np.ndarray, ours: Fit, rounds: int) -> tuple[str, ...]:
     """A line on scikit-learn's best of ten starts, and medians of our fits by default and closer.
 
-    Both end within their ``tol``: by a smaller one ours comes to the top by which to compare them.
+    By a smaller ``tol`` ours comes nearer to the top by which to compare them.
     """
     ten = alone(partial(fit_scikit_learn, n_init=10), name)
     closer = middle([alone(partial(fit_ours, tol=1e-4), name) for _ in range(rounds)])

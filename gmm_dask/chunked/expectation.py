@@ -119,7 +119,8 @@ def sum_and_evaluate(
     argument
         As for `sum_labelled_batch`, and the mixtures.
     in_doubles, rounded
-        As for `sum_labelled_batch`; what is evaluated is not rounded.
+        As for `sum_labelled_batch`. Where statistics may be rounded, an evaluation is a pass of its
+        own.
     """
     batch, ownership, mixtures = argument
     if ownership is not None or rows.patterns:  # rows are taken apart, by labels or by patterns
@@ -130,7 +131,7 @@ def sum_and_evaluate(
     statistics, summaries = [], dict[str, DensitySummary]()
     for parameters, may_round in zip(batch, _each_of(rounded, batch), strict=True):
         given = parameters, summed.values, summed.sample_weight
-        if parameters.digest not in wanted:
+        if may_round or parameters.digest not in wanted:
             statistics.append(sum_statistics(*given, rounded=may_round))
             continue
         of_candidate, assigned = sum_and_assign(*given)

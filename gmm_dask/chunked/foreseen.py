@@ -13,10 +13,9 @@ from gmm_dask.chunked.conclusion import in_order
 from gmm_dask.chunked.evaluation import DensitySummary
 from gmm_dask.chunked.fit_records import FitOptions, FitState
 from gmm_dask.mixture.criteria import rank
-from gmm_dask.mixture.em import Candidate, Ending, Status
+from gmm_dask.mixture.em import Candidate, Ending, Status, may_converge
 from gmm_dask.mixture.iterations import promised_gain
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.race import may_converge
 from gmm_dask.mixture.selection import GENEROUS, cell_of
 
 

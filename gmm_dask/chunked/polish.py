@@ -18,11 +18,10 @@ from gmm_dask.chunked.replacing import is_lost, lowest_finder, mend_starts
 from gmm_dask.chunked.replay import add_frame
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.events import IterationFinished, Notify
-from gmm_dask.mixture.em import EMState, Ending, em_steps, start_em
-from gmm_dask.mixture.engine import least_single_tol
+from gmm_dask.mixture.em import EMState, Ending, em_steps, may_converge, start_em
+from gmm_dask.mixture.engine import least_rounded_tol, least_single_tol
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.parameters import MixtureParameters
-from gmm_dask.mixture.race import may_converge
 from gmm_dask.mixture.replacing import Replacement
 from gmm_dask.mixture.threads import available_cores
 
@@ -95,9 +94,15 @@ def _set_up(scanning: ScannedExpectation, state: FitState, options: FitOptions) 
     """
     assert state.em is not None
     running = [state.em.candidates[index] for index in state.em.running]
+    if not running:
+        return
     scanning.fresh = [state.fresh[index] for index in state.em.running]
+    last = state.em.iteration + 1 >= options.em.max_iter
+    exact = last or options.em.tol < least_rounded_tol(running[0].parameters.n_features)
     scanning.rounded = [
-        candidate.ending is not Ending.STEPPED and not may_converge(candidate, options.em)
+        not exact
+        and candidate.ending is not Ending.STEPPED
+        and not may_converge(candidate, options.em)
         for candidate in running
     ]
 

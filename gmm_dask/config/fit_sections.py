@@ -68,7 +68,8 @@ class FitSection(Section):
     """``[fit]``: how the parameters are found."""
 
     tol: NonNegative = Field(
-        EMOptions.tol, description="change of mean log-likelihood that ends the fit"
+        EMOptions.tol,
+        description="change of mean log-likelihood, seen or foretold, that ends the fit",
     )
     max_iter: Annotated[int, Field(ge=0)] = Field(
         EMOptions.max_iter, description="EM iterations over all rows"

@@ -26,6 +26,9 @@ from gmm_dask.mixture.parameters import MixtureParameters
 from gmm_dask.mixture.spec import EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import SufficientStatistics
 
+#: What M-steps promise is expected to shrink by this factor at the most, from one to the next.
+_SHRINKS = 32.0
+
 Expectation = Callable[[Sequence[MixtureParameters]], Sequence[SufficientStatistics]]
 
 
@@ -145,6 +148,21 @@ class EMState:
         )
 
 
+def may_converge(candidate: Candidate, options: EMOptions) -> bool:
+    """Whether the next E-step may find that a candidate has converged.
+
+    An M-step gains at least what it gains of the expected log-likelihood (Dempster and others,
+    1977). So where that is ``tol`` or more, the change will be too. What the M-step after it
+    promises may be less than that by any factor; beyond `_SHRINKS` it is not waited for, and an
+    end that is foretold comes an E-step later.
+    """
+    if candidate.status is not Status.RUNNING or not candidate.history:
+        return False
+    latest = candidate.history[-1]
+    most = options.tol * (_SHRINKS if candidate.ending is Ending.FORETOLD else 1.0)
+    return not latest.replaced and latest.expected < most
+
+
 def advance(
     candidate: Candidate,
     statistics: SufficientStatistics,
@@ -173,7 +191,9 @@ def advance(
     status = Status.RUNNING
     settled = abs(mean_log_likelihood - before) < options.tol
     if candidate.ending is Ending.FORETOLD:
-        settled = settled or promised_gain(history) < options.tol
+        # What the last two M-steps say must agree with the likelihoods of three.
+        promises = promised_gain(history), promised_gain(history[-2:])
+        settled = (settled or max(promises) < options.tol) and may_converge(candidate, options)
     if settled and not (outcome.guarded or replaced):
         status = Status.CONVERGED
     elif len(history) >= options.max_iter:

@@ -2,8 +2,8 @@
 
 Passes over tiles (`kernels/`) serve any number of features, passes over row-major blocks
 (`row_major/`) many, passes in single precision (`single_precision/`) the statistics of float32
-rows. Among many components that lie apart, rows are put in order first (`sparse/`). Another engine
-would be a folder beside these with the same passes, and a choice here.
+rows and of rounded ones. Among many components that lie apart, rows are put in order first
+(`sparse/`). Another engine would be a folder beside these with the same passes, and a choice here.
 """
 
 from __future__ import annotations
@@ -52,6 +52,13 @@ def takes_blocks(parameters: MixtureParameters) -> bool:
     """Whether the pass for a mixture is one over row-major blocks."""
     least = MANY_FEATURES.get(parameters.covariance.factor_form)
     return least is not None and parameters.n_features >= least
+
+
+def sums_by_blocks(parameters: MixtureParameters, dtype: npt.DTypeLike) -> bool:
+    """Whether the statistics of rows of a type are taken over row-major blocks."""
+    if dtype == np.float32 and _few_enough_for_singles(parameters):
+        return False
+    return takes_blocks(parameters)
 
 
 def _few_enough_for_singles(parameters: MixtureParameters) -> bool:
@@ -150,6 +157,15 @@ def least_single_tol(d: int) -> float:
     with a hundred features by 1e-7 and with six hundred by 2e-6: EM might never stop.
     """
     return 1e-6 * max(1.0, d / 100)
+
+
+def least_rounded_tol(d: int) -> float:
+    """Return the smallest ``tol``, nats, with which EM may round float64 rows of d features.
+
+    A likelihood of rounded rows is compared with one that is exact. Where many rows have the same
+    value, its rounding moves the mean by about 1e-6 for each feature.
+    """
+    return 100.0 * least_single_tol(d)
 
 
 def why_doubles(parameters: MixtureParameters, n: int) -> str:

@@ -112,7 +112,7 @@ class ExpectationOn:
         n, most = len(self.X), PIECE_ROWS
         if engine.divides(parameters, n):
             most = DIVIDED_PIECE_ROWS
-        elif engine.takes_blocks(parameters):
+        elif engine.sums_by_blocks(parameters, self.X.dtype):
             most = min(max(-(-n // _PIECES), _LEAST_PIECE_ROWS), PIECE_ROWS)
         return [(parameters, piece) for piece in self._cut_pieces(most)]
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray
 
+#: What rounding may leave of a gain of 0, nats per row.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, eq=False)
 class Iteration:
@@ -52,6 +55,7 @@ def promised_gain(history: Sequence[Iteration]) -> float:
         return np.inf
     if len(latest) == 2:
         before, gain = (step.expected for step in latest)
+        gain = 0.0 if abs(gain) < _ROUNDING else gain
         return 2.0 * gain / (1.0 - np.sqrt(gain / before)) if 0.0 <= gain < before else np.inf
     first, second, third = (step.log_likelihood for step in latest)
     before, gain = second - first, third - second

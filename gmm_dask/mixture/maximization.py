@@ -113,7 +113,7 @@ def _maximize_together(
         update.precisions_cholesky,
     )
     squares = np.einsum("bkd,bkd->bk", residual_means, residual_means).max(axis=1)
-    gains = expected_gains(batch, mixtures, sums)
+    gains = expected_gains(batch, mixtures, sums, spec.reg_covar)
     outcomes: list[Maximized | NumericalError] = []
     for index, mixture in enumerate(mixtures):
         if not update.definite[index]:
@@ -137,12 +137,13 @@ def expected_gains(
     before: Sequence[MixtureParameters],
     after: Sequence[MixtureParameters],
     sums: Sequence[Sums],
+    reg_covar: float,
 ) -> list[float]:
     """Return by how much M-steps raised the expected log-likelihood, nats per unit of weight.
 
     Infinity where there is no weight, as in the first M-step of a cluster without rows.
-    Under the new parameters the squares of the whitened residuals sum up to d per row, but for
-    ``reg_covar``; under the old ones, to the trace of S.
+    Under the old parameters the squares of the whitened residuals sum up to the trace of S; under
+    the new ones to d per row, less what ``reg_covar`` adds to Σ', which is reg_covar · tr Σ'⁻¹.
     """
     counts = _stack([statistics.counts for statistics in sums])  # (b, k)
     constants = _stack([parameters.log_constants for parameters in after])
@@ -152,7 +153,12 @@ def expected_gains(
         _stack([statistics.residual_products for statistics in sums])
     )
     weights = np.array([statistics.weight for statistics in sums])
-    totals = gains + 0.5 * squares
+    floors = before[0].covariance.sum_precisions(
+        _stack([parameters.precisions_cholesky for parameters in after]),
+        counts,
+        before[0].n_features,
+    )
+    totals = gains + 0.5 * (squares + reg_covar * floors)
     per_weight = np.divide(totals, weights, out=np.full_like(totals, np.inf), where=weights > 0.0)
     expected: list[float] = (per_weight - 0.5 * before[0].n_features).tolist()
     return expected

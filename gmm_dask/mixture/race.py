@@ -9,28 +9,11 @@ import numpy as np
 
 from gmm_dask.arrays import FloatArray
 from gmm_dask.mixture.criteria import health
-from gmm_dask.mixture.em import Candidate, EMState, Ending, Status
+from gmm_dask.mixture.em import Candidate, EMState, Status
 from gmm_dask.mixture.iterations import promised_gain
-from gmm_dask.mixture.spec import EMOptions
 
 #: On few rows, a candidate may still gain this many times what it promises.
 GENEROUS = 3.0
-#: What an M-step promises may shrink by this factor to the next.
-_SHRINKS = 32.0
-
-
-def may_converge(candidate: Candidate, options: EMOptions) -> bool:
-    """Whether the next E-step may find that a candidate has converged.
-
-    An M-step gains at least what it gains of the expected log-likelihood (Dempster and others,
-    1977). So where that is ``tol`` or more, the change will be too. What the M-step after it
-    promises is less by a factor that is not known yet.
-    """
-    if candidate.status is not Status.RUNNING or not candidate.history:
-        return False
-    latest = candidate.history[-1]
-    most = options.tol * (_SHRINKS if candidate.ending is Ending.FORETOLD else 1.0)
-    return not latest.replaced and latest.expected < most
 
 
 @dataclass(frozen=True, eq=False)

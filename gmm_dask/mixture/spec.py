@@ -92,7 +92,8 @@ class EMOptions:
     ----------
     tol
         A change of the mean log-likelihood (nats per unit of weight) strictly below this ends
-        the run.
+        the run; with an `Ending` that is foretold, also where all further changes promise to add up
+        to less.
     max_iter
         The largest number of iterations.
     on_collapse

@@ -330,3 +330,21 @@ def test_a_pass_that_fails_for_a_bundle_is_no_pass_over_nothing(monkeypatch, wei
     with pytest.raises(MemoryError, match="a bundle of rows"):
         sum_statistics(parameters, X, w)
     assert ignored[0].exc_type is MemoryError
+
+
+@kernel("prediction that fails")
+def _failing_assign(source, constants, means, factors, labels, densities, certainties, shares):
+    if source.n > 0:
+        raise MemoryError
+    return True
+
+
+def test_a_prediction_that_fails_for_a_bundle_is_an_error(monkeypatch):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    parameters, X = components_apart("full")
+    failing = PASSES["full"]._replace(assign=_failing_assign)
+    monkeypatch.setattr(passes, "PASSES", {"full": failing})
+    with pytest.raises(MemoryError, match="a bundle of rows"):
+        assign(parameters, X, certainties=True, repeated=True)
+    assert ignored[0].exc_type is MemoryError

@@ -202,6 +202,13 @@ class CovarianceType(ABC):
         sums: FloatArray = residual_products.reshape(len(residual_products), -1).sum(axis=1)
         return sums
 
+    def sum_precisions(
+        self, precisions_cholesky: FloatArray, counts: FloatArray, d: int
+    ) -> FloatArray:
+        """Sum N tr Σ⁻¹ over the components of b mixtures, (b,), for factors (b, …) and N (b, k)."""
+        factors = precisions_cholesky.reshape(*counts.shape, -1)
+        return (np.einsum("bki,bki->bk", factors, factors) * counts).sum(axis=1)
+
     def reorder(self, values: FloatArray, order: npt.NDArray[np.intp]) -> FloatArray:
         """Return covariances, factors or precisions with the components in another order."""
         return values[order] if self.by_component else values

@@ -34,8 +34,13 @@ def each_large(work: Callable[[slice], Result], m: int, d: int) -> list[Result]:
     """
     if m <= 1 or d < LARGE:
         return [work(slice(None))]
+
+    def alone(c: int) -> Result:
+        with single_threaded():
+            return work(slice(c, c + 1))
+
     with ThreadPoolExecutor(min(m, available_cores())) as pool:
-        return list(pool.map(work, [slice(c, c + 1) for c in range(m)]))
+        return list(pool.map(alone, range(m)))
 
 
 def cholesky(matrices: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:

@@ -153,7 +153,11 @@ class Full(CovarianceType):
                 roots = np.sqrt(shares)[:, None] * (rows - means[c])  # (m, d)
                 covariances[c] = roots.T @ roots / counts[c]
 
-        each_large(estimate, k, d)
+        # Each thread holds the rows of its component: all of them, where shares are soft.
+        if 2 * int(np.count_nonzero(responsibilities)) > k * len(X):
+            estimate(slice(None))
+        else:
+            each_large(estimate, k, d)
         add_to_diagonals(covariances, spec.reg_covar)
         return covariances
 

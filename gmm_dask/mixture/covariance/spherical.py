@@ -65,6 +65,12 @@ class Spherical(CovarianceType):
         """Average the diagonal of each matrix, (k,)."""
         return np.trace(matrices, axis1=1, axis2=2) / matrices.shape[-1]
 
+    def sum_precisions(
+        self, precisions_cholesky: FloatArray, counts: FloatArray, d: int
+    ) -> FloatArray:
+        """Sum N d / σ² of each mixture, (b,)."""
+        return d * super().sum_precisions(precisions_cholesky, counts, d)
+
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute σ² / s², averaged over features."""
         return covariances * np.mean(1.0 / np.square(scale))

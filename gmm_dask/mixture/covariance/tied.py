@@ -85,6 +85,13 @@ class Tied(CovarianceType):
         """Compute the trace of S of each mixture, (b,)."""
         return np.einsum("bii->b", residual_products)
 
+    def sum_precisions(
+        self, precisions_cholesky: FloatArray, counts: FloatArray, d: int
+    ) -> FloatArray:
+        """Compute tr Σ⁻¹ times all counts of each mixture, (b,)."""
+        traces = np.einsum("bij,bij->b", precisions_cholesky, precisions_cholesky)
+        return np.asarray(traces * counts.sum(axis=1))
+
     def scaled(self, covariances: FloatArray, scale: FloatArray) -> FloatArray:
         """Compute Σᵢⱼ / sᵢsⱼ."""
         return covariances / (scale[:, None] * scale)

@@ -134,24 +134,28 @@ class Kernel:
         self._function = function
         self._title = title
         self._compiled: KernelFunction | None = None
+        self._address = 0
         self._compiling = threading.Lock()
-
-    @property
-    def part(self) -> KernelFunction:
-        """The same function as a part that other kernels call."""
-        return inlined(self._function)
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the pass; the first call in a process loads the compiled code or compiles it."""
         return self._compiled_for(arguments)(*arguments)
 
     def address(self, *arguments: Any) -> int:
-        """Return where other kernels call it (`calls`) with arguments of the types of these."""
-        self._compiled_for(arguments)
-        assert self._compiled is not None
-        (code,) = self._compiled.overloads.values()  # type: ignore[attr-defined]
-        address: int = code.library.get_pointer_to_function(code.fndesc.llvm_cfunc_wrapper_name)
-        return address
+        """Return where other kernels call it (`calls`) with arguments of the types of these.
+
+        Raises
+        ------
+        KeyError
+            It has been compiled for other types; looked at by the first call alone.
+        """
+        if not self._address:
+            dispatcher: Any = self._compiled_for(arguments)
+            code = dispatcher.overloads[tuple(map(load_numba().typeof, arguments))]
+            name = code.fndesc.llvm_cfunc_wrapper_name
+            self._address = code.library.get_pointer_to_function(name)
+            assert self._address
+        return self._address
 
     def _compiled_for(self, arguments: tuple[Any, ...]) -> KernelFunction:
         if self._compiled is None:

@@ -169,6 +169,22 @@ def _sum_squares(calls, S, d):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def _sum_precisions(calls, factors, N, d):  # type: ignore[no-untyped-def]
+    """Return the sum of N tr Σ⁻¹ over the components."""
+    k = N.size
+    shared = calls.matrices and calls.axes == 2
+    size = factors.size if shared else factors.size // k
+    total, square = 0.0, 0.0
+    for c in range(k):
+        if c == 0 or not shared:
+            first, square = c * size, 0.0
+            for i in range(first, first + size):
+                square += factors[i] * factors[i]
+        total += N[c] * square
+    return d * total if calls.axes == 1 else total
+
+
+@inlined
 def _total(values):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(values.size):
@@ -308,6 +324,7 @@ def climb(calls, rows, sample_weight, point, ahead, sums, steps, limits):  # typ
         gain = _move(calls, point, ahead, sums)
         steps.log_likelihoods[i] = mean
         steps.moved[i] = np.sqrt(longest)
+        squares += limits.reg_covar * _sum_precisions(calls, point.factors, sums.N, d)
         steps.expected[i] = (gain + 0.5 * squares) / limits.weight - 0.5 * d
         if not guarded and abs(mean - before) < limits.tol:
             return i + 1, CONVERGED

@@ -5,7 +5,8 @@ What a pass computes, and with which error. u = 2⁻²⁴ is the rounding of flo
 - μ is split into ν, its nearest float32, and the rest. x − ν has the relative error u, since a
   difference is rounded once. So a residual is as exact as it is small, wherever the data lie.
 - A float64 row is rounded first, by u of |x|. Of a row at t standard deviations that is at most
-  (`MOST_ROUNDED_OFFSET` + t)·u of each: 6e-5 at the most, of either sign.
+  (`MOST_ROUNDED_OFFSET` + t)·u of each, about 4e-6, and κ times that of y. Rows that have the same
+  value err alike.
 - y = Vᵀ(x − ν) + a, where V is U in float32 and a = Vᵀ(ν − μ). A sum of d products in any order
   errs by at most (d + 2)·u·Σ|V||x − ν|, and typically by √d times u. For a row at t standard
   deviations of each feature, |x − ν| ≤ t·σ + |ν − μ|; so the error of y is at most
@@ -48,7 +49,7 @@ MOST_MEAN = 2.0**60
 #: A mean must not exceed this many standard deviations: float32 has no finer steps there.
 MOST_OFFSET = 2.0**23
 #: The same for float64 rows, which are rounded first.
-MOST_ROUNDED_OFFSET = 2.0**10
+MOST_ROUNDED_OFFSET = 2.0**6
 #: The lowest log π p of a row that is computed in float32, below the largest constant, nats.
 FARTHEST = 1024.0
 

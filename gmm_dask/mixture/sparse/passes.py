@@ -32,6 +32,9 @@ from gmm_dask.mixture.sparse.bundles import (
     take_rows,
 )
 
+# A pass that has not failed has written another.
+_NO_LABEL = -1
+
 _sum = returning("sum_bundle", lambda types: types.float64)
 _predict = returning("predict_bundle", lambda types: types.boolean)
 
@@ -218,7 +221,11 @@ def assign(  # type: ignore[no-untyped-def]
         rows, _ = take_rows(bundle, source, NO_VECTOR, numbers, d)
         m = take_components(bundle, active[b], constants, means, every)
         places = places_of(answers, m, numbers.size)
+        if numbers.size > 0:
+            answers.labels[0] = _NO_LABEL
         finite = _predict_bundle(callee, bundle, rows, m, d, shared, places) and finite
+        if numbers.size > 0 and answers.labels[0] == _NO_LABEL:
+            raise MemoryError("a prediction of a bundle of rows had too little memory")
         give_answers(
             bundle, answers, m, k, numbers, labels, densities, certainties, responsibilities
         )
