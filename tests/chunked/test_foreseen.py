@@ -12,10 +12,19 @@ from gmm_dask.chunked.fit_records import FitOptions
 from gmm_dask.chunked.rows import MemoryChunks
 from gmm_dask.chunked.scan import Scanner
 from gmm_dask.chunked.threads import Threads
-from gmm_dask.mixture.em import Ending, Status, em_steps, fit_em, may_converge, start_em
+from gmm_dask.mixture.em import (
+    Candidate,
+    Ending,
+    Status,
+    advance,
+    em_steps,
+    fit_em,
+    may_converge,
+    start_em,
+)
 from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.initialization import initial_parameters, seeded
-from gmm_dask.mixture.iterations import promised_gain
+from gmm_dask.mixture.iterations import Iteration, promised_gain
 from gmm_dask.mixture.maximization import maximize
 from gmm_dask.mixture.spec import COVARIANCE_NAMES, EMOptions, MixtureSpec
 from gmm_dask.mixture.statistics import sum_statistics
@@ -81,6 +90,24 @@ def test_a_foretold_end_comes_once_all_that_is_left_promises_less_than_tol(tol):
     assert promised_gain(foretold.history) < tol <= promised_gain(foretold.history[:-1])
     rest = run(Ending.MEASURED, 0.0, 400).log_likelihood - foretold.log_likelihood
     assert 0.0 < rest < tol
+
+
+@pytest.mark.parametrize(("expected", "status"), [(1e-5, "converged"), (7e-4, "running")])
+def test_an_end_is_foretold_only_where_m_steps_agree_with_likelihoods(expected, status):
+    """The first gain is that from the sample to all rows, and so the ratio to the next misleads."""
+    X, options = clouds(500), EMOptions(1e-3, 60)
+    parameters = initial_parameters(X, None, OPTIONS.spec, seeded(0), None)
+    statistics = sum_statistics(parameters, X)
+    here = statistics.mean_log_likelihood
+    steps = [
+        Iteration(here - below, parameters.weights, parameters.means, (), 0.1, gain)
+        for below, gain in ((0.0515, 0.03), (0.0015, 8e-4))
+    ]
+    candidate = Candidate(parameters, history=tuple(steps), ending=Ending.FORETOLD)
+    outcome = maximize(parameters, statistics, OPTIONS.spec)._replace(expected=expected)
+    after = advance(candidate, statistics, outcome, options)
+    assert promised_gain(after.history) < 1e-4
+    assert after.status == status
 
 
 @pytest.mark.parametrize(("tol", "rounded"), [(1e-4, True), (9e-5, False)])

@@ -60,6 +60,20 @@ def test_climbs_take_the_iterations_of_em(X, covariance_type, weight, monkeypatc
         alike(candidate, other)
 
 
+@pytest.mark.parametrize("patience", range(1, 6))
+def test_a_run_converges_wherever_it_is_compared(X, patience):
+    """The first iteration after a comparison is compared with the last before it."""
+    expectation, spec, options = ExpectationOn(X, None), MixtureSpec(3), EMOptions(2e-3, 25)
+    first, compared = starts(X, spec), []
+    expected = fit_em(expectation, first, spec, options)
+    candidates = fit_runs(
+        expectation, first, spec, options, lambda state: compared.append(state) or state, patience
+    )
+    assert len(compared) > 1
+    for candidate, other in zip(candidates, expected, strict=True):
+        alike(candidate, other)
+
+
 def test_what_is_not_for_float32_goes_on_in_float64(X):
     """A component on a few equal rows is too narrow for it."""
     X = X.copy(order="F")
