@@ -113,12 +113,14 @@ def _endings(state: FitState, options: FitOptions) -> tuple[Ending, ...]:
     Given starts take scikit-learn's steps to the last one; so do fits without a search, unless it
     would cost them a scan. Cells of a selection are compared by more than ``tol`` for each row.
     """
-    ending = Ending.STEPPED
-    if options.search_rows is not None:
-        if state.cells or state.survey.in_memory:
-            ending = Ending.MEASURED if state.cells or state.search else Ending.STEPPED
-        else:
-            ending = Ending.FORETOLD
+    if options.search_rows is None:
+        ending = Ending.STEPPED
+    elif state.cells:
+        ending = Ending.MEASURED
+    elif not state.survey.in_memory:
+        ending = Ending.FORETOLD
+    else:
+        ending = Ending.MEASURED if state.search else Ending.STEPPED
     return tuple(ending if fresh else Ending.STEPPED for fresh in state.fresh)
 
 

@@ -114,7 +114,7 @@ def statistics(
         Filled with labels, log-densities and certainties, as by `assign`; only where `assigns_too`
         says so.
     rounded
-        Whether float64 rows may be rounded to float32 and computed in that, where that is safe.
+        Whether float64 rows may be rounded, and computed in float32, where that is safe.
 
     Returns
     -------

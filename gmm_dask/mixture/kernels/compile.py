@@ -147,7 +147,7 @@ class Kernel:
         Raises
         ------
         KeyError
-            It has been compiled for other types; looked at by the first call alone.
+            The kernel has been compiled for other types. Only the first call looks at that.
         """
         if not self._address:
             dispatcher: Any = self._compiled_for(arguments)
