@@ -1,12 +1,17 @@
 """Passes over rows of many features: the oracle, layouts, threads, and what is left out."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from gmm_dask.mixture import engine
 from gmm_dask.mixture.assignment import BLOCK_ROWS
 from gmm_dask.mixture.assignment import assign as assign_rows
+from gmm_dask.mixture.covariance.full import Full
+from gmm_dask.mixture.expectation import ExpectationOn
 from gmm_dask.mixture.row_major.blocks import SPAN
+from gmm_dask.mixture.spec import MixtureSpec
 from gmm_dask.mixture.statistics import sum_statistics
 from tests.mixture.oracle import expectation
 from tests.mixture.test_kernels import (
@@ -105,3 +110,28 @@ def test_rows_with_infinities_and_far_values_spare_the_others(covariance_type):
     np.testing.assert_allclose(again[spared], log_densities[spared], rtol=1e-13)
     assert np.isnan(sum_statistics(parameters, X).log_likelihood)
     assert np.isfinite(sum_statistics(parameters, X[100:]).residual_products).all()
+
+
+def test_few_rows_are_pieces_for_threads_and_matrices_are_taken_one_by_one():
+    """Neither the threads nor the components beside a component change its bits."""
+    rng = np.random.default_rng(0)
+    k, d = 3, 130
+    parameters = mixture("full", k, d, rng, separation=0.5)
+    X = rows_of(parameters, 1_500, rng)
+    alone = ExpectationOn(X, None)([parameters])[0]
+    with ThreadPoolExecutor(3) as pool:
+        (shared,) = ExpectationOn(X, None, pool, 3)([parameters])
+    assert len(ExpectationOn(X, None)._cut_for(parameters)) == 3
+    for name in STATISTICS:
+        np.testing.assert_array_equal(getattr(shared, name), getattr(alone, name))
+    given = parameters.covariances[None], parameters.precisions_cholesky[None]
+    sums = alone.counts[None], alone.residual_sums[None] / alone.counts[:, None]
+    together = Full().update(*given, *sums, alone.residual_products[None], MixtureSpec(k))
+    for c in range(k):
+        part = slice(c, c + 1)
+        one = Full().update(
+            *(array[:, part] for array in (*given, *sums, alone.residual_products[None])),
+            MixtureSpec(1),
+        )
+        for array, of_one in zip(together[:4], one[:4], strict=True):
+            np.testing.assert_array_equal(array[:, part], of_one)
