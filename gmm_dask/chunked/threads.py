@@ -3,14 +3,19 @@
 Decoding a lane is sequential, computing on decoded rows is not. So a thread holds a lane only while
 it decodes a group of it, and computes while the next thread decodes the next group. Even one file
 with one row group keeps every core busy.
+
+The threads that compute add up the sums, too. The thread that asked for the scan sleeps meanwhile:
+each time it woke, it would take a core from one of them.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from heapq import heappop, heappush
 from pathlib import Path
@@ -21,8 +26,12 @@ from gmm_dask.chunked.groups import Group, GroupResult, Lane
 from gmm_dask.chunked.reading import Reader, RowCache, sum_group
 from gmm_dask.chunked.rows import RowChunks
 from gmm_dask.chunked.scan import Work
+from gmm_dask.chunked.subtrees import Subtree, TreeSum
 from gmm_dask.errors import ClusterError
 from gmm_dask.mixture.threads import available_cores, single_threaded
+
+#: Seconds after which a scan says how far it is.
+_PROGRESS = 0.1
 
 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -88,8 +97,8 @@ class Threads:
 
     def run(
         self, chunks: RowChunks, lanes: Sequence[Lane], work: Work, cache: bool
-    ) -> Iterator[GroupResult]:
-        """Yield the result of every group, in the order of the groups.
+    ) -> Iterator[GroupResult | Subtree]:
+        """Yield the result of every group, in the order of the groups; and sums that they lack.
 
         Raises
         ------
@@ -115,7 +124,7 @@ class Threads:
             for _ in range(min(self.threads, groups)):
                 self._pool.submit(scan.work)
             try:
-                yield from scan.results_in_order(groups, self.no_progress)
+                yield from scan.results_in_order(self.no_progress)
             finally:
                 scan.stop()
 
@@ -140,10 +149,11 @@ class _OpenLane:
 
 
 class _ThreadScan:
-    """One scan: its lanes, the results that wait for their turn, and the first failure.
+    """One scan: its lanes, the sums so far, and the first failure.
 
     ``free`` is a heap of the lanes that no thread holds and that have groups left, ``unclaimed``
-    the number of all groups that are left.
+    the number of all groups that are left. ``results`` have everything but their sums, which are
+    added to a tree as they come.
     """
 
     def __init__(
@@ -157,11 +167,16 @@ class _ThreadScan:
             _OpenLane(number, lane, Reader(chunks, work, lane.stop, cache))
             for number, lane in enumerate(lanes)
         ]
-        self.unclaimed = sum(len(lane.groups) for lane in lanes)
-        self.changed = threading.Condition()
+        self.groups = self.unclaimed = sum(len(lane.groups) for lane in lanes)
+        self.finished = 0
         self.results: dict[int, GroupResult] = {}
         self.failure: BaseException | None = None
         self.stopped = False
+        self.changing = threading.Lock()
+        self.freed = threading.Condition(self.changing)
+        self.ended = threading.Condition(self.changing)
+        self.adding = threading.Lock()
+        self.tree = TreeSum()
 
     def work(self) -> None:
         """Compute groups until none are left, on one thread of the pool."""
@@ -170,51 +185,62 @@ class _ThreadScan:
                 lane, group = claim
                 try:
                     result = sum_group(lane.reader, group, partial(self._release, lane))
+                    with self.adding:
+                        self.tree.add(group.index, 1, result.total)
                 except BaseException as error:  # reported by the thread that waits
-                    with self.changed:
+                    with self.changing:
                         self.failure = self.failure or error
-                        self.stopped = True
-                        self.changed.notify_all()
+                        self.ended.notify_all()
+                    self.stop()
                     return
-                with self.changed:
-                    self.results[group.index] = result
-                    self.changed.notify_all()
+                with self.changing:
+                    self.results[group.index] = replace(result, total=None, span=0)
+                    self.finished += 1
+                    if self.finished == self.groups:
+                        self.ended.notify_all()
 
-    def results_in_order(self, groups: int, no_progress: float | None) -> Iterator[GroupResult]:
-        """Yield each result as soon as it is its turn in the order of the groups."""
-        for index in range(groups):
-            with self.changed:
-                while index not in self.results and self.failure is None:
-                    finished = len(self.results)
-                    if not self.changed.wait(no_progress) and len(self.results) == finished:
-                        raise ClusterError(
-                            f"no group of rows was finished for {no_progress:g} seconds; is the "
-                            "storage reachable? deadlines.no_progress sets the limit"
-                        )
+    def results_in_order(self, no_progress: float | None) -> Iterator[GroupResult | Subtree]:
+        """Yield the results that have come, time and again, in the order of the groups."""
+        index, finished, since = 0, 0, time.monotonic()
+        while index < self.groups:
+            with self.changing:
+                self.ended.wait_for(self._is_over, _PROGRESS)
                 if self.failure is not None:
                     raise self.failure
-                result = self.results.pop(index)
-            yield result
+                if self.finished > finished:
+                    finished, since = self.finished, time.monotonic()
+            if no_progress is not None and time.monotonic() - since > no_progress:
+                raise ClusterError(
+                    f"no group of rows was finished for {no_progress:g} seconds; is the "
+                    "storage reachable? deadlines.no_progress sets the limit"
+                )
+            while (result := self.results.pop(index, None)) is not None:
+                index += 1
+                yield result
+        yield from self.tree.subtrees
+
+    def _is_over(self) -> bool:
+        return self.finished == self.groups or self.failure is not None
 
     def stop(self) -> None:
         """Let each thread end after the group that it computes."""
-        with self.changed:
+        with self.changing:
             self.stopped = True
-            self.changed.notify_all()
+            self.freed.notify_all()
 
     def _claim_group(self) -> tuple[_OpenLane, Group] | None:
         """Wait for a lane that no thread holds, and take its next group; None at the end."""
-        with self.changed:
+        with self.changing:
             while self.unclaimed and not self.stopped:
                 if self.free:
                     lane = heappop(self.free)
                     self.unclaimed -= 1
                     return lane, lane.groups.popleft()
-                self.changed.wait()
+                self.freed.wait()
             return None
 
     def _release(self, lane: _OpenLane) -> None:
-        with self.changed:
+        with self.changing:
             if lane.groups:
                 heappush(self.free, lane)
-            self.changed.notify_all()
+            self.freed.notify_all()
