@@ -53,6 +53,44 @@ def double(x):
     values[:] = 2.0 * x
     return np.median(values)
 """
+LOST = """
+import numpy as np
+from gmm_dask.mixture.kernels.compile import allocating, inlined, kernel
+
+@inlined
+def halves(x):
+    return x[:1], x[1:]
+
+@allocating
+@inlined
+def twice(x):
+    return 2.0 * x
+
+@inlined
+def last_of_twice(x):
+    return twice(x)[1]
+
+@kernel("kernel that frees what others hold")
+def first(x):
+    return halves(x)[0][0]
+
+@kernel("kernel that frees nothing")
+def second(x):
+    return last_of_twice(x)
+
+@inlined
+def last_of_halves(x):
+    return halves(x)[1][0]
+
+@allocating
+@inlined
+def last(x):
+    return twice(x)[1]
+
+@kernel("kernel without a fault")
+def both(x):
+    return last_of_halves(x) + last(x)
+"""
 BITS = """
 import hashlib, sys
 import numpy as np
@@ -132,6 +170,24 @@ def package(tmp_path):
     for name in ("covariance", "kernels"):
         (folder / f"gmm_dask/mixture/{name}/__pycache__").write_text("")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("first", "halves returns arrays to first"), ("second", "twice returns arrays to last_of_t")],
+)
+def test_parts_whose_arrays_would_be_freed_twice_or_never_are_refused(tmp_path, name, parts):
+    (tmp_path / "lost.py").write_text(LOST)
+    process = start(
+        f"import numpy, lost; lost.{name}(numpy.ones(2))",
+        PYTHONPATH=tmp_path,
+        NUMBA_CACHE_DIR=tmp_path / "cache",
+    )
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"TypeError: {parts}" in error.splitlines()[-1]
+    code = "import numpy, lost; print(lost.both(numpy.ones(2)))"
+    assert run(code, PYTHONPATH=tmp_path, NUMBA_CACHE_DIR=tmp_path / "cache") == ["3.0"]
 
 
 def test_one_of_the_processes_that_start_together_compiles_and_all_are_right(tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from gmm_dask.mixture.covariance.factors import factorize_matrix, invert_matrix
-from gmm_dask.mixture.kernels.compile import inlined
+from gmm_dask.mixture.kernels.compile import allocating, inlined
 
 #: The most features for which the compiled step is faster.
 COMPILED_FEATURES = 48
@@ -70,6 +70,7 @@ def _spread_out(V, lower, product, reg_covar, covariance):  # type: ignore[no-un
         covariance[i, i] += reg_covar
 
 
+@allocating
 @inlined
 def scratch_for(d):  # type: ignore[no-untyped-def]
     """Allocate what `update_matrix` needs: V, the subtracted squares, L, and two more matrices."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from gmm_dask.mixture.kernels.climb import DIAG, FULL, TIED, factorize
-from gmm_dask.mixture.kernels.compile import inlined, kernel
+from gmm_dask.mixture.kernels.compile import allocating, inlined, kernel
 from gmm_dask.mixture.kernels.densities import dot
 from gmm_dask.mixture.kernels.tiles import ROWS, fill, prefer_wide_vectors
 
@@ -40,6 +40,7 @@ def _fill_tiles(X, share, tiles, weights, centre):  # type: ignore[no-untyped-de
                 tiles[t, j * ROWS + i] = X[j, first + i] - mean
 
 
+@allocating
 @inlined
 def _write_matrix(form, tiles, weights, r, reg_covar, matrix):  # type: ignore[no-untyped-def]
     """Write the covariance of the rows as a full matrix, whatever its form."""
@@ -67,6 +68,7 @@ def _write_matrix(form, tiles, weights, r, reg_covar, matrix):  # type: ignore[n
         matrix[i, i] += reg_covar
 
 
+@allocating
 @inlined
 def _longest_axis(matrix, axis):  # type: ignore[no-untyped-def]
     """Write the eigenvector of the largest eigenvalue of a covariance, by powers of it."""
@@ -107,6 +109,7 @@ def _factorize_diagonal(matrix, U):  # type: ignore[no-untyped-def]
     return log_determinant
 
 
+@allocating
 @inlined
 def _measure(form, tile, axis, U, along, squares):  # type: ignore[no-untyped-def]
     """Write the place of each row of a tile along the axis, and its squared distance."""

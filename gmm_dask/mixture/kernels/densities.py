@@ -167,6 +167,13 @@ def sum_of(a):  # type: ignore[no-untyped-def]
     return sum_rows(a)
 
 
+@inlined
+def add_counts(log_joint, counts):  # type: ignore[no-untyped-def]
+    """Add N of the rows of a tile, whose responsibilities are (k, ROWS)."""
+    for c in range(counts.size):
+        counts[c] += sum_of(log_joint[c])
+
+
 @exact
 def _all_weigh_one(weights):  # type: ignore[no-untyped-def]
     prefer_wide_vectors()

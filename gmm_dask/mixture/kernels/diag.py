@@ -5,10 +5,10 @@ from __future__ import annotations
 from gmm_dask.mixture.kernels.addresses import NO_VECTOR
 from gmm_dask.mixture.kernels.compile import inlined, kernel
 from gmm_dask.mixture.kernels.densities import (
+    add_counts,
     assign_tile,
     joint_densities,
     normalise_tile,
-    sum_of,
 )
 from gmm_dask.mixture.kernels.tiles import ROWS, fill, prefer_wide_vectors
 from gmm_dask.mixture.kernels.walk import begin_walk, next_tile
@@ -134,8 +134,7 @@ def statistics(  # type: ignore[no-untyped-def]
         _log_joint(walk, constants, means, factors)
         rows = min(ROWS, source.n - start)
         log_likelihood += normalise_tile(walk, start, rows, answers)
-        for c in range(k):
-            counts[c] += sum_of(walk.log_joint[c])
+        add_counts(walk.log_joint, counts)
         add_moments(walk.tile, means, walk.log_joint, residual_sums, residual_products)
     for c in range(k):
         for j in range(d):

@@ -27,6 +27,19 @@ def _log_joint(walk, constants, means, factors, residuals, whitened):  # type: i
         joint_densities(walk.log_joint[c], constants[c], 0.5, walk.scratch, walk.top, c == 0)
 
 
+@inlined
+def add_sums(  # type: ignore[no-untyped-def]
+    log_joint, whitened, weighted, counts, residual_sums, residual_products
+):
+    """Add N, F and S of a tile, whose responsibilities are (k, ROWS); ``weighted`` is scratch."""
+    for c in range(counts.size):
+        count = sum_of(log_joint[c])
+        if count != 0.0:
+            counts[c] += count
+            F, S = residual_sums[c], residual_products[c]
+            add_products(whitened[c], log_joint[c], weighted, F, S)
+
+
 @kernel("statistics kernel of the full covariance")
 def statistics(  # type: ignore[no-untyped-def]
     source,
@@ -53,12 +66,7 @@ def statistics(  # type: ignore[no-untyped-def]
         _log_joint(walk, constants, means, factors, residuals, whitened)
         rows = min(ROWS, source.n - start)
         log_likelihood += normalise_tile(walk, start, rows, answers)
-        for c in range(k):
-            count = sum_of(walk.log_joint[c])
-            if count != 0.0:
-                counts[c] += count
-                F, S = residual_sums[c], residual_products[c]
-                add_products(whitened[c], walk.log_joint[c], residuals, F, S)
+        add_sums(walk.log_joint, whitened, residuals, counts, residual_sums, residual_products)
     for c in range(k):
         mirror(residual_products[c])
     return log_likelihood

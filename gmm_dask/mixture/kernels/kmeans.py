@@ -11,7 +11,7 @@ import numpy as np
 from gmm_dask.arrays import FloatArray, LabelsArray, RowsArray
 from gmm_dask.mixture.kernels.compile import inlined, kernel
 from gmm_dask.mixture.kernels.distances import add_residuals, distances
-from gmm_dask.mixture.kernels.tiles import ROWS, aligned_rows, fill, prefer_wide_vectors
+from gmm_dask.mixture.kernels.tiles import ROWS, aligned, aligned_rows, fill, prefer_wide_vectors
 
 #: From so many clusters on, rows are added to the sums of their own cluster, one by one.
 _MANY = 24
@@ -113,10 +113,10 @@ def _draw(closest, weights, sums, target):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _best_of(tiles, weights, closest, candidates, squares):  # type: ignore[no-untyped-def]
+def _best_of(tiles, weights, closest, candidates, squares, left):  # type: ignore[no-untyped-def]
     """Return the candidate that leaves the least sum of weighted distances."""
     prefer_wide_vectors()
-    left = np.zeros(len(candidates))
+    fill(left, 0.0, 0)
     for t in range(len(tiles)):
         distances(tiles[t], candidates, squares)
         for a in range(len(candidates)):
@@ -132,14 +132,13 @@ def _best_of(tiles, weights, closest, candidates, squares):  # type: ignore[no-u
 
 
 @inlined
-def _choose_seeds(X, tiles, weights, first, uniforms, centres):  # type: ignore[no-untyped-def]
+def _choose_seeds(X, tiles, weights, first, uniforms, centres, scratch):  # type: ignore[no-untyped-def]
     """Write seeds of k-means++ into the centres, (k, d)."""
     prefer_wide_vectors()
     k, d = centres.shape
     draws = uniforms.shape[1]
-    closest, sums = aligned_rows(len(tiles), ROWS), np.empty(len(tiles))
+    closest, sums, candidates, squares, left = scratch
     fill(closest.reshape(closest.size), np.inf, 0)
-    candidates, squares = np.empty((draws, d)), aligned_rows(draws, ROWS)
     for j in range(d):
         centres[0, j] = X[j, first]
     for c in range(1, k):
@@ -155,7 +154,7 @@ def _choose_seeds(X, tiles, weights, first, uniforms, centres):  # type: ignore[
             row = _draw(closest, weights, sums, uniforms[c - 1, a] * total)
             for j in range(d):
                 candidates[a, j] = X[j, row]
-        best = _best_of(tiles, weights, closest, candidates, squares)
+        best = _best_of(tiles, weights, closest, candidates, squares, left)
         for j in range(d):
             centres[c, j] = candidates[best, j]
 
@@ -170,13 +169,14 @@ def _copy(source, target):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _label_tile(tile, centres, squares, nearest):  # type: ignore[no-untyped-def]
+def _label_tile(tile, centres, squares, nearest, scratch):  # type: ignore[no-untyped-def]
     """Write the number of the nearest centre of each row; return whether one has changed."""
     prefer_wide_vectors()
     distances(tile, centres, squares)
-    least, labels = np.empty(ROWS), np.zeros(ROWS)
+    least, labels = scratch[:ROWS], scratch[ROWS : 2 * ROWS]
     for i in range(ROWS):
         least[i] = squares[0, i]
+        labels[i] = 0.0
     for c in range(1, len(centres)):
         for i in range(ROWS):
             nearer = squares[c, i] < least[i]
@@ -208,6 +208,20 @@ def _add_members(tile, weights, centres, nearest, members, sums, sizes):  # type
             sums[c, j] += weight * (tile[j * ROWS + i] - centres[c, j])
 
 
+@inlined
+def _label_tiles(  # type: ignore[no-untyped-def]
+    tiles, weights, centres, squares, nearest, scratch, members, sums, sizes
+):
+    """Label all rows, and sum the rows of each cluster; return whether a label has changed."""
+    changed = False
+    fill(sums.reshape(sums.size), 0.0, 0)
+    fill(sizes, 0.0, 0)
+    for t in range(tiles.shape[0]):
+        changed |= _label_tile(tiles[t], centres, squares, nearest[t], scratch)
+        _add_members(tiles[t], weights[t], centres, nearest[t], members, sums, sizes)
+    return changed
+
+
 @kernel("k-means")
 def _label(X, weight, first, uniforms, given, iterations, least, labels):  # type: ignore[no-untyped-def]
     """Label the columns of X (d, n) by the nearest of k centres.
@@ -237,21 +251,22 @@ def _label(X, weight, first, uniforms, given, iterations, least, labels):  # typ
     tiles, weights = aligned_rows(count, d * ROWS), aligned_rows(count, ROWS)
     _lay_in_tiles(X, weight, tiles, weights)
     centres, squares = np.empty((k, d)), aligned_rows(k, ROWS)
-    if uniforms.shape[1] > 0:
-        _choose_seeds(X, tiles, weights, first, uniforms, centres)
+    nearest, members = aligned_rows(count, ROWS), aligned_rows(k, ROWS)
+    draws = uniforms.shape[1]
+    if draws > 0:
+        chosen, left = np.empty((draws, d)), np.empty(draws)
+        buffers = nearest, np.empty(count), chosen, aligned_rows(draws, ROWS), left
+        _choose_seeds(X, tiles, weights, first, uniforms, centres, buffers)
     else:
         _copy(given, centres)
-    nearest, members = aligned_rows(count, ROWS), aligned_rows(k, ROWS)
+    scratch = aligned(2 * ROWS)
     fill(nearest.reshape(nearest.size), -1.0, 0)
     sums, sizes = np.empty((k, d)), np.empty(k)
     ending = False
     for iteration in range(iterations + 1):
-        changed = False
-        fill(sums.reshape(k * d), 0.0, 0)
-        fill(sizes, 0.0, 0)
-        for t in range(count):
-            changed |= _label_tile(tiles[t], centres, squares, nearest[t])
-            _add_members(tiles[t], weights[t], centres, nearest[t], members, sums, sizes)
+        changed = _label_tiles(
+            tiles, weights, centres, squares, nearest, scratch, members, sums, sizes
+        )
         if not changed or ending or iteration == iterations:
             break
         steps = 0.0

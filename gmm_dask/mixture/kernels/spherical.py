@@ -25,6 +25,14 @@ def _log_joint(walk, constants, means, factors):  # type: ignore[no-untyped-def]
         joint_densities(walk.log_joint[c], constants[c], half, walk.squares[c], walk.top, c == 0)
 
 
+@inlined
+def add_sums(walk, counts, residual_products):  # type: ignore[no-untyped-def]
+    """Add N and S of a tile."""
+    for c in range(counts.size):
+        counts[c] += sum_of(walk.log_joint[c])
+        residual_products[c] += dot(walk.log_joint[c], walk.squares[c])
+
+
 @kernel("statistics kernel of the spherical covariance")
 def statistics(  # type: ignore[no-untyped-def]
     source,
@@ -50,9 +58,7 @@ def statistics(  # type: ignore[no-untyped-def]
         _log_joint(walk, constants, means, factors)
         rows = min(ROWS, source.n - start)
         log_likelihood += normalise_tile(walk, start, rows, answers)
-        for c in range(k):
-            counts[c] += sum_of(walk.log_joint[c])
-            residual_products[c] += dot(walk.log_joint[c], walk.squares[c])
+        add_sums(walk, counts, residual_products)
         add_residuals(walk.tile, means, walk.log_joint, residual_sums)
     for c in range(k):
         for j in range(d):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from gmm_dask.mixture.kernels.addresses import NO_ANSWERS, NO_VECTOR
-from gmm_dask.mixture.kernels.compile import inlined, kernel
+from gmm_dask.mixture.kernels.compile import allocating, inlined, kernel
 from gmm_dask.mixture.kernels.densities import (
+    add_counts,
     assign_tile,
     joint_densities,
     normalise_tile,
-    sum_of,
 )
 from gmm_dask.mixture.kernels.distances import add_residuals, distances
 from gmm_dask.mixture.kernels.tiles import (
@@ -44,6 +44,7 @@ def write_shifts(means, U, centre, shifts):  # type: ignore[no-untyped-def]
             shifts[c, j] = total
 
 
+@allocating
 @inlined
 def central_mean(means, U, shifts):  # type: ignore[no-untyped-def]
     """Return which mean is nearest to the middle of all means; write the shifts from it.
@@ -111,6 +112,17 @@ def _log_joint(  # type: ignore[no-untyped-def]
         joint_densities(walk.log_joint[c], constants[c], 0.5, walk.squares[c], walk.top, c == 0)
 
 
+@inlined
+def add_sums(  # type: ignore[no-untyped-def]
+    walk, near, whitened, weighted, counts, residual_sums, residual_products
+):
+    """Add N, F and S of a tile; of rows that are whitened once, if the means are near, one F."""
+    for c in range(residual_sums.shape[0]):
+        shares = walk.weights if near else walk.log_joint[c]
+        add_products(whitened[c], shares, weighted, residual_sums[c], residual_products)
+    add_counts(walk.log_joint, counts)
+
+
 @kernel("statistics kernel of the tied covariance")
 def statistics(  # type: ignore[no-untyped-def]
     source,
@@ -149,12 +161,8 @@ def statistics(  # type: ignore[no-untyped-def]
             log_likelihood += normalise_tile(walk, start, rows, answers)
             if near:
                 add_residuals(whitened[0], shifts, walk.log_joint, residual_sums)
-            for c in range(parts):
-                shares = walk.weights if near else walk.log_joint[c]
-                F = totals if near else residual_sums[c]
-                add_products(whitened[c], shares, residuals, F, residual_products)
-            for c in range(k):
-                counts[c] += sum_of(walk.log_joint[c])
+            F = totals.reshape((1, d)) if near else residual_sums
+            add_sums(walk, near, whitened, residuals, counts, F, residual_products)
         if not near or unshift(counts, residual_sums, shifts, residual_products):
             mirror(residual_products)
             return log_likelihood

@@ -14,7 +14,7 @@ import numpy as np
 from llvmlite import ir
 
 from gmm_dask.mixture.kernels.addresses import VectorAddress, doubles, integers, singles
-from gmm_dask.mixture.kernels.compile import emitted, exact, inlined
+from gmm_dask.mixture.kernels.compile import allocating, emitted, exact, inlined
 
 ROWS = 128  # of a tile: all its features stay in the first- or second-level cache
 BAND = 16  # rows that are turned to features together
@@ -83,6 +83,7 @@ def prefer_wide_vectors(typingctx: Any) -> Any:
     return types.void(), generate
 
 
+@allocating
 @inlined
 def aligned(size):  # type: ignore[no-untyped-def]
     """Allocate doubles that start at a cache line, so that no vector straddles two."""
@@ -91,12 +92,14 @@ def aligned(size):  # type: ignore[no-untyped-def]
     return buffer[first : first + size]
 
 
+@allocating
 @inlined
 def aligned_rows(k, size):  # type: ignore[no-untyped-def]
     """Allocate (k, size) doubles whose rows start at cache lines; size is a multiple of 8."""
     return aligned(k * size).reshape((k, size))
 
 
+@allocating
 @inlined
 def aligned_singles(size):  # type: ignore[no-untyped-def]
     """Allocate singles that start at a cache line."""
@@ -105,6 +108,7 @@ def aligned_singles(size):  # type: ignore[no-untyped-def]
     return buffer[first : first + size]
 
 
+@allocating
 @inlined
 def aligned_rows_of_singles(k, size):  # type: ignore[no-untyped-def]
     """Allocate (k, size) singles whose rows start at cache lines; size is a multiple of 16."""
@@ -273,7 +277,7 @@ def load_weights(weights, source, start, rows):  # type: ignore[no-untyped-def]
 def largest(values):  # type: ignore[no-untyped-def]
     """Return the largest magnitude of an array of any shape."""
     result = 0.0
-    for value in values.ravel():
+    for value in values.reshape(values.size):
         result = max(result, abs(value))
     return result
 

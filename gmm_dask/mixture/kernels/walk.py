@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gmm_dask.mixture.kernels.compile import inlined
+from gmm_dask.mixture.kernels.compile import allocating, inlined
 from gmm_dask.mixture.kernels.tiles import (
     ROWS,
     aligned,
@@ -49,6 +49,7 @@ class Walk(NamedTuple):
     largest_factor: float
 
 
+@allocating
 @inlined
 def begin_walk(means, factors):  # type: ignore[no-untyped-def]
     """Allocate the buffers of a pass."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gmm_dask.mixture.kernels.addresses import doubles, singles
-from gmm_dask.mixture.kernels.compile import exact, inlined
+from gmm_dask.mixture.kernels.compile import allocating, exact, inlined
 from gmm_dask.mixture.kernels.densities import assign_tile, dot, normalise
 from gmm_dask.mixture.kernels.tiles import (
     ROWS,
@@ -72,6 +72,7 @@ class Block(NamedTuple):
     largest_factor: float
 
 
+@allocating
 @inlined
 def begin_block(means, factors, most):  # type: ignore[no-untyped-def]
     """Allocate the buffers of a pass whose blocks have that many doubles at the most."""

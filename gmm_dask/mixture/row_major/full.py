@@ -8,7 +8,7 @@ import numpy as np
 
 from gmm_dask.mixture.kernels.addresses import NO_VECTOR
 from gmm_dask.mixture.kernels.blas import add_product, add_squares, multiply_by_upper
-from gmm_dask.mixture.kernels.compile import exact, inlined, kernel
+from gmm_dask.mixture.kernels.compile import allocating, exact, inlined, kernel
 from gmm_dask.mixture.kernels.tiles import ROWS, aligned, aligned_rows, prefer_wide_vectors
 from gmm_dask.mixture.kernels.whitening import mirror
 from gmm_dask.mixture.row_major.blocks import (
@@ -60,6 +60,7 @@ class Pairs(NamedTuple):
     count: Any
 
 
+@allocating
 @inlined
 def _begin_pairs(block, keep):  # type: ignore[no-untyped-def]
     size, stride = block.rows.shape

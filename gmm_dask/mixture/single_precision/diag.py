@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from gmm_dask.mixture.kernels.compile import exact, inlined, kernel
-from gmm_dask.mixture.kernels.densities import joint_densities, sum_of
+from gmm_dask.mixture.kernels.densities import add_counts, joint_densities
 from gmm_dask.mixture.kernels.tiles import ROWS, fill, prefer_wide_vectors
 from gmm_dask.mixture.single_precision.densities import is_near, normalise_tile
 from gmm_dask.mixture.single_precision.narrowing import narrow_axes, total_likelihood
@@ -140,6 +140,33 @@ def _whiten_sums(narrowed, means, factors, counts, F, S):  # type: ignore[no-unt
             F[c, j] = (F[c, j] + rest * counts[c]) * factors[c, j]
 
 
+@inlined
+def _expect_half(  # type: ignore[no-untyped-def]
+    pair, half, narrowed, source, sample_weight, start, counts, left_out, m
+):
+    """Take the E-step of one tile of a pair, which begins at row start.
+
+    Returns its log-likelihood and weight, and how many tiles are left out by then.
+    """
+    k, d = narrowed.means.shape
+    walk = _half(pair, half, k, d)
+    inside = start < source.n
+    near = inside and not hopeless(m, start)
+    near = near and load_tile(walk, source, sample_weight, start)
+    if near:
+        log_joint(walk, narrowed)
+        near = is_near(walk.top)
+    if not near:
+        clear_tile(walk)
+        if inside:
+            left_out[m] = start
+            m += 1
+        return 0.0, 0.0, m
+    of_tile, weight = normalise_tile(walk, source, sample_weight, start)
+    add_counts(walk.log_joint, counts)
+    return of_tile, weight, m
+
+
 @kernel("statistics kernel of the diag covariance in single precision")
 def statistics(  # type: ignore[no-untyped-def]
     source,
@@ -161,26 +188,16 @@ def statistics(  # type: ignore[no-untyped-def]
         return 0.0, -1
     pair = begin_walk(2 * k, 2 * d)
     log_likelihood, weight, m = 0.0, 0.0, 0
-    for first in range(0, source.n, 2 * ROWS):
-        for half in range(2):
-            start, walk = first + half * ROWS, _half(pair, half, k, d)
-            inside = start < source.n
-            near = inside and not hopeless(m, start)
-            near = near and load_tile(walk, source, sample_weight, start)
-            if near:
-                log_joint(walk, narrowed)
-                near = is_near(walk.top)
-            if not near:
-                clear_tile(walk)
-                if inside:
-                    left_out[m] = start
-                    m += 1
-                continue
-            of_tile, weight_of_tile = normalise_tile(walk, source, sample_weight, start)
-            log_likelihood += of_tile
-            weight += weight_of_tile
-            for c in range(k):
-                counts[c] += sum_of(walk.log_joint[c])
-        _add_moments(pair.tile, narrowed.means, pair.log_joint, residual_sums, residual_products)
+    tiles = 2 * ((source.n + 2 * ROWS - 1) // (2 * ROWS))
+    for t in range(tiles):
+        of_tile, weight_of_tile, m = _expect_half(
+            pair, t % 2, narrowed, source, sample_weight, t * ROWS, counts, left_out, m
+        )
+        log_likelihood += of_tile
+        weight += weight_of_tile
+        if t % 2 == 1:
+            _add_moments(
+                pair.tile, narrowed.means, pair.log_joint, residual_sums, residual_products
+            )
     _whiten_sums(narrowed, means, factors, counts, residual_sums, residual_products)
     return total_likelihood(narrowed, log_likelihood, weight, counts), m

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from gmm_dask.mixture.kernels.compile import inlined, kernel
-from gmm_dask.mixture.kernels.densities import joint_densities, sum_of
+from gmm_dask.mixture.kernels.densities import joint_densities
+from gmm_dask.mixture.kernels.full import add_sums
 from gmm_dask.mixture.kernels.tiles import (
     ROWS,
     aligned_rows_of_singles,
     aligned_singles,
     prefer_wide_vectors,
 )
-from gmm_dask.mixture.kernels.whitening import add_products, mirror, whiten_from
+from gmm_dask.mixture.kernels.whitening import mirror, whiten_from
 from gmm_dask.mixture.single_precision.densities import is_near, normalise_tile
 from gmm_dask.mixture.single_precision.narrowing import narrow_matrices, total_likelihood
 from gmm_dask.mixture.single_precision.tiles import begin_walk, hopeless, load_tile
@@ -66,12 +67,7 @@ def statistics(  # type: ignore[no-untyped-def]
         of_tile, weight_of_tile = normalise_tile(walk, source, sample_weight, start)
         log_likelihood += of_tile
         weight += weight_of_tile
-        for c in range(k):
-            count = sum_of(walk.log_joint[c])
-            if count != np.float32(0.0):
-                counts[c] += count
-                F, S = residual_sums[c], residual_products[c]
-                add_products(whitened[c], walk.log_joint[c], residuals, F, S)
+        add_sums(walk.log_joint, whitened, residuals, counts, residual_sums, residual_products)
     for c in range(k):
         mirror(residual_products[c])
     return total_likelihood(narrowed, log_likelihood, weight, counts), m

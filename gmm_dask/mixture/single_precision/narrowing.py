@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gmm_dask.mixture.kernels.compile import exact, inlined
+from gmm_dask.mixture.kernels.compile import allocating, exact, inlined
 from gmm_dask.mixture.kernels.tiles import fill
 
 #: The largest κ, above which a pass in float32 is not safe.
@@ -151,6 +151,7 @@ def _narrow_constants(constants, gains, d, narrowed, roundings):  # type: ignore
     return base
 
 
+@allocating
 @inlined
 def _empty(k, factors, d):  # type: ignore[no-untyped-def]
     """Allocate the parameters."""
@@ -158,6 +159,7 @@ def _empty(k, factors, d):  # type: ignore[no-untyped-def]
     return Narrowed(np.empty(k, np.float32), means, factors, shifts, 0.0, np.empty(k), True)
 
 
+@allocating
 @inlined
 def _complete(narrowed, base, safe):  # type: ignore[no-untyped-def]
     """Return the parameters with what is known last."""
@@ -172,6 +174,7 @@ def _complete(narrowed, base, safe):  # type: ignore[no-untyped-def]
     )
 
 
+@allocating
 @exact
 def narrow_matrices(constants, means, factors, covariances):  # type: ignore[no-untyped-def]
     """Narrow a mixture with full covariances, or a tied one: (1, d, d) factors and covariances."""
@@ -196,6 +199,7 @@ def narrow_matrices(constants, means, factors, covariances):  # type: ignore[no-
     return _complete(narrowed, base, safe)
 
 
+@allocating
 @exact
 def narrow_axes(constants, means, factors, covariances):  # type: ignore[no-untyped-def]
     """Narrow a mixture with diagonal covariances: (k, d) factors and variances."""
@@ -216,6 +220,7 @@ def narrow_axes(constants, means, factors, covariances):  # type: ignore[no-unty
     return _complete(narrowed, base, safe)
 
 
+@allocating
 @exact
 def repeat_features(values, d):  # type: ignore[no-untyped-def]
     """Return what each component has, (k,), for each of its features, (k, d)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import sqrt
 
 from gmm_dask.mixture.kernels.compile import exact, kernel
-from gmm_dask.mixture.kernels.densities import dot, sum_of
 from gmm_dask.mixture.kernels.distances import add_residuals
+from gmm_dask.mixture.kernels.spherical import add_sums
 from gmm_dask.mixture.kernels.tiles import ROWS, prefer_wide_vectors
 from gmm_dask.mixture.single_precision.densities import is_near, normalise_tile
 from gmm_dask.mixture.single_precision.diag import log_joint
@@ -78,9 +78,7 @@ def statistics(  # type: ignore[no-untyped-def]
         of_tile, weight_of_tile = normalise_tile(walk, source, sample_weight, start)
         log_likelihood += of_tile
         weight += weight_of_tile
-        for c in range(k):
-            counts[c] += sum_of(walk.log_joint[c])
-            residual_products[c] += dot(walk.log_joint[c], walk.squares[c])
+        add_sums(walk, counts, residual_products)
         add_residuals(walk.tile, narrowed.means, walk.log_joint, residual_sums)
     _whiten_sums(narrowed, means, factors, counts, residual_sums)
     return total_likelihood(narrowed, log_likelihood, weight, counts), m

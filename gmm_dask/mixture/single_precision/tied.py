@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gmm_dask.mixture.kernels.compile import exact, inlined, kernel
-from gmm_dask.mixture.kernels.densities import joint_densities, sum_of
+from gmm_dask.mixture.kernels.densities import joint_densities
 from gmm_dask.mixture.kernels.distances import add_residuals, distances
-from gmm_dask.mixture.kernels.tied import NEAR, central_mean, unshift
+from gmm_dask.mixture.kernels.tied import NEAR, add_sums, central_mean, unshift
 from gmm_dask.mixture.kernels.tiles import (
     ROWS,
     aligned_rows_of_singles,
@@ -15,7 +15,7 @@ from gmm_dask.mixture.kernels.tiles import (
     largest,
     prefer_wide_vectors,
 )
-from gmm_dask.mixture.kernels.whitening import add_products, mirror, whiten_from
+from gmm_dask.mixture.kernels.whitening import mirror, whiten_from
 from gmm_dask.mixture.single_precision.densities import is_near, normalise_tile
 from gmm_dask.mixture.single_precision.narrowing import narrow_matrices, total_likelihood
 from gmm_dask.mixture.single_precision.tiles import begin_walk, hopeless, load_tile
@@ -99,12 +99,8 @@ def statistics(  # type: ignore[no-untyped-def]
         weight += weight_of_tile
         if near:
             add_residuals(whitened[0], steps, walk.log_joint, residual_sums)
-        for c in range(parts):
-            shares = walk.weights if near else walk.log_joint[c]
-            F = totals if near else residual_sums[c]
-            add_products(whitened[c], shares, residuals, F, residual_products)
-        for c in range(k):
-            counts[c] += sum_of(walk.log_joint[c])
+        F = totals.reshape((1, d)) if near else residual_sums
+        add_sums(walk, near, whitened, residuals, counts, F, residual_products)
     if near:
         _mend_sums(counts, shifts, steps, residual_sums)
         if not unshift(counts, residual_sums, shifts, residual_products):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gmm_dask.mixture.kernels.addresses import doubles, singles
-from gmm_dask.mixture.kernels.compile import exact, inlined
+from gmm_dask.mixture.kernels.compile import allocating, exact, inlined
 from gmm_dask.mixture.kernels.tiles import (
     BAND,
     ROWS,
@@ -42,6 +42,7 @@ class SingleWalk(NamedTuple):
     scratch: Any
 
 
+@allocating
 @inlined
 def begin_walk(k, d):  # type: ignore[no-untyped-def]
     """Allocate the buffers of a pass."""

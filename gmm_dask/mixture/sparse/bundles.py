@@ -17,7 +17,7 @@ from gmm_dask.mixture.kernels.addresses import (
     integers,
     singles,
 )
-from gmm_dask.mixture.kernels.compile import exact, inlined
+from gmm_dask.mixture.kernels.compile import allocating, exact, inlined
 from gmm_dask.mixture.kernels.tiles import aligned, fill, prefer_wide_vectors
 
 
@@ -47,6 +47,7 @@ class Bundle(NamedTuple):
     residual_products: Any
 
 
+@allocating
 @inlined
 def begin_bundles(bounds, bundles, k, d, factor, product):  # type: ignore[no-untyped-def]
     """Allocate the buffers; ``factor`` and ``product`` are the sizes of U and S of a component."""
@@ -160,6 +161,7 @@ class Answers(NamedTuple):
     shares: Any
 
 
+@allocating
 @inlined
 def begin_answers(bounds, bundles, active, responsibilities):  # type: ignore[no-untyped-def]
     """Allocate the buffers."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gmm_dask.mixture.kernels.compile import inlined
+from gmm_dask.mixture.kernels.compile import allocating, inlined
 from gmm_dask.mixture.kernels.tiles import ROWS, aligned, aligned_rows
 
 #: Axes by which the component of a row is guessed.
@@ -49,6 +49,7 @@ class Desk(NamedTuple):
     origin: Any
 
 
+@allocating
 @inlined
 def begin_desk(d, p):  # type: ignore[no-untyped-def]
     """Allocate the buffers for rows of d features along p axes."""

@@ -17,7 +17,7 @@ from gmm_dask.mixture.kernels.addresses import (
     rows_at,
 )
 from gmm_dask.mixture.kernels.calls import returning
-from gmm_dask.mixture.kernels.compile import exact, inlined, kernel
+from gmm_dask.mixture.kernels.compile import allocating, exact, inlined, kernel
 from gmm_dask.mixture.kernels.passes import PASSES
 from gmm_dask.mixture.kernels.tiles import fill, prefer_wide_vectors
 from gmm_dask.mixture.parameters import MixtureParameters
@@ -138,12 +138,14 @@ def _has_failed(bundle, rows, weights, m):  # type: ignore[no-untyped-def]
     return total > 0.0
 
 
+@allocating
 @inlined
 def _shared_matrix(callee, factors, d):  # type: ignore[no-untyped-def]
     """Return U where all components share it; else a matrix without meaning."""
     return factors.reshape((d, d)) if callee.size == 0 else np.empty((d, d))
 
 
+@allocating
 @inlined
 def _own_factors(callee, factors, k):  # type: ignore[no-untyped-def]
     """Return the factors of each component, (k, size)."""

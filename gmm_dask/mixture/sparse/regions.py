@@ -25,7 +25,7 @@ from __future__ import annotations
 import numpy as np
 
 from gmm_dask.mixture.kernels.addresses import doubles, singles
-from gmm_dask.mixture.kernels.compile import exact, inlined, kernel
+from gmm_dask.mixture.kernels.compile import allocating, exact, inlined, kernel
 from gmm_dask.mixture.kernels.tiles import (
     ROWS,
     fill,
@@ -262,6 +262,7 @@ def _cost(rows, components):  # type: ignore[no-untyped-def]
     return ((rows + ROWS - 1) // ROWS * ROWS + _EXTRA) * components
 
 
+@allocating
 @exact
 def _bundle(desk, guide, source, squares, places, order, least, bounds, active):  # type: ignore[no-untyped-def]
     """Put neighbouring regions together where that is cheaper.
