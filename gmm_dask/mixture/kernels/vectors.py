@@ -18,6 +18,7 @@ Builder = Any
 
 INDEX = ir.IntType(64)
 _DOUBLE = ir.DoubleType()
+_FOUR_DOUBLES = ir.VectorType(_DOUBLE, 4)
 _FUSED = ("contract",)
 
 
@@ -121,24 +122,39 @@ class Vectors:
 
     def sum_lanes(self, builder: Builder, variables: Sequence[Value]) -> list[Value]:
         """Sum the lanes of each of up to four accumulators; return scalars."""
+        sums = self._lane_sums(builder, variables)
+        return [
+            builder.extract_element(sums, ir.IntType(32)(lane)) for lane in range(len(variables))
+        ]
+
+    def add_lane_sums(self, builder: Builder, place: Value, variables: Sequence[Value]) -> None:
+        """Add the sums over lanes of up to four accumulators to as many doubles at an address."""
+        sums = self._lane_sums(builder, variables)
+        if len(variables) == 4:
+            if sums.type.element != _DOUBLE:
+                sums = builder.fpext(sums, _FOUR_DOUBLES)
+            place = builder.bitcast(place, _FOUR_DOUBLES.as_pointer())
+            builder.store(builder.fadd(builder.load(place, align=8), sums), place, align=8)
+            return
+        for lane in range(len(variables)):
+            value = builder.extract_element(sums, ir.IntType(32)(lane))
+            add_to_double(builder, element(builder, place, index(lane)), value)
+
+    def _lane_sums(self, builder: Builder, variables: Sequence[Value]) -> Value:
+        """Sum the lanes of each of up to four accumulators; return a vector of four sums."""
         vectors = [builder.load(variable) for variable in variables]
         vectors += [vectors[0]] * (4 - len(vectors))
         pairs = [self._add_neighbours(builder, vectors[0], vectors[1], 1)]
         pairs.append(self._add_neighbours(builder, vectors[2], vectors[3], 1))
         if self.lanes == 2:
-            lanes = [(pairs[0], 0), (pairs[0], 1), (pairs[1], 0), (pairs[1], 1)]
-        else:
-            total, left = self._add_neighbours(builder, pairs[0], pairs[1], 2), self.lanes
-            while left > 4:
-                left //= 2
-                low = builder.shuffle_vector(total, total, _mask(range(left)))
-                high = builder.shuffle_vector(total, total, _mask(range(left, 2 * left)))
-                total = builder.fadd(low, high)
-            lanes = [(total, lane) for lane in range(4)]
-        return [
-            builder.extract_element(vector, ir.IntType(32)(lane))
-            for vector, lane in lanes[: len(variables)]
-        ]
+            return builder.shuffle_vector(*pairs, _mask(range(4)))
+        total, left = self._add_neighbours(builder, pairs[0], pairs[1], 2), self.lanes
+        while left > 4:
+            left //= 2
+            low = builder.shuffle_vector(total, total, _mask(range(left)))
+            high = builder.shuffle_vector(total, total, _mask(range(left, 2 * left)))
+            total = builder.fadd(low, high)
+        return total
 
     def _add_neighbours(self, builder: Builder, a: Value, b: Value, run: int) -> Value:
         """Add neighbouring runs of lanes within a and within b, and interleave the sums."""

@@ -218,9 +218,7 @@ def _add_group(
         return v.element(builder, address, builder.add(builder.mul(row, v.index(ROWS)), i))
 
     def add_to(address: v.Value, offset: v.Value, sums: list[v.Value]) -> None:
-        for a, value in enumerate(vectors.sum_lanes(builder, sums)):
-            place = v.element(builder, address, builder.add(offset, v.index(a)))
-            v.add_to_double(builder, place, value)
+        vectors.add_lane_sums(builder, v.element(builder, address, offset), sums)
 
     def row_of(a: int) -> v.Value:
         return builder.mul(builder.add(j, v.index(a)), d)
