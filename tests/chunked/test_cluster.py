@@ -95,7 +95,7 @@ def test_two_processes_give_the_same_bits(
 def test_workers_that_share_a_row_group_give_its_digest_once(
     executor: ClusterExecutor, tmp_path: Path
 ) -> None:
-    values = np.random.default_rng(0).normal(size=200_000)
+    values = np.random.default_rng(0).normal(size=300_000)
     pq.write_table(pa.table({"a": values}), tmp_path / "a.parquet")
     plan = plan_input(InputSection(path=str(tmp_path), columns=["a"]))
     scanner = Scanner(parquet_chunks(plan), executor)

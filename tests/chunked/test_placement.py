@@ -35,11 +35,13 @@ def results_of(task: Task) -> list[GroupResult]:
 
 
 def tasks_of(chunks: int, threads: int = 2) -> list[Task]:
-    return cut_tasks(lanes_of(drawn(chunks, 40_000)), threads)
+    return cut_tasks(lanes_of(replace(drawn(chunks, 40_000), d=8)), threads)
 
 
 def even_tasks(chunks: int, threads: int = 2) -> list[Task]:
-    groups = [group for lane in lanes_of(drawn(chunks, 40_000)) for group in lane.groups]
+    groups = [
+        group for lane in lanes_of(replace(drawn(chunks, 40_000), d=8)) for group in lane.groups
+    ]
     size = -(-len(groups) // (4 * threads))
     return [Task(tuple(groups[start : start + size])) for start in range(0, len(groups), size)]
 
@@ -113,7 +115,7 @@ def test_tasks_of_many_rows_are_short_enough_to_show_progress() -> None:
 
 
 def test_one_row_group_is_cut_for_every_thread() -> None:
-    lanes = lanes_of(DrawnRows((40_000,) * 64, (0,)))
+    lanes = lanes_of(DrawnRows((80_000,) * 64, (0,)))
     assert len(lanes) == 1
     assert [len(task.groups) for task in cut_tasks(lanes, 4)] == [16] * 4
 

@@ -24,7 +24,7 @@ from gmm_dask.storage.models.registry import Registry
 
 pytestmark = pytest.mark.faults
 
-ROWS = 40_000  # of each file, in one row group: two chunks, neither crossing into another file
+ROWS = 80_000  # of each file, in one row group: two chunks, neither crossing into another file
 MARK = 3.140625  # stands once in each file: where a page is overwritten
 FILE = "day=2/part.parquet"
 
@@ -266,7 +266,7 @@ def test_a_sick_disk_under_a_checkpoint_costs_one_run(run, tmp_path, monkeypatch
     error, events = fit(run)
     assert isinstance(error, InputChangedError)
     assert str(error) == (
-        f"{FILE} rows 0–20,000: the values are not those of the first scan; the input was "
+        f"{FILE} rows 0–40,000: the values are not those of the first scan; the input was "
         "changed during the fit, start again"
     )
     assert iterations(events) == []

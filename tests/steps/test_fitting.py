@@ -358,14 +358,14 @@ def test_the_fit_key_changes_with_what_decides_the_fit(tmp_path):
 
 def test_a_scan_frees_what_it_has_decoded(tmp_path):
     for day in range(12):
-        write_day(tmp_path, day, rows=33_000)
+        write_day(tmp_path, day, rows=66_000)
     plan = steps.inspect_input(make_run(tmp_path))
     allocated = []
 
     def measure(event):
         allocated.append(pa.total_allocated_bytes())
 
-    file_bytes = 33_000 * 2 * 8
+    file_bytes = 66_000 * 2 * 8
     before = pa.total_allocated_bytes()
     with out_of_core(plan, measure, threads=1) as scanner:
         assert len(scanner.lanes) == 12

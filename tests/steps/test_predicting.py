@@ -96,12 +96,12 @@ def test_large_files_are_cut_and_empty_ones_have_no_part(tmp_path, monkeypatch):
     write_days(tmp_path)
     run = make_run(tmp_path)
     run_fit(run)
-    write_day(tmp_path, 2, rows=70_000, row_group_size=20_000)
+    write_day(tmp_path, 2, rows=140_000, row_group_size=40_000)
     write_day(tmp_path, 4, rows=0)
     write_day(tmp_path, 5, rows=1, nulls=False)
     monkeypatch.setattr("gmm_dask.steps.predicting.PART_ROWS", 1)
     predicted, rows = run_predict(run)
-    assert rows == 71_001
+    assert rows == 141_001
     assert len(predicted.parts) > 5
     source, table = pq.read_table(run.input.path), read_predictions(run)
     assert table["number"].equals(source["number"])
