@@ -20,8 +20,9 @@ from gmm_dask.mixture.labels import RowLabels
 GROUPS = 2048
 #: Products of two features that the rows of a group should need for each component, at least: then
 #: what a group costs beside its arithmetic is little. That is 0.04 to 0.08 ms in memory and 0.15 ms
-#: from Parquet, and threads hold the interpreter's lock for it, one after the other. So on 64 cores,
-#: too, a million rows of eight features take a shorter time in 31 groups than in 61.
+#: from Parquet, and threads hold the interpreter's lock for it, one after the other. The price: a
+#: million rows of eight features are 31 groups, so that 64 cores do not all have one. That costs
+#: time from about 16 components on; with fewer, by a simulation, twice the groups would cost more.
 LEAST_GROUP_PRODUCTS = 1 << 22
 #: Bounds of the least rows of a group, whatever their arithmetic.
 LEAST_GROUP_ROWS = 2048
@@ -102,7 +103,7 @@ def cut_array(
     columns: tuple[str, ...],
     labels: RowLabels | None = None,
 ) -> MemoryChunks:
-    """Cut an array of n rows of d features into chunks that are groups.
+    """Cut an array of n rows of d features evenly into chunks that are groups.
 
     Parameters
     ----------
@@ -113,7 +114,9 @@ def cut_array(
     labels
         Of the n rows, or None.
     """
-    return MemoryChunks(values, sample_weight, group_rows(*values.shape), columns, labels)
+    n = len(values)
+    groups = max(-(-n // group_rows(*values.shape)), 1)
+    return MemoryChunks(values, sample_weight, max(-(-n // groups), 1), columns, labels)
 
 
 def lanes_of(chunks: RowChunks) -> tuple[Lane, ...]:

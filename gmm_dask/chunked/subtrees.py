@@ -8,6 +8,7 @@ there first.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,19 +26,27 @@ class Subtree:
 
 
 class TreeSum:
-    """Adds the sums of subtrees, given in any order."""
+    """Adds the sums of subtrees, given in any order, also by several threads at a time."""
 
     def __init__(self) -> None:
+        self._changing = threading.Lock()
         self._subtrees: dict[int, Subtree] = {}  # by first group
 
     def add(self, first: int, span: int, total: Any) -> None:
         """Add the sum over ``span`` groups from ``first`` on, a subtree."""
-        # Half of a subtree differs from the other half in one bit of its first group.
-        while (half := self._subtrees.get(first ^ span)) is not None and half.span == span:
-            del self._subtrees[half.first]
+        while (half := self._take_half(first, span, total)) is not None:
             total = half.total + total if half.first < first else total + half.total
             first, span = min(first, half.first), 2 * span
-        self._subtrees[first] = Subtree(first, span, total)
+
+    def _take_half(self, first: int, span: int, total: Any) -> Subtree | None:
+        """Take the other half out if it is there; else leave this one to whoever has the other."""
+        with self._changing:
+            # Half of a subtree differs from the other half in one bit of its first group.
+            half = self._subtrees.get(first ^ span)
+            if half is not None and half.span == span:
+                return self._subtrees.pop(half.first)
+            self._subtrees[first] = Subtree(first, span, total)
+            return None
 
     @property
     def subtrees(self) -> tuple[Subtree, ...]:

@@ -121,9 +121,9 @@ class Threads:
             scan = _ThreadScan(chunks, lanes, work, row_cache)
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="gmm-dask-scan")
-            for _ in range(min(self.threads, groups)):
-                self._pool.submit(scan.work)
             try:
+                for _ in range(min(self.threads, groups)):
+                    self._pool.submit(scan.work)
                 yield from scan.results_in_order(self.no_progress)
             finally:
                 scan.stop()
@@ -175,7 +175,6 @@ class _ThreadScan:
         self.changing = threading.Lock()
         self.freed = threading.Condition(self.changing)
         self.ended = threading.Condition(self.changing)
-        self.adding = threading.Lock()
         self.tree = TreeSum()
 
     def work(self) -> None:
@@ -185,8 +184,8 @@ class _ThreadScan:
                 lane, group = claim
                 try:
                     result = sum_group(lane.reader, group, partial(self._release, lane))
-                    with self.adding:
-                        self.tree.add(group.index, 1, result.total)
+                    self.tree.add(group.index, 1, result.total)
+                    result = replace(result, total=None, span=0)
                 except BaseException as error:  # reported by the thread that waits
                     with self.changing:
                         self.failure = self.failure or error
@@ -194,7 +193,7 @@ class _ThreadScan:
                     self.stop()
                     return
                 with self.changing:
-                    self.results[group.index] = replace(result, total=None, span=0)
+                    self.results[group.index] = result
                     self.finished += 1
                     if self.finished == self.groups:
                         self.ended.notify_all()

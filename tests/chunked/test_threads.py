@@ -78,12 +78,22 @@ def test_blas_runs_on_one_thread_within_a_scan(small_groups: int, threads: int) 
 
 
 def test_an_abandoned_scan_leaves_the_threads_usable(small_groups: int) -> None:
+    closed, seen = threading.Event(), list[int]()
+
+    def wait_in_the_middle(rows: Rows, argument: None) -> tuple[int, ...]:
+        seen.append(rows.chunk)
+        if rows.chunk >= 20:
+            assert closed.wait(60)
+        return (rows.chunk,)
+
     with Scanner(drawn(50, 1000), Threads(2)) as scanner:
-        work = Work(chunk_numbers, None, NullPolicy.ERROR, None, volatile=True)
+        work = Work(wait_in_the_middle, None, NullPolicy.ERROR, None, volatile=True)
         results = scanner.executor.run(scanner.chunks, scanner.lanes, work, cache=False)
         next(results)
         results.close()
+        closed.set()
         assert scanner.reduce(chunk_numbers, None, Stage.SURVEY) == tuple(range(50))
+    assert len(seen) < 50
 
 
 @pytest.mark.parametrize(

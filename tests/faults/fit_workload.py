@@ -35,7 +35,7 @@ from gmm_dask.storage.models.model import verify_files
 from gmm_dask.storage.models.registry import Registry
 from tests.faults.kills import die, die_at_changes
 
-ROWS = 60_000  # per file, with three files: six groups
+ROWS = 120_000  # per file, with three files: six groups
 #: Steps to be killed in, in turn; a point within is drawn.
 STEPS = ("fit", "evaluate", "fit", "publish", "fit", "predict", "fit", "publish_predictions")
 

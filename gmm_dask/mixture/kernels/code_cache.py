@@ -81,9 +81,10 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
     _impl_class = _KeptCode
 
-    def __init__(self, function: KernelFunction, title: str) -> None:
+    def __init__(self, function: KernelFunction, title: str, check: Callable[[], None]) -> None:
         super().__init__(function)
         self._title = title
+        self._check = check
         stamp = _digest(function.__code__.co_filename)
         directory = Path(self._impl.locator.get_cache_path()) / f"gmm_dask-{stamp}"
         directory.mkdir(exist_ok=True)
@@ -115,7 +116,11 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         return code
 
     def save_overload(self, signature: Any, code: Any) -> None:
-        """Keep the compiled code; a failure to write is a warning, not an error."""
+        """Keep the compiled code; a failure to write is a warning, not an error.
+
+        Code that the check refuses is not kept: nobody would look at it again.
+        """
+        self._check()
         try:
             super().save_overload(signature, code)
         except Exception as error:  # a damaged index that could not be replaced, a full disk
@@ -128,8 +133,13 @@ class _NoCache(NullCache):  # type: ignore[misc]
 
     lock_path = None
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, check: Callable[[], None]) -> None:
         self._title = title
+        self._check = check
+
+    def save_overload(self, signature: Any, code: Any) -> None:
+        """Check the compiled code."""
+        self._check()
 
     def load_overload(self, signature: Any, target_context: Any) -> None:
         """Log that the kernel will be compiled, and how to keep its code."""
@@ -140,12 +150,17 @@ class _NoCache(NullCache):  # type: ignore[misc]
         )
 
 
-def open_cache(function: KernelFunction, title: str) -> _Cache | _NoCache:
-    """Open the cache of a kernel in the first directory that can be written."""
+def open_cache(
+    function: KernelFunction, title: str, check: Callable[[], None]
+) -> _Cache | _NoCache:
+    """Open the cache of a kernel in the first directory that can be written.
+
+    ``check`` is called when the kernel has been compiled, and raises an error to refuse it.
+    """
     try:
-        return _Cache(function, title)
+        return _Cache(function, title, check)
     except (RuntimeError, OSError):  # numba knows no directory that can be written
-        return _NoCache(title)
+        return _NoCache(title, check)
 
 
 def _digest(source: str) -> str:

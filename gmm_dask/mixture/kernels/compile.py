@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ class Part:
 
     def returns_arrays(self) -> bool:
         """Whether it has been compiled in this process, and returns arrays."""
-        overloads = getattr(self.__dict__.get("compiled"), "overloads", {}).values()
+        # Another thread may be compiling a kernel that has this part, too.
+        overloads = list(getattr(self.__dict__.get("compiled"), "overloads", {}).values())
         return any(_holds_arrays(overload.signature.return_type) for overload in overloads)
 
     @cached_property
@@ -84,7 +85,7 @@ def inlined(function: KernelFunction) -> KernelFunction:
 
 
 def allocating(part: KernelFunction) -> KernelFunction:
-    """Let a part of kernels allocate arrays, as a kernel may: who holds them is counted."""
+    """Let a part allocate arrays, or return some to a kernel: who holds them is counted there."""
     assert isinstance(part, Part)
     return Part(part._function, part._fastmath, allocates=True)
 
@@ -163,8 +164,9 @@ def _refuse_lost_arrays(
     for part in _named_by(function):
         if isinstance(part, Part):
             if part.returns_arrays() and part.allocates != counts:
+                names = [f"{f.__module__}.{f.__qualname__}" for f in (part._function, function)]
                 raise TypeError(
-                    f"{part._function.__qualname__} returns arrays to {function.__qualname__}: "
+                    f"{names[0]} returns arrays to {names[1]}: "
                     "both must be `allocating`, as kernels are, or neither"
                 )
             if (part._function, part.allocates) not in seen:
@@ -226,11 +228,11 @@ class Kernel:
 
         _link_parts(self._function, set())
         dispatcher: Any = _compiled(self._function, _SUMMATION)
-        code_cache = open_cache(self._function, self._title)
+        check = partial(_refuse_lost_arrays, self._function, True, set())
+        code_cache = open_cache(self._function, self._title, check)
         dispatcher._cache = code_cache
         with _one_at_a_time(code_cache.lock_path):
             dispatcher.compile(tuple(numba.typeof(argument) for argument in arguments))
-        _refuse_lost_arrays(self._function, True, set())
         compiled: KernelFunction = dispatcher
         return compiled
 

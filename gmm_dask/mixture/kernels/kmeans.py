@@ -133,7 +133,11 @@ def _best_of(tiles, weights, closest, candidates, squares, left):  # type: ignor
 
 @inlined
 def _choose_seeds(X, tiles, weights, first, uniforms, centres, scratch):  # type: ignore[no-untyped-def]
-    """Write seeds of k-means++ into the centres, (k, d)."""
+    """Write seeds of k-means++ into the centres, (k, d).
+
+    The scratch: distances from the nearest seed (t, ROWS), their sums (t,), and of as many
+    candidates as there are draws places (draws, d), distances (draws, ROWS) and what they leave.
+    """
     prefer_wide_vectors()
     k, d = centres.shape
     draws = uniforms.shape[1]
