@@ -17,6 +17,7 @@ from gmm_dask.chunked.groups import (
     LEAST_GROUP_ROWS,
     LEAST_NARROW_ROWS,
     MOST_GROUP_ROWS,
+    cut_array,
     group_rows,
     lanes_of,
 )
@@ -88,6 +89,15 @@ def test_groups_are_large_enough_and_not_too_many() -> None:
     assert group_rows(10**10, 8) == MOST_GROUP_ROWS
     # A million rows still keep the cores of most machines busy.
     assert len(lanes_of(drawn(100, 10_000))) == 15
+
+
+@pytest.mark.parametrize("n", [0, 1, 65_536, 65_537, 70_000, 140_000, 1_000_000])
+def test_an_array_is_cut_into_groups_that_are_alike(n: int) -> None:
+    chunks = cut_array(np.zeros((n, 2)), None, ("a", "b"))
+    sizes = [group.rows for lane in lanes_of(chunks) for group in lane.groups]
+    assert sum(sizes) == n
+    assert len(sizes) == -(-n // LEAST_NARROW_ROWS)
+    assert not sizes or max(sizes) - min(sizes) < len(sizes)
 
 
 def test_a_scan_adds_in_the_order_of_the_plan(any_executor: Any, small_groups: int) -> None:
