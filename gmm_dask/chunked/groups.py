@@ -97,15 +97,6 @@ def group_rows(n: int, d: int) -> int:
     return min(max(-(-n // GROUPS), least), MOST_GROUP_ROWS)
 
 
-def _even_rows(n: int, d: int) -> int:
-    """Return the rows of each group where groups are alike and have at most `group_rows`.
-
-    Otherwise 70,000 rows of two features would be a group of 65,536 and another of 4,464.
-    """
-    groups = max(-(-n // group_rows(n, d)), 1)
-    return max(-(-n // groups), 1)
-
-
 def cut_array(
     values: RowsArray,
     sample_weight: FloatArray | None,
@@ -123,17 +114,21 @@ def cut_array(
     labels
         Of the n rows, or None.
     """
-    rows = _even_rows(*values.shape)
-    return MemoryChunks(values, sample_weight, rows, columns, labels)
+    # Otherwise 70,000 rows of two features would be a group of 65,536 and another of 4,464.
+    n = len(values)
+    groups = max(-(-n // group_rows(*values.shape)), 1)
+    return MemoryChunks(values, sample_weight, max(-(-n // groups), 1), columns, labels)
 
 
 def lanes_of(chunks: RowChunks) -> tuple[Lane, ...]:
     """Cut a source into groups and lanes; its chunks, entries and columns alone decide how.
 
     Row groups are joined to groups of at most twice the rows that a group should hold. A larger
-    row group is cut between its slices, and its groups are one lane.
+    row group is cut between its slices, and its groups are one lane. Chunks of an array are groups.
     """
-    target = _even_rows(sum(chunks.rows), len(chunks.columns))
+    target = group_rows(sum(chunks.rows), len(chunks.columns))
+    if isinstance(chunks, MemoryChunks):
+        target = chunks.chunk_rows  # they are groups
     lanes: list[Lane] = []
     start, size, index = 0, 0, 0  # of the group that row groups are being joined to
     for first, stop in pairwise([*chunks.entries, len(chunks.rows)]):
