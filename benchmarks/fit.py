@@ -169,7 +169,7 @@ def judged(X: np.ndarray, fit: Fit) -> str:
 def compared_with_ten(name: str, X: np.ndarray, ours: Fit, rounds: int) -> tuple[str, ...]:
     """A line on scikit-learn's best of ten starts, and medians of our fits by default and closer.
 
-    With a smaller ``tol`` ours ends nearer to the top, so that the two can be compared there.
+    A smaller ``tol`` brings ours nearer to the maximum, where the two can be compared.
     """
     ten = alone(partial(fit_scikit_learn, n_init=10), name)
     closer = middle([alone(partial(fit_ours, tol=1e-4), name) for _ in range(rounds)])

@@ -94,7 +94,7 @@ def test_a_foretold_end_comes_once_all_that_is_left_promises_less_than_tol(tol):
 
 @pytest.mark.parametrize(("expected", "status"), [(1e-5, "converged"), (7e-4, "running")])
 def test_an_end_is_foretold_only_where_m_steps_agree_with_likelihoods(expected, status):
-    """The first gain is that from the sample to all rows, and so the ratio to the next misleads."""
+    """The first gain is the step from the sample to all rows. Its ratio to the next misleads."""
     X, options = clouds(500), EMOptions(1e-3, 60)
     parameters = initial_parameters(X, None, OPTIONS.spec, seeded(0), None)
     statistics = sum_statistics(parameters, X)

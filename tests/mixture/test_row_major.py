@@ -113,7 +113,7 @@ def test_rows_with_infinities_and_far_values_spare_the_others(covariance_type):
 
 
 def test_few_rows_are_pieces_for_threads_and_matrices_are_taken_one_by_one():
-    """Neither the threads nor the components beside a component change its bits."""
+    """Neither the threads nor the other components change the bits of a component."""
     rng = np.random.default_rng(0)
     k, d = 3, 130
     parameters = mixture("full", k, d, rng, separation=0.5)

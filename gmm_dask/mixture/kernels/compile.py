@@ -153,7 +153,7 @@ def _refuse_lost_arrays(
 ) -> None:
     """Refuse parts whose arrays would be freed twice, or never.
 
-    Where a part returns arrays, it and its caller must both count who holds them, or neither.
+    A part that returns arrays must agree with its caller: both count who holds them, or neither.
 
     Parameters
     ----------
